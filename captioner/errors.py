@@ -1,0 +1,25 @@
+"""What can go wrong through no fault of the program: each kind carries one line for the user.
+
+The command line prints the line and exits with 2. Library code raises these for wrong input; a
+programming error stays a ``TypeError``, ``IndexError`` and so on, with its traceback.
+"""
+
+
+class CaptionerError(Exception):
+    """A mistake in what the user gave: the message says what, with which value, and what mends it."""
+
+
+class ImageError(CaptionerError):
+    """A picture that cannot be opened: missing, not an image, truncated, or too large."""
+
+
+class CheckpointError(CaptionerError):
+    """A model file that is missing, damaged, foreign, or of another format version."""
+
+
+class DataError(CaptionerError):
+    """Captions, annotations or results that cannot be read or do not fit together."""
+
+
+class OptionError(CaptionerError, ValueError):
+    """An option outside its range, or options that exclude each other."""
