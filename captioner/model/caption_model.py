@@ -1,0 +1,97 @@
+"""Encoder, refiner and decoder as one module, and the configuration that rebuilds it."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from captioner.errors import OptionError
+from captioner.model.encoder import EncoderConfig, GridEncoder
+from captioner.model.grid import Grid, GridRefiner, RefinerConfig
+from captioner.model.lstm import LSTMConfig, LSTMDecoder
+from captioner.model.transformer import TransformerConfig, TransformerDecoder
+
+DECODERS = {"lstm": LSTMConfig, "transformer": TransformerConfig}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything about a model but its weights and its words."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    refiner: RefinerConfig = field(default_factory=RefinerConfig)
+    decoder: LSTMConfig | TransformerConfig = field(default_factory=LSTMConfig)
+
+    @property
+    def decoder_name(self) -> str:
+        """ "lstm" or "transformer"."""
+        return next(name for name, kind in DECODERS.items() if isinstance(self.decoder, kind))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "encoder": asdict(self.encoder),
+            "refiner": asdict(self.refiner),
+            "decoder": {"kind": self.decoder_name, **asdict(self.decoder)},
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The inverse of `as_dict`.
+
+        Raises:
+            OptionError: a part is missing or has an option that is not known or out of range.
+        """
+        try:
+            decoder = dict(values["decoder"])
+            kind = decoder.pop("kind")
+            if kind not in DECODERS:
+                raise OptionError(f"no decoder is called '{kind}'; there are {', '.join(DECODERS)}")
+            return cls(
+                encoder=EncoderConfig(**values["encoder"]),
+                refiner=RefinerConfig(**values["refiner"]),
+                decoder=DECODERS[kind](**decoder),
+            )
+        except KeyError as error:
+            raise OptionError(f"the model's configuration lacks {error}") from None
+        except TypeError as error:
+            raise OptionError(f"the model's configuration does not fit this version: {error}") from None
+
+
+class CaptionModel(nn.Module):
+    """Pixels to grid (`encoder`), grid to what the decoder sees (`refiner`), grid to words (`decoder`).
+
+    Args:
+        config: shapes of the parts.
+        vocabulary_size: V, with the four special words.
+        weights: of the encoder's backbone; see `captioner.model.backbones.build_stages`.
+    """
+
+    def __init__(self, config: ModelConfig, *, vocabulary_size: int, weights: str | Path | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = GridEncoder(config.encoder, weights=weights)
+        self.refiner = GridRefiner(channels=self.encoder.channels, config=config.refiner)
+        self.decoder: LSTMDecoder | TransformerDecoder
+        if isinstance(config.decoder, LSTMConfig):
+            self.decoder = LSTMDecoder(
+                vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder
+            )
+        else:
+            self.decoder = TransformerDecoder(
+                vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder
+            )
+
+    def encode(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
+        """The grid that the decoder sees; arguments as of `GridEncoder.forward`."""
+        return self.refine(self.encoder(pixels, mask))
+
+    def refine(self, grid: Grid) -> Grid:
+        """The encoder's grid, made ready for the decoder."""
+        refined: Grid = self.refiner(grid)
+        return refined
+
+    def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits and maps of captions that are known; see `Decoder.teach`."""
+        return self.decoder.teach(self.encode(pixels, mask), tokens)

@@ -1,0 +1,132 @@
+"""A picture becomes a grid: convolutional features, one vector a cell, row-major."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from captioner.errors import OptionError
+from captioner.model.backbones import build_stages, find_backbone
+from captioner.model.grid import Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Which network, how much of it, and the pictures that it takes. Kept with the weights.
+
+    Attributes:
+        backbone: a name of `captioner.model.backbones.BACKBONES`.
+        stages: how many of its stages are kept; None for all.
+        last_blocks: how many blocks of the last kept stage are kept; None for all.
+        side: of the square input in pixels; None for the backbone's own.
+        pad: keep the picture's shape and pad it to the square, rather than squash it.
+        mean, std: of the channels, for values in [0, 1]; None for the backbone's own.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    stages: int | None = None
+    last_blocks: int | None = None
+    side: int | None = None
+    pad: bool = False
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        own = find_backbone(self.backbone)
+        for name in ("side", "mean", "std"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(own, name))
+        object.__setattr__(self, "mean", tuple(self.mean or ()))
+        object.__setattr__(self, "std", tuple(self.std or ()))
+        if not isinstance(self.side, int) or self.side < 32:
+            raise OptionError(f"the encoder's side must be a whole number of at least 32, not {self.side}")
+        if len(self.mean or ()) != 3 or len(self.std or ()) != 3 or not all(s > 0 for s in self.std or ()):
+            raise OptionError(f"mean and std need three values each, std positive, not {self.mean}, {self.std}")
+
+
+class GridEncoder(nn.Module):
+    """The stages of a backbone, from pixels to a `Grid`.
+
+    Cells tile the input evenly: cell (i, j) of an ``h x w`` grid stands for the pixels from ``j / w`` to
+    ``(j + 1) / w`` across and ``i / h`` to ``(i + 1) / h`` down. The centres of the receptive fields lie up to
+    half a cell further out at the border, but what a border cell responds to lies further in (measured by
+    gradients), so the even tiling is the truer one.
+
+    Args:
+        config: the network and its input.
+        weights: "torchvision", the path of a safetensors file, or None; see `build_stages`.
+    """
+
+    def __init__(self, config: EncoderConfig, *, weights: str | Path | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.stages = build_stages(
+            config.backbone, stages=config.stages, last_blocks=config.last_blocks, weights=weights
+        )
+        # On a CPU, depthwise convolutions over interleaved channels are three times as fast.
+        self.stages.to(memory_format=torch.channels_last)
+        self.channels, self.grid_shape = _measure(self.stages, _side(config))
+        self.update_statistics = False
+        self.train_from(None)
+
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
+        """Encode pictures.
+
+        Args:
+            pixels: (B, 3, side, side), normalised as the configuration says.
+            mask: (B, h, w), True where a cell holds picture; None where every cell does.
+        """
+        features = self.stages(pixels.to(memory_format=torch.channels_last))  # (B, D, h, w)
+        height, width = features.shape[2:]
+        return Grid(
+            features.permute(0, 2, 3, 1).flatten(1, 2), (height, width), None if mask is None else mask.flatten(1)
+        )
+
+    def train_from(self, stage: int | None, *, update_statistics: bool = False) -> None:
+        """Choose what learns.
+
+        Args:
+            stage: the first stage whose weights learn; 0 for the whole network, None for nothing.
+            update_statistics: let batch-norm follow the statistics of the training batches. Without it they
+                stay as they were, which small batches ask for.
+
+        Raises:
+            OptionError: there is no such stage.
+        """
+        if stage is not None and not 0 <= stage < len(self.stages):
+            raise OptionError(
+                f"{self.config.backbone} has stages 0 to {len(self.stages) - 1} here; {stage} is none of them"
+            )
+        self.first_trained_stage = stage
+        self.update_statistics = update_statistics
+        for i, module in enumerate(self.stages):
+            module.requires_grad_(stage is not None and i >= stage)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "GridEncoder":
+        """As `nn.Module.train`, but frozen stages stay in evaluation mode, and so do batch-norm statistics."""
+        super().train(mode)
+        first = len(self.stages) if self.first_trained_stage is None else self.first_trained_stage
+        for i, stage in enumerate(self.stages):
+            if i < first:
+                stage.eval()
+            elif not self.update_statistics:
+                for module in stage.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.eval()
+        return self
+
+
+def _side(config: EncoderConfig) -> int:
+    assert config.side is not None  # filled in by the configuration
+    return config.side
+
+
+def _measure(stages: nn.Sequential, side: int) -> tuple[int, tuple[int, int]]:
+    """Channels and grid of the stages' output, from one blank picture."""
+    device = next(stages.parameters()).device
+    stages.eval()  # statistics must not see the blank picture
+    with torch.no_grad():
+        output = stages(torch.zeros(1, 3, side, side, device=device))
+    return output.shape[1], (output.shape[2], output.shape[3])

@@ -1,0 +1,120 @@
+"""The grid: what a picture is to a decoder. And what refines it between the encoder and the decoder."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from captioner.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Feature vectors of ``B`` pictures on ``h x w`` cells, row-major.
+
+    Attributes:
+        features: (B, h * w, D).
+        shape: (h, w).
+        mask: (B, h * w), True where the cell holds picture; None where every cell does.
+    """
+
+    features: Tensor
+    shape: tuple[int, int]
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.features.dim() != 3 or self.features.shape[1] != self.shape[0] * self.shape[1]:
+            raise ValueError(
+                f"features of shape {tuple(self.features.shape)} do not fill a grid of {self.shape} cells"
+            )
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    def mean(self) -> Tensor:
+        """The mean feature vector over the cells that hold picture, (B, D)."""
+        if self.mask is None:
+            return self.features.mean(1)
+        weight = self.mask.to(self.features.dtype)
+        return torch.einsum("bl,bld->bd", weight, self.features) / weight.sum(1, keepdim=True).clamp(min=1)
+
+    def with_features(self, features: Tensor) -> "Grid":
+        return Grid(features, self.shape, self.mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerConfig:
+    """How the encoder's grid is prepared for the decoder.
+
+    Attributes:
+        width: D of the grid that the decoder sees.
+        position: add a two-dimensional sinusoidal position to each cell, so that "left of" can be told.
+        layers: rounds of self-attention among the cells (each cell then also knows of the others, and the
+            maps are a little less local for it).
+        heads: attention heads of each of those rounds.
+        dropout: on the refined features.
+    """
+
+    width: int = 512
+    position: bool = True
+    layers: int = 0
+    heads: int = 8
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.width < 4 or self.width % 4:
+            raise OptionError(f"the grid's width must be a positive multiple of 4, not {self.width}")
+        if self.layers and self.width % self.heads:
+            raise OptionError(f"the grid's width {self.width} is not a multiple of its {self.heads} heads")
+
+
+class GridRefiner(nn.Module):
+    """Normalise, project to the decoder's width, add positions, let cells attend to one another."""
+
+    def __init__(self, *, channels: int, config: RefinerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.normalise = nn.LayerNorm(channels)
+        self.project = nn.Linear(channels, config.width)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                config.width,
+                config.heads,
+                dim_feedforward=4 * config.width,
+                dropout=config.dropout,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(config.layers)
+        )
+        self.output_norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, grid: Grid) -> Grid:
+        """(B, h * w, channels) -> (B, h * w, width)."""
+        x = self.project(self.normalise(grid.features))
+        if self.config.position:
+            x = x + sinusoidal_positions(*grid.shape, self.config.width).to(x)
+        padding = None if grid.mask is None else ~grid.mask
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=padding)
+        return grid.with_features(self.dropout(self.output_norm(x)))
+
+
+@lru_cache(maxsize=8)
+def sinusoidal_positions(height: int, width: int, channels: int) -> Tensor:
+    """Two-dimensional sinusoidal positions, (height * width, channels): half for rows, half for columns.
+
+    Positions run from 0 to 1 along each side, so that the same place has the same code on a finer grid.
+    After Vaswani et al. 2017, section 3.5, carried to two dimensions as in DETR (Carion et al. 2020).
+    """
+    quarter = channels // 4
+    frequency = math.pi * torch.exp(torch.linspace(0, math.log(16.0), quarter))  # half a wave to 8 per side
+    row = ((torch.arange(height) + 0.5) / height)[:, None] * frequency  # (h, quarter)
+    column = ((torch.arange(width) + 0.5) / width)[:, None] * frequency  # (w, quarter)
+    rows = torch.cat((row.sin(), row.cos()), 1)[:, None].expand(height, width, 2 * quarter)
+    columns = torch.cat((column.sin(), column.cos()), 1)[None].expand(height, width, 2 * quarter)
+    return torch.cat((rows, columns), 2).reshape(height * width, channels)

@@ -1,0 +1,140 @@
+"""The soft-attention LSTM of Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from captioner.errors import OptionError
+from captioner.model.attention import Seen, build_attention
+from captioner.model.decoder import captions_per_picture
+from captioner.model.grid import Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTMConfig:
+    """Shape of an `LSTMDecoder`.
+
+    Attributes:
+        width: of the hidden state.
+        embedding: of a word.
+        attention: a name of `captioner.model.attention.ATTENTIONS`.
+        attention_width: of the space in which query and cells are compared.
+        heads: of the attention; 1 but for "multihead".
+        look_after_reading: ask where to look with the state that has read the last word (as the visual
+            attention of Lu et al. 2017, "Knowing When to Look", figure 2b) rather than with the one before
+            it (as the paper does, eq. 4): the map then knows the word it follows.
+        dropout: on embeddings and before the output layer.
+    """
+
+    width: int = 512
+    embedding: int = 256
+    attention: str = "dot"
+    attention_width: int = 512
+    heads: int = 1
+    look_after_reading: bool = False
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("width", "embedding", "attention_width", "heads"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"the decoder's {name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
+
+
+@dataclass(frozen=True)
+class LSTMState:
+    """Hidden state and cell of N rows, the context they last saw, and what the attention keeps of B grids."""
+
+    hidden: Tensor  # (N, width)
+    cell: Tensor  # (N, width)
+    context: Tensor  # (N, D)
+    seen: Seen
+    shape: tuple[int, int]
+
+    def select(self, index: Tensor) -> "LSTMState":
+        return LSTMState(self.hidden[index], self.cell[index], self.context[index], self.seen, self.shape)
+
+
+class LSTMDecoder(nn.Module):
+    """Reads a word, looks at the grid, says the next word.
+
+    At each step: a map from the hidden state; the context, gated by ``beta = sigmoid(W h)`` (section 4.2.1);
+    the LSTM over word and context; the deep output over word, hidden state and context (eq. 7).
+    """
+
+    def __init__(self, *, vocabulary_size: int, image_width: int, config: LSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(vocabulary_size, config.embedding)
+        self.attention = build_attention(
+            config.attention,
+            text_width=config.width,
+            image_width=image_width,
+            width=config.attention_width,
+            heads=config.heads,
+        )
+        self.initial_hidden = nn.Linear(image_width, config.width)
+        self.initial_cell = nn.Linear(image_width, config.width)
+        self.gate = nn.Linear(config.width, 1)
+        self.lstm = nn.LSTMCell(config.embedding + image_width, config.width)
+        self.from_hidden = nn.Linear(config.width, config.embedding)
+        self.from_context = nn.Linear(image_width, config.embedding, bias=False)
+        self.output = nn.Linear(config.embedding, vocabulary_size)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.embed.weight, std=0.1)
+
+    def begin(self, grid: Grid) -> LSTMState:
+        """Hidden state and cell from the mean of the grid (section 3.1.2)."""
+        mean = grid.mean()
+        return LSTMState(
+            hidden=self.initial_hidden(mean).tanh(),
+            cell=self.initial_cell(mean).tanh(),
+            context=torch.zeros_like(mean),
+            seen=self.attention.look_at(grid),
+            shape=grid.shape,
+        )
+
+    def step(self, token: Tensor, state: LSTMState) -> tuple[Tensor, Tensor, LSTMState]:
+        """See `captioner.model.decoder.Decoder.step`."""
+        word = self.dropout(self.embed(token))
+        weights, state = self._advance(word, state)
+        return self._say(word, state.hidden, state.context), weights.unflatten(-1, state.shape), state
+
+    def teach(self, grid: Grid, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """See `captioner.model.decoder.Decoder.teach`."""
+        state = self.begin(grid)
+        copies = captions_per_picture(len(tokens), len(grid))
+        state = state.select(torch.arange(len(grid), device=tokens.device).repeat_interleave(copies))
+        words = self.dropout(self.embed(tokens))  # (N, T, E)
+        hidden, contexts, maps = [], [], []
+        for word in words.unbind(1):
+            weights, state = self._advance(word, state)
+            hidden.append(state.hidden)
+            contexts.append(state.context)
+            maps.append(weights)
+        # The output layer, most of the arithmetic, is done once for all steps.
+        logits = self._say(words, torch.stack(hidden, 1), torch.stack(contexts, 1))
+        return logits, torch.stack(maps, 1).unflatten(-1, state.shape)
+
+    def _advance(self, word: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """One step of attention and LSTM over embedded words (N, E); weights are (N, L)."""
+        if self.config.look_after_reading:
+            hidden, cell = self.lstm(torch.cat((word, state.context), 1), (state.hidden, state.cell))
+            context, weights = self._look(hidden, state.seen)
+        else:
+            context, weights = self._look(state.hidden, state.seen)
+            hidden, cell = self.lstm(torch.cat((word, context), 1), (state.hidden, state.cell))
+        return weights, LSTMState(hidden, cell, context, state.seen, state.shape)
+
+    def _look(self, hidden: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        pictures = seen.keys.shape[0]
+        query = hidden.unflatten(0, (pictures, -1))  # (B, k, width): rows of a picture share its grid
+        context, weights = self.attention(query, seen)
+        gate = self.gate(hidden).sigmoid()  # beta, (N, 1)
+        return gate * context.flatten(0, 1), weights.flatten(0, 1)
+
+    def _say(self, word: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+        deep = word + self.from_hidden(self.dropout(hidden)) + self.from_context(context)
+        return self.output(self.dropout(deep.tanh()))  # (..., V)

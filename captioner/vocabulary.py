@@ -1,0 +1,71 @@
+"""Words and their ids."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from captioner.errors import DataError
+
+SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")  # ids 0 to 3, as `captioner.model.decoder` has them
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words that a model knows, by id; the first four are `SPECIAL`.
+
+    Raises:
+        DataError: the special words are not in place, or a word stands twice.
+    """
+
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.words[: len(SPECIAL)] != SPECIAL:
+            raise DataError(f"a vocabulary begins with {' '.join(SPECIAL)}, not {' '.join(self.words[:4])}")
+        if len(set(self.words)) != len(self.words):
+            twice = next(word for word, count in Counter(self.words).items() if count > 1)
+            raise DataError(f"the word '{twice}' stands twice in the vocabulary")
+
+    @classmethod
+    def build(cls, captions: Iterable[Sequence[str]], *, minimum_count: int = 5) -> "Vocabulary":
+        """The words that occur at least ``minimum_count`` times, the most frequent first.
+
+        Args:
+            captions: tokenised captions of the training split, and of no other.
+            minimum_count: rarer words become ``<unk>`` in training and are never said.
+
+        Raises:
+            DataError: no word is frequent enough.
+        """
+        counts = Counter(word for caption in captions for word in caption)
+        kept = [word for word, count in counts.items() if count >= minimum_count and word not in SPECIAL]
+        if not kept:
+            raise DataError(f"no word occurs {minimum_count} times in the training captions: ask for fewer")
+        return cls(SPECIAL + tuple(sorted(kept, key=lambda word: (-counts[word], word))))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    def encode(self, words: Sequence[str]) -> list[int]:
+        """Ids between ``<start>`` and ``<end>``; unknown words become ``<unk>``."""
+        unknown = SPECIAL.index("<unk>")
+        middle = [self.ids.get(word, unknown) for word in words]
+        return [SPECIAL.index("<start>"), *middle, SPECIAL.index("<end>")]
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """The words of the ids; special ones are left out."""
+        return [self.words[i] for i in ids if i >= len(SPECIAL)]
+
+
+def join_words(words: Sequence[str]) -> str:
+    """A sentence from PTB tokens: clitics go back to their word ("the dog 's" -> "the dog's")."""
+    text = ""
+    for word in words:
+        glued = word.startswith("'") or word == "n't"
+        text += word if glued or not text else f" {word}"
+    return text
