@@ -111,10 +111,11 @@ def sinusoidal_positions(height: int, width: int, channels: int) -> Tensor:
     Positions run from 0 to 1 along each side, so that the same place has the same code on a finer grid.
     After Vaswani et al. 2017, section 3.5, carried to two dimensions as in DETR (Carion et al. 2020).
     """
-    quarter = channels // 4
-    frequency = math.pi * torch.exp(torch.linspace(0, math.log(16.0), quarter))  # half a wave to 8 per side
-    row = ((torch.arange(height) + 0.5) / height)[:, None] * frequency  # (h, quarter)
-    column = ((torch.arange(width) + 0.5) / width)[:, None] * frequency  # (w, quarter)
-    rows = torch.cat((row.sin(), row.cos()), 1)[:, None].expand(height, width, 2 * quarter)
-    columns = torch.cat((column.sin(), column.cos()), 1)[None].expand(height, width, 2 * quarter)
-    return torch.cat((rows, columns), 2).reshape(height * width, channels)
+    with torch.inference_mode(False):  # kept for later calls, which may train
+        quarter = channels // 4
+        frequency = math.pi * torch.exp(torch.linspace(0, math.log(16.0), quarter))  # half a wave to 8 per side
+        row = ((torch.arange(height) + 0.5) / height)[:, None] * frequency  # (h, quarter)
+        column = ((torch.arange(width) + 0.5) / width)[:, None] * frequency  # (w, quarter)
+        rows = torch.cat((row.sin(), row.cos()), 1)[:, None].expand(height, width, 2 * quarter)
+        columns = torch.cat((column.sin(), column.cos()), 1)[None].expand(height, width, 2 * quarter)
+        return torch.cat((rows, columns), 2).reshape(height * width, channels)

@@ -1,0 +1,74 @@
+"""A picture and its captions, wherever they were read from; and a check of the pictures before they are used."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from captioner.errors import DataError, ImageError
+from captioner.image import open_image
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A picture on disk with its captions.
+
+    Attributes:
+        image: the picture's path.
+        captions: as their authors wrote them.
+        split: "train", "dev", "test", or "" for none.
+        id: names the picture in annotations and results.
+    """
+
+    image: Path
+    captions: tuple[str, ...]
+    split: str
+    id: str
+
+
+def of_split(records: Iterable[Record], split: str) -> list[Record]:
+    """The records of one split."""
+    return [record for record in records if record.split == split]
+
+
+def usable(records: Sequence[Record], *, threads: int | None = None) -> tuple[list[Record], dict[str, str]]:
+    """Open every picture once, before hours are spent on them.
+
+    Returns:
+        The records whose picture opens, in order, and for each other picture, by path, what is wrong with it.
+    """
+
+    def fault(record: Record) -> str:
+        try:
+            open_image(record.image)
+        except ImageError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        faults = list(pool.map(fault, records))
+    good = [record for record, what in zip(records, faults, strict=True) if not what]
+    return good, {str(r.image): what for r, what in zip(records, faults, strict=True) if what}
+
+
+def split_by_name(name: str) -> str:
+    """A split for a picture that was given none: one in twenty to dev, by a checksum of its name."""
+    import zlib
+
+    return "dev" if zlib.crc32(name.encode()) % 20 == 0 else "train"
+
+
+def refuse_leaks(records: Iterable[Record]) -> None:
+    """Make sure that no picture is in two splits.
+
+    Raises:
+        DataError: one is.
+    """
+    seen: dict[Path, str] = {}
+    for record in records:
+        before = seen.setdefault(record.image, record.split)
+        if before != record.split:
+            raise DataError(f"{record.image} is in the splits '{before}' and '{record.split}': keep it in one")

@@ -1,0 +1,289 @@
+"""Opening pictures of every kind, and the geometry between their pixels, the model's input and the grid."""
+
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from captioner.errors import ImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Picture = Union[str, "os.PathLike[str]", bytes, Image.Image, "NDArray[Any]"]
+"""What can be captioned: a path, the bytes of a file, a PIL image, an array (h, w), (h, w, 1), 3 or 4."""
+
+MAX_PIXELS = 100_000_000
+"""Pictures of more pixels are refused unless the caller raises the limit: a small file can unpack to gigabytes."""
+
+SUFFIXES = frozenset(".jpg .jpeg .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .jp2 .avif .ico".split())
+"""File names that are taken for pictures when a folder is captioned."""
+
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
+def open_image(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a picture, upright and in RGB.
+
+    EXIF orientation is applied. Gray, palette, 16-bit, floating-point and CMYK pictures are converted,
+    transparency is laid on white, and of an animation the first frame is taken.
+
+    Args:
+        picture: a path, bytes of an image file, a PIL image, or an array: (h, w), (h, w, 1), (h, w, 3) or
+            (h, w, 4); uint8, uint16, bool, or floating point in [0, 1].
+        max_pixels: larger pictures are refused.
+
+    Raises:
+        ImageError: the file is missing, is no image, is truncated or too large, or the array has another
+            shape or type.
+    """
+    return _open(picture, max_pixels=max_pixels)[0]
+
+
+def open_with_orientation(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, int]:
+    """As `open_image`, with the EXIF orientation (1 to 8) that the picture was turned from."""
+    return _open(picture, max_pixels=max_pixels)
+
+
+def _open(picture: Picture, *, max_pixels: int) -> tuple[Image.Image, int]:
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture, max_pixels), 1
+    name = _name(picture)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of bombs and of odd EXIF; the limit here is ours
+            opened = _pillow_open(picture)
+            _refuse_bomb(opened, name, max_pixels)
+            opened.load()
+            orientation = opened.getexif().get(_ORIENTATION, 1)
+            upright = ImageOps.exif_transpose(opened)
+            rgb = _to_rgb(upright)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: a folder, not a picture") from None
+    except PermissionError:
+        raise ImageError(f"{name}: not permitted to read it") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image in a format that is known") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: more pixels than the limit of {max_pixels:,}; raise max_pixels") from None
+    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, OverflowError) as error:
+        # What Pillow's decoders raise for damaged files, each in its own way.
+        raise ImageError(f"{name}: truncated or damaged ({error})") from None
+    return rgb, orientation if orientation in range(1, 9) else 1
+
+
+def _pillow_open(picture: Picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        if not picture:
+            raise ImageError("the picture has no bytes")
+        return _without_bomb_check(io.BytesIO(bytes(picture)))
+    if isinstance(picture, (str, os.PathLike)):
+        path = Path(picture)
+        if path.is_file() and path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty")
+        return _without_bomb_check(path)
+    raise ImageError(
+        f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}"
+    )
+
+
+def _without_bomb_check(source: Any) -> Image.Image:
+    # Pillow's own check is a module-wide setting that would override the caller's limit; ours follows at once,
+    # before any pixel is decoded.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        return Image.open(source)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _refuse_bomb(image: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} is more than the limit of {max_pixels:,} pixels; "
+            "raise it with max_pixels (--max-pixels) if you trust the file"
+        )
+    if width == 0 or height == 0:
+        raise ImageError(f"{name}: {width} x {height} has no pixels")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, dtype=np.float64)
+        return Image.fromarray(_stretch(values, wide=image.mode != "F"), "L").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _stretch(values: "NDArray[Any]", *, wide: bool) -> "NDArray[np.uint8]":
+    """Gray values of more than 8 bits to 8: 16-bit ones by their range, others by their extremes."""
+    finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(finite.min()), float(finite.max())
+    if wide and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0 if high > 255 else 255.0
+    elif not wide and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    scale = 255.0 / (high - low) if high > low else 0.0
+    return np.asarray(((finite - low) * scale).round(), dtype=np.uint8)
+
+
+def _from_array(array: "NDArray[Any]", max_pixels: int) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
+        raise ImageError(f"an array of shape {array.shape} is no picture: (h, w), (h, w, 3) or (h, w, 4) is")
+    height, width = array.shape[:2]
+    if height * width > max_pixels:
+        raise ImageError(f"an array of {width} x {height} is more than the limit of {max_pixels:,} pixels")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = (array // 257).astype(np.uint8)
+    elif np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ImageError(
+                f"floating-point pictures have values from 0 to 1, not {array.min():g} to {array.max():g}"
+            )
+        array = (array * 255).round().astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ImageError(f"an array of {array.dtype} is no picture: uint8, uint16, bool and float are")
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def _name(picture: Picture) -> str:
+    if isinstance(picture, (str, os.PathLike)):
+        return os.fspath(picture)
+    return getattr(picture, "filename", "") or "the picture"
+
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels; (0, 0) is the outer corner of the top left pixel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Where the cells of a grid lie on a picture.
+
+    The picture is resized whole into a square input, by each side on its own (squashed) or by the same
+    factor and then padded to the right and below (``pad``); the grid tiles the input evenly.
+
+    Attributes:
+        size: (width, height) of the upright picture, in pixels.
+        side: of the square input, in pixels.
+        grid: (h, w) cells.
+        pad: the picture keeps its shape.
+        orientation: the EXIF orientation, 1 to 8, that the picture was turned from.
+    """
+
+    size: tuple[int, int]
+    side: int
+    grid: tuple[int, int]
+    pad: bool = False
+    orientation: int = 1
+
+    @property
+    def content(self) -> tuple[int, int]:
+        """(width, height) of the input that holds picture; the rest is padding."""
+        if not self.pad:
+            return self.side, self.side
+        width, height = self.size
+        factor = self.side / max(width, height)
+        return max(1, round(width * factor)), max(1, round(height * factor))
+
+    def cell_box(self, row: int, column: int) -> Box:
+        """The rectangle of the upright picture that a cell stands for; of no area where it is all padding.
+
+        Raises:
+            IndexError: the grid has no such cell.
+        """
+        rows, columns = self.grid
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise IndexError(f"cell ({row}, {column}) is not in a grid of {rows} x {columns}")
+        left, right = (self._to_picture(edge / columns, 0) for edge in (column, column + 1))
+        top, bottom = (self._to_picture(edge / rows, 1) for edge in (row, row + 1))
+        return left, top, right, bottom
+
+    def _to_picture(self, fraction: float, axis: int) -> float:
+        """From a fraction of the input's side to pixels of the upright picture, clipped to it."""
+        return min(fraction * self.side / self.content[axis], 1.0) * self.size[axis]
+
+    def cell_of(self, x: float, y: float) -> tuple[int, int]:
+        """The cell (row, column) in which a point of the upright picture lies.
+
+        Raises:
+            ValueError: the point is not on the picture.
+        """
+        width, height = self.size
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise ValueError(f"({x}, {y}) is not on a picture of {width} x {height}")
+        rows, columns = self.grid
+        across = x / width * self.content[0] / self.side
+        down = y / height * self.content[1] / self.side
+        return min(int(down * rows), rows - 1), min(int(across * columns), columns - 1)
+
+    @property
+    def mask(self) -> "NDArray[np.bool_]":
+        """(h, w), True where a cell holds picture, were it a sliver."""
+        rows, columns = self.grid
+        width, height = (extent / self.side for extent in self.content)
+        down, across = np.arange(rows) / rows < height, np.arange(columns) / columns < width
+        return np.asarray(down[:, None] & across[None])
+
+    @property
+    def extent(self) -> Box:
+        """The rectangle that the whole grid covers, in pixels of the upright picture.
+
+        It is the picture, and more where there is padding: a map drawn over this rectangle and clipped to the
+        picture lies exactly where it belongs.
+        """
+        across, down = (self.size[axis] * self.side / self.content[axis] for axis in (0, 1))
+        return 0.0, 0.0, across, down
+
+    def to_stored(self, box: Box) -> Box:
+        """From the upright picture to the pixels as the file stores them, before EXIF turned it."""
+        width, height = self.size
+        corners = [_unturn(x, y, width, height, self.orientation) for x, y in (box[:2], box[2:])]
+        (x0, y0), (x1, y1) = corners
+        return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+def _unturn(x: float, y: float, width: int, height: int, orientation: int) -> tuple[float, float]:
+    """A point of the upright picture in the stored one; ``width`` and ``height`` are the upright picture's."""
+    return {
+        1: (x, y),
+        2: (width - x, y),
+        3: (width - x, height - y),
+        4: (x, height - y),
+        5: (y, x),
+        6: (y, width - x),
+        7: (height - y, width - x),
+        8: (height - y, x),
+    }[orientation]
+
+
+def fit(image: Image.Image, geometry: Geometry) -> "NDArray[np.uint8]":
+    """The model's input for an upright RGB picture: (side, side, 3), padded with mid-gray."""
+    width, height = geometry.content
+    resized = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if (width, height) == (geometry.side, geometry.side):
+        return np.asarray(resized)
+    canvas = np.full((geometry.side, geometry.side, 3), 128, dtype=np.uint8)
+    canvas[:height, :width] = np.asarray(resized)
+    return canvas

@@ -1,0 +1,57 @@
+"""The score that chooses checkpoints: captions that the model writes on its own, against all references."""
+
+from collections.abc import Sequence
+
+import torch
+
+from captioner.data.records import Record
+from captioner.decoding import Beam, decode
+
+from captioner.model.caption_model import CaptionModel
+from captioner.training.batches import Pictures, encode_batches
+from captioner.vocabulary import Vocabulary, join_words
+
+
+@torch.inference_mode()
+def write_captions(
+    model: CaptionModel,
+    vocabulary: Vocabulary,
+    records: Sequence[Record],
+    *,
+    options: Beam,
+    device: torch.device,
+    workers: int = 0,
+) -> dict[str, str]:
+    """A caption for each record, by the record's id."""
+    pictures = Pictures([record.image for record in records], model.encoder)
+    keys = [[(i, False) for i in range(a, min(a + 32, len(records)))] for a in range(0, len(records), 32)]
+    captions: list[str] = []
+    for grid in encode_batches(model.encoder, pictures, keys, device=device, workers=workers):
+        found = decode(model.decoder, model.refine(grid), options)
+        captions += [join_words(vocabulary.decode(best[0].tokens)) for best in found]
+    return {record.id: caption for record, caption in zip(records, captions, strict=True)}
+
+
+def score_captions(
+    model: CaptionModel,
+    vocabulary: Vocabulary,
+    records: Sequence[Record],
+    *,
+    beam: int,
+    longest: int,
+    device: torch.device,
+    workers: int = 0,
+) -> dict[str, float]:
+    """BLEU-1 and -4, ROUGE-L and CIDEr-D of free-running captions, and their mean length."""
+    options = Beam(width=beam, max_length=longest)
+    captions = write_captions(model, vocabulary, records, options=options, device=device, workers=workers)
+    from captioner.metrics import evaluate
+
+    scores = evaluate(captions, {record.id: list(record.captions) for record in records})
+    return {
+        "bleu_1": scores.bleu[0],
+        "bleu_4": scores.bleu[3],
+        "rouge_l": scores.rouge_l,
+        "cider": scores.cider,
+        "words": sum(len(caption.split()) for caption in captions.values()) / len(captions),
+    }
