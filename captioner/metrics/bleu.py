@@ -1,0 +1,71 @@
+"""BLEU-1 to BLEU-4 with the constants of the official COCO evaluation.
+
+Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", ACL 2002. The reference length
+is the closest one, ties to the shorter. The counts of the whole set are pooled; the figure of one picture uses the
+same formula on its own counts, and the corpus figure is not a mean of those. ``nltk.translate.bleu_score`` gives
+the same corpus figure only when no hypothesis is shorter than n words, hence the formula here.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioner.metrics.ngrams import MAX_ORDER, Ngrams, lookup
+
+# The official constants. They decide the order of pictures without a single 4-gram in common.
+_TINY = 1e-15
+_SMALL = 1e-9
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class BleuCounts:
+    """What BLEU needs of each of P pictures; sums over pictures give the corpus figure."""
+
+    matched: Floats  # (P, 4) n-grams found in a reference, clipped at the count of the best one
+    guessed: Floats  # (P, 4) n-grams of the hypothesis
+    length: Floats  # (P,) words of the hypothesis
+    reference_length: Floats  # (P,) words of the reference closest in length
+
+    def table(self) -> Floats:
+        """One row per picture, (P, 10): for sums over resampled pictures."""
+        return np.column_stack([self.matched, self.guessed, self.length, self.reference_length])
+
+
+def bleu_counts(ngrams: Ngrams) -> BleuCounts:
+    """Count what BLEU pools. Every picture must have a reference."""
+    pictures = ngrams.pictures
+    matched = np.zeros((pictures, MAX_ORDER))
+    guessed = np.zeros((pictures, MAX_ORDER))
+    for column, order in enumerate(ngrams.orders[:MAX_ORDER]):
+        ours, theirs = order.hypotheses, order.references
+        keys = ngrams.picture[theirs.caption] * order.size + theirs.gram
+        by_key = np.argsort(keys, kind="stable")
+        keys, first = np.unique(keys[by_key], return_index=True)
+        most = np.maximum.reduceat(theirs.count[by_key], first) if len(first) else first
+        place, found = lookup(keys, ours.caption * order.size + ours.gram)
+        clipped = np.minimum(ours.count[found], most[place[found]])
+        matched[:, column] = np.bincount(ours.caption[found], weights=clipped, minlength=pictures)
+        guessed[:, column] = np.maximum(0, ngrams.hypothesis_length - column)
+    return BleuCounts(matched, guessed, ngrams.hypothesis_length.astype(np.float64), _closest(ngrams))
+
+
+def _closest(ngrams: Ngrams) -> Floats:
+    """The length of the reference closest to each hypothesis; of two equally close, the shorter."""
+    distance = np.abs(ngrams.reference_length - ngrams.hypothesis_length[ngrams.picture])
+    best_first = np.lexsort((ngrams.reference_length, distance, ngrams.picture))
+    _, first = np.unique(ngrams.picture[best_first], return_index=True)
+    return ngrams.reference_length[best_first][first].astype(np.float64)
+
+
+def bleu(table: Floats) -> Floats:
+    """BLEU-1 to BLEU-4, (..., 4), of rows of (or sums over rows of) ``BleuCounts.table()``, (..., 10)."""
+    matched, guessed = table[..., :MAX_ORDER], table[..., MAX_ORDER : 2 * MAX_ORDER]
+    length, reference_length = table[..., -2], table[..., -1]
+    precision = np.cumprod((matched + _TINY) / (guessed + _SMALL), axis=-1)
+    mean: Floats = precision ** (1.0 / np.arange(1, MAX_ORDER + 1))
+    ratio = (length + _TINY) / (reference_length + _SMALL)
+    penalty = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
+    return mean * penalty[..., None]

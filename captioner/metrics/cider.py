@@ -1,0 +1,153 @@
+"""CIDEr-D, and CIDEr without the D, as the official COCO evaluation computes them.
+
+Vedantam, Zitnick and Parikh, "CIDEr: Consensus-based Image Description Evaluation", CVPR 2015: the cosine between
+tf-idf vectors of n-grams, n = 1 to 4, mean over n and over the references, times 10. CIDEr-D clips the counts of the
+hypothesis at those of the reference and punishes a difference in length. (The first release stemmed words for plain
+CIDEr; the official code does not, nor does this.)
+
+The document frequency of an n-gram is the number of pictures that have it in a reference. It comes from the scored
+set or from a saved table, and the figure depends on it: 90.5 against 88.7 for the same captions was seen with the
+frequencies of 100 pictures and of 5,000. For one picture scored by itself every weight, and so the figure, is 0.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioner.errors import DataError, OptionError
+from captioner.metrics.ngrams import MAX_ORDER, Ngrams, Order, count_ngrams, lookup
+
+_SIGMA = 6.0
+_FORMAT = "captioner document frequencies 1"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentFrequencies:
+    """In how many of ``pictures`` pictures each n-gram (words with a space between) stands in a reference."""
+
+    pictures: int
+    counts: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1:
+            raise OptionError(f"document frequencies need at least one picture, not {self.pictures}")
+
+    @classmethod
+    def of(cls, references: Sequence[Sequence[Sequence[str]]]) -> "DocumentFrequencies":
+        """Count over pictures; each has a list of references, each a list of words (an end token is one too)."""
+        ngrams = count_ngrams([()] * len(references), references)
+        counts: dict[str, int] = {}
+        for order in ngrams.orders:
+            counts.update(zip(ngrams.spelled(order), _frequencies(ngrams, order).tolist(), strict=True))
+        return cls(len(references), counts)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as JSON."""
+        content = {"format": _FORMAT, "pictures": self.pictures, "counts": dict(self.counts)}
+        Path(path).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "DocumentFrequencies":
+        """Read a table that ``save`` wrote. Raises DataError where the file is anything else."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"cannot read document frequencies from {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise DataError(
+                f"{path} is not JSON: {error}; write the table with DocumentFrequencies.save"
+            ) from None
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise DataError(
+                f"{path} holds no document frequencies; write the table with DocumentFrequencies.save"
+            )
+        pictures, counts = content.get("pictures"), content.get("counts")
+        if not isinstance(pictures, int) or pictures < 1 or not isinstance(counts, dict):
+            raise DataError(f"{path}: 'pictures' must be a positive number and 'counts' an object")
+        wrong = next((gram for gram, count in counts.items() if type(count) is not int or count < 0), None)
+        if wrong is not None:
+            raise DataError(f"{path}: the count of {wrong!r} is {counts[wrong]!r}, not a number of pictures")
+        return cls(pictures, counts)
+
+
+def cider(
+    ngrams: Ngrams,
+    *,
+    document_frequencies: DocumentFrequencies | None = None,
+    clipped: bool = True,
+) -> Floats:
+    """CIDEr-D (``clipped``) or CIDEr of each picture, (P,), between 0 and 10; the mean is the corpus figure.
+
+    Without ``document_frequencies`` they come from the references given. Every picture must have a reference.
+    """
+    pictures = document_frequencies.pictures if document_frequencies else ngrams.pictures
+    total = np.zeros(len(ngrams.picture))
+    for order in ngrams.orders:
+        frequency: NDArray[np.int64]
+        if document_frequencies is None:
+            frequency = _frequencies(ngrams, order)
+        else:
+            found = map(document_frequencies.counts.get, ngrams.spelled(order))
+            frequency = np.array([count or 0 for count in found], dtype=np.int64)
+        weight = math.log(pictures) - np.log(np.maximum(1, frequency))
+        total += _cosines(ngrams, order, weight, clipped)
+    if clipped:
+        # The official code measures length in bigrams, so that captions of one word and of none are alike.
+        bigrams = np.maximum(0, ngrams.hypothesis_length - 1)[ngrams.picture]
+        difference = bigrams - np.maximum(0, ngrams.reference_length - 1)
+        total *= np.exp(-(difference.astype(np.float64) ** 2) / (2 * _SIGMA**2))
+    references = np.bincount(ngrams.picture, minlength=ngrams.pictures)
+    mean: Floats = np.bincount(ngrams.picture, weights=total, minlength=ngrams.pictures) / references
+    return 10.0 * mean / MAX_ORDER
+
+
+def cider_of(
+    hypotheses: Sequence[Sequence[str]],
+    references: Sequence[Sequence[Sequence[str]]],
+    *,
+    document_frequencies: DocumentFrequencies | None = None,
+    clipped: bool = True,
+) -> Floats:
+    """As ``cider``, of lists of words: the reward of self-critical training. ``references[i]`` are those of
+    ``hypotheses[i]``; where the words end with an end token, so must those of the table and of the references."""
+    if len(hypotheses) != len(references):
+        raise OptionError(
+            f"{len(hypotheses)} hypotheses cannot be scored against {len(references)} reference sets"
+        )
+    empty = next((index for index, group in enumerate(references) if not group), None)
+    if empty is not None:
+        raise DataError(f"hypothesis {empty} has no reference; give each at least one")
+    return cider(
+        count_ngrams(hypotheses, references), document_frequencies=document_frequencies, clipped=clipped
+    )
+
+
+def _frequencies(ngrams: Ngrams, order: Order) -> NDArray[np.int64]:
+    """In how many pictures each n-gram of the order stands in a reference, (order.size,)."""
+    theirs = order.references
+    once = np.unique(ngrams.picture[theirs.caption] * max(1, order.size) + theirs.gram)
+    return np.bincount(once % max(1, order.size), minlength=order.size)
+
+
+def _cosines(ngrams: Ngrams, order: Order, weight: Floats, clipped: bool) -> Floats:
+    """The cosine between each reference and its picture's hypothesis for one order, (R,)."""
+    ours, theirs = order.hypotheses, order.references
+    our_value, their_value = ours.count * weight[ours.gram], theirs.count * weight[theirs.gram]
+    our_norm = np.sqrt(np.bincount(ours.caption, weights=our_value**2, minlength=ngrams.pictures))
+    their_norm = np.sqrt(np.bincount(theirs.caption, weights=their_value**2, minlength=len(ngrams.picture)))
+
+    picture = ngrams.picture[theirs.caption]
+    place, found = lookup(ours.caption * order.size + ours.gram, picture * order.size + theirs.gram)
+    value = our_value[place[found]]
+    product = (np.minimum(value, their_value[found]) if clipped else value) * their_value[found]
+    dot: Floats = np.bincount(theirs.caption[found], weights=product, minlength=len(ngrams.picture))
+    norms = our_norm[ngrams.picture] * their_norm
+    # A caption without such n-grams, or with only those that every picture has, has no direction: 0.
+    return np.divide(dot, norms, out=np.zeros_like(dot), where=norms != 0)

@@ -1,0 +1,80 @@
+"""Captions made ready for scoring: tokenised once, checked, and kept for the next set of hypotheses."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from captioner.errors import DataError
+from captioner.metrics.ptb import tokenize_all
+
+Key = Hashable
+
+# Beyond this nothing is a caption; ROUGE-L's cost grows with the square of the length.
+LONGEST = 1_000_000
+
+
+def checked_caption(caption: Any, *, of: Key, what: str) -> str:
+    """The caption, if it is text that can be scored. Raises DataError that names the picture."""
+    if not isinstance(caption, str):
+        raise DataError(f"the {what} of picture {of!r} is {_shown(caption)}, not text; give a string")
+    if len(caption) > LONGEST:
+        raise DataError(
+            f"the {what} of picture {of!r} has {len(caption):,} characters; at most {LONGEST:,} can be scored"
+        )
+    return caption
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "None (null)"
+    text = repr(value)
+    return f"{text[:40]}{'...' if len(text) > 40 else ''} ({type(value).__name__})"
+
+
+def one_type_of_ids(keys: Sequence[Key], *, where: str) -> None:
+    """Raise DataError where one collection names pictures both by numbers and by strings."""
+    first: dict[type, Key] = {}
+    for key in keys:
+        first.setdefault(type(key), key)
+    if len(first) > 1:
+        one, other = list(first.values())[:2]
+        raise DataError(
+            f"{where} mixes ids of two types, {one!r} and {other!r}; write all of them in one way"
+        )
+
+
+class References(Mapping[Key, list[list[str]]]):
+    """The reference captions of a set of pictures as words, for scoring many sets of hypotheses against them.
+
+    A mapping from the picture's id to its references, each a list of words. Raises DataError for a picture without
+    references and for a reference that is not text.
+    """
+
+    def __init__(self, captions: Mapping[Any, Sequence[str]]) -> None:
+        one_type_of_ids(list(captions), where="the references")
+        lines: list[str] = []
+        for key, group in captions.items():
+            if isinstance(group, str):
+                raise DataError(f"the references of picture {key!r} are one string; give a list of captions")
+            if not group:
+                raise DataError(
+                    f"picture {key!r} has no reference caption; add one, or leave the picture out"
+                )
+            lines += [checked_caption(caption, of=key, what="reference caption") for caption in group]
+        words = iter(tokenize_all(lines))
+        self._words: dict[Key, list[list[str]]] = {
+            key: [next(words) for _ in group] for key, group in captions.items()
+        }
+
+    def __getitem__(self, key: Key) -> list[list[str]]:
+        return self._words[key]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._words)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def counts(self) -> tuple[int, int]:
+        """The smallest and the largest number of references that a picture has."""
+        numbers = [len(group) for group in self._words.values()]
+        return (min(numbers), max(numbers)) if numbers else (0, 0)
