@@ -53,7 +53,9 @@ def save(path: str | Path, checkpoint: Checkpoint, *, half: bool = True) -> None
         "vocabulary": list(checkpoint.vocabulary.words),
         "about": checkpoint.about,
     }
-    write_tensors(path, tensors, {"format": FORMAT, "version": str(FORMAT_VERSION), "model": json.dumps(header)})
+    write_tensors(
+        path, tensors, {"format": FORMAT, "version": str(FORMAT_VERSION), "model": json.dumps(header)}
+    )
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:

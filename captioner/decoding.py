@@ -180,7 +180,9 @@ class _Search:
     def beam(self) -> list[list[Hypothesis]]:
         assert isinstance(self.options, Beam)
         options, dead = self.options, float("-inf")
-        self.said.total.view(self.pictures, self.rows)[:, 1:] = dead  # all rows are alike at first: one of them stands for all
+        self.said.total.view(self.pictures, self.rows)[:, 1:] = (
+            dead  # all rows are alike at first: one of them stands for all
+        )
         first = torch.arange(self.pictures, device=self.device)[:, None] * self.rows
         for _ in range(options.max_length + 1):
             log_p = self._next_words()  # (B, K, V)

@@ -90,7 +90,14 @@ def dog(pen: Pen, coat: Colour) -> None:
     dark = shade(coat, 0.72)
     pen.line(0.14, 0.5, 0.02, 0.24, thickness=0.07, fill=coat)
     for x in (0.2, 0.32, 0.6, 0.7):
-        pen.line(x, 0.62, x + (0.05 if x > 0.5 else -0.05), 0.97, thickness=0.09, fill=dark if x in (0.2, 0.7) else coat)
+        pen.line(
+            x,
+            0.62,
+            x + (0.05 if x > 0.5 else -0.05),
+            0.97,
+            thickness=0.09,
+            fill=dark if x in (0.2, 0.7) else coat,
+        )
     pen.ellipse(0.1, 0.38, 0.78, 0.74, coat)
     pen.polygon(0.58, 0.5, 0.7, 0.2, 0.84, 0.36, 0.74, 0.62, fill=coat)
     pen.ellipse(0.64, 0.1, 0.92, 0.42, coat)
@@ -165,9 +172,17 @@ def box(pen: Pen, colour: Colour) -> None:
 
 
 def star(pen: Pen, colour: Colour) -> None:
-    tips: Sequence[float] = (
-        (0.5, 0.0, 0.62, 0.36, 1.0, 0.38, 0.7, 0.6, 0.81, 1.0)
-        + (0.5, 0.76, 0.19, 1.0, 0.3, 0.6, 0.0, 0.38, 0.38, 0.36)
+    tips: Sequence[float] = (0.5, 0.0, 0.62, 0.36, 1.0, 0.38, 0.7, 0.6, 0.81, 1.0) + (
+        0.5,
+        0.76,
+        0.19,
+        1.0,
+        0.3,
+        0.6,
+        0.0,
+        0.38,
+        0.38,
+        0.36,
     )
     pen.polygon(*tips, fill=colour)
 

@@ -17,7 +17,14 @@ from captioner.errors import DataError
 
 _IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "")
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
-_SPLIT_NAMES = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+_SPLIT_NAMES = {
+    "train": "train",
+    "dev": "dev",
+    "val": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "test": "test",
+}
 
 
 def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
@@ -54,7 +61,14 @@ def _find(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
-    for pattern in ("*.token.txt", "dataset*.json", "captions*.json", "captions.jsonl", "captions.csv", "captions.txt"):
+    for pattern in (
+        "*.token.txt",
+        "dataset*.json",
+        "captions*.json",
+        "captions.jsonl",
+        "captions.csv",
+        "captions.txt",
+    ):
         found = sorted(path.glob(pattern))
         if len(found) > 1:
             names = ", ".join(file.name for file in found)
@@ -173,7 +187,12 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     splits: dict[str, str] = {}
     for place, row in _json_lines(file) if file.suffix in (".jsonl", ".ndjson") else _csv_rows(file):
         name, caption = row.get("image"), row.get("caption")
-        if not isinstance(name, str) or not isinstance(caption, str) or not name.strip() or not caption.strip():
+        if (
+            not isinstance(name, str)
+            or not isinstance(caption, str)
+            or not name.strip()
+            or not caption.strip()
+        ):
             raise DataError(f"{place}: a row needs an 'image' and a 'caption', both text: {str(row)[:80]}")
         captions[name].append(caption.strip())
         if row.get("split"):
@@ -199,7 +218,9 @@ def _read_json(file: Path, *, images: Path | None) -> list[Record]:
 def _csv_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(_text(file), newline=""), skipinitialspace=True)
     if not {"image", "caption"} <= set(reader.fieldnames or ()):
-        raise DataError(f"{file}: the first line must name the columns image,caption, not {reader.fieldnames}")
+        raise DataError(
+            f"{file}: the first line must name the columns image,caption, not {reader.fieldnames}"
+        )
     for row in reader:
         if None in row and row["caption"] is not None:  # commas of an unquoted caption
             row["caption"] = ",".join([row["caption"], *row.pop(None)])  # type: ignore[call-overload]

@@ -71,4 +71,6 @@ def refuse_leaks(records: Iterable[Record]) -> None:
     for record in records:
         before = seen.setdefault(record.image, record.split)
         if before != record.split:
-            raise DataError(f"{record.image} is in the splits '{before}' and '{record.split}': keep it in one")
+            raise DataError(
+                f"{record.image} is in the splits '{before}' and '{record.split}': keep it in one"
+            )

@@ -144,7 +144,9 @@ class MultiHeadAttention(Attention):
         """The context alone, by the fused kernel, for where nobody asks for the weights: (B, T, D_image)."""
         q = self._split(self.query(query))
         mask = None if seen.mask is None else seen.mask[:, None, None]
-        return self.output(self._join(F.scaled_dot_product_attention(q, seen.keys, seen.values, attn_mask=mask)))
+        return self.output(
+            self._join(F.scaled_dot_product_attention(q, seen.keys, seen.values, attn_mask=mask))
+        )
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, A) -> (B, H, T, A / H)

@@ -102,9 +102,7 @@ BACKBONES: dict[str, Backbone] = {
     "densenet169": Backbone(_torchvision("densenet169"), _densenet_stages),
     "efficientnet_b0": Backbone(_torchvision("efficientnet_b0"), _features),
     "efficientnet_b4": Backbone(_torchvision("efficientnet_b4"), _features, side=257),
-    "efficientnet_lite0": Backbone(
-        _lite0, _features, side=225, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
-    ),
+    "efficientnet_lite0": Backbone(_lite0, _features, side=225, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
     "mobilenet_v3_large": Backbone(_torchvision("mobilenet_v3_large"), _features),
     "convnext_tiny": Backbone(_torchvision("convnext_tiny"), _features),
     "tiny": Backbone(_tiny, _features, side=96, mean=(0.5,) * 3, std=(0.5,) * 3),

@@ -42,7 +42,9 @@ class EncoderConfig:
         if not isinstance(self.side, int) or self.side < 32:
             raise OptionError(f"the encoder's side must be a whole number of at least 32, not {self.side}")
         if len(self.mean or ()) != 3 or len(self.std or ()) != 3 or not all(s > 0 for s in self.std or ()):
-            raise OptionError(f"mean and std need three values each, std positive, not {self.mean}, {self.std}")
+            raise OptionError(
+                f"mean and std need three values each, std positive, not {self.mean}, {self.std}"
+            )
 
 
 class GridEncoder(nn.Module):
@@ -80,7 +82,9 @@ class GridEncoder(nn.Module):
         features = self.stages(pixels.to(memory_format=torch.channels_last))  # (B, D, h, w)
         height, width = features.shape[2:]
         return Grid(
-            features.permute(0, 2, 3, 1).flatten(1, 2), (height, width), None if mask is None else mask.flatten(1)
+            features.permute(0, 2, 3, 1).flatten(1, 2),
+            (height, width),
+            None if mask is None else mask.flatten(1),
         )
 
     def train_from(self, stage: int | None, *, update_statistics: bool = False) -> None:

@@ -65,7 +65,9 @@ class Trainer:
         self.train_records, self.dev_records = of_split(records, "train"), of_split(records, "dev")
         for split, found in (("train", self.train_records), ("dev", self.dev_records)):
             if not found:
-                raise DataError(f"the data has no pictures of the split '{split}': training needs train and dev")
+                raise DataError(
+                    f"the data has no pictures of the split '{split}': training needs train and dev"
+                )
         if recipe.dev_pictures:
             self.dev_records = self.dev_records[: recipe.dev_pictures]
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -128,8 +130,14 @@ class Trainer:
             loss = caption_loss(logits, says, label_smoothing=self.recipe.label_smoothing)
             if self.recipe.map_regularisation:
                 copies = len(tokens) // len(grid)
-                mask = None if grid.mask is None else grid.mask.repeat_interleave(copies, 0).unflatten(1, grid.shape)
-                loss = loss + self.recipe.map_regularisation * doubly_stochastic_penalty(maps.float(), says, mask)
+                mask = (
+                    None
+                    if grid.mask is None
+                    else grid.mask.repeat_interleave(copies, 0).unflatten(1, grid.shape)
+                )
+                loss = loss + self.recipe.map_regularisation * doubly_stochastic_penalty(
+                    maps.float(), says, mask
+                )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         learned = [tensor for _, tensor in self._learned() if tensor.grad is not None]
@@ -278,7 +286,10 @@ class Trainer:
             file.write(json.dumps({**line, "time": round(time.time(), 1)}) + "\n")
 
     def _save_state(self) -> None:
-        tensors = {f"model.{name}": tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        tensors = {
+            f"model.{name}": tensor.detach().cpu().contiguous()
+            for name, tensor in self.model.state_dict().items()
+        }
         tensors |= {f"average.{name}": tensor.cpu().contiguous() for name, tensor in self.average.items()}
         for i, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value.cpu().contiguous() for name, value in values.items()}

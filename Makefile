@@ -1,0 +1,38 @@
+# make demo                    caption a drawn picture and lay each word's map over it
+# make demo IMAGE=photo.jpg    the same with a picture of yours
+# make test                    linters, types and tests
+# make venv                    only the environment that both set up
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: venv demo test lint clean
+.DELETE_ON_ERROR:
+
+venv: .venv/installed
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: venv
+	mkdir -p demo
+ifdef IMAGE
+	$(BIN)/captioner caption "$(IMAGE)" --figure demo/words.png
+else
+	$(BIN)/python -m captioner.data.scenes demo/scene.png --example
+	$(BIN)/captioner caption demo/scene.png --figure demo/words.png
+endif
+	@echo "the maps are in demo/words.png"
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,58 @@
+"""Image captioning with attention that you can see.
+
+    import captioner
+    model = captioner.load()
+    caption = model.caption("photo.jpg")
+    caption.text, caption.words[1].map, caption.figure()
+
+Names are loaded when they are first used, so that ``import captioner`` and ``captioner --help`` are quick and
+the scores need no torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from captioner.version import __version__
+
+if TYPE_CHECKING:
+    from captioner.caption import Caption, Word
+    from captioner.captioner import Captioner, load
+    from captioner.decoding import Beam, Greedy, Sampling
+    from captioner.errors import CaptionerError
+    from captioner.metrics import evaluate
+
+__all__ = [
+    "Beam",
+    "Caption",
+    "Captioner",
+    "CaptionerError",
+    "Greedy",
+    "Sampling",
+    "Word",
+    "__version__",
+    "evaluate",
+    "load",
+]
+
+_HOMES = {
+    "Beam": "captioner.decoding",
+    "Caption": "captioner.caption",
+    "Captioner": "captioner.captioner",
+    "CaptionerError": "captioner.errors",
+    "Greedy": "captioner.decoding",
+    "Sampling": "captioner.decoding",
+    "Word": "captioner.caption",
+    "evaluate": "captioner.metrics",
+    "load": "captioner.captioner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'captioner' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

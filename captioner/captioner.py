@@ -1,0 +1,224 @@
+"""Pictures to captions."""
+
+import importlib.resources
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from captioner import checkpoint
+from captioner.caption import Alternative, Caption, Word
+from captioner.decoding import Beam, Greedy, Hypothesis, decode
+from captioner.errors import CheckpointError, ImageError, OptionError
+from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
+from captioner.model.preprocess import normalise
+from captioner.vocabulary import join_words
+
+DEFAULT_MODEL = "default"
+
+OnError = Callable[[Picture, ImageError], None]
+"""What is told of a picture that does not open."""
+
+
+class Captioner:
+    """A model that is ready to caption.
+
+    Args:
+        model: what `captioner.checkpoint.load` returned.
+        name: how captions call it.
+        device: where it computes; None for where its weights are.
+    """
+
+    def __init__(
+        self, model: checkpoint.Checkpoint, *, name: str = "model", device: str | torch.device | None = None
+    ) -> None:
+        self.model = model.model.to(device) if device is not None else model.model
+        self.vocabulary = model.vocabulary
+        self.about = model.about
+        self.name = name
+        self.device = next(self.model.parameters()).device
+        self.default_options = Beam(**self.about.get("decoding", {}))
+
+    @overload
+    def caption(self, pictures: Picture, **options: Any) -> Caption: ...
+    @overload
+    def caption(self, pictures: Sequence[Picture], **options: Any) -> list[Caption]: ...
+    def caption(
+        self,
+        pictures: Picture | Sequence[Picture],
+        *,
+        options: Greedy | None = None,
+        batch: int = 16,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Caption | list[Caption]:
+        """Caption a picture, or a list of them.
+
+        Args:
+            pictures: a path, bytes, a PIL image or an array (see `captioner.image.open_image`), or a list of
+                these, which gives a list.
+            options: `Greedy`, `Beam` or `Sampling`; None for what the model was found to do best with.
+            batch: pictures that go through the model together.
+            max_pixels: larger pictures are refused.
+
+        Raises:
+            ImageError: a picture does not open; the message names it.
+            OptionError: the batch is not positive.
+        """
+        if isinstance(pictures, (list, tuple)):
+            return list(self.caption_all(pictures, options=options, batch=batch, max_pixels=max_pixels))
+        (caption,) = self.caption_all([pictures], options=options, max_pixels=max_pixels)  # type: ignore[list-item]
+        return caption
+
+    def caption_all(
+        self,
+        pictures: Iterable[Picture],
+        *,
+        options: Greedy | None = None,
+        batch: int = 16,
+        max_pixels: int = MAX_PIXELS,
+        on_error: OnError | None = None,
+    ) -> Iterator[Caption]:
+        """Caption any number of pictures as they come, a batch at a time; arguments as of `caption`.
+
+        Args:
+            on_error: told of each picture that does not open, which is then left out; without it the error is
+                raised.
+        """
+        if batch < 1:
+            raise OptionError(f"a batch needs at least 1 picture, not {batch}")
+        remaining = iter(pictures)
+        # Threads open the next batch while the model works on this one.
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+
+            def submit() -> "list[tuple[Picture, Future[_Prepared]]]":
+                some = list(islice(remaining, batch))
+                return [(picture, pool.submit(self._prepare, picture, max_pixels)) for picture in some]
+
+            coming = submit()
+            while coming:
+                now, coming = coming, submit()
+                ready: list[_Prepared] = []
+                for picture, future in now:
+                    try:
+                        ready.append(future.result())
+                    except ImageError as error:
+                        if on_error is None:
+                            raise
+                        on_error(picture, error)
+                if ready:
+                    yield from self._caption_batch(ready, options or self.default_options)
+
+    def _prepare(self, picture: Picture, max_pixels: int) -> "_Prepared":
+        config = self.model.encoder.config
+        image, orientation = open_with_orientation(picture, max_pixels=max_pixels)
+        geometry = Geometry(
+            size=image.size,
+            side=config.side or 0,
+            grid=self.model.encoder.grid_shape,
+            pad=config.pad,
+            orientation=orientation,
+        )
+        return _Prepared(picture, geometry, fit(image, geometry))
+
+    @torch.inference_mode()
+    def _caption_batch(self, ready: Sequence["_Prepared"], options: Greedy) -> list[Caption]:
+        config = self.model.encoder.config
+        pixels = np.stack([prepared.pixels for prepared in ready])
+        mask = None
+        if config.pad:
+            mask = torch.from_numpy(np.stack([prepared.geometry.mask for prepared in ready])).to(self.device)
+        grid = self.model.encode(normalise(pixels, config).to(self.device), mask)
+        found = decode(self.model.decoder, grid, options)
+        return [self._finish(*both) for both in zip(ready, found, strict=True)]
+
+    def _finish(self, prepared: "_Prepared", found: Sequence[Hypothesis]) -> Caption:
+        best, *others = found
+        words = self.vocabulary.decode(best.tokens)
+        source = prepared.picture
+        return Caption(
+            text=join_words(words),
+            words=tuple(
+                Word(word, probability, map_)
+                for word, probability, map_ in zip(words, best.probabilities, best.maps.numpy(), strict=True)
+            ),
+            score=best.score,
+            finished=best.finished,
+            image=os.fspath(source) if isinstance(source, (str, os.PathLike)) else "",
+            model=self.name,
+            geometry=prepared.geometry,
+            alternatives=tuple(
+                Alternative(join_words(self.vocabulary.decode(other.tokens)), other.score) for other in others
+            ),
+            source=source,
+        )
+
+    def options(self, **changes: Any) -> Beam:
+        """The model's own beam options with changes.
+
+        Raises:
+            OptionError: a value out of range.
+        """
+        beam = max(changes.get("width", self.default_options.width), changes.get("n_best", 1))
+        return replace(self.default_options, **{**changes, "width": beam})
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A picture, and what the encoder takes of it."""
+
+    picture: Picture
+    geometry: Geometry
+    pixels: NDArray[np.uint8]  # (side, side, 3)
+
+
+def load(
+    model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.device | None = None
+) -> Captioner:
+    """A model by name or path.
+
+    Args:
+        model: the name of a model that ships, or the path of a model file.
+        device: where it computes; None for the CPU.
+
+    Raises:
+        CheckpointError: there is no such model, or its file is damaged.
+    """
+    path = find_model(model)
+    return Captioner(checkpoint.load(path, device=device or "cpu"), name=path.stem)
+
+
+def find_model(model: str | os.PathLike[str]) -> Path:
+    """The file of a model that is given by name or path.
+
+    Raises:
+        CheckpointError: there is none; the message lists the names.
+    """
+    text = os.fspath(model)
+    if text.endswith(".safetensors") or os.sep in text:
+        path = Path(text).expanduser()
+        if path.is_file():
+            return path
+        raise CheckpointError(f"{path}: no such model file")
+    models = shipped_models()
+    if text in models:
+        return models[text]
+    names = ", ".join(models) or "none"
+    raise CheckpointError(
+        f"no model is called '{text}'; shipped: {names}. A path of a .safetensors file works too"
+    )
+
+
+def shipped_models() -> dict[str, Path]:
+    """The models in ``checkpoints/`` by name, the default first."""
+    folder = Path(str(importlib.resources.files("captioner"))) / "checkpoints"
+    if not folder.is_dir():  # a checkout: the folder stands beside the package
+        folder = folder.parent.parent / "checkpoints"
+    files = sorted(folder.glob("*.safetensors"), key=lambda file: (file.stem != DEFAULT_MODEL, file.stem))
+    return {file.stem: file for file in files}

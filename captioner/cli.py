@@ -1,0 +1,315 @@
+"""The command line. One small function per command; torch is imported only by those that need it.
+
+Exit codes: 0 all well; 1 some pictures failed, each named on standard error, the others done; 2 wrong usage, or
+nothing could be done.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from captioner.errors import CaptionerError, DataError, OptionError
+from captioner.version import __version__
+
+if TYPE_CHECKING:
+    from captioner.captioner import Captioner
+    from captioner.decoding import Greedy
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 2
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")  # file names need not be text
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except CaptionerError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _complain(message: str) -> int:
+    print(f"captioner: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage gets one line, not the whole usage before it."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="captioner", description="Caption pictures, and show where each word looked.")
+    parser.add_argument("--version", action="version", version=f"captioner {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="", parser_class=_Parser)
+    _add_caption(commands.add_parser("caption", help="caption pictures or folders of them"))
+    _add_evaluate(commands.add_parser("evaluate", help="the COCO scores of captions"))
+    _add_train(commands.add_parser("train", help="train a model"))
+    models = commands.add_parser("models", help="list the models that ship")
+    models.add_argument(
+        "--json", action="store_true", help="everything the files say about themselves, as JSON"
+    )
+    models.set_defaults(run=run_models)
+    return parser
+
+
+# caption
+
+
+def _add_caption(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="a picture, or a folder of them")
+    parser.add_argument(
+        "--model", default="default", help="a name that 'captioner models' lists, or a model file"
+    )
+    parser.add_argument("--device", help="cpu, cuda, ...; the CPU if not given")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="one JSON object a picture, with the maps")
+    output.add_argument(
+        "--output", type=Path, metavar="FILE", help=".txt, .jsonl or .csv; goes on where it was stopped"
+    )
+    output.add_argument(
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="draw each word's map over the picture: .png, .pdf or .svg; a folder for several pictures",
+    )
+    output.add_argument(
+        "--cells", action="store_true", help="show the cells of the maps as they are, not smoothed"
+    )
+    search = parser.add_argument_group("how words are chosen (default: what the model's file says)")
+    search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
+    search.add_argument("--n-best", type=int, metavar="N", help="captions kept for each picture")
+    search.add_argument("--length-penalty", type=float, metavar="A", help="score = sum(log p) / words ** A")
+    search.add_argument("--max-length", type=int, metavar="N", help="most words")
+    search.add_argument("--min-length", type=int, metavar="N", help="fewest words")
+    search.add_argument("--no-repeat-ngram", type=int, metavar="N", help="no N words in a row twice")
+    search.add_argument(
+        "--sample", action="store_true", help="draw words at random rather than the likeliest"
+    )
+    search.add_argument("--temperature", type=float, help="of sampling; below 1 is safer")
+    search.add_argument("--top-k", type=int, metavar="N", help="sample from the N likeliest words")
+    search.add_argument("--top-p", type=float, metavar="P", help="sample from the words that make up P")
+    search.add_argument("--seed", type=int, help="of sampling")
+    work = parser.add_argument_group("work")
+    work.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time (default 16)")
+    work.add_argument(
+        "--max-pixels", type=int, metavar="N", help="refuse larger pictures (default 100,000,000)"
+    )
+    parser.set_defaults(run=run_caption)
+
+
+def run_caption(options: argparse.Namespace) -> int:
+    """Caption pictures."""
+    from captioner.output import FigureFiles, ResultsFile
+    from captioner.pictures import find_pictures
+
+    found, failures = find_pictures(options.pictures)
+    figures = FigureFiles(options.figure, several=len(found) > 1) if options.figure else None
+    results = ResultsFile(options.output) if options.output else None
+    failed = len(failures)
+    for failure in failures:
+        _complain(failure)
+    todo = [picture for picture in found if results is None or os.fspath(picture) not in results.done]
+    skipped = len(found) - len(todo)
+    if not found or (not todo and not skipped):
+        return 2
+    done = skipped
+    if todo:
+        from captioner.captioner import load
+        from captioner.image import MAX_PIXELS
+
+        model = load(options.model, device=options.device)
+        how = _decoding_options(options, model)
+        with _progress("captions", len(todo)) as (advance, say):
+
+            def on_error(_: Any, error: CaptionerError) -> None:
+                nonlocal failed
+                failed += 1
+                advance()
+                say(f"captioner: {error}")
+
+            for caption in model.caption_all(
+                todo,
+                options=how,
+                batch=options.batch,
+                max_pixels=options.max_pixels or MAX_PIXELS,
+                on_error=on_error,
+            ):
+                if figures is not None:
+                    figures.write(caption, smooth=not options.cells)
+                if results is not None:
+                    results.write(caption)
+                elif options.json:
+                    print(json.dumps(caption.as_dict()), flush=True)
+                else:
+                    print(f"{caption.image}\t{caption.text}" if len(found) > 1 else caption.text, flush=True)
+                done += 1
+                advance()
+    if results is not None:
+        results.close()
+        already = f" ({skipped} were there)" if skipped else ""
+        print(f"{options.output}: {done} captions{already}", file=sys.stderr)
+    return (1 if done else 2) if failed else 0
+
+
+def _decoding_options(options: argparse.Namespace, model: "Captioner") -> "Greedy | None":
+    """What the command line says of decoding; None if it says nothing."""
+    shared = _given(options, "max_length", "min_length", "no_repeat_ngram")
+    sampling = _given(options, "temperature", "top_k", "top_p", "seed")
+    beam = _given(options, "n_best", "length_penalty") | (
+        {} if options.beam is None else {"width": options.beam}
+    )
+    if options.sample:
+        from captioner.decoding import Sampling
+
+        if options.beam is not None or options.length_penalty is not None:
+            raise OptionError("--sample draws at random: --beam and --length-penalty do not go with it")
+        samples = {"samples": options.n_best} if options.n_best is not None else {}
+        return Sampling(**shared, **sampling, **samples)
+    if sampling:
+        name = next(iter(sampling)).replace("_", "-")
+        raise OptionError(f"--{name} is an option of sampling: add --sample")
+    return model.options(**shared, **beam) if shared or beam else None
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """How to advance a bar and how to print a line beside it; the bar is drawn only on a terminal."""
+    if total < 2 or not sys.stderr.isatty():
+        yield lambda: None, lambda line: print(line, file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task), lambda line: bar.console.print(line, markup=False, highlight=False)
+
+
+# models
+
+
+def run_models(options: argparse.Namespace) -> int:
+    """List the shipped models."""
+    from captioner.captioner import shipped_models
+    from captioner.checkpoint import read_header
+
+    models = shipped_models()
+    if not models:
+        raise DataError("no models ship with this installation: give a model file with --model")
+    for name, path in models.items():
+        header = read_header(path)
+        if options.json:
+            print(json.dumps({"name": name, "path": str(path), "bytes": path.stat().st_size, **header}))
+            continue
+        config, test = header["config"], header.get("about", {}).get("test", {})
+        scores = "  ".join(f"{measure} {value:.1f}" for measure, value in test.get("scores", {}).items())
+        print(
+            f"{name:<12} {path.stat().st_size / 1e6:5.1f} MB  {config['encoder']['backbone']} + "
+            f"{config['decoder']['kind']}, {len(header['vocabulary']):,} words  "
+            f"{test.get('on', '')}{': ' if scores else ''}{scores}"
+        )
+    return 0
+
+
+# evaluate
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    from captioner.metrics import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+
+
+# train
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    from captioner.training.recipe import default_of, options
+
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="folders or files of captions: Flickr8k, COCO, Karpathy, CSV, JSONL. The dev split of the first "
+        "chooses the best model; of the others only the training split is used",
+    )
+    parser.add_argument(
+        "--images", type=Path, help="the folder of the pictures, where it is not beside --data"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="the run; goes on if it is there"
+    )
+    parser.add_argument("--device", help="cpu, cuda, ...; a GPU if there is one")
+    recipe = parser.add_argument_group("recipe")
+    for option in options():
+        default = default_of(option)
+        flag = "--" + option.name.replace("_", "-")
+        text = f"{option.metadata['help']} (default: {json.dumps(default) if default != '' else 'none'})"
+        if isinstance(default, bool):
+            recipe.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        else:
+            kind = json.loads if isinstance(default, dict) else type(default)
+            recipe.add_argument(flag, type=kind, default=default, help=text.replace("%", "%%"))
+    parser.set_defaults(run=run_train)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train a model, or go on training it."""
+    from captioner.data.readers import read
+    from captioner.data.records import of_split, usable
+    from captioner.training.recipe import Recipe
+    from captioner.training.recipe import options as recipe_options
+
+    recipe = Recipe(**{option.name: getattr(options, option.name) for option in recipe_options()})
+    if options.images is not None and len(options.data) > 1:
+        raise OptionError(
+            "--images goes with one --data; several look for their pictures beside their captions"
+        )
+    first, *others = (read(path, images=options.images) for path in options.data)
+    records = [record for record in first if record.split in ("train", "dev")]
+    records += [record for more in others for record in of_split(more, "train")]
+    good, faults = usable(records)
+    for what in list(faults.values())[:20]:
+        _complain(what)
+    if faults:
+        print(f"captioner: {len(faults)} of {len(records)} pictures are left out", file=sys.stderr)
+
+    from captioner.training.loop import Trainer
+    from captioner.training.progress import report_to_terminal
+
+    with report_to_terminal() as report:
+        best = Trainer(recipe, good, options.output, device=options.device, report=report).run()
+    print(best)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

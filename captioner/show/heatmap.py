@@ -1,0 +1,151 @@
+"""Maps laid over the picture, exactly where they belong.
+
+All maps of a caption share one scale: how many times the attention of a cell exceeds its even share. An even
+map is invisible, and the strongest glow of the figure is the strongest attention of the caption. (Stretching
+each map to its own range would make a flat map look as if it had something to say.)
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from PIL import Image
+
+from captioner.errors import OptionError
+from captioner.image import Geometry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from captioner.caption import Caption
+
+FAINTEST_TOP = 3.0  # a caption whose maps stay below three times their even share must not look focused
+_STRONGEST = 0.82  # opacity at the top of the scale
+_PANEL_PIXELS = 480  # longer side of each panel's picture
+_COLOURS = colormaps["inferno"]
+
+
+def times_even(map_: "NDArray[np.float32]", geometry: Geometry) -> "NDArray[np.float32]":
+    """A map (h, w) in multiples of the even share: 1 everywhere for a uniform map, whatever the grid."""
+    return map_ * np.float32(geometry.mask.sum())
+
+
+def top_of_scale(caption: "Caption") -> float:
+    """The value, in multiples of the even share, at which the caption's scale ends."""
+    strongest = max((float(times_even(m, caption.geometry).max()) for m in caption.maps), default=1.0)
+    return max(strongest, FAINTEST_TOP)
+
+
+def on_picture(
+    map_: "NDArray[np.float32]", geometry: Geometry, size: tuple[int, int], *, smooth: bool = True
+) -> "NDArray[np.float32]":
+    """A map (h, w) spread over the pixels of the picture.
+
+    Args:
+        map_: values of the cells.
+        geometry: where the cells lie.
+        size: (width, height) at which the picture is shown; it need not be the original's.
+        smooth: bilinear between the centres of cells; False gives each cell its rectangle.
+
+    Returns:
+        (height, width) float32.
+    """
+    rows, columns = geometry.grid
+    width, height = size
+    # The part of the grid, in cells, that the picture covers; the rest is padding.
+    covered = (
+        0.0,
+        0.0,
+        columns * geometry.content[0] / geometry.side,
+        rows * geometry.content[1] / geometry.side,
+    )
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    cells = Image.fromarray(np.ascontiguousarray(map_, dtype=np.float32))
+    return np.asarray(cells.resize((width, height), how, box=covered), dtype=np.float32)
+
+
+def overlay(
+    picture: Image.Image, map_: "NDArray[np.float32]", geometry: Geometry, *, top: float, smooth: bool = True
+) -> "NDArray[np.uint8]":
+    """The picture with one map glowing on it, (height, width, 3) of the picture's own size.
+
+    Args:
+        picture: upright RGB, in any size.
+        map_: (h, w).
+        geometry: where the cells lie.
+        top: the end of the scale, in multiples of the even share; see `top_of_scale`.
+        smooth: see `on_picture`.
+    """
+    spread = on_picture(times_even(map_, geometry), geometry, picture.size, smooth=smooth)
+    strength = ((spread - 1) / (top - 1)).clip(0, 1)[:, :, None]  # 0 at the even share and below
+    glow = _COLOURS(0.3 + 0.7 * strength[:, :, 0])[:, :, :3] * 255
+    alpha = _opacity(strength)
+    blended = np.asarray(picture, dtype=np.float32) * (1 - alpha) + glow * alpha
+    return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
+
+
+def _opacity(strength: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    return np.asarray(_STRONGEST * strength**0.6, dtype=np.float32)  # weak maps would else be hard to see
+
+
+def draw_caption(caption: "Caption", *, smooth: bool = True) -> Figure:
+    """The picture, then once per word the picture with the word's map; titles are word and probability.
+
+    Args:
+        caption: with its picture.
+        smooth: see `on_picture`.
+    """
+    picture = caption.picture.copy()
+    picture.thumbnail((_PANEL_PIXELS, _PANEL_PIXELS))
+    width, height = picture.size
+    panels = len(caption.words) + 1
+    columns = min(panels, max(2, min(6, round(5 * height / width) + 1)))
+    rows = -(-panels // columns)
+    panel_width = 2.6
+    panel_height = panel_width * height / width + 0.35
+    figure = Figure(figsize=(columns * panel_width, rows * panel_height + 1.1), layout="constrained")
+    # A file name or a word may hold a dollar sign: never formulae.
+    figure.suptitle(caption.text, fontsize=13, parse_math=False)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    axes[0].imshow(np.asarray(picture))
+    axes[0].set_title("the picture", fontsize=10, color="0.4")
+    top = top_of_scale(caption)
+    for axis, word in zip(axes[1:], caption.words, strict=False):
+        axis.imshow(overlay(picture, word.map, caption.geometry, top=top, smooth=smooth))
+        title = axis.set_title(f"{word.text}  {word.probability:.2f}", fontsize=11)
+        title.set_parse_math(False)
+    _draw_scale(figure, list(axes), top)
+    return figure
+
+
+def _draw_scale(figure: Figure, axes: list[object], top: float) -> None:
+    steps = np.linspace(0, 1, 256, dtype=np.float32)
+    alpha = _opacity(steps)[:, None]
+    on_white = 1 - alpha + _COLOURS(0.3 + 0.7 * steps)[:, :3] * alpha
+    scale = ScalarMappable(Normalize(1, top), ListedColormap(on_white))
+    bar = figure.colorbar(scale, ax=axes, location="bottom", shrink=0.35, aspect=40, pad=0.02)
+    bar.set_label("attention of a cell, in multiples of its even share", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure in the format that the path's ending names.
+
+    Raises:
+        OptionError: the ending is no format of matplotlib, or the file cannot be written.
+    """
+    path = Path(path)
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        raise OptionError(f"{path}: a figure ends in .png, .pdf or .svg, not '{path.suffix}'")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None
