@@ -178,9 +178,7 @@ class _Prepared:
     pixels: NDArray[np.uint8]  # (side, side, 3)
 
 
-def load(
-    model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.device | None = None
-) -> Captioner:
+def load(model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> Captioner:
     """A model by name or path.
 
     Args:
@@ -210,9 +208,7 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if text in models:
         return models[text]
     names = ", ".join(models) or "none"
-    raise CheckpointError(
-        f"no model is called '{text}'; shipped: {names}. A path of a .safetensors file works too"
-    )
+    raise CheckpointError(f"no model is called '{text}'; shipped: {names}. A path of a .safetensors file works too")
 
 
 def shipped_models() -> dict[str, Path]:

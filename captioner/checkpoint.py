@@ -1,4 +1,4 @@
-"""One safetensors file is a model: weights, and in its metadata everything else. Nothing is ever unpickled."""
+"""One safetensors file is a model: weights, and all else in its metadata. Nothing is ever unpickled."""
 
 import json
 from dataclasses import dataclass, field
@@ -53,9 +53,7 @@ def save(path: str | Path, checkpoint: Checkpoint, *, half: bool = True) -> None
         "vocabulary": list(checkpoint.vocabulary.words),
         "about": checkpoint.about,
     }
-    write_tensors(
-        path, tensors, {"format": FORMAT, "version": str(FORMAT_VERSION), "model": json.dumps(header)}
-    )
+    write_tensors(path, tensors, {"format": FORMAT, "version": str(FORMAT_VERSION), "model": json.dumps(header)})
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:

@@ -1,7 +1,7 @@
 """The command line. One small function per command; torch is imported only by those that need it.
 
-Exit codes: 0 all well; 1 some pictures failed, each named on standard error, the others done; 2 wrong usage, or
-nothing could be done.
+Exit codes: 0 all well; 1 some pictures failed, each named on standard error, the others done; 2 wrong usage,
+or nothing could be done.
 """
 
 import argparse
@@ -65,9 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="the COCO scores of captions"))
     _add_train(commands.add_parser("train", help="train a model"))
     models = commands.add_parser("models", help="list the models that ship")
-    models.add_argument(
-        "--json", action="store_true", help="everything the files say about themselves, as JSON"
-    )
+    models.add_argument("--json", action="store_true", help="everything the files say about themselves, as JSON")
     models.set_defaults(run=run_models)
     return parser
 
@@ -77,9 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_caption(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="a picture, or a folder of them")
-    parser.add_argument(
-        "--model", default="default", help="a name that 'captioner models' lists, or a model file"
-    )
+    parser.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
     parser.add_argument("--device", help="cpu, cuda, ...; the CPU if not given")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON object a picture, with the maps")
@@ -92,9 +88,7 @@ def _add_caption(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="draw each word's map over the picture: .png, .pdf or .svg; a folder for several pictures",
     )
-    output.add_argument(
-        "--cells", action="store_true", help="show the cells of the maps as they are, not smoothed"
-    )
+    output.add_argument("--cells", action="store_true", help="show the cells of the maps as they are, not smoothed")
     search = parser.add_argument_group("how words are chosen (default: what the model's file says)")
     search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     search.add_argument("--n-best", type=int, metavar="N", help="captions kept for each picture")
@@ -102,18 +96,14 @@ def _add_caption(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--max-length", type=int, metavar="N", help="most words")
     search.add_argument("--min-length", type=int, metavar="N", help="fewest words")
     search.add_argument("--no-repeat-ngram", type=int, metavar="N", help="no N words in a row twice")
-    search.add_argument(
-        "--sample", action="store_true", help="draw words at random rather than the likeliest"
-    )
+    search.add_argument("--sample", action="store_true", help="draw words at random rather than the likeliest")
     search.add_argument("--temperature", type=float, help="of sampling; below 1 is safer")
     search.add_argument("--top-k", type=int, metavar="N", help="sample from the N likeliest words")
     search.add_argument("--top-p", type=float, metavar="P", help="sample from the words that make up P")
     search.add_argument("--seed", type=int, help="of sampling")
     work = parser.add_argument_group("work")
     work.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time (default 16)")
-    work.add_argument(
-        "--max-pixels", type=int, metavar="N", help="refuse larger pictures (default 100,000,000)"
-    )
+    work.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default 100,000,000)")
     parser.set_defaults(run=run_caption)
 
 
@@ -175,9 +165,7 @@ def _decoding_options(options: argparse.Namespace, model: "Captioner") -> "Greed
     """What the command line says of decoding; None if it says nothing."""
     shared = _given(options, "max_length", "min_length", "no_repeat_ngram")
     sampling = _given(options, "temperature", "top_k", "top_p", "seed")
-    beam = _given(options, "n_best", "length_penalty") | (
-        {} if options.beam is None else {"width": options.beam}
-    )
+    beam = _given(options, "n_best", "length_penalty") | ({} if options.beam is None else {"width": options.beam})
     if options.sample:
         from captioner.decoding import Sampling
 
@@ -261,12 +249,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="folders or files of captions: Flickr8k, COCO, Karpathy, CSV, JSONL. The dev split of the first "
         "chooses the best model; of the others only the training split is used",
     )
-    parser.add_argument(
-        "--images", type=Path, help="the folder of the pictures, where it is not beside --data"
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FOLDER", help="the run; goes on if it is there"
-    )
+    parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside --data")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the run; goes on if it is there")
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU if there is one")
     recipe = parser.add_argument_group("recipe")
     for option in options():
@@ -290,9 +274,7 @@ def run_train(options: argparse.Namespace) -> int:
 
     recipe = Recipe(**{option.name: getattr(options, option.name) for option in recipe_options()})
     if options.images is not None and len(options.data) > 1:
-        raise OptionError(
-            "--images goes with one --data; several look for their pictures beside their captions"
-        )
+        raise OptionError("--images goes with one --data; several look for their pictures beside their captions")
     first, *others = (read(path, images=options.images) for path in options.data)
     records = [record for record in first if record.split in ("train", "dev")]
     records += [record for more in others for record in of_split(more, "train")]

@@ -1,4 +1,4 @@
-"""From a grid to captions: greedy, batched beam search, sampling. None of them knows which decoder it drives."""
+"""From a grid to captions: greedy, batched beam search, sampling. None knows which decoder it drives."""
 
 from dataclasses import dataclass
 
@@ -40,8 +40,8 @@ class Beam(Greedy):
     A caption's score is ``sum(log p(word)) / n ** length_penalty`` over its n tokens, the end token counted.
     With 0 it is the likelihood, which favours short captions; with 1 the mean over tokens.
 
-    Each step keeps the ``width`` likeliest continuations of all; one that ends is put aside with its score and
-    its place stays empty. So a width of 1 is greedy.
+    Each step keeps the ``width`` likeliest continuations of all; one that ends is put aside with its score
+    and its place stays empty. So a width of 1 is greedy.
 
     Attributes:
         width: captions kept side by side.
@@ -279,7 +279,7 @@ def _trim(logits: Tensor, options: Sampling) -> Tensor:
 
 def _forbid_repeats(logits: Tensor, tokens: Tensor, n: int) -> None:
     """Set to -inf each word that would complete an n-gram that the row already holds."""
-    rows, length = tokens.shape
+    length = tokens.shape[1]
     if length < n:
         return
     windows = tokens.unfold(1, n, 1)  # (N, length - n + 1, n)

@@ -19,9 +19,11 @@ Picture = Union[str, "os.PathLike[str]", bytes, Image.Image, "NDArray[Any]"]
 """What can be captioned: a path, the bytes of a file, a PIL image, an array (h, w), (h, w, 1), 3 or 4."""
 
 MAX_PIXELS = 100_000_000
-"""Pictures of more pixels are refused unless the caller raises the limit: a small file can unpack to gigabytes."""
+"""Larger pictures are refused unless the caller raises the limit: a small file can unpack to gigabytes."""
 
-SUFFIXES = frozenset(".jpg .jpeg .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .jp2 .avif .ico".split())
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+)
 """File names that are taken for pictures when a folder is captioned."""
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -93,9 +95,7 @@ def _pillow_open(picture: Picture) -> Image.Image:
         if path.is_file() and path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
         return _without_bomb_check(path)
-    raise ImageError(
-        f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}"
-    )
+    raise ImageError(f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}")
 
 
 def _without_bomb_check(source: Any) -> Image.Image:
@@ -158,9 +158,7 @@ def _from_array(array: "NDArray[Any]", max_pixels: int) -> Image.Image:
         array = (array // 257).astype(np.uint8)
     elif np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ImageError(
-                f"floating-point pictures have values from 0 to 1, not {array.min():g} to {array.max():g}"
-            )
+            raise ImageError(f"floating-point pictures have values from 0 to 1, not {array.min():g} to {array.max():g}")
         array = (array * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:
         raise ImageError(f"an array of {array.dtype} is no picture: uint8, uint16, bool and float are")

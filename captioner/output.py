@@ -9,7 +9,7 @@ from typing import IO
 from captioner.caption import Caption
 from captioner.errors import OptionError
 
-_FIGURES = frozenset(".png .pdf .svg .jpg .jpeg .webp .tif .tiff .eps".split())
+_FIGURES = frozenset((".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps"))
 _COLUMNS = ("image", "caption", "score", "model")
 
 
@@ -98,9 +98,7 @@ class FigureFiles:
         self.target, self.several = target, several
         self._taken: set[Path] = set()
         if several and target.suffix:
-            raise OptionError(
-                f"--figure {target} is one file for several pictures: name a folder, without an ending"
-            )
+            raise OptionError(f"--figure {target} is one file for several pictures: name a folder, without an ending")
         if not several and target.suffix.lower() not in _FIGURES:
             raise OptionError(f"--figure {target}: name a file that ends in .png, .pdf or .svg")
 

@@ -26,9 +26,7 @@ def find_pictures(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
                 and file.is_file()
             )
             if not inside:
-                failures.append(
-                    f"{path}: no pictures in this folder (looked for {', '.join(sorted(SUFFIXES))})"
-                )
+                failures.append(f"{path}: no pictures in this folder (looked for {', '.join(sorted(SUFFIXES))})")
             found.update(dict.fromkeys(inside))
         elif path.exists():
             found[path] = None

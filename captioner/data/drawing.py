@@ -1,6 +1,6 @@
 """Things that scenes are drawn of, each in a unit square and in its own layer, so that its box is exact."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
@@ -172,19 +172,9 @@ def box(pen: Pen, colour: Colour) -> None:
 
 
 def star(pen: Pen, colour: Colour) -> None:
-    tips: Sequence[float] = (0.5, 0.0, 0.62, 0.36, 1.0, 0.38, 0.7, 0.6, 0.81, 1.0) + (
-        0.5,
-        0.76,
-        0.19,
-        1.0,
-        0.3,
-        0.6,
-        0.0,
-        0.38,
-        0.38,
-        0.36,
-    )
-    pen.polygon(*tips, fill=colour)
+    right = (0.5, 0.0, 0.62, 0.36, 1.0, 0.38, 0.7, 0.6, 0.81, 1.0)
+    left = (0.5, 0.76, 0.19, 1.0, 0.3, 0.6, 0.0, 0.38, 0.38, 0.36)
+    pen.polygon(*right, *left, fill=colour)
 
 
 def cup(pen: Pen, colour: Colour) -> None:

@@ -76,12 +76,12 @@ def _find(path: Path) -> Path:
         if found:
             return found[0]
     raise DataError(
-        f"{path}: no captions found; looked for *.token.txt, dataset*.json, captions*.json, .jsonl, .csv and .txt"
+        f"{path}: no captions found; looked for *.token.txt, dataset*.json, captions*.json, .jsonl, .csv, .txt"
     )
 
 
 def read_flickr8k(token_file: str | Path, *, images: Path | None = None) -> list[Record]:
-    """``Flickr8k.token.txt`` (``name#k TAB caption``) with ``Flickr_8k.{train,dev,test}Images.txt`` beside it.
+    """``Flickr8k.token.txt`` (``name#k TAB caption``) with the ``Flickr_8k.*Images.txt`` of the splits beside it.
 
     Pictures of no split file get no split, and are thus in no training.
 
@@ -117,8 +117,8 @@ def _flickr_splits(folder: Path) -> dict[str, str]:
 def read_coco(file: str | Path, *, images: Path | None = None) -> list[Record]:
     """COCO's captions format, through pycocotools.
 
-    The split is the image's ``split`` field where there is one; else the file's name tells (train, val, test),
-    or else pictures are dealt by `split_by_name`.
+    The split is the image's ``split`` field where there is one; else the file's name tells (train, val,
+    test), or else pictures are dealt by `split_by_name`.
 
     Raises:
         DataError: not in COCO's format.
@@ -187,12 +187,7 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     splits: dict[str, str] = {}
     for place, row in _json_lines(file) if file.suffix in (".jsonl", ".ndjson") else _csv_rows(file):
         name, caption = row.get("image"), row.get("caption")
-        if (
-            not isinstance(name, str)
-            or not isinstance(caption, str)
-            or not name.strip()
-            or not caption.strip()
-        ):
+        if not isinstance(name, str) or not isinstance(caption, str) or not name.strip() or not caption.strip():
             raise DataError(f"{place}: a row needs an 'image' and a 'caption', both text: {str(row)[:80]}")
         captions[name].append(caption.strip())
         if row.get("split"):
@@ -218,9 +213,7 @@ def _read_json(file: Path, *, images: Path | None) -> list[Record]:
 def _csv_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(_text(file), newline=""), skipinitialspace=True)
     if not {"image", "caption"} <= set(reader.fieldnames or ()):
-        raise DataError(
-            f"{file}: the first line must name the columns image,caption, not {reader.fieldnames}"
-        )
+        raise DataError(f"{file}: the first line must name the columns image,caption, not {reader.fieldnames}")
     for row in reader:
         if None in row and row["caption"] is not None:  # commas of an unquoted caption
             row["caption"] = ",".join([row["caption"], *row.pop(None)])  # type: ignore[call-overload]

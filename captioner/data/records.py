@@ -1,4 +1,4 @@
-"""A picture and its captions, wherever they were read from; and a check of the pictures before they are used."""
+"""A picture and its captions, wherever they were read from; and a check of pictures before they are used."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -71,6 +71,4 @@ def refuse_leaks(records: Iterable[Record]) -> None:
     for record in records:
         before = seen.setdefault(record.image, record.split)
         if before != record.split:
-            raise DataError(
-                f"{record.image} is in the splits '{before}' and '{record.split}': keep it in one"
-            )
+            raise DataError(f"{record.image} is in the splits '{before}' and '{record.split}': keep it in one")

@@ -111,9 +111,7 @@ class _Canvas:
         return box
 
     def _vary(self, colour: Colour) -> Colour:
-        r, g, b = (
-            int(min(255, max(0, c + d))) for c, d in zip(colour, self.random.integers(-9, 10, 3), strict=True)
-        )
+        r, g, b = (int(min(255, max(0, c + d))) for c, d in zip(colour, self.random.integers(-9, 10, 3), strict=True))
         return r, g, b
 
     def scene(self, parts: Sequence[str | tuple[str, Box | None]]) -> Scene:
@@ -188,16 +186,12 @@ def _chase_of(
     tall = float(random.uniform(0.34, 0.46))
     animal_at = (1 - x if leftwards else x, float(random.uniform(horizon + 0.22, 0.8)))
     drawn = {"dog": drawing.dog, "cat": drawing.cat}[animal]
-    animal_box = canvas.put(
-        drawn, COATS[coat], centre=animal_at, size=(tall * 1.25, tall), mirrored=leftwards
-    )
+    animal_box = canvas.put(drawn, COATS[coat], centre=animal_at, size=(tall * 1.25, tall), mirrored=leftwards)
     across = float(random.uniform(0.76, 0.9))
     wide = float(random.uniform(0.15, 0.22))
     toy_at = (1 - across if leftwards else across, float(random.uniform(0.2, 0.8)))
     shape, size = (
-        (drawing.frisbee, (wide * 1.3, wide * 0.5))
-        if toy == "frisbee"
-        else (drawing.ball, (wide * 0.8, wide * 0.8))
+        (drawing.frisbee, (wide * 1.3, wide * 0.5)) if toy == "frisbee" else (drawing.ball, (wide * 0.8, wide * 0.8))
     )
     toy_box = canvas.put(shape, COLOURS[colour], centre=toy_at, size=size)
     how = _PLACES[place][0]
@@ -217,9 +211,7 @@ _TABLE: dict[str, tuple[Callable[[Pen, Colour], None], float]] = {  # thing, wid
 
 def _relation(canvas: _Canvas, random: np.random.Generator) -> Scene:
     wall = 225 + int(random.integers(-12, 20))
-    canvas.backdrop(
-        (wall, wall - 6, wall - 14), (wall - 34, wall - 44, wall - 58), float(random.uniform(0.7, 0.9))
-    )
+    canvas.backdrop((wall, wall - 6, wall - 14), (wall - 34, wall - 44, wall - 58), float(random.uniform(0.7, 0.9)))
     first, second = (_pick(random, list(_TABLE)) for _ in range(2))
     one, other = (str(name) for name in random.choice(list(COLOURS), 2, replace=False))
     relation = _pick(random, ("left of", "right of", "above", "below"))
@@ -294,9 +286,7 @@ def _vehicle(canvas: _Canvas, random: np.random.Generator) -> Scene:
     x = float(random.uniform(0.2, 0.28))
     tall = float(random.uniform(0.5, 0.62))
     shape, tint = {"tree": (drawing.tree, (50, 134, 58)), "house": (drawing.house, (222, 196, 160))}[beside]
-    beside_box = canvas.put(
-        shape, tint, centre=(1 - x if leftwards else x, 0.66 - tall / 2), size=(tall * 0.8, tall)
-    )
+    beside_box = canvas.put(shape, tint, centre=(1 - x if leftwards else x, 0.66 - tall / 2), size=(tall * 0.8, tall))
     wide = float(random.uniform(0.44, 0.54))
     at = (x + 0.44, 0.74)
     car = canvas.put(
@@ -315,7 +305,7 @@ _KINDS: tuple[Callable[[_Canvas, np.random.Generator], Scene], ...] = (_chase, _
 
 
 def write_scenes(folder: str | Path, *, count: int, dev: int = 0, first_seed: int = 0) -> Path:
-    """Write scenes as a data set: pictures, ``captions.jsonl``, and ``boxes.json`` (by picture, then by word).
+    """Write scenes as a data set: pictures, ``captions.jsonl``, ``boxes.json`` (by picture, then by word).
 
     Args:
         folder: made if need be.
@@ -345,9 +335,7 @@ def write_scenes(folder: str | Path, *, count: int, dev: int = 0, first_seed: in
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m captioner.data.scenes", description="Draw scenes.")
     parser.add_argument("path", type=Path, help="the folder of the data set, or the picture of --example")
-    parser.add_argument(
-        "--example", action="store_true", help="draw one picture, a dog chasing a frisbee in a park"
-    )
+    parser.add_argument("--example", action="store_true", help="draw one picture, a dog chasing a frisbee in a park")
     parser.add_argument("--count", type=int, default=600, help="scenes of the training split (default 600)")
     parser.add_argument("--dev", type=int, default=60, help="scenes of the dev split (default 60)")
     parser.add_argument("--first-seed", type=int, default=0)
@@ -355,11 +343,7 @@ def main() -> None:
     if arguments.example:
         dog_frisbee_park().image.save(arguments.path)
         return
-    print(
-        write_scenes(
-            arguments.path, count=arguments.count, dev=arguments.dev, first_seed=arguments.first_seed
-        )
-    )
+    print(write_scenes(arguments.path, count=arguments.count, dev=arguments.dev, first_seed=arguments.first_seed))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Attention(nn.Module):
 class AdditiveAttention(Attention):
     """Scores by a small network over query and cell: ``v . tanh(W q + U k)``.
 
-    Bahdanau et al. 2015, as used for the soft attention of Show, Attend and Tell (Xu et al. 2015, eq. 4-6, 13).
+    Bahdanau et al. 2015; the soft attention of Show, Attend and Tell (Xu et al. 2015, eq. 4-6, 13).
     """
 
     def __init__(self, *, text_width: int, image_width: int, width: int, heads: int = 1) -> None:
@@ -108,7 +108,7 @@ class DotProductAttention(Attention):
 
 
 class MultiHeadAttention(Attention):
-    """Several scaled dot products side by side, each over its share of the width (Vaswani et al. 2017, 3.2.2).
+    """Several scaled dot products, each over its share of the width (Vaswani et al. 2017, section 3.2.2).
 
     The weights that `forward` returns are the mean over the heads; `forward_heads` returns each head's.
     """
@@ -144,9 +144,7 @@ class MultiHeadAttention(Attention):
         """The context alone, by the fused kernel, for where nobody asks for the weights: (B, T, D_image)."""
         q = self._split(self.query(query))
         mask = None if seen.mask is None else seen.mask[:, None, None]
-        return self.output(
-            self._join(F.scaled_dot_product_attention(q, seen.keys, seen.values, attn_mask=mask))
-        )
+        return self.output(self._join(F.scaled_dot_product_attention(q, seen.keys, seen.values, attn_mask=mask)))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, A) -> (B, H, T, A / H)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,8 @@ class _Tiny(nn.Module):
         widths = (3, 32, 64, 96)
         self.features = nn.Sequential(
             *(
-                nn.Sequential(
-                    nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.ReLU()
-                )
-                for before, after in zip(widths, widths[1:], strict=False)
+                nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.ReLU())
+                for before, after in pairwise(widths)
             )
         )
 

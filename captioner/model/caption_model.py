@@ -68,9 +68,7 @@ class CaptionModel(nn.Module):
         weights: of the encoder's backbone; see `captioner.model.backbones.build_stages`.
     """
 
-    def __init__(
-        self, config: ModelConfig, *, vocabulary_size: int, weights: str | Path | None = None
-    ) -> None:
+    def __init__(self, config: ModelConfig, *, vocabulary_size: int, weights: str | Path | None = None) -> None:
         super().__init__()
         self.config = config
         self.encoder = GridEncoder(config.encoder, weights=weights)

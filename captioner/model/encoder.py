@@ -42,18 +42,16 @@ class EncoderConfig:
         if not isinstance(self.side, int) or self.side < 32:
             raise OptionError(f"the encoder's side must be a whole number of at least 32, not {self.side}")
         if len(self.mean or ()) != 3 or len(self.std or ()) != 3 or not all(s > 0 for s in self.std or ()):
-            raise OptionError(
-                f"mean and std need three values each, std positive, not {self.mean}, {self.std}"
-            )
+            raise OptionError(f"mean and std need three values each, std positive, not {self.mean}, {self.std}")
 
 
 class GridEncoder(nn.Module):
     """The stages of a backbone, from pixels to a `Grid`.
 
     Cells tile the input evenly: cell (i, j) of an ``h x w`` grid stands for the pixels from ``j / w`` to
-    ``(j + 1) / w`` across and ``i / h`` to ``(i + 1) / h`` down. The centres of the receptive fields lie up to
-    half a cell further out at the border, but what a border cell responds to lies further in (measured by
-    gradients), so the even tiling is the truer one.
+    ``(j + 1) / w`` across and ``i / h`` to ``(i + 1) / h`` down. The centres of the receptive fields lie up
+    to half a cell further out at the border, but what a border cell responds to lies further in (measured
+    by gradients), so the even tiling is the truer one.
 
     Args:
         config: the network and its input.
@@ -109,7 +107,7 @@ class GridEncoder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "GridEncoder":
-        """As `nn.Module.train`, but frozen stages stay in evaluation mode, and so do batch-norm statistics."""
+        """As `nn.Module.train`, but frozen stages and batch-norm statistics stay in evaluation mode."""
         super().train(mode)
         first = len(self.stages) if self.first_trained_stage is None else self.first_trained_stage
         for i, stage in enumerate(self.stages):

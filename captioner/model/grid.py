@@ -26,9 +26,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.features.dim() != 3 or self.features.shape[1] != self.shape[0] * self.shape[1]:
-            raise ValueError(
-                f"features of shape {tuple(self.features.shape)} do not fill a grid of {self.shape} cells"
-            )
+            raise ValueError(f"features of shape {tuple(self.features.shape)} do not fill a grid of {self.shape} cells")
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -113,9 +111,7 @@ def sinusoidal_positions(height: int, width: int, channels: int) -> Tensor:
     """
     with torch.inference_mode(False):  # kept for later calls, which may train
         quarter = channels // 4
-        frequency = math.pi * torch.exp(
-            torch.linspace(0, math.log(16.0), quarter)
-        )  # half a wave to 8 per side
+        frequency = math.pi * torch.exp(torch.linspace(0, math.log(16.0), quarter))  # half a wave to 8 per side
         row = ((torch.arange(height) + 0.5) / height)[:, None] * frequency  # (h, quarter)
         column = ((torch.arange(width) + 0.5) / width)[:, None] * frequency  # (w, quarter)
         rows = torch.cat((row.sin(), row.cos()), 1)[:, None].expand(height, width, 2 * quarter)

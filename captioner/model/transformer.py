@@ -47,9 +47,7 @@ class TransformerConfig:
             raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
         for layer, head in self.map_heads:
             if not (0 <= layer < self.layers and 0 <= head < self.heads):
-                raise OptionError(
-                    f"map head ({layer}, {head}) is not in {self.layers} layers of {self.heads} heads"
-                )
+                raise OptionError(f"map head ({layer}, {head}) is not in {self.layers} layers of {self.heads} heads")
 
     def read_heads(self) -> tuple[tuple[int, int], ...]:
         """The heads that make the map, the default spelled out."""
@@ -80,9 +78,7 @@ class TransformerBlock(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.join = nn.Linear(width, width)
         self.norm_look = nn.LayerNorm(width)
-        self.look = MultiHeadAttention(
-            text_width=width, image_width=image_width, width=width, heads=config.heads
-        )
+        self.look = MultiHeadAttention(text_width=width, image_width=image_width, width=width, heads=config.heads)
         self.from_image = nn.Identity() if image_width == width else nn.Linear(image_width, width)
         self.norm_think = nn.LayerNorm(width)
         self.think = nn.Sequential(
@@ -96,7 +92,7 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x: Tensor, seen: Seen, cache: tuple[Tensor, Tensor] | None, *, weights_wanted: bool
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
-        """x (N, T, width) -> x, the weights of each head (N, H, T, L) if wanted, the cache with T more words."""
+        """x (N, T, width) -> x, each head's weights (N, H, T, L) if wanted, the cache with T more words."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, H, T, width / H)
             for part in self.qkv(self.norm_words(x)).chunk(3, -1)

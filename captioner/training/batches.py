@@ -40,7 +40,7 @@ class Batch:
 
 
 class CaptionBatches:
-    """Deals the captions of a split into batches; what an epoch looks like depends on seed and epoch alone."""
+    """Deals the captions of a split into batches; seed and epoch alone decide what an epoch looks like."""
 
     def __init__(
         self,
@@ -54,12 +54,9 @@ class CaptionBatches:
         seed: int,
     ) -> None:
         self.encoded = [
-            [vocabulary.encode(tokenize(caption)[:longest]) for caption in record.captions]
-            for record in records
+            [vocabulary.encode(tokenize(caption)[:longest]) for caption in record.captions] for record in records
         ]
-        self.may_flip = [
-            flips and not any(_SIDED.search(caption) for caption in record.captions) for record in records
-        ]
+        self.may_flip = [flips and not any(_SIDED.search(caption) for caption in record.captions) for record in records]
         self.batch_pictures = batch_pictures
         self.captions_per_picture = captions_per_picture
         self.seed = seed
@@ -162,9 +159,7 @@ class StoredGrids:
         return digest.hexdigest()[:16]
 
     @torch.inference_mode()
-    def fill(
-        self, *, device: torch.device, workers: int, batch: int, progress: Callable[[int, int], None]
-    ) -> None:
+    def fill(self, *, device: torch.device, workers: int, batch: int, progress: Callable[[int, int], None]) -> None:
         """Encode every picture, unless the file is there. ``progress`` is told pictures done and all."""
         if self.file.exists() and self.masks.exists():
             return
@@ -172,9 +167,7 @@ class StoredGrids:
         partial = self.file.with_suffix(".partial")
         store = np.lib.format.open_memmap(partial, "w+", dtype=np.float16, shape=self.shape)
         masks = np.ones((len(self.pictures), self.views, self.shape[2]), dtype=np.bool_)
-        everything = [
-            (place, bool(view)) for place in range(len(self.pictures)) for view in range(self.views)
-        ]
+        everything = [(place, bool(view)) for place in range(len(self.pictures)) for view in range(self.views)]
         keys = [everything[i : i + batch] for i in range(0, len(everything), batch)]
         grids = encode_batches(self.encoder, self.pictures, keys, device=device, workers=workers)
         flat, flat_masks = store.reshape(-1, *self.shape[2:]), masks.reshape(-1, self.shape[2])

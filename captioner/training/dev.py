@@ -6,7 +6,7 @@ import torch
 
 from captioner.data.records import Record
 from captioner.decoding import Beam, decode
-
+from captioner.metrics import evaluate
 from captioner.model.caption_model import CaptionModel
 from captioner.training.batches import Pictures, encode_batches
 from captioner.vocabulary import Vocabulary, join_words
@@ -45,8 +45,6 @@ def score_captions(
     """BLEU-1 and -4, ROUGE-L and CIDEr-D of free-running captions, and their mean length."""
     options = Beam(width=beam, max_length=longest)
     captions = write_captions(model, vocabulary, records, options=options, device=device, workers=workers)
-    from captioner.metrics import evaluate
-
     scores = evaluate(captions, {record.id: list(record.captions) for record in records})
     return {
         "bleu_1": scores.bleu[0],

@@ -37,8 +37,9 @@ Report = Callable[[str, int, int, dict[str, float]], None]
 class Trainer:
     """One run: a recipe, records, a folder.
 
-    The folder gets ``recipe.json``, ``log.jsonl`` (a line every so many steps and one each epoch), ``best.safetensors``
-    (the model of the best free-running dev score), ``last.safetensors`` and ``state.safetensors`` (to resume).
+    The folder gets ``recipe.json``, ``log.jsonl`` (a line every so many steps and one each epoch),
+    ``best.safetensors`` (the model of the best free-running dev score), ``last.safetensors`` and
+    ``state.safetensors`` (to resume).
 
     Args:
         recipe: what to do.
@@ -65,9 +66,7 @@ class Trainer:
         self.train_records, self.dev_records = of_split(records, "train"), of_split(records, "dev")
         for split, found in (("train", self.train_records), ("dev", self.dev_records)):
             if not found:
-                raise DataError(
-                    f"the data has no pictures of the split '{split}': training needs train and dev"
-                )
+                raise DataError(f"the data has no pictures of the split '{split}': training needs train and dev")
         if recipe.dev_pictures:
             self.dev_records = self.dev_records[: recipe.dev_pictures]
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -130,14 +129,8 @@ class Trainer:
             loss = caption_loss(logits, says, label_smoothing=self.recipe.label_smoothing)
             if self.recipe.map_regularisation:
                 copies = len(tokens) // len(grid)
-                mask = (
-                    None
-                    if grid.mask is None
-                    else grid.mask.repeat_interleave(copies, 0).unflatten(1, grid.shape)
-                )
-                loss = loss + self.recipe.map_regularisation * doubly_stochastic_penalty(
-                    maps.float(), says, mask
-                )
+                mask = None if grid.mask is None else grid.mask.repeat_interleave(copies, 0).unflatten(1, grid.shape)
+                loss = loss + self.recipe.map_regularisation * doubly_stochastic_penalty(maps.float(), says, mask)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         learned = [tensor for _, tensor in self._learned() if tensor.grad is not None]
@@ -287,8 +280,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         tensors = {
-            f"model.{name}": tensor.detach().cpu().contiguous()
-            for name, tensor in self.model.state_dict().items()
+            f"model.{name}": tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()
         }
         tensors |= {f"average.{name}": tensor.cpu().contiguous() for name, tensor in self.average.items()}
         for i, values in self.optimizer.state_dict()["state"].items():

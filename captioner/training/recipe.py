@@ -47,9 +47,7 @@ class Recipe:
     label_smoothing: float = _option(0.1, "share of the target spread over all words")
     map_regularisation: float = _option(0.0, "weight of the doubly stochastic penalty on the maps")
     clip: float = _option(1.0, "largest norm of the gradient")
-    average: float = _option(
-        0.998, "decay of the running average of the weights that is scored and kept; 0 for none"
-    )
+    average: float = _option(0.998, "decay of the running average of the weights that is scored and kept; 0 for none")
     flips: bool = _option(True, "mirror pictures at random, but where a caption says left or right")
     precision: str = _option("auto", "auto (bfloat16 where a GPU has it), float32 or bfloat16")
     seed: int = _option(1, "of everything that is drawn at random")
