@@ -1,9 +1,10 @@
 """BLEU-1 to BLEU-4 with the constants of the official COCO evaluation.
 
-Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", ACL 2002. The reference length
-is the closest one, ties to the shorter. The counts of the whole set are pooled; the figure of one picture uses the
-same formula on its own counts, and the corpus figure is not a mean of those. ``nltk.translate.bleu_score`` gives
-the same corpus figure only when no hypothesis is shorter than n words, hence the formula here.
+Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", ACL 2002. The reference
+length is the closest one, ties to the shorter. The counts of the whole set are pooled; the figure of one
+picture uses the same formula on its own counts, and the corpus figure is not a mean of those.
+``nltk.translate.bleu_score`` gives the same corpus figure only when no hypothesis is shorter than n words,
+hence the formula here.
 """
 
 from dataclasses import dataclass

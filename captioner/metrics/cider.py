@@ -1,13 +1,14 @@
 """CIDEr-D, and CIDEr without the D, as the official COCO evaluation computes them.
 
-Vedantam, Zitnick and Parikh, "CIDEr: Consensus-based Image Description Evaluation", CVPR 2015: the cosine between
-tf-idf vectors of n-grams, n = 1 to 4, mean over n and over the references, times 10. CIDEr-D clips the counts of the
-hypothesis at those of the reference and punishes a difference in length. (The first release stemmed words for plain
-CIDEr; the official code does not, nor does this.)
+Vedantam, Zitnick and Parikh, "CIDEr: Consensus-based Image Description Evaluation", CVPR 2015: the cosine
+between tf-idf vectors of n-grams, n = 1 to 4, mean over n and over the references, times 10. CIDEr-D clips the
+counts of the hypothesis at those of the reference and punishes a difference in length. (The first release
+stemmed words for plain CIDEr; the official code does not, nor does this.)
 
-The document frequency of an n-gram is the number of pictures that have it in a reference. It comes from the scored
-set or from a saved table, and the figure depends on it: 90.5 against 88.7 for the same captions was seen with the
-frequencies of 100 pictures and of 5,000. For one picture scored by itself every weight, and so the figure, is 0.
+The document frequency of an n-gram is the number of pictures that have it in a reference. It comes from the
+scored set or from a saved table, and the figure depends on it: 90.5 against 88.7 for the same captions was
+seen with the frequencies of 100 pictures and of 5,000. For one picture scored by itself every weight, and
+so the figure, is 0.
 """
 
 import json
@@ -41,7 +42,8 @@ class DocumentFrequencies:
 
     @classmethod
     def of(cls, references: Sequence[Sequence[Sequence[str]]]) -> "DocumentFrequencies":
-        """Count over pictures; each has a list of references, each a list of words (an end token is one too)."""
+        """Count over pictures; each has a list of references, each a list of words (an end token is one
+        too)."""
         ngrams = count_ngrams([()] * len(references), references)
         counts: dict[str, int] = {}
         for order in ngrams.orders:
@@ -61,13 +63,9 @@ class DocumentFrequencies:
         except OSError as error:
             raise DataError(f"cannot read document frequencies from {path}: {error.strerror}") from None
         except ValueError as error:
-            raise DataError(
-                f"{path} is not JSON: {error}; write the table with DocumentFrequencies.save"
-            ) from None
+            raise DataError(f"{path} is not JSON: {error}; write the table with DocumentFrequencies.save") from None
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise DataError(
-                f"{path} holds no document frequencies; write the table with DocumentFrequencies.save"
-            )
+            raise DataError(f"{path} holds no document frequencies; write the table with DocumentFrequencies.save")
         pictures, counts = content.get("pictures"), content.get("counts")
         if not isinstance(pictures, int) or pictures < 1 or not isinstance(counts, dict):
             raise DataError(f"{path}: 'pictures' must be a positive number and 'counts' an object")
@@ -116,17 +114,14 @@ def cider_of(
     clipped: bool = True,
 ) -> Floats:
     """As ``cider``, of lists of words: the reward of self-critical training. ``references[i]`` are those of
-    ``hypotheses[i]``; where the words end with an end token, so must those of the table and of the references."""
+    ``hypotheses[i]``; where the words end with an end token, so must those of the table and of the
+    references."""
     if len(hypotheses) != len(references):
-        raise OptionError(
-            f"{len(hypotheses)} hypotheses cannot be scored against {len(references)} reference sets"
-        )
+        raise OptionError(f"{len(hypotheses)} hypotheses cannot be scored against {len(references)} reference sets")
     empty = next((index for index, group in enumerate(references) if not group), None)
     if empty is not None:
         raise DataError(f"hypothesis {empty} has no reference; give each at least one")
-    return cider(
-        count_ngrams(hypotheses, references), document_frequencies=document_frequencies, clipped=clipped
-    )
+    return cider(count_ngrams(hypotheses, references), document_frequencies=document_frequencies, clipped=clipped)
 
 
 def _frequencies(ngrams: Ngrams, order: Order) -> NDArray[np.int64]:
@@ -145,8 +140,8 @@ def _cosines(ngrams: Ngrams, order: Order, weight: Floats, clipped: bool) -> Flo
 
     picture = ngrams.picture[theirs.caption]
     place, found = lookup(ours.caption * order.size + ours.gram, picture * order.size + theirs.gram)
-    value = our_value[place[found]]
-    product = (np.minimum(value, their_value[found]) if clipped else value) * their_value[found]
+    value: Floats = our_value[place[found]]
+    product: Floats = (np.minimum(value, their_value[found]) if clipped else value) * their_value[found]
     dot: Floats = np.bincount(theirs.caption[found], weights=product, minlength=len(ngrams.picture))
     norms = our_norm[ngrams.picture] * their_norm
     # A caption without such n-grams, or with only those that every picture has, has no direction: 0.

@@ -1,7 +1,7 @@
 """All scores of a set of captions at once, as the official COCO evaluation gives them.
 
-The signature of a result says what two figures must share to be compared: tokeniser, number of pictures and of
-references, where the document frequencies come from, and the version.
+The signature of a result says what two figures must share to be compared: tokeniser, number of pictures and
+of references, where the document frequencies come from, and the version.
 """
 
 import warnings
@@ -27,7 +27,7 @@ Key = Hashable
 # Below this many pictures document frequencies say little: the same captions score several points apart.
 FEW_PICTURES = 50
 
-NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr")
+NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "plain CIDEr")
 
 
 class FewPicturesWarning(UserWarning):
@@ -38,7 +38,8 @@ class FewPicturesWarning(UserWarning):
 class Scores:
     """Scores of P pictures; BLEU and ROUGE-L lie between 0 and 1, CIDEr between 0 and 10.
 
-    ``cider`` is CIDEr-D, which the official evaluation prints as CIDEr. ``plain_cider`` is CIDEr without the D.
+    ``cider`` is CIDEr-D, which the official evaluation prints as CIDEr. ``plain_cider`` is CIDEr without
+    the D.
     """
 
     bleu: tuple[float, float, float, float]
@@ -64,10 +65,7 @@ class Scores:
     def per_picture(self) -> dict[Key, dict[str, float]]:
         """The figures of each picture by id and name."""
         columns = self.table()
-        return {
-            key: dict(zip(NAMES, row, strict=True))
-            for key, row in zip(self.ids, columns.tolist(), strict=True)
-        }
+        return {key: dict(zip(NAMES, row, strict=True)) for key, row in zip(self.ids, columns.tolist(), strict=True)}
 
     def table(self) -> Floats:
         """The figures of each picture, (P, 7), columns in the order of ``NAMES``."""
@@ -90,11 +88,13 @@ def evaluate(
 ) -> Scores:
     """Score captions against references, both by picture id.
 
-    ``hypotheses`` holds one caption a picture, ``references`` one or more; pass ``References`` to tokenise them
-    only once. An empty caption is scored (0). With ``partial``, pictures that only one side has are left out.
+    ``hypotheses`` holds one caption a picture, ``references`` one or more; pass ``References`` to tokenise
+    them only once. An empty caption is scored (0). With ``partial``, pictures that only one side has are
+    left out.
 
-    Raises DataError that names the first id concerned: ids on one side only, captions that are not text, a picture
-    without references, nothing to score. Warns with FewPicturesWarning where CIDEr has little to go by.
+    Raises DataError that names the first id concerned: ids on one side only, captions that are not text, a
+    picture without references, nothing to score. Warns with FewPicturesWarning where CIDEr has little to go
+    by.
     """
     one_type_of_ids(list(hypotheses), where="the hypotheses")
     if not isinstance(references, References):
@@ -175,9 +175,7 @@ def _split(words: Sequence[str]) -> Sequence[str]:
     return words
 
 
-def _signature(
-    references: Sequence[Sequence[Sequence[str]]], document_frequencies: DocumentFrequencies | None
-) -> str:
+def _signature(references: Sequence[Sequence[Sequence[str]]], document_frequencies: DocumentFrequencies | None) -> str:
     numbers = [len(group) for group in references]
     fewest, most = min(numbers), max(numbers)
     frequencies = f"table of {document_frequencies.pictures}" if document_frequencies else "scored set"

@@ -77,10 +77,10 @@ def count_ngrams(
     left = np.repeat(np.cumsum(length), length) - np.arange(len(text))  # words from here to the caption's end
 
     orders: list[Order] = []
+    place, gram = np.arange(len(text)), text
     for n in range(1, max_order + 1):
-        if n == 1:
-            place, key = np.arange(len(text)), text
-        else:
+        key = text
+        if n > 1:
             keep = left[place] >= n
             place = place[keep]
             key = gram[keep] * max(1, len(numbers)) + text[place + n - 1]

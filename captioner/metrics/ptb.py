@@ -43,9 +43,9 @@ _QUOTE_SPELLING = str.maketrans(
 )
 _SPELT_CLASS = "".join(re.escape(sign) for sign in _SPELT)
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------
 # Parts of rules
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------
 
 _APOSTROPHE = r"(?:['’\x92]|&(?i:apos);)"
 _ACCENTED = r"&[aeiouAEIOU](?:acute|grave|uml);"  # caf&eacute; is a word
@@ -102,9 +102,9 @@ _FINAL = (
 )
 _STARTER = "(?:" + "|".join(word.capitalize() for word in sorted(abbreviations.SENTENCE_STARTERS)) + ")"
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------
 # What becomes of a match
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------
 
 
 def _keep(text: str) -> tuple[str, ...]:
@@ -148,9 +148,9 @@ def _face(text: str) -> tuple[str, ...]:
     return (text.replace("(", "-lrb-").replace(")", "-rrb-").lower(),)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------
 # The rules, by what a token may begin with. A group (?P<token>...) marks a token that is followed by its context.
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------
 
 _Action = Callable[[str], tuple[str, ...]]
 _Rule = tuple[re.Pattern[str], _Action]
@@ -215,7 +215,9 @@ _FROM_LETTER = _rules(
     (rf"(?i:https?)://[^\s\"<>|()\x00]{{1,1000}}{_ADDRESS_END}", _keep),
 )
 
-_PHONE = r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:\+\+?[0-9]{2,4}[ \u00a0.-])?[0-9]{2,4}[ \u00a0.-])[0-9]{3,4}[ \u00a0.-]?[0-9]{3,5}"
+_PHONE = (
+    r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:\+\+?[0-9]{2,4}[ \u00a0.-])?[0-9]{2,4}[ \u00a0.-])[0-9]{3,4}[ \u00a0.-]?[0-9]{3,5}"
+)
 
 _FROM_DIGIT = _rules(
     (_NUMBER, _keep),
@@ -295,7 +297,8 @@ def _scan(text: str, *, stop: int) -> Iterator[str]:
     """The tokens that begin before ``stop``, by maximal munch; white space and unknown signs leave none."""
     place = 0
     while place < stop:
-        longest, token_end, chosen = place, place, _drop
+        longest = token_end = place
+        chosen: _Action = _drop
         for pattern, action in _rules_for(text[place]):
             match = pattern.match(text, place)
             if match is not None and match.end() > longest:
@@ -327,9 +330,7 @@ def tokenize(caption: str, *, following: str = "") -> list[str]:
 
 
 # Chunks whose tokens no neighbour can change: words, a clitic and one mark after them; no initials.
-_INDEPENDENT = re.compile(
-    r"(?:[A-Za-z]{2,}(?:-[A-Za-z]+)*(?:'(?:s|re|ll|ve|d))?[.,!?;:]?|[A-Za-z],?|[.,!?;:\"&-])"
-)
+_INDEPENDENT = re.compile(r"(?:[A-Za-z]{2,}(?:-[A-Za-z]+)*(?:'(?:s|re|ll|ve|d))?[.,!?;:]?|[A-Za-z],?|[.,!?;:\"&-])")
 _NEEDS_DIGIT = frozenset(f"{word}." for word in abbreviations.BEFORE_DIGIT)
 
 

@@ -37,9 +37,7 @@ def one_type_of_ids(keys: Sequence[Key], *, where: str) -> None:
         first.setdefault(type(key), key)
     if len(first) > 1:
         one, other = list(first.values())[:2]
-        raise DataError(
-            f"{where} mixes ids of two types, {one!r} and {other!r}; write all of them in one way"
-        )
+        raise DataError(f"{where} mixes ids of two types, {one!r} and {other!r}; write all of them in one way")
 
 
 class References(Mapping[Key, list[list[str]]]):
@@ -56,14 +54,10 @@ class References(Mapping[Key, list[list[str]]]):
             if isinstance(group, str):
                 raise DataError(f"the references of picture {key!r} are one string; give a list of captions")
             if not group:
-                raise DataError(
-                    f"picture {key!r} has no reference caption; add one, or leave the picture out"
-                )
+                raise DataError(f"picture {key!r} has no reference caption; add one, or leave the picture out")
             lines += [checked_caption(caption, of=key, what="reference caption") for caption in group]
         words = iter(tokenize_all(lines))
-        self._words: dict[Key, list[list[str]]] = {
-            key: [next(words) for _ in group] for key, group in captions.items()
-        }
+        self._words: dict[Key, list[list[str]]] = {key: [next(words) for _ in group] for key, group in captions.items()}
 
     def __getitem__(self, key: Key) -> list[list[str]]:
         return self._words[key]

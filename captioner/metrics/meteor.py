@@ -1,0 +1,49 @@
+"""METEOR 1.5 and SPICE through the official Java programs, where they are installed.
+
+They come with the package pycocoevalcap (``pip install captioner[coco]``) and need a Java runtime; SPICE
+fetches its models on first use. Both get the words of this project's tokeniser. nltk's ``meteor_score`` is
+another measure with other parameters and no paraphrases, and is not offered in their place.
+"""
+
+import importlib
+import importlib.util
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from captioner.errors import OptionError
+from captioner.metrics.ptb import tokenize_all
+
+Measure = Literal["METEOR", "SPICE"]
+
+
+def missing() -> str | None:
+    """What METEOR and SPICE lack on this machine, in words for the user, or None."""
+    lacking = []
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        lacking.append("the package pycocoevalcap (pip install 'captioner[coco]')")
+    if shutil.which("java") is None:
+        lacking.append("a Java runtime (the command 'java')")
+    return " and ".join(lacking) or None
+
+
+def java_score(
+    measure: Measure, hypotheses: Mapping[Any, str], references: Mapping[Any, Sequence[str]]
+) -> tuple[float, dict[Any, float]]:
+    """The corpus figure and that of each picture, by the official program.
+
+    The ids of both must be the same. Raises OptionError that says what is missing.
+    """
+    lacking = missing()
+    if lacking is not None:
+        raise OptionError(f"{measure} needs {lacking}; install it, or leave {measure} out")
+    module = importlib.import_module(f"pycocoevalcap.{measure.lower()}.{measure.lower()}")
+    scorer = getattr(module, measure.capitalize())()
+    ids = list(references)
+    ours = tokenize_all([hypotheses[key] for key in ids])
+    theirs = iter(tokenize_all([caption for key in ids for caption in references[key]]))
+    result = {key: [" ".join(words)] for key, words in zip(ids, ours, strict=True)}
+    truth = {key: [" ".join(next(theirs)) for _ in references[key]] for key in ids}
+    total, each = scorer.compute_score(truth, result)
+    values = [entry["All"]["f"] if isinstance(entry, dict) else entry for entry in each]
+    return float(total), dict(zip(ids, map(float, values), strict=True))
