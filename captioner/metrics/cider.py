@@ -142,7 +142,9 @@ def _cosines(ngrams: Ngrams, order: Order, weight: Floats, clipped: bool) -> Flo
     place, found = lookup(ours.caption * order.size + ours.gram, picture * order.size + theirs.gram)
     value: Floats = our_value[place[found]]
     product: Floats = (np.minimum(value, their_value[found]) if clipped else value) * their_value[found]
-    dot: Floats = np.bincount(theirs.caption[found], weights=product, minlength=len(ngrams.picture))
+    dot = np.bincount(theirs.caption[found], weights=product, minlength=len(ngrams.picture))
     norms = our_norm[ngrams.picture] * their_norm
     # A caption without such n-grams, or with only those that every picture has, has no direction: 0.
-    return np.divide(dot, norms, out=np.zeros_like(dot), where=norms != 0)
+    cosine: Floats = np.zeros(len(dot))
+    np.divide(dot, norms, out=cosine, where=norms != 0)
+    return cosine

@@ -108,7 +108,7 @@ def _report(
     from captioner.metrics.cider import DocumentFrequencies
     from captioner.metrics.description import describe
     from captioner.metrics.evaluate import evaluate
-    from captioner.metrics.meteor import java_score
+    from captioner.metrics.meteor import Measure, java_score
     from captioner.metrics.ptb import tokenize_all
     from captioner.metrics.references import References
     from captioner.metrics.report import Report
@@ -124,13 +124,11 @@ def _report(
     scores = evaluate(captions, references, document_frequencies=frequencies)
     if options.save_document_frequencies:
         DocumentFrequencies.of(list(references.values())).save(options.save_document_frequencies)
-    described = describe(tokenize_all([captions[key] for key in scores.ids]))
+    described = describe(tokenize_all([captions[key] for key in texts]))
     if described.empty:
         notes.append(f"{described.empty} captions have no words; the first is of picture {_first_empty(captions)!r}")
-    extra = {}
-    for measure, wanted in (("METEOR", options.meteor), ("SPICE", options.spice)):
-        if wanted:
-            extra[measure] = java_score(measure, captions, texts)
+    measures: dict[Measure, bool] = {"METEOR": options.meteor, "SPICE": options.spice}
+    extra = {measure: java_score(measure, captions, texts) for measure, wanted in measures.items() if wanted}
     others = evaluate(other, references, document_frequencies=frequencies) if other is not None else None
     return Report(
         scores=scores,

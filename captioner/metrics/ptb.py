@@ -181,7 +181,7 @@ _FROM_LETTER = _rules(
     (rf"{_ALWAYS}\.", _keep),
     (rf"(?P<token>{_FINAL}\.)(?:-?(?s:.))", _keep),
     (rf"{_FINAL}\.", _keep),
-    (rf"(?P<token>{_any_of(abbreviations.BEFORE_DIGIT)}\.) ?[{DIGITS}]", _keep),
+    (rf"(?P<token>{_any_of(abbreviations.BEFORE_DIGIT)}\.)[ \n]?[{DIGITS}]", _keep),
     # Words, alone and joined.
     (rf"(?P<token>{_WORD}\.)[,;:]", _keep),
     (_WORD, _word),
@@ -207,7 +207,7 @@ _FROM_LETTER = _rules(
         rf"(?i:e{_APOSTROPHE}er|c{_APOSTROPHE}mon|s{_APOSTROPHE}mores|cap{_APOSTROPHE}n|nor{_APOSTROPHE}easter)",
         _keep,
     ),
-    (rf"(?i:dunkin|somethin|ol|[dj]){_APOSTROPHE}", _keep),
+    (rf"(?i:dunkin|somethin|ol|[djl]){_APOSTROPHE}", _keep),
     (rf"(?P<token>[yY]{_APOSTROPHE})[{LETTERS}]", _keep),
     # Addresses.
     (rf"(?i:www)\.{_IN_ADDRESS}{{1,1000}}\.[A-Za-z]{{2,4}}", _keep),
