@@ -20,6 +20,7 @@ shift every later caption onto the wrong picture. Here they are white space.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import zip_longest
 
 from captioner.metrics import abbreviations
 from captioner.metrics.characters import DIGITS, LETTERS, MARKS, SYMBOLS
@@ -353,7 +354,7 @@ def tokenize_all(captions: Sequence[str]) -> list[list[str]]:
     thousand, and without it the official figures cannot be had to the last digit.
     """
     words = []
-    for caption, following in zip(captions, [*captions[1:], ""], strict=True):
+    for caption, following in zip_longest(captions, captions[1:], fillvalue=""):
         dependent = caption.endswith((".", ". ")) and _OPEN_END.search(caption)
         words.append(tokenize(caption, following=following[:100] if dependent else ""))
     return words

@@ -37,7 +37,7 @@ def one_type_of_ids(keys: Sequence[Key], *, where: str) -> None:
         first.setdefault(type(key), key)
     if len(first) > 1:
         one, other = list(first.values())[:2]
-        raise DataError(f"{where} mixes ids of two types, {one!r} and {other!r}; write all of them in one way")
+        raise DataError(f"{where} mix ids of two types, {one!r} and {other!r}; write all of them in one way")
 
 
 class References(Mapping[Key, list[list[str]]]):
