@@ -129,7 +129,7 @@ def test_annotations_files(write: Write, what: str) -> None:
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read .*nowhere.json: No such file"):
+    with pytest.raises(DataError, match=r"cannot read .*nowhere.json: No such file"):
         read_results(tmp_path / "nowhere.json")
     with pytest.raises(DataError, match="is a folder"):
         read_annotations(tmp_path)

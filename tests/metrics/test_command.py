@@ -160,7 +160,7 @@ def test_meteor_without_its_program_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(OptionError, match="--meteor needs the package pycocoevalcap .* and a Java runtime"):
+    with pytest.raises(OptionError, match=r"--meteor needs the package pycocoevalcap .* and a Java runtime"):
         evaluate_command(*arguments(files, "--meteor"))
 
 
@@ -221,7 +221,7 @@ def test_a_missing_picture_is_named_before_any_is_captioned(
     evaluate_command: Run, files: tuple[Path, Path], pictures: Path
 ) -> None:
     (pictures / f"{5:012d}.jpg").unlink()
-    with pytest.raises(DataError, match="no file for picture 5 in .*000000000005.jpg"):
+    with pytest.raises(DataError, match=r"no file for picture 5 in .*000000000005.jpg"):
         evaluate_command("--annotations", files[0], "--images", pictures)
     code, _, errors = evaluate_command("--annotations", files[0], "--images", pictures, "--partial")
     assert code == 1
