@@ -7,7 +7,7 @@ import numpy as np
 
 from captioner.metrics.cider import DocumentFrequencies
 from captioner.metrics.evaluate import Scores, evaluate
-from captioner.metrics.ngrams import count_ngrams
+from captioner.metrics.ngrams import number_words
 from captioner.metrics.ptb import tokenize_all
 
 # With fewer references left the human figure says more about their number than about people.
@@ -20,10 +20,10 @@ def constant_caption(references: Mapping[Any, Sequence[str]]) -> str:
     It is chosen with the references in hand, and so flatters the floor a little.
     """
     captions = [caption for group in references.values() for caption in group]
-    ngrams = count_ngrams([], [[words] for words in tokenize_all(captions)], max_order=2)
+    ngrams = number_words([()] * len(captions), [[words] for words in tokenize_all(captions)])
     length = ngrams.reference_length
     commonness = np.zeros(len(captions))
-    for order in ngrams.orders:
+    for order in ngrams.orders(highest=2):
         entries = order.references
         frequency = np.bincount(entries.gram, minlength=order.size)
         commonness += np.bincount(entries.caption, weights=frequency[entries.gram], minlength=len(captions))

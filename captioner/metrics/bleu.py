@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.metrics.ngrams import MAX_ORDER, Ngrams, lookup
+from captioner.metrics.ngrams import MAX_ORDER, Ngrams, Order, distinct_sorted, lookup
 
 # The official constants. They decide the order of pictures without a single 4-gram in common.
 _TINY = 1e-15
@@ -35,22 +35,30 @@ class BleuCounts:
         return np.column_stack([self.matched, self.guessed, self.length, self.reference_length])
 
 
-def bleu_counts(ngrams: Ngrams) -> BleuCounts:
-    """Count what BLEU pools. Every picture must have a reference."""
-    pictures = ngrams.pictures
-    matched = np.zeros((pictures, MAX_ORDER))
-    guessed = np.zeros((pictures, MAX_ORDER))
-    for column, order in enumerate(ngrams.orders[:MAX_ORDER]):
+class BleuCounter:
+    """Collects what BLEU pools, order by order. Every picture must have a reference."""
+
+    def __init__(self, ngrams: Ngrams) -> None:
+        self._ngrams = ngrams
+        self._matched = np.zeros((ngrams.pictures, MAX_ORDER))
+
+    def add(self, order: Order) -> None:
+        """Count the matches of one order."""
         ours, theirs = order.hypotheses, order.references
-        keys = ngrams.picture[theirs.caption] * order.size + theirs.gram
+        keys = self._ngrams.picture[theirs.caption] * order.size + theirs.gram
         by_key = np.argsort(keys, kind="stable")
-        keys, first = np.unique(keys[by_key], return_index=True)
+        keys, first = distinct_sorted(keys[by_key])
         most = np.maximum.reduceat(theirs.count[by_key], first) if len(first) else first
         place, found = lookup(keys, ours.caption * order.size + ours.gram)
         clipped = np.minimum(ours.count[found], most[place[found]])
-        matched[:, column] = np.bincount(ours.caption[found], weights=clipped, minlength=pictures)
-        guessed[:, column] = np.maximum(0, ngrams.hypothesis_length - column)
-    return BleuCounts(matched, guessed, ngrams.hypothesis_length.astype(np.float64), _closest(ngrams))
+        matches = np.bincount(ours.caption[found], weights=clipped, minlength=self._ngrams.pictures)
+        self._matched[:, order.n - 1] = matches
+
+    def counts(self) -> BleuCounts:
+        """The counts of the orders that were added."""
+        length = self._ngrams.hypothesis_length
+        guessed = np.maximum(0, length[:, None] - np.arange(MAX_ORDER)).astype(np.float64)
+        return BleuCounts(self._matched, guessed, length.astype(np.float64), _closest(self._ngrams))
 
 
 def _closest(ngrams: Ngrams) -> Floats:

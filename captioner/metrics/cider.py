@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import DataError, OptionError
-from captioner.metrics.ngrams import MAX_ORDER, Ngrams, Order, count_ngrams, lookup
+from captioner.metrics.ngrams import MAX_ORDER, Ngrams, Order, distinct_sorted, lookup, number_words
 
 _SIGMA = 6.0
 _FORMAT = "captioner document frequencies 1"
@@ -44,10 +44,12 @@ class DocumentFrequencies:
     def of(cls, references: Sequence[Sequence[Sequence[str]]]) -> "DocumentFrequencies":
         """Count over pictures; each has a list of references, each a list of words (an end token is one
         too)."""
-        ngrams = count_ngrams([()] * len(references), references)
+        ngrams = number_words([()] * len(references), references)
         counts: dict[str, int] = {}
-        for order in ngrams.orders:
-            counts.update(zip(ngrams.spelled(order), _frequencies(ngrams, order).tolist(), strict=True))
+        spelled: list[str] = []
+        for order in ngrams.orders():
+            spelled = ngrams.spelled(order, spelled)
+            counts.update(zip(spelled, _frequencies(ngrams, order).tolist(), strict=True))
         return cls(len(references), counts)
 
     def save(self, path: str | Path) -> None:
@@ -75,35 +77,42 @@ class DocumentFrequencies:
         return cls(pictures, counts)
 
 
-def cider(
-    ngrams: Ngrams,
-    *,
-    document_frequencies: DocumentFrequencies | None = None,
-    clipped: bool = True,
-) -> Floats:
-    """CIDEr-D (``clipped``) or CIDEr of each picture, (P,), between 0 and 10; the mean is the corpus figure.
+class CiderScorer:
+    """Collects CIDEr-D and CIDEr, order by order. Every picture must have a reference.
 
-    Without ``document_frequencies`` they come from the references given. Every picture must have a reference.
+    Without ``document_frequencies`` they come from the references given.
     """
-    pictures = document_frequencies.pictures if document_frequencies else ngrams.pictures
-    total = np.zeros(len(ngrams.picture))
-    for order in ngrams.orders:
-        frequency: NDArray[np.int64]
-        if document_frequencies is None:
-            frequency = _frequencies(ngrams, order)
+
+    def __init__(self, ngrams: Ngrams, document_frequencies: DocumentFrequencies | None = None) -> None:
+        self._ngrams = ngrams
+        self._table = document_frequencies
+        self._spelled: list[str] = []
+        self._sums = np.zeros((2, len(ngrams.picture)))  # CIDEr-D and CIDEr of each reference
+
+    def add(self, order: Order) -> None:
+        """Add the cosines of one order, which must be the next one."""
+        if self._table is None:
+            pictures, frequency = self._ngrams.pictures, _frequencies(self._ngrams, order)
         else:
-            found = map(document_frequencies.counts.get, ngrams.spelled(order))
-            frequency = np.array([count or 0 for count in found], dtype=np.int64)
-        weight = math.log(pictures) - np.log(np.maximum(1, frequency))
-        total += _cosines(ngrams, order, weight, clipped)
-    if clipped:
+            self._spelled = self._ngrams.spelled(order, self._spelled)
+            found = [self._table.counts.get(gram, 0) for gram in self._spelled]
+            pictures, frequency = self._table.pictures, np.array(found, dtype=np.int64)
+        weight = math.log(max(1, pictures)) - np.log(np.maximum(1, frequency))
+        self._sums += _cosines(self._ngrams, order, weight)
+
+    def scores(self) -> tuple[Floats, Floats]:
+        """CIDEr-D and CIDEr of each picture, (P,) each, between 0 and 10; their means are the corpus figures."""
+        ngrams = self._ngrams
         # The official code measures length in bigrams, so that captions of one word and of none are alike.
         bigrams = np.maximum(0, ngrams.hypothesis_length - 1)[ngrams.picture]
         difference = bigrams - np.maximum(0, ngrams.reference_length - 1)
-        total *= np.exp(-(difference.astype(np.float64) ** 2) / (2 * _SIGMA**2))
-    references = np.bincount(ngrams.picture, minlength=ngrams.pictures)
-    mean: Floats = np.bincount(ngrams.picture, weights=total, minlength=ngrams.pictures) / references
-    return 10.0 * mean / MAX_ORDER
+        clipped = self._sums[0] * np.exp(-(difference.astype(np.float64) ** 2) / (2 * _SIGMA**2))
+        references = np.bincount(ngrams.picture, minlength=ngrams.pictures)
+        means = [
+            10.0 / MAX_ORDER * np.bincount(ngrams.picture, weights=sums, minlength=ngrams.pictures) / references
+            for sums in (clipped, self._sums[1])
+        ]
+        return means[0], means[1]
 
 
 def cider_of(
@@ -113,38 +122,44 @@ def cider_of(
     document_frequencies: DocumentFrequencies | None = None,
     clipped: bool = True,
 ) -> Floats:
-    """As ``cider``, of lists of words: the reward of self-critical training. ``references[i]`` are those of
-    ``hypotheses[i]``; where the words end with an end token, so must those of the table and of the
-    references."""
+    """CIDEr-D, or CIDEr where not ``clipped``, of each caption, (P,): the reward of self-critical training.
+
+    Captions are lists of words; ``references[i]`` are those of ``hypotheses[i]``. An end token is a word like any
+    other: where hypotheses end with it, so must the references and those of the table.
+    """
     if len(hypotheses) != len(references):
         raise OptionError(f"{len(hypotheses)} hypotheses cannot be scored against {len(references)} reference sets")
     empty = next((index for index, group in enumerate(references) if not group), None)
     if empty is not None:
         raise DataError(f"hypothesis {empty} has no reference; give each at least one")
-    return cider(count_ngrams(hypotheses, references), document_frequencies=document_frequencies, clipped=clipped)
+    ngrams = number_words(hypotheses, references)
+    scorer = CiderScorer(ngrams, document_frequencies)
+    for order in ngrams.orders():
+        scorer.add(order)
+    return scorer.scores()[0 if clipped else 1]
 
 
 def _frequencies(ngrams: Ngrams, order: Order) -> NDArray[np.int64]:
     """In how many pictures each n-gram of the order stands in a reference, (order.size,)."""
     theirs = order.references
-    once = np.unique(ngrams.picture[theirs.caption] * max(1, order.size) + theirs.gram)
+    once, _ = distinct_sorted(np.sort(ngrams.picture[theirs.caption] * max(1, order.size) + theirs.gram))
     return np.bincount(once % max(1, order.size), minlength=order.size)
 
 
-def _cosines(ngrams: Ngrams, order: Order, weight: Floats, clipped: bool) -> Floats:
-    """The cosine between each reference and its picture's hypothesis for one order, (R,)."""
+def _cosines(ngrams: Ngrams, order: Order, weight: Floats) -> Floats:
+    """The cosine between each reference and its picture's hypothesis for one order, clipped and not, (2, R)."""
     ours, theirs = order.hypotheses, order.references
     our_value, their_value = ours.count * weight[ours.gram], theirs.count * weight[theirs.gram]
     our_norm = np.sqrt(np.bincount(ours.caption, weights=our_value**2, minlength=ngrams.pictures))
     their_norm = np.sqrt(np.bincount(theirs.caption, weights=their_value**2, minlength=len(ngrams.picture)))
-
-    picture = ngrams.picture[theirs.caption]
-    place, found = lookup(ours.caption * order.size + ours.gram, picture * order.size + theirs.gram)
-    value: Floats = our_value[place[found]]
-    product: Floats = (np.minimum(value, their_value[found]) if clipped else value) * their_value[found]
-    dot = np.bincount(theirs.caption[found], weights=product, minlength=len(ngrams.picture))
     norms = our_norm[ngrams.picture] * their_norm
-    # A caption without such n-grams, or with only those that every picture has, has no direction: 0.
-    cosine: Floats = np.zeros(len(dot))
-    np.divide(dot, norms, out=cosine, where=norms != 0)
-    return cosine
+
+    keys = ngrams.picture[theirs.caption] * order.size + theirs.gram
+    place, found = lookup(ours.caption * order.size + ours.gram, keys)
+    reference, our_value, their_value = theirs.caption[found], our_value[place[found]], their_value[found]
+    cosines = np.zeros((2, len(ngrams.picture)))
+    for row, value in enumerate((np.minimum(our_value, their_value), our_value)):
+        dot = np.bincount(reference, weights=value * their_value, minlength=len(ngrams.picture))
+        # A caption without such n-grams, or with only those that every picture has, has no direction: 0.
+        np.divide(dot, norms, out=cosines[row], where=norms != 0)
+    return cosines

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import DataError
-from captioner.metrics.bleu import bleu, bleu_counts
-from captioner.metrics.cider import DocumentFrequencies, cider
-from captioner.metrics.ngrams import count_ngrams
+from captioner.metrics.bleu import BleuCounter, bleu
+from captioner.metrics.cider import CiderScorer, DocumentFrequencies
+from captioner.metrics.ngrams import number_words
 from captioner.metrics.ptb import tokenize_all
 from captioner.metrics.references import References, checked_caption, one_type_of_ids
 from captioner.metrics.rouge import rouge_l
@@ -147,13 +147,15 @@ def _score(
 ) -> Scores:
     rouge = np.array([rouge_l(ours, theirs) for ours, theirs in zip(words, references, strict=True)])
     # BLEU and CIDEr split at every white space, also inside "22\u00a03/4"; ROUGE-L does not.
-    ngrams = count_ngrams(
-        [_split(caption) for caption in words],
-        [[_split(caption) for caption in group] for group in references],
+    ngrams = number_words(
+        [_split(caption) for caption in words], [[_split(caption) for caption in group] for group in references]
     )
-    table = bleu_counts(ngrams).table()
-    cider_d = cider(ngrams, document_frequencies=document_frequencies)
-    plain = cider(ngrams, document_frequencies=document_frequencies, clipped=False)
+    counter, scorer = BleuCounter(ngrams), CiderScorer(ngrams, document_frequencies)
+    for order in ngrams.orders():
+        counter.add(order)
+        scorer.add(order)
+    table = counter.counts().table()
+    cider_d, plain = scorer.scores()
     first, second, third, fourth = bleu(table.sum(axis=0)).tolist()
     return Scores(
         bleu=(first, second, third, fourth),

@@ -343,7 +343,8 @@ def _alone(chunk: str) -> tuple[str, ...] | None:
     return tuple(token for token in _scan(f"{chunk}\n", stop=len(chunk)) if token not in PUNCTUATION)
 
 
-_OPEN_END = re.compile(rf"(?:[A-Za-z]|{_any_of(abbreviations.BEFORE_DIGIT)})\.\s*\Z")
+_OPEN_END = re.compile(rf"(?:\A|[^A-Za-z0-9])(?:[A-Za-z]|{_any_of(abbreviations.BEFORE_DIGIT)})\.\s*\Z")
+_TAIL = 12  # characters that decide whether the end is open
 
 
 def tokenize_all(captions: Sequence[str]) -> list[list[str]]:
@@ -355,6 +356,6 @@ def tokenize_all(captions: Sequence[str]) -> list[list[str]]:
     """
     words = []
     for caption, following in zip_longest(captions, captions[1:], fillvalue=""):
-        dependent = caption.endswith((".", ". ")) and _OPEN_END.search(caption)
+        dependent = _OPEN_END.search(caption.rstrip()[-_TAIL:])
         words.append(tokenize(caption, following=following[:100] if dependent else ""))
     return words
