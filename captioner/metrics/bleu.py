@@ -45,11 +45,11 @@ class BleuCounter:
     def add(self, order: Order) -> None:
         """Count the matches of one order."""
         ours, theirs = order.hypotheses, order.references
-        keys = self._ngrams.picture[theirs.caption] * order.size + theirs.gram
+        keys = theirs.keys(order.size, self._ngrams.picture)
         by_key = np.argsort(keys, kind="stable")
         keys, first = distinct_sorted(keys[by_key])
         most = np.maximum.reduceat(theirs.count[by_key], first) if len(first) else first
-        place, found = lookup(keys, ours.caption * order.size + ours.gram)
+        place, found = lookup(keys, ours.keys(order.size))
         clipped = np.minimum(ours.count[found], most[place[found]])
         matches = np.bincount(ours.caption[found], weights=clipped, minlength=self._ngrams.pictures)
         self._matched[:, order.n - 1] = matches

@@ -142,7 +142,7 @@ def cider_of(
 def _frequencies(ngrams: Ngrams, order: Order) -> NDArray[np.int64]:
     """In how many pictures each n-gram of the order stands in a reference, (order.size,)."""
     theirs = order.references
-    once, _ = distinct_sorted(np.sort(ngrams.picture[theirs.caption] * max(1, order.size) + theirs.gram))
+    once, _ = distinct_sorted(np.sort(theirs.keys(order.size, ngrams.picture)))
     return np.bincount(once % max(1, order.size), minlength=order.size)
 
 
@@ -154,8 +154,7 @@ def _cosines(ngrams: Ngrams, order: Order, weight: Floats) -> Floats:
     their_norm = np.sqrt(np.bincount(theirs.caption, weights=their_value**2, minlength=len(ngrams.picture)))
     norms = our_norm[ngrams.picture] * their_norm
 
-    keys = ngrams.picture[theirs.caption] * order.size + theirs.gram
-    place, found = lookup(ours.caption * order.size + ours.gram, keys)
+    place, found = lookup(ours.keys(order.size), theirs.keys(order.size, ngrams.picture))
     reference, our_value, their_value = theirs.caption[found], our_value[place[found]], their_value[found]
     cosines = np.zeros((2, len(ngrams.picture)))
     for row, value in enumerate((np.minimum(our_value, their_value), our_value)):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
+Numbers = NDArray[np.int32]  # of captions, n-grams, words: half the memory, and there are never 2**31 of them
 
 MAX_ORDER = 4
 
@@ -20,9 +21,14 @@ MAX_ORDER = 4
 class Entries:
     """How often each n-gram stands in each caption: three parallel arrays, sorted by caption, then n-gram."""
 
-    caption: Integers  # (E,) row of the caption
-    gram: Integers  # (E,) number of the n-gram
-    count: Integers  # (E,) at least 1
+    caption: Numbers  # (E,) row of the caption
+    gram: Numbers  # (E,) number of the n-gram
+    count: Numbers  # (E,) at least 1
+
+    def keys(self, size: int, picture: Integers | None = None) -> Integers:
+        """One number for each pair of caption (or of its picture) and n-gram, given the number of n-grams."""
+        owner = self.caption.astype(np.int64) if picture is None else picture[self.caption]
+        return owner * size + self.gram
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +37,8 @@ class Order:
 
     n: int
     size: int
-    prefix: Integers  # (size,) number of the first n - 1 words among the n-grams of order n - 1
-    last: Integers  # (size,) number of the last word
+    prefix: Numbers  # (size,) number of the first n - 1 words among the n-grams of order n - 1
+    last: Numbers  # (size,) number of the last word
     hypotheses: Entries
     references: Entries
 
@@ -42,7 +48,7 @@ class Ngrams:
     """The words of P hypotheses and of the R references that they are scored against, as numbers."""
 
     words: tuple[str, ...]
-    text: Integers  # (W,) all words of all captions, hypotheses first
+    text: Numbers  # (W,) all words of all captions, hypotheses first
     length: Integers  # (P + R,) words of each caption
     picture: Integers  # (R,) the hypothesis that each reference belongs to, ascending
 
@@ -63,19 +69,20 @@ class Ngrams:
 
     def orders(self, *, highest: int = MAX_ORDER) -> Iterator[Order]:
         """Count the n-grams for n = 1, 2, ...: one order at a time, since together they fill the memory."""
-        caption = np.repeat(np.arange(len(self.length)), self.length)
-        left = np.repeat(np.cumsum(self.length), self.length) - np.arange(len(self.text))  # words to the caption's end
+        captions = np.repeat(np.arange(len(self.length), dtype=np.int32), self.length)
+        ends = np.cumsum(self.length, dtype=np.int32)
         width = max(1, len(self.words))
-        place, key = np.arange(len(self.text)), self.text
-        gram = key
+        place = np.arange(len(self.text), dtype=np.int32)  # where each n-gram begins
+        gram = self.text
         for n in range(1, highest + 1):
+            key = self.text.astype(np.int64)
             if n > 1:
-                keep = left[place] >= n
+                keep = place + n <= ends[captions[place]]
                 place = place[keep]
-                key = gram[keep] * width + self.text[place + n - 1]
-            distinct, gram = np.unique(key, return_inverse=True)
-            prefix, last = np.divmod(distinct, width)
-            hypotheses, references = _entries(caption[place], gram, len(distinct), self.pictures)
+                key = gram[keep].astype(np.int64) * width + self.text[place + n - 1]
+            distinct, gram = _numbered_distinct(key)
+            hypotheses, references = _entries(captions[place], gram, len(distinct), self.pictures)
+            prefix, last = (part.astype(np.int32) for part in np.divmod(distinct, width))
             yield Order(n, len(distinct), prefix, last, hypotheses, references)
 
     def spelled(self, order: Order, prefixes: Sequence[str]) -> list[str]:
@@ -90,7 +97,7 @@ def number_words(hypotheses: Sequence[Sequence[str]], references: Sequence[Seque
     """Make captions (lists of words) ready for counting; ``references[i]`` are those of ``hypotheses[i]``."""
     numbers: dict[str, int] = {}
     captions = [*hypotheses, *(caption for group in references for caption in group)]
-    text = np.fromiter(_numbered(captions, numbers), dtype=np.int64)
+    text = np.fromiter(_numbered(captions, numbers), dtype=np.int32)
     return Ngrams(
         words=tuple(numbers),
         text=text,
@@ -106,15 +113,26 @@ def _numbered(captions: Sequence[Sequence[str]], numbers: dict[str, int]) -> Ite
             yield numbers.setdefault(word, len(numbers))
 
 
-def _entries(caption: Integers, gram: Integers, size: int, hypotheses: int) -> tuple[Entries, Entries]:
+def _numbered_distinct(key: Integers) -> tuple[Integers, Numbers]:
+    """The distinct keys, ascending, and for each key its place among them."""
+    by_key = np.argsort(key, kind="stable")
+    distinct, start = distinct_sorted(key[by_key])
+    number = np.empty(len(key), dtype=np.int32)
+    number[by_key] = np.repeat(np.arange(len(distinct), dtype=np.int32), np.diff(start, append=len(key)))
+    return distinct, number
+
+
+def _entries(captions: Numbers, grams: Numbers, size: int, hypotheses: int) -> tuple[Entries, Entries]:
     """Count equal n-grams within captions; the first rows are hypotheses, the others references."""
-    pairs, start = distinct_sorted(np.sort(caption * max(1, size) + gram))
-    count = np.diff(start, append=len(caption))
-    caption, gram = np.divmod(pairs, max(1, size))
+    key = captions.astype(np.int64) * max(1, size) + grams
+    key.sort()
+    pairs, start = distinct_sorted(key)
+    count = np.diff(start, append=len(key)).astype(np.int32)
+    caption, gram = (part.astype(np.int32) for part in np.divmod(pairs, max(1, size)))
     border = int(np.searchsorted(caption, hypotheses))
     return (
         Entries(caption[:border], gram[:border], count[:border]),
-        Entries(caption[border:] - hypotheses, gram[border:], count[border:]),
+        Entries(caption[border:] - np.int32(hypotheses), gram[border:], count[border:]),
     )
 
 
