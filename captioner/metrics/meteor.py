@@ -8,6 +8,7 @@ another measure with other parameters and no paraphrases, and is not offered in 
 import importlib
 import importlib.util
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -44,6 +45,9 @@ def java_score(
     theirs = iter(tokenize_all([caption for key in ids for caption in references[key]]))
     result = {key: [" ".join(words)] for key, words in zip(ids, ours, strict=True)}
     truth = {key: [" ".join(next(theirs)) for _ in references[key]] for key in ids}
-    total, each = scorer.compute_score(truth, result)
+    try:
+        total, each = scorer.compute_score(truth, result)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise OptionError(f"the {measure} program failed: {str(error) or type(error).__name__}") from error
     values = [entry["All"]["f"] if isinstance(entry, dict) else entry for entry in each]
     return float(total), dict(zip(ids, map(float, values), strict=True))

@@ -1,6 +1,6 @@
 """Captions made ready for scoring: tokenised once, checked, and kept for the next set of hypotheses."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from captioner.errors import DataError
@@ -59,16 +59,17 @@ class References(Mapping[Key, list[list[str]]]):
         words = iter(tokenize_all(lines))
         self._words: dict[Key, list[list[str]]] = {key: [next(words) for _ in group] for key, group in captions.items()}
 
+    def renamed(self, pictures: Mapping[Key, Key]) -> "References":
+        """The references of some pictures under other ids: a mapping from the new id to the one here."""
+        new = References({})
+        new._words = {key: self._words[picture] for key, picture in pictures.items()}
+        return new
+
     def __getitem__(self, key: Key) -> list[list[str]]:
         return self._words[key]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Key]:
         return iter(self._words)
 
     def __len__(self) -> int:
         return len(self._words)
-
-    def counts(self) -> tuple[int, int]:
-        """The smallest and the largest number of references that a picture has."""
-        numbers = [len(group) for group in self._words.values()]
-        return (min(numbers), max(numbers)) if numbers else (0, 0)
