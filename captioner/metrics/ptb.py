@@ -49,7 +49,7 @@ _SPELT_CLASS = "".join(re.escape(sign) for sign in _SPELT)
 # ------------------------------------------------------------------------------------------------------
 
 _APOSTROPHE = r"(?:['’\x92]|&(?i:apos);)"
-_ACCENTED = r"&[aeiouAEIOU](?:acute|grave|uml);"  # caf&eacute; is a word
+_ACCENTED = r"&(?i:[aeiou](?:acute|grave|uml));"  # caf&eacute; is a word
 _LETTER = rf"(?:[{LETTERS}{MARKS}]|{_ACCENTED})"
 _LETTER_DIGIT = rf"(?:[{LETTERS}{MARKS}{DIGITS}{_SOFT_HYPHEN}]|{_ACCENTED})"
 _PLAIN = rf"[{LETTERS}{DIGITS}]"  # without marks: what may stand beside a hyphen, a slash or an apostrophe
@@ -72,16 +72,18 @@ _SLASHED = rf"{_SLASHED_PART}(?:\\?/{_SLASHED_PART}){{1,2}}"
 
 _IN_ADDRESS = r"[^\s\"<>|(){}\x00]"
 _IN_DOMAIN = r"[^\s\"<>|(){}.\x00]"
+_ADDRESS_END = r"[^\s\"<>|(){}.!?,\x00-]"
 _FILE_TYPES = (
     "bat|bmp|class|cpp|c|dll|docx?|exe|gif|gz|html?|h|jar|java|jpe?g|mov|mp3|pdf|php|pl|png|ppt|ps|py|sql|tar|txt|wav"
     "|xml|x|zip"
 )
-# A site is any run without ASCII punctuation or digits before .com: "~.com" is one.
-_SITE = r"(?:[^\s\x00!\"$'()\-./:;<=>?@\[\\\]^_`{|},0-9]+\.)+(?i:com|net|org|edu)"
+# A site is any run without ASCII punctuation or digits before .com: "~.com" is one. Before a path it has no capitals.
+_IN_SITE = r"\s\x00!\"$'()\-./:;<=>?@\[\\\]^_`{|},0-9"
+_SITE = rf"(?:[^{_IN_SITE}]+\.)+(?i:com|net|org|edu)"
+_SITE_WITH_PATH = rf"(?:[^{_IN_SITE}A-Z]+\.)+(?i:com|net|org|edu)/{_IN_ADDRESS}{{1,1000}}{_ADDRESS_END}"
 _QUOTES = "‘’“”‛«»‹›\x91-\x94‚„"
-_ADDRESS_END = r"[^\s\"<>|(){}.!?,\x00-]"
 _SGML_NAME = r"[A-Za-z][A-Za-z0-9_:.\-]*"
-_EMOTICON_END = rf"(?![{LETTERS}{DIGITS}])"
+_FACE = rf"[<>]?[:;=][\-o'*]?[()\[\]{{DdPpO|\\@](?![{LETTERS}{DIGITS}])"
 
 
 def _any_of(words: frozenset[str]) -> str:
@@ -136,6 +138,10 @@ def _split_at(place: int) -> Callable[[str], tuple[str, ...]]:
     return lambda text: (text[:place].lower(), text[place:].lower())
 
 
+def _ampersand(text: str) -> tuple[str, ...]:
+    return (re.sub("&amp;", "&", text.lower()),)
+
+
 def _spell(text: str) -> tuple[str, ...]:
     return (_SPELT[text],)
 
@@ -162,7 +168,8 @@ def _rules(*pairs: tuple[str, _Action]) -> list[_Rule]:
 
 
 _ANYWHERE = _rules(
-    (rf"{_SITE}(?:/{_IN_ADDRESS}{{1,1000}}{_ADDRESS_END})?", _keep),
+    (_SITE, _keep),
+    (_SITE_WITH_PATH, _keep),
     (rf"<?[A-Za-z0-9]{_IN_ADDRESS}{{0,1000}}@{_IN_DOMAIN}+(?:\.{_IN_DOMAIN}+)*>?", _keep),
 )
 
@@ -171,10 +178,7 @@ _FROM_LETTER = _rules(
     (rf"(?P<token>[A-Za-z]*)[nN](?:{_APOSTROPHE}|[‘`])[tT]", _keep),
     (rf"[nN](?:{_APOSTROPHE}|[‘`])[tT]", _clitic),
     (rf"(?P<token>{_WORD}){_CLITIC}", _keep),
-    (
-        r"(?i:cannot|gonna|gotta|lemme|gimme|wanna)",
-        lambda text: _split_at(2 if text[:2] in "lLgG" else 3)(text),
-    ),
+    (r"(?i:cannot|gonna|gotta|lemme|gimme|wanna)", _split_at(3)),
     # Initials, acronyms and abbreviations keep their period.
     (rf"(?P<token>[A-Za-z])\.\s+{_STARTER}(?:\s|$)", _keep),
     (r"[A-Za-z](?:\.[A-Za-z])*\.|[A-Za-z](?:\.[A-Za-z])+", _keep),
@@ -184,7 +188,6 @@ _FROM_LETTER = _rules(
     (rf"{_FINAL}\.", _keep),
     (rf"(?P<token>{_any_of(abbreviations.BEFORE_DIGIT)}\.)[ \n]?[{DIGITS}]", _keep),
     # Words, alone and joined.
-    (rf"(?P<token>{_WORD}\.)[,;:]", _keep),
     (_WORD, _word),
     (_JOINED, _word),
     (rf"(?P<token>{_JOINED}){_CLITIC}", _word),
@@ -196,7 +199,7 @@ _FROM_LETTER = _rules(
     (_HYPHENATED_DOTTED, _keep),
     (_HYPHENATED_INITIALS, _keep),
     (_SLASHED, _keep),
-    (r"[A-Z]+(?:(?:&(?:amp;)?|\+)[A-Z]+)+", lambda text: _keep(text.replace("&amp;", "&"))),
+    (r"[A-Z]+(?:(?:&(?:(?i:amp);)?|\+)[A-Z]+)+", _ampersand),
     (r"[A-Z]+\$", _keep),
     (r"[CcFf]#|[Cc]\+\+", _keep),
     # Apostrophes that belong to a word.
@@ -211,8 +214,7 @@ _FROM_LETTER = _rules(
     (rf"(?i:dunkin|somethin|ol|[djl]){_APOSTROPHE}", _keep),
     (rf"(?P<token>[yY]{_APOSTROPHE})[{LETTERS}]", _keep),
     # Addresses.
-    (rf"(?i:www)\.{_IN_ADDRESS}{{1,1000}}\.[A-Za-z]{{2,4}}", _keep),
-    (rf"https?://[^\s\"<>|()\x00]{{1,1000}}{_ADDRESS_END}", _keep),
+    (rf"(?i:www)\.(?:{_IN_DOMAIN}{{1,1000}}\.){{1,100}}[A-Za-z]{{2,4}}", _keep),
     (rf"(?i:https?)://[^\s\"<>|()\x00]{{1,1000}}{_ADDRESS_END}", _keep),
 )
 
@@ -239,7 +241,7 @@ _FROM_APOSTROPHE = _rules(
     (rf"(?i:{_APOSTROPHE}til+|{_APOSTROPHE}cause|{_APOSTROPHE}em)", _keep),
     (r"(?i:['’\x92](?:tis|twas))", _split_at(2)),
     (rf"{_APOSTROPHE}[nN]{_APOSTROPHE}", _keep),
-    (rf"(?P<token>{_APOSTROPHE}[nN])(?:[^{LETTERS}{DIGITS}.]|$)", _keep),
+    (rf"(?P<token>{_APOSTROPHE}[nN])(?:\s|$)", _keep),
     (rf"{_APOSTROPHE}[2-9]0[sS]", _keep),
     (rf"(?P<token>{_APOSTROPHE}[0-9]{{2}})(?:\s|$)", _keep),
     (rf"(?P<token>{_APOSTROPHE}(?i:ll|re|ve))(?:[^A-Za-z]|$)", _clitic),
@@ -255,12 +257,12 @@ _FROM_SIGN = _rules(
     (r"-{5,}|\*+|#+|_+|@+|[!?]{2,}|<<|>>", _keep),
     (r"\\[*]", _keep),
     (rf"[{_QUOTES}`]{{2}}", _quotes),
-    (r"''|``|\.{3,5}|-{2,4}|[!?]|[.,:;\-\"`“”«»‹›…—–―]", _drop),
+    (r"''|``|\.{3,5}|\.(?: \.){2,4}|-{2,4}|[!?]|[.,:;\-\"`“”«»‹›…—–―]", _drop),
     (rf"#{_LETTER}+|@[A-Za-z_][A-Za-z0-9_]*", _keep),
-    (rf"[<>]?[:;=][\-o'*]?[()\[\]{{DdPpO|\\@]{_EMOTICON_END}", _face),
+    (_FACE, _face),
     (r"[\-^x=~<>']_[\-^x=~<>']|\([\-^x=~<>']_?[\-^x=~<>']\)", _face),
     (
-        rf"<{_SGML_NAME}(?: +{_SGML_NAME}(?:=(?:\"[^\"]*\"|'[^']*'))?)* *[/?]?>|</{_SGML_NAME} *>"
+        rf"<{_SGML_NAME}(?: +{_SGML_NAME}(?:=(?:\"[^\"]*\"|'[^']*'))?)* */?>|</{_SGML_NAME} *>"
         r"|<[!?][A-Za-z-][^>]{0,1000}>",
         _joined,
     ),
@@ -274,9 +276,6 @@ _FROM_SIGN = _rules(
     (rf"[{_SPELT_CLASS}]", _spell),
     (rf"[!-/:-@\[-`{{-~{SYMBOLS}]", _keep),
 )
-
-_BEGINS_LETTER = re.compile(_LETTER)
-_BEGINS_APOSTROPHE = re.compile(rf"{_APOSTROPHE}|[`‘]")
 
 
 @lru_cache(maxsize=4096)
