@@ -67,7 +67,7 @@ _HYPHENATED = rf"(?:{_ELIDED})?{_STEM}(?:{_HYPHEN}(?:{_ELIDED})?{_STEM})+"
 _BEFORE_HYPHEN = rf"[A-Za-z0-9](?:[A-Za-z0-9.,]|_(?=[A-Za-z0-9])){{0,1000}}{_HYPHEN}"
 _HYPHENATED_DOTTED = rf"{_BEFORE_HYPHEN}[A-Za-z0-9]+(?:{_HYPHEN}[A-Za-z0-9]+)*"
 _HYPHENATED_INITIALS = rf"{_BEFORE_HYPHEN}(?:[A-Za-z0-9]+{_HYPHEN})*(?:[A-Za-z]\.){{2,}}"
-_SLASHED_PART = "[A-Za-z0-9]+(?:-[A-Za-z][A-Za-z0-9]*)*"
+_SLASHED_PART = "[A-Za-z0-9]+(?:-[A-Za-z]+)*"
 _SLASHED = rf"{_SLASHED_PART}(?:\\?/{_SLASHED_PART}){{1,2}}"
 
 _IN_ADDRESS = r"[^\s\"<>|(){}\x00]"
@@ -218,8 +218,11 @@ _FROM_LETTER = _rules(
     (rf"(?i:https?)://[^\s\"<>|()\x00]{{1,1000}}{_ADDRESS_END}", _keep),
 )
 
+# An area code in brackets, or a code of a country and of an area; U+00A0 takes the place of the spaces.
+_BETWEEN = r"[ \u00a0-]"
 _PHONE = (
-    r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:\+\+?[0-9]{2,4}[ \u00a0.-])?[0-9]{2,4}[ \u00a0.-])[0-9]{3,4}[ \u00a0.-]?[0-9]{3,5}"
+    rf"(?:\([0-9]{{2,3}}\){_BETWEEN}?|\+{{0,2}}(?:[0-9]{{2,4}}{_BETWEEN})?[0-9]{{2,4}}{_BETWEEN})"
+    rf"[0-9]{{3,4}}{_BETWEEN}?[0-9]{{3,5}}"
 )
 
 _FROM_DIGIT = _rules(
@@ -227,7 +230,7 @@ _FROM_DIGIT = _rules(
     (_WORD, _word),
     (rf"(?P<token>(?:{_HYPHENATED}|{_HYPHENATED_DOTTED}|{_WORD})\.)[,;:]", _keep),
     (rf"(?P<token>{_WORD}){_CLITIC}", _keep),
-    (rf"{_PLAIN}+(?:\.{_PLAIN}+)*\.(?i:{_FILE_TYPES})(?!{_PLAIN}|{_APOSTROPHE})", _keep),
+    (rf"{_PLAIN}+(?:\.{_PLAIN}+)*\.(?i:{_FILE_TYPES})(?=[\s!,.?]|$)", _keep),
     (_HYPHENATED, _keep),
     (_HYPHENATED_DOTTED, _keep),
     (_HYPHENATED_INITIALS, _keep),
@@ -241,7 +244,8 @@ _FROM_APOSTROPHE = _rules(
     (rf"(?i:{_APOSTROPHE}til+|{_APOSTROPHE}cause|{_APOSTROPHE}em)", _keep),
     (r"(?i:['’\x92](?:tis|twas))", _split_at(2)),
     (rf"{_APOSTROPHE}[nN]{_APOSTROPHE}", _keep),
-    (rf"(?P<token>{_APOSTROPHE}[nN])(?:\s|$)", _keep),
+    (r"(?P<token>'[nN])(?:\s|$)", _keep),
+    (rf"(?!'){_APOSTROPHE}[nN]", _keep),
     (rf"{_APOSTROPHE}[2-9]0[sS]", _keep),
     (rf"(?P<token>{_APOSTROPHE}[0-9]{{2}})(?:\s|$)", _keep),
     (rf"(?P<token>{_APOSTROPHE}(?i:ll|re|ve))(?:[^A-Za-z]|$)", _clitic),
@@ -252,7 +256,6 @@ _FROM_APOSTROPHE = _rules(
 
 _FROM_SIGN = _rules(
     (rf"[+\-]?{_NUMBER}", _keep),
-    (r"\+\+?[0-9]{2,4}[ \u00a0.-][0-9]{2,4}[ \u00a0.-][0-9]{3,4}[ \u00a0.-]?[0-9]{3,5}", _joined),
     (_PHONE, _joined),
     (r"-{5,}|\*+|#+|_+|@+|[!?]{2,}|<<|>>", _keep),
     (r"\\[*]", _keep),
@@ -270,7 +273,7 @@ _FROM_SIGN = _rules(
     (r"&(?i:lt);", lambda text: ("<",)),
     (r"&(?i:gt);", lambda text: (">",)),
     (r"&(?i:nbsp);|&[mn]dash;|&quot;", _drop),
-    (r"&QUOT;|&#[0-9]+;", _keep),
+    (r"&(?i:quot);|&#[0-9]+;", _keep),
     (r"&APOS;", _keep),
     (r"(?i:-[lr][rsc]b-)", _keep),
     (rf"[{_SPELT_CLASS}]", _spell),
