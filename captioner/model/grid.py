@@ -75,6 +75,8 @@ class GridRefiner(nn.Module):
         super().__init__()
         self.config = config
         self.normalise = nn.LayerNorm(channels)
+        # Faint at first: positions as strong as the features make the attention settle on fixed places.
+        self.position_gain = nn.Parameter(torch.tensor(0.1))
         self.project = nn.Linear(channels, config.width)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -95,7 +97,7 @@ class GridRefiner(nn.Module):
         """(B, h * w, channels) -> (B, h * w, width)."""
         x = self.project(self.normalise(grid.features))
         if self.config.position:
-            x = x + sinusoidal_positions(*grid.shape, self.config.width).to(x)
+            x = x + self.position_gain * sinusoidal_positions(*grid.shape, self.config.width).to(x)
         padding = None if grid.mask is None else ~grid.mask
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=padding)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
@@ -17,26 +18,28 @@ class LSTMConfig:
 
     Attributes:
         width: of the hidden state.
-        embedding: of a word.
+        embedding: of a word; reading and saying share it.
+        output_hidden: width inside the output's feed-forward layer.
         attention: a name of `captioner.model.attention.ATTENTIONS`.
         attention_width: of the space in which query and cells are compared.
         heads: of the attention; 1 but for "multihead".
         look_after_reading: ask where to look with the state that has read the last word (as the visual
             attention of Lu et al. 2017, "Knowing When to Look", figure 2b) rather than with the one before
             it (as the paper does, eq. 4): the map then knows the word it follows.
-        dropout: on embeddings and before the output layer.
+        dropout: on embeddings and in the output.
     """
 
     width: int = 512
-    embedding: int = 256
-    attention: str = "dot"
+    embedding: int = 384
+    output_hidden: int = 768
+    attention: str = "multihead"
     attention_width: int = 512
-    heads: int = 1
-    look_after_reading: bool = False
-    dropout: float = 0.5
+    heads: int = 8
+    look_after_reading: bool = True
+    dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("width", "embedding", "attention_width", "heads"):
+        for name in ("width", "embedding", "output_hidden", "attention_width", "heads"):
             if getattr(self, name) < 1:
                 raise OptionError(f"the decoder's {name} must be positive, not {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
@@ -62,6 +65,10 @@ class LSTMDecoder(nn.Module):
 
     At each step: a map from the hidden state; the context, gated by ``beta = sigmoid(W h)`` (section 4.2.1);
     the LSTM over word and context; the deep output over word, hidden state and context (eq. 7).
+
+    Two things differ from the paper, for without them the attention did not learn to look on drawn scenes: the
+    query is normalised, and the deep output is a residual feed-forward layer between normalisations rather
+    than a ``tanh``. Its last matrix is the embedding (Press and Wolf 2017).
     """
 
     def __init__(self, *, vocabulary_size: int, image_width: int, config: LSTMConfig) -> None:
@@ -79,11 +86,20 @@ class LSTMDecoder(nn.Module):
         self.initial_cell = nn.Linear(image_width, config.width)
         self.gate = nn.Linear(config.width, 1)
         self.lstm = nn.LSTMCell(config.embedding + image_width, config.width)
+        self.query_norm = nn.LayerNorm(config.width)
         self.from_hidden = nn.Linear(config.width, config.embedding)
         self.from_context = nn.Linear(image_width, config.embedding, bias=False)
-        self.output = nn.Linear(config.embedding, vocabulary_size)
+        self.deep = nn.Sequential(
+            nn.LayerNorm(config.embedding),
+            nn.Linear(config.embedding, config.output_hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.output_hidden, config.embedding),
+        )
+        self.output_norm = nn.LayerNorm(config.embedding)
+        self.bias = nn.Parameter(torch.zeros(vocabulary_size))
         self.dropout = nn.Dropout(config.dropout)
-        nn.init.normal_(self.embed.weight, std=0.1)
+        nn.init.normal_(self.embed.weight, std=config.embedding**-0.5)
 
     def begin(self, grid: Grid) -> LSTMState:
         """Hidden state and cell from the mean of the grid (section 3.1.2)."""
@@ -130,11 +146,13 @@ class LSTMDecoder(nn.Module):
 
     def _look(self, hidden: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         pictures = seen.keys.shape[0]
-        query = hidden.unflatten(0, (pictures, -1))  # (B, k, width): rows of a picture share its grid
+        # (B, k, width): the rows of a picture share its grid
+        query = self.query_norm(hidden).unflatten(0, (pictures, -1))
         context, weights = self.attention(query, seen)
         gate = self.gate(hidden).sigmoid()  # beta, (N, 1)
         return gate * context.flatten(0, 1), weights.flatten(0, 1)
 
     def _say(self, word: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
-        deep = word + self.from_hidden(self.dropout(hidden)) + self.from_context(context)
-        return self.output(self.dropout(deep.tanh()))  # (..., V)
+        x = word + self.from_hidden(self.dropout(hidden)) + self.from_context(context)
+        x = x + self.deep(x)
+        return F.linear(self.dropout(self.output_norm(x)), self.embed.weight, self.bias)  # (..., V)
