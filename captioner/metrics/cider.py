@@ -53,9 +53,12 @@ class DocumentFrequencies:
         return cls(len(references), counts)
 
     def save(self, path: str | Path) -> None:
-        """Write the table as JSON."""
+        """Write the table as JSON. Raises DataError where that is not possible."""
         content = {"format": _FORMAT, "pictures": self.pictures, "counts": dict(self.counts)}
-        Path(path).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        try:
+            Path(path).write_text(json.dumps(content), encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"cannot write document frequencies to {path}: {error.strerror}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> "DocumentFrequencies":

@@ -132,6 +132,7 @@ def _report(
     others = evaluate(other, references, document_frequencies=frequencies) if other is not None else None
     return Report(
         scores=scores,
+        signature=f"{scores.signature} | set {options.annotations.name}{f' {options.split}' if options.split else ''}",
         description=described,
         notes=tuple(notes),
         extra={measure: total for measure, (total, _) in extra.items()},

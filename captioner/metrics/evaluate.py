@@ -1,10 +1,11 @@
 """All scores of a set of captions at once, as the official COCO evaluation gives them.
 
-The signature of a result says what two figures must share to be compared: tokeniser, number of pictures and
-of references, where the document frequencies come from, and the version.
+The signature of a result says what two figures must share to be compared: tokeniser, number of pictures and of
+references with a checksum, where the document frequencies come from, and the version.
 """
 
 import warnings
+import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -167,7 +168,7 @@ def _score(
         rouge_l_per_picture=rouge,
         cider_per_picture=cider_d,
         plain_cider_per_picture=plain,
-        signature=_signature(references, document_frequencies),
+        signature=_signature(ids, references, document_frequencies),
     )
 
 
@@ -177,11 +178,21 @@ def _split(words: Sequence[str]) -> Sequence[str]:
     return words
 
 
-def _signature(references: Sequence[Sequence[Sequence[str]]], document_frequencies: DocumentFrequencies | None) -> str:
+def _signature(
+    ids: Sequence[Key],
+    references: Sequence[Sequence[Sequence[str]]],
+    document_frequencies: DocumentFrequencies | None,
+) -> str:
     numbers = [len(group) for group in references]
     fewest, most = min(numbers), max(numbers)
     frequencies = f"table of {document_frequencies.pictures}" if document_frequencies else "scored set"
+    # Two figures whose signatures have the same checksum were measured against the same references.
+    checksum = 0
+    for key, group in sorted((str(key), group) for key, group in zip(ids, references, strict=True)):
+        text = "\n".join([key, *(" ".join(caption) for caption in group), ""])
+        checksum = zlib.crc32(text.encode("utf-8", "surrogatepass"), checksum)
     return (
         f"captioner {__version__} | tokens ptb | pictures {len(references)} "
-        f"| references {fewest if fewest == most else f'{fewest}-{most}'} | document frequencies {frequencies}"
+        f"| references {fewest if fewest == most else f'{fewest}-{most}'} {checksum:08x} "
+        f"| document frequencies {frequencies}"
     )

@@ -22,6 +22,7 @@ class Report:
     """Everything that one call of the command found out; what was not asked for is None or empty."""
 
     scores: Scores
+    signature: str  # that of the scores, and the set's name
     description: Description
     notes: tuple[str, ...] = ()
     extra: Mapping[str, float] = field(default_factory=dict)  # METEOR, SPICE
@@ -35,7 +36,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON holds it; figures have their full precision."""
         content: dict[str, Any] = {
-            "signature": self.scores.signature,
+            "signature": self.signature,
             "scores": {**self.scores.as_dict(), **self.extra},
             "captions": self.description.as_dict(),
             "notes": list(self.notes),
@@ -83,7 +84,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print("human: each first reference against the others", highlight=False, soft_wrap=True)
     for note in report.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    console.print(report.scores.signature, markup=False, highlight=False, soft_wrap=True)
+    console.print(report.signature, markup=False, highlight=False, soft_wrap=True)
 
 
 def _columns(report: Report) -> list[str]:

@@ -202,3 +202,17 @@ def test_result_names_its_pictures() -> None:
     assert scores.per_picture()["a"]["BLEU-1"] == pytest.approx(1.0)
     assert scores.per_picture()["b"]["BLEU-1"] == pytest.approx(0.5)
     assert "pictures 2 | references 1 " in scores.signature
+
+
+def test_signatures_tell_sets_apart_and_not_orders() -> None:
+    captions = {1: "a dog", 2: "a cat"}
+    references = {1: ["a dog"], 2: ["the cat"]}
+    same = evaluate(captions, dict(reversed(references.items()))).signature
+    assert evaluate(captions, references).signature == same
+    assert evaluate(captions, {1: ["a dog"], 2: ["the cat sits"]}).signature != same
+    assert evaluate(captions, {1: ["the cat"], 2: ["a dog"]}).signature != same
+
+
+def test_document_frequencies_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot write document frequencies"):
+        DocumentFrequencies(1, {}).save(tmp_path / "nowhere" / "table.json")
