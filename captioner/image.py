@@ -236,6 +236,17 @@ class Geometry:
         down = y / height * self.content[1] / self.side
         return min(int(down * rows), rows - 1), min(int(across * columns), columns - 1)
 
+    def coverage(self, box: Box) -> "NDArray[np.float32]":
+        """The share of each cell that a box covers, (h, w); the box in fractions of the upright picture."""
+        rows, columns = self.grid
+        # From fractions of the picture to cells.
+        across, down = columns * self.content[0] / self.side, rows * self.content[1] / self.side
+        left, top, right, bottom = box[0] * across, box[1] * down, box[2] * across, box[3] * down
+        x, y = np.arange(columns), np.arange(rows)
+        wide = (np.minimum(x + 1, right) - np.maximum(x, left)).clip(0, 1)
+        high = (np.minimum(y + 1, bottom) - np.maximum(y, top)).clip(0, 1)
+        return np.asarray(high[:, None] * wide[None], dtype=np.float32)
+
     @property
     def mask(self) -> "NDArray[np.bool_]":
         """(h, w), True where a cell holds picture, were it a sliver."""

@@ -108,18 +108,19 @@ def dog(pen: Pen, coat: Colour) -> None:
 
 
 def cat(pen: Pen, coat: Colour) -> None:
+    """Sitting, with its tail up."""
     dark = shade(coat, 0.72)
-    pen.line(0.16, 0.66, 0.04, 0.42, 0.1, 0.1, thickness=0.07, fill=coat)
-    for x in (0.22, 0.34, 0.58, 0.68):
-        pen.line(x, 0.7, x, 0.98, thickness=0.08, fill=dark if x in (0.22, 0.68) else coat)
-    pen.ellipse(0.12, 0.48, 0.76, 0.84, coat)
-    pen.polygon(0.62, 0.36, 0.64, 0.04, 0.78, 0.24, fill=dark)
-    pen.polygon(0.98, 0.36, 0.96, 0.04, 0.82, 0.24, fill=dark)
-    pen.ellipse(0.6, 0.18, 1.0, 0.58, coat)
-    for x in (0.72, 0.86):
-        pen.ellipse(x - 0.03, 0.32, x + 0.05, 0.42, (110, 190, 60))
-        pen.ellipse(x, 0.33, x + 0.03, 0.41, (10, 10, 10))
-    pen.polygon(0.77, 0.45, 0.83, 0.45, 0.8, 0.49, fill=(230, 130, 140))
+    pen.line(0.2, 0.9, 0.04, 0.7, 0.08, 0.34, thickness=0.09, fill=dark)
+    pen.ellipse(0.16, 0.42, 0.8, 1.0, coat)
+    for x in (0.5, 0.66):
+        pen.line(x, 0.66, x, 0.96, thickness=0.12, fill=dark)
+    pen.polygon(0.36, 0.3, 0.38, 0.0, 0.62, 0.18, fill=dark)
+    pen.polygon(0.98, 0.3, 0.96, 0.0, 0.72, 0.18, fill=dark)
+    pen.ellipse(0.34, 0.12, 1.0, 0.54, coat)
+    for x in (0.54, 0.8):
+        pen.ellipse(x - 0.05, 0.24, x + 0.07, 0.36, (110, 190, 60))
+        pen.ellipse(x - 0.01, 0.25, x + 0.03, 0.35, (10, 10, 10))
+    pen.polygon(0.63, 0.4, 0.71, 0.4, 0.67, 0.45, fill=(230, 130, 140))
 
 
 def _person(pen: Pen, *, legs: Colour, skin: Colour, hair: Colour, long_hair: bool) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from captioner.data.records import Record, refuse_leaks, split_by_name
+from captioner.data.records import Box, Record, refuse_leaks, split_by_name
 from captioner.errors import DataError
 
 _IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "")
@@ -174,8 +174,9 @@ def read_karpathy(file: str | Path, *, images: Path | None = None) -> list[Recor
 
 
 def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
-    """CSV with a header, or JSON lines: ``image``, ``caption`` and, if it is there, ``split``.
+    """CSV with a header, or JSON lines: ``image``, ``caption`` and, if they are there, ``split`` and ``boxes``.
 
+    ``boxes`` (JSON lines alone) says where words of the caption are, see `Record.boxes`; keys are strings.
     Lines of the same picture are put together. Without splits, the files of Flickr8k's splits beside it are
     used, or else `split_by_name`.
 
@@ -184,12 +185,14 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     """
     file = Path(file)
     captions: dict[str, list[str]] = defaultdict(list)
+    boxes: dict[str, list[dict[int, Box]]] = defaultdict(list)
     splits: dict[str, str] = {}
     for place, row in _json_lines(file) if file.suffix in (".jsonl", ".ndjson") else _csv_rows(file):
         name, caption = row.get("image"), row.get("caption")
         if not isinstance(name, str) or not isinstance(caption, str) or not name.strip() or not caption.strip():
             raise DataError(f"{place}: a row needs an 'image' and a 'caption', both text: {str(row)[:80]}")
         captions[name].append(caption.strip())
+        boxes[name].append(_boxes(row.get("boxes"), place))
         if row.get("split"):
             split = _SPLIT_NAMES.get(str(row["split"]))
             if split is None:
@@ -198,7 +201,23 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
                 raise DataError(f"{place}: {name} is in the splits '{splits[name]}' and '{split}'")
     splits = splits or _flickr_splits(file.parent) or {name: split_by_name(name) for name in captions}
     folder = images or _image_folder(file.parent, captions)
-    return [Record(folder / name, tuple(c), splits.get(name, ""), name) for name, c in captions.items()]
+    return [
+        Record(folder / name, tuple(c), splits.get(name, ""), name, tuple(boxes[name]) if any(boxes[name]) else ())
+        for name, c in captions.items()
+    ]
+
+
+def _boxes(value: Any, place: str) -> dict[int, Box]:
+    if value is None:
+        return {}
+    try:
+        boxes = {int(word): tuple(float(edge) for edge in box) for word, box in value.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise DataError(f"{place}: 'boxes' maps places of words to [left, top, right, bottom], not {value}") from None
+    for box in boxes.values():
+        if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+            raise DataError(f"{place}: a box is left, top, right, bottom in fractions of the picture, not {list(box)}")
+    return boxes  # type: ignore[return-value]
 
 
 def _read_json(file: Path, *, images: Path | None) -> list[Record]:

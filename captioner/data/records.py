@@ -1,7 +1,7 @@
 """A picture and its captions, wherever they were read from; and a check of pictures before they are used."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from captioner.errors import DataError, ImageError
 from captioner.image import open_image
 
+Box = tuple[float, float, float, float]
 SPLITS = ("train", "dev", "test")
 
 
@@ -21,12 +22,15 @@ class Record:
         captions: as their authors wrote them.
         split: "train", "dev", "test", or "" for none.
         id: names the picture in annotations and results.
+        boxes: for each caption, where its words are: by a word's place in the tokenised caption, (left, top,
+            right, bottom) as fractions of the upright picture. Empty where nothing is known.
     """
 
     image: Path
     captions: tuple[str, ...]
     split: str
     id: str
+    boxes: tuple[Mapping[int, Box], ...] = ()
 
 
 def of_split(records: Iterable[Record], split: str) -> list[Record]:

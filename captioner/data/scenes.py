@@ -4,7 +4,7 @@ What a photograph's data set cannot give: captions that are right or wrong, and 
 pixel. A model learns them from nothing within a minute, so they test the whole chain, and pictures that are
 free to copy come with it.
 
-    python -m captioner.data.scenes FOLDER --count 600      writes pictures, captions.jsonl and boxes.json
+    python -m captioner.data.scenes FOLDER --count 600      writes pictures and captions.jsonl
 """
 
 import argparse
@@ -185,13 +185,13 @@ def _chase_of(
     x = float(random.uniform(0.2, 0.36))
     tall = float(random.uniform(0.34, 0.46))
     animal_at = (1 - x if leftwards else x, float(random.uniform(horizon + 0.22, 0.8)))
-    drawn = {"dog": drawing.dog, "cat": drawing.cat}[animal]
-    animal_box = canvas.put(drawn, COATS[coat], centre=animal_at, size=(tall * 1.25, tall), mirrored=leftwards)
+    drawn, shape_of = {"dog": (drawing.dog, 1.25), "cat": (drawing.cat, 0.8)}[animal]
+    animal_box = canvas.put(drawn, COATS[coat], centre=animal_at, size=(tall * shape_of, tall), mirrored=leftwards)
     across = float(random.uniform(0.76, 0.9))
-    wide = float(random.uniform(0.15, 0.22))
+    wide = float(random.uniform(0.18, 0.24))
     toy_at = (1 - across if leftwards else across, float(random.uniform(0.2, 0.8)))
     shape, size = (
-        (drawing.frisbee, (wide * 1.3, wide * 0.5)) if toy == "frisbee" else (drawing.ball, (wide * 0.8, wide * 0.8))
+        (drawing.frisbee, (wide * 1.3, wide * 0.55)) if toy == "frisbee" else (drawing.ball, (wide * 0.8, wide * 0.8))
     )
     toy_box = canvas.put(shape, COLOURS[colour], centre=toy_at, size=size)
     how = _PLACES[place][0]
@@ -224,9 +224,10 @@ def _relation(canvas: _Canvas, random: np.random.Generator) -> Scene:
         "below": ((level, far), (level, near)),
     }[relation]
     boxes = []
-    for name, colour, at in ((first, one, places[0]), (second, other, places[1])):
+    # The larger thing is named first: either order would be true, and a caption could then not be wrong.
+    for name, colour, at, low in ((first, one, places[0], 0.32), (second, other, places[1], 0.18)):
         shape, ratio = _TABLE[name]
-        height = float(random.uniform(0.22, 0.32))
+        height = float(random.uniform(low, low + 0.06))
         boxes.append(canvas.put(shape, COLOURS[colour], centre=at, size=(height * ratio, height)))
     a, b = ("an" if colour == "orange" else "a" for colour in (one, other))
     return canvas.scene([f"{a} {one}", (first, boxes[0]), f"{relation} {b} {other}", (second, boxes[1])])
@@ -240,7 +241,7 @@ def _child(canvas: _Canvas, random: np.random.Generator) -> Scene:
     leftwards = bool(random.random() < 0.5)
     tall = float(random.uniform(0.5, 0.6))
     x, y = float(random.uniform(0.25, 0.5)), max(horizon + 0.2, 0.92 - tall / 2)
-    at, size = (1 - x if leftwards else x, y), (tall * 0.5, tall)
+    at, size = (1 - x if leftwards else x, y), (tall * 0.56, tall)
     figure, cloth, dressed = {
         "boy": (drawing.boy, "shirt", drawing.shirt),
         "girl": (drawing.girl, "dress", drawing.dress),
@@ -305,7 +306,7 @@ _KINDS: tuple[Callable[[_Canvas, np.random.Generator], Scene], ...] = (_chase, _
 
 
 def write_scenes(folder: str | Path, *, count: int, dev: int = 0, first_seed: int = 0) -> Path:
-    """Write scenes as a data set: pictures, ``captions.jsonl``, ``boxes.json`` (by picture, then by word).
+    """Write scenes as a data set: pictures, and ``captions.jsonl`` with the boxes of the things.
 
     Args:
         folder: made if need be.
@@ -318,15 +319,18 @@ def write_scenes(folder: str | Path, *, count: int, dev: int = 0, first_seed: in
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    lines, boxes = [], {}
+    lines = []
     for i in range(count + dev):
         scene = draw_scene(first_seed + i)
         name = f"{first_seed + i:06}.png"
         scene.image.save(folder / "images" / name)
         split = "train" if i < count else "dev"
-        lines.append(json.dumps({"image": name, "caption": scene.caption, "split": split}))
-        boxes[name] = {str(place): list(box) for place, box in scene.boxes.items()}
-    (folder / "boxes.json").write_text(json.dumps(boxes))
+        width, height = scene.image.size
+        boxes = {
+            str(place): [round(edge / side, 5) for edge, side in zip(box, (width, height) * 2, strict=True)]
+            for place, box in scene.things().items()
+        }
+        lines.append(json.dumps({"image": name, "caption": scene.caption, "split": split, "boxes": boxes}))
     captions = folder / "captions.jsonl"
     captions.write_text("\n".join(lines) + "\n")
     return captions

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from captioner.data.records import Record
+from captioner.data.records import Box, Record
 from captioner.image import Geometry, fit, open_image
 from captioner.metrics.ptb import tokenize
 from captioner.model.decoder import PAD
@@ -32,11 +32,31 @@ class Batch:
         pictures: (B,) places in the list of records.
         flips: (B,) which of them are mirrored.
         tokens: (B * k, T), <start> words <end>, padded; k captions of each picture in a row.
+        boxes: (B * k), where words of each caption are; see `captioner.data.records.Record.boxes`.
     """
 
     pictures: list[int]
     flips: list[bool]
     tokens: Tensor
+    boxes: list[Mapping[int, Box]]
+
+    def map_targets(self, geometries: Sequence[Geometry]) -> Tensor:
+        """The share of each cell that the box of each word covers, (B * k, T - 1, h, w); 0 without a box.
+
+        Args:
+            geometries: of the B pictures.
+        """
+        copies, steps = len(self.tokens) // len(self.pictures), self.tokens.shape[1] - 1
+        targets = torch.zeros(len(self.tokens), steps, *geometries[0].grid)
+        for row, boxes in enumerate(self.boxes):
+            for word, (left, top, right, bottom) in boxes.items():
+                if word < steps:
+                    if self.flips[row // copies]:
+                        left, right = 1 - right, 1 - left
+                    targets[row, word] = torch.from_numpy(
+                        geometries[row // copies].coverage((left, top, right, bottom))
+                    )
+        return targets
 
 
 class CaptionBatches:
@@ -57,6 +77,7 @@ class CaptionBatches:
             [vocabulary.encode(tokenize(caption)[:longest]) for caption in record.captions] for record in records
         ]
         self.may_flip = [flips and not any(_SIDED.search(caption) for caption in record.captions) for record in records]
+        self.boxes = [record.boxes for record in records]
         self.batch_pictures = batch_pictures
         self.captions_per_picture = captions_per_picture
         self.seed = seed
@@ -73,16 +94,21 @@ class CaptionBatches:
         for step in range(start, len(self)):
             pictures = order[step * self.batch_pictures : (step + 1) * self.batch_pictures].tolist()
             draw = np.random.default_rng((self.seed, number, step))
-            captions = [caption for picture in pictures for caption in self._choose(picture, draw)]
-            yield Batch(pictures, [bool(flips[i] and self.may_flip[i]) for i in pictures], pad(captions))
+            chosen = [(picture, i) for picture in pictures for i in self._choose(picture, draw)]
+            yield Batch(
+                pictures=pictures,
+                flips=[bool(flips[i] and self.may_flip[i]) for i in pictures],
+                tokens=pad([self.encoded[picture][i] for picture, i in chosen]),
+                boxes=[self.boxes[picture][i] if self.boxes[picture] else {} for picture, i in chosen],
+            )
 
-    def _choose(self, picture: int, random: np.random.Generator) -> list[list[int]]:
+    def _choose(self, picture: int, random: np.random.Generator) -> list[int]:
         """k captions of a picture: all different while there are enough."""
-        own, k = self.encoded[picture], self.captions_per_picture
+        own, k = len(self.encoded[picture]), self.captions_per_picture
         order: list[int] = []
         while len(order) < k:
-            order.extend(random.permutation(len(own)).tolist())
-        return [own[i] for i in order[:k]]
+            order.extend(random.permutation(own).tolist())
+        return order[:k]
 
 
 def pad(captions: Sequence[Sequence[int]]) -> Tensor:
@@ -105,12 +131,16 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.images)
 
+    def geometry(self, size: tuple[int, int]) -> Geometry:
+        """The geometry of a picture of (width, height)."""
+        return Geometry(size=size, side=self.side, grid=self.grid, pad=self.pad)
+
     def __getitem__(self, key: tuple[int, bool]) -> tuple[Tensor, Tensor]:
         place, flip = key
         image = open_image(self.images[place])
         if flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        geometry = Geometry(size=image.size, side=self.side, grid=self.grid, pad=self.pad)
+        geometry = self.geometry(image.size)
         return torch.from_numpy(fit(image, geometry).copy()), torch.from_numpy(geometry.mask)
 
 

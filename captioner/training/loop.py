@@ -20,13 +20,14 @@ from captioner.checkpoint import Checkpoint, save, write_tensors
 from captioner.checkpoint import load as load_checkpoint
 from captioner.data.records import Record, of_split
 from captioner.errors import CheckpointError, DataError, OptionError
+from captioner.image import open_image
 from captioner.metrics.ptb import tokenize
 from captioner.model.caption_model import DECODERS, CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import Grid, RefinerConfig
 from captioner.training.batches import Batch, CaptionBatches, Pictures, StoredGrids, encode_batches
 from captioner.training.dev import score_captions
-from captioner.training.losses import caption_loss, doubly_stochastic_penalty
+from captioner.training.losses import caption_loss, doubly_stochastic_penalty, map_supervision
 from captioner.training.recipe import Recipe
 from captioner.vocabulary import Vocabulary
 
@@ -86,6 +87,12 @@ class Trainer:
             seed=recipe.seed,
         )
         self.pictures = Pictures([record.image for record in self.train_records], self.model.encoder)
+        # Boxes are in fractions of a picture; where cells lie on it depends on its shape.
+        self.sizes = {
+            i: open_image(record.image).size
+            for i, record in enumerate(self.train_records)
+            if recipe.map_supervision and record.boxes
+        }
         self.optimizer = self._new_optimizer()
         self.average = {name: tensor.clone() for name, tensor in self._learned()} if recipe.average else {}
         self.step, self.best, self.best_epoch = 0, -math.inf, -1
@@ -131,6 +138,10 @@ class Trainer:
                 copies = len(tokens) // len(grid)
                 mask = None if grid.mask is None else grid.mask.repeat_interleave(copies, 0).unflatten(1, grid.shape)
                 loss = loss + self.recipe.map_regularisation * doubly_stochastic_penalty(maps.float(), says, mask)
+            if self.recipe.map_supervision and any(batch.boxes):
+                sizes = [self.sizes.get(picture, (1, 1)) for picture in batch.pictures]
+                targets = batch.map_targets([self.pictures.geometry(size) for size in sizes])
+                loss = loss + self.recipe.map_supervision * map_supervision(maps.float(), targets.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         learned = [tensor for _, tensor in self._learned() if tensor.grad is not None]

@@ -23,6 +23,23 @@ def caption_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.
     )
 
 
+def map_supervision(maps: Tensor, targets: Tensor) -> Tensor:
+    """How much of the attention misses what the word names: ``-log(share inside)``, the mean over known words.
+
+    Args:
+        maps: (N, T, h, w).
+        targets: (N, T, h, w), the share of each cell that the word's box covers; all 0 where no box is known.
+
+    Returns:
+        A scalar; 0 where no word has a box.
+    """
+    known = targets.amax((2, 3)) > 0  # (N, T)
+    if not known.any():
+        return maps.sum() * 0
+    inside = (maps * targets).sum((2, 3))[known]
+    return -inside.clamp(min=1e-6).log().mean()
+
+
 def doubly_stochastic_penalty(maps: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
     """How unevenly a caption's maps cover the picture, the mean over captions.
 

@@ -46,6 +46,7 @@ class Recipe:
     weight_decay: float = _option(0.01, "of AdamW, on matrices")
     label_smoothing: float = _option(0.1, "share of the target spread over all words")
     map_regularisation: float = _option(0.0, "weight of the doubly stochastic penalty on the maps")
+    map_supervision: float = _option(0.0, "weight of the penalty on maps that miss the boxes of their words")
     clip: float = _option(1.0, "largest norm of the gradient")
     average: float = _option(0.998, "decay of the running average of the weights that is scored and kept; 0 for none")
     flips: bool = _option(True, "mirror pictures at random, but where a caption says left or right")
@@ -81,7 +82,7 @@ class Recipe:
         for name in ("learning_rate", "clip", "save_minutes"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("encoder_learning_rate", "weight_decay", "map_regularisation"):
+        for name in ("encoder_learning_rate", "weight_decay", "map_regularisation", "map_supervision"):
             if not getattr(self, name) >= 0:
                 raise OptionError(f"{name} must not be negative, as {getattr(self, name)} is")
         for name in ("label_smoothing", "average"):
