@@ -47,12 +47,16 @@ class Captioner:
         self.default_options = Beam(**self.about.get("decoding", {}))
 
     @overload
-    def caption(self, pictures: Picture, **options: Any) -> Caption: ...
+    def caption(
+        self, pictures: Picture, *, options: Greedy | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS
+    ) -> Caption: ...
     @overload
-    def caption(self, pictures: Sequence[Picture], **options: Any) -> list[Caption]: ...
+    def caption(
+        self, pictures: list[Picture], *, options: Greedy | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS
+    ) -> list[Caption]: ...
     def caption(
         self,
-        pictures: Picture | Sequence[Picture],
+        pictures: Picture | list[Picture],
         *,
         options: Greedy | None = None,
         batch: int = 16,
@@ -71,10 +75,9 @@ class Captioner:
             ImageError: a picture does not open; the message names it.
             OptionError: the batch is not positive.
         """
-        if isinstance(pictures, (list, tuple)):
+        if isinstance(pictures, list):
             return list(self.caption_all(pictures, options=options, batch=batch, max_pixels=max_pixels))
-        (caption,) = self.caption_all([pictures], options=options, max_pixels=max_pixels)  # type: ignore[list-item]
-        return caption
+        return next(self.caption_all([pictures], options=options, max_pixels=max_pixels))
 
     def caption_all(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.model.caption_model import CaptionModel, ModelConfig
+from captioner.model.encoder import interleave_channels
 from captioner.vocabulary import Vocabulary
 
 FORMAT = "captioner"
@@ -75,7 +76,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     except (SafetensorError, RuntimeError, KeyError, TypeError, CaptionerError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: damaged, or made by another version ({reason})") from None
-    model.encoder.stages.to(memory_format=torch.channels_last)
+    interleave_channels(model.encoder.stages)
     return Checkpoint(model=model.eval(), vocabulary=vocabulary, about=header.get("about", {}))
 
 

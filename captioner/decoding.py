@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captioner.errors import OptionError
-from captioner.model.decoder import END, PAD, START, UNKNOWN, Decoder
+from captioner.model.decoder import END, PAD, START, UNKNOWN, AnyDecoder
 from captioner.model.grid import Grid
 
 
@@ -111,7 +111,7 @@ class Hypothesis:
 
 
 @torch.inference_mode()
-def decode(decoder: Decoder, grid: Grid, options: Greedy | None = None) -> list[list[Hypothesis]]:
+def decode(decoder: AnyDecoder, grid: Grid, options: Greedy | None = None) -> list[list[Hypothesis]]:
     """Caption every picture of a grid.
 
     Args:
@@ -159,7 +159,7 @@ class _Said:
 class _Search:
     """B pictures with K captions each, growing word by word."""
 
-    def __init__(self, decoder: Decoder, grid: Grid, options: Greedy, *, rows: int) -> None:
+    def __init__(self, decoder: AnyDecoder, grid: Grid, options: Greedy, *, rows: int) -> None:
         self.decoder = decoder
         self.options = options
         self.pictures, self.rows = len(grid), rows

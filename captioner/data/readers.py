@@ -211,13 +211,18 @@ def _boxes(value: Any, place: str) -> dict[int, Box]:
     if value is None:
         return {}
     try:
-        boxes = {int(word): tuple(float(edge) for edge in box) for word, box in value.items()}
+        boxes = {int(word): _box(*box) for word, box in value.items()}
     except (AttributeError, TypeError, ValueError):
         raise DataError(f"{place}: 'boxes' maps places of words to [left, top, right, bottom], not {value}") from None
-    for box in boxes.values():
-        if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-            raise DataError(f"{place}: a box is left, top, right, bottom in fractions of the picture, not {list(box)}")
-    return boxes  # type: ignore[return-value]
+    for left, top, right, bottom in boxes.values():
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            box = [left, top, right, bottom]
+            raise DataError(f"{place}: a box is left, top, right, bottom in fractions of the picture, not {box}")
+    return boxes
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> Box:
+    return float(left), float(top), float(right), float(bottom)
 
 
 def _read_json(file: Path, *, images: Path | None) -> list[Record]:
@@ -235,7 +240,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{file}: the first line must name the columns image,caption, not {reader.fieldnames}")
     for row in reader:
         if None in row and row["caption"] is not None:  # commas of an unquoted caption
-            row["caption"] = ",".join([row["caption"], *row.pop(None)])  # type: ignore[call-overload]
+            row["caption"] = ",".join([row["caption"], *row.pop(None)])
         yield f"{file}:{reader.line_num}", dict(row)
 
 

@@ -144,10 +144,13 @@ class MultiHeadAttention(Attention):
         """The context alone, by the fused kernel, for where nobody asks for the weights: (B, T, D_image)."""
         q = self._split(self.query(query))
         mask = None if seen.mask is None else seen.mask[:, None, None]
-        return self.output(self._join(F.scaled_dot_product_attention(q, seen.keys, seen.values, attn_mask=mask)))
+        context = F.scaled_dot_product_attention(q, seen.keys, seen.values, attn_mask=mask)
+        joined: Tensor = self.output(self._join(context))
+        return joined
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, A) -> (B, H, T, A / H)
+        split: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, A) -> (B, H, T, A / H)
+        return split
 
     def _join(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)  # (B, H, T, A / H) -> (B, T, A)
@@ -169,7 +172,7 @@ def build_attention(name: str, *, text_width: int, image_width: int, width: int,
     if name not in ATTENTIONS:
         raise OptionError(f"no attention is called '{name}'; there are {', '.join(ATTENTIONS)}")
     kind = ATTENTIONS[name]
-    return kind(text_width=text_width, image_width=image_width, width=width, heads=heads)  # type: ignore[call-arg]
+    return kind(text_width=text_width, image_width=image_width, width=width, heads=heads)
 
 
 def _per_query(mask: Tensor | None) -> Tensor | None:

@@ -1,6 +1,6 @@
 """What every decoder can do. Greedy, beam and sampling know a decoder only by this."""
 
-from typing import Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ PAD, START, END, UNKNOWN = 0, 1, 2, 3  # the first four ids of every vocabulary
 class DecoderState(Protocol):
     """Where ``N`` captions of ``B`` pictures stand. Rows are grouped by picture: row r is of r // (N / B)."""
 
-    def select(self, index: Tensor) -> "DecoderState":
+    def select(self, index: Tensor) -> Self:
         """The rows of ``index`` (M,), in that order; M may differ from N.
 
         A selected row must stay with its picture: ``index[r] // (N / B) == r // (M / B)``. A beam does so by
@@ -20,13 +20,16 @@ class DecoderState(Protocol):
         """
 
 
-class Decoder(Protocol):
+State = TypeVar("State", bound=DecoderState)
+
+
+class Decoder(Protocol[State]):
     """One word at a time, and where it looked."""
 
-    def begin(self, grid: Grid) -> DecoderState:
+    def begin(self, grid: Grid) -> State:
         """The state before the first word, one row per picture."""
 
-    def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, Tensor, DecoderState]:
+    def step(self, token: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Read one token per row, say the next.
 
         Args:
@@ -47,6 +50,9 @@ class Decoder(Protocol):
         Returns:
             logits (B * k, T, V) and maps (B * k, T, h, w).
         """
+
+
+AnyDecoder = Decoder[Any]
 
 
 def captions_per_picture(rows: int, pictures: int) -> int:

@@ -65,7 +65,7 @@ class GridEncoder(nn.Module):
             config.backbone, stages=config.stages, last_blocks=config.last_blocks, weights=weights
         )
         # On a CPU, depthwise convolutions over interleaved channels are three times as fast.
-        self.stages.to(memory_format=torch.channels_last)
+        interleave_channels(self.stages)
         self.channels, self.grid_shape = _measure(self.stages, _side(config))
         self.update_statistics = False
         self.train_from(None)
@@ -118,6 +118,11 @@ class GridEncoder(nn.Module):
                     if isinstance(module, nn.modules.batchnorm._BatchNorm):
                         module.eval()
         return self
+
+
+def interleave_channels(module: nn.Module) -> None:
+    """Lay the weights out as `torch.channels_last`, in place."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _side(config: EncoderConfig) -> int:

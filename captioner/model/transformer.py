@@ -166,7 +166,8 @@ class TransformerDecoder(nn.Module):
         if end > self.config.longest:
             raise ValueError(f"{end} words are more than the {self.config.longest} this decoder can place")
         place = self.positions.weight[start:end]
-        return self.dropout(self.embed(tokens) + place)
+        embedded: Tensor = self.dropout(self.embed(tokens) + place)
+        return embedded
 
     def _run(
         self,

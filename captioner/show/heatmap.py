@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
@@ -124,7 +125,7 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> Figure:
     return figure
 
 
-def _draw_scale(figure: Figure, axes: list[object], top: float) -> None:
+def _draw_scale(figure: Figure, axes: list[Axes], top: float) -> None:
     steps = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = _opacity(steps)[:, None]
     on_white = 1 - alpha + _COLOURS(0.3 + 0.7 * steps)[:, :3] * alpha

@@ -155,7 +155,7 @@ def encode_batches(
     """The encoder's grids of batches of (place, mirrored), in order."""
     loader = DataLoader(
         pictures,
-        batch_sampler=list(keys),
+        batch_sampler=[list(batch) for batch in keys],
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else it would draw from the random state that a resumed run restores

@@ -101,4 +101,4 @@ def options() -> tuple["Field[Any]", ...]:
 
 def default_of(option: "Field[Any]") -> Any:
     """An option's default."""
-    return option.default if option.default is not MISSING else option.default_factory()  # type: ignore[misc]
+    return option.default_factory() if option.default_factory is not MISSING else option.default
