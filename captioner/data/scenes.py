@@ -305,7 +305,9 @@ def _vehicle(canvas: _Canvas, random: np.random.Generator) -> Scene:
 _KINDS: tuple[Callable[[_Canvas, np.random.Generator], Scene], ...] = (_chase, _relation, _child, _vehicle)
 
 
-def write_scenes(folder: str | Path, *, count: int, dev: int = 0, first_seed: int = 0) -> Path:
+def write_scenes(
+    folder: str | Path, *, count: int, dev: int = 0, first_seed: int = 0, size: tuple[int, int] = (320, 240)
+) -> Path:
     """Write scenes as a data set: pictures, and ``captions.jsonl`` with the boxes of the things.
 
     Args:
@@ -313,6 +315,7 @@ def write_scenes(folder: str | Path, *, count: int, dev: int = 0, first_seed: in
         count: scenes of the split train.
         dev: further scenes of the split dev.
         first_seed: of the first scene.
+        size: (width, height) in pixels.
 
     Returns:
         The path of ``captions.jsonl``.
@@ -321,9 +324,9 @@ def write_scenes(folder: str | Path, *, count: int, dev: int = 0, first_seed: in
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = []
     for i in range(count + dev):
-        scene = draw_scene(first_seed + i)
+        scene = draw_scene(first_seed + i, size=size)
         name = f"{first_seed + i:06}.png"
-        scene.image.save(folder / "images" / name)
+        scene.image.save(folder / "images" / name, compress_level=1)
         split = "train" if i < count else "dev"
         width, height = scene.image.size
         boxes = {
