@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ SUFFIXES = frozenset(
 """File names that are taken for pictures when a folder is captioned."""
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_pillow_limit = threading.Lock()
 
 
 def open_image(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -61,8 +63,8 @@ def _open(picture: Picture, *, max_pixels: int) -> tuple[Image.Image, int]:
             warnings.simplefilter("ignore")  # Pillow warns of bombs and of odd EXIF; the limit here is ours
             opened = _pillow_open(picture)
             _refuse_bomb(opened, name, max_pixels)
+            orientation = opened.getexif().get(_ORIENTATION, 1)  # first: loading a TIFF turns it and forgets
             opened.load()
-            orientation = opened.getexif().get(_ORIENTATION, 1)
             upright = ImageOps.exif_transpose(opened)
             rgb = _to_rgb(upright)
     except ImageError:
@@ -77,7 +79,10 @@ def _open(picture: Picture, *, max_pixels: int) -> tuple[Image.Image, int]:
         raise ImageError(f"{name}: not an image in a format that is known") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: more pixels than the limit of {max_pixels:,}; raise max_pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, OverflowError) as error:
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})" if error.strerror else f"truncated or damaged ({error})"
+        raise ImageError(f"{name}: {what}") from None
+    except (SyntaxError, ValueError, EOFError, KeyError, IndexError, OverflowError) as error:
         # What Pillow's decoders raise for damaged files, each in its own way.
         raise ImageError(f"{name}: truncated or damaged ({error})") from None
     return rgb, orientation if orientation in range(1, 9) else 1
@@ -91,6 +96,8 @@ def _pillow_open(picture: Picture) -> Image.Image:
             raise ImageError("the picture has no bytes")
         return _without_bomb_check(io.BytesIO(bytes(picture)))
     if isinstance(picture, (str, os.PathLike)):
+        if not os.fspath(picture):
+            raise ImageError("the path is empty")
         path = Path(picture)
         if path.is_file() and path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
@@ -100,12 +107,13 @@ def _pillow_open(picture: Picture) -> Image.Image:
 
 def _without_bomb_check(source: Any) -> Image.Image:
     # Pillow's own check is a module-wide setting that would override the caller's limit; ours follows at once,
-    # before any pixel is decoded.
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        return Image.open(source)
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    # before any pixel is decoded. One thread at a time, or one would take another's None for the limit.
+    with _pillow_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _refuse_bomb(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -124,7 +132,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image.copy()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float64)
-        return Image.fromarray(_stretch(values, wide=image.mode != "F"), "L").convert("RGB")
+        return Image.fromarray(_stretch(values, image.mode)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -132,13 +140,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _stretch(values: "NDArray[Any]", *, wide: bool) -> "NDArray[np.uint8]":
+def _stretch(values: "NDArray[Any]", mode: str) -> "NDArray[np.uint8]":
     """Gray values of more than 8 bits to 8: 16-bit ones by their range, others by their extremes."""
     finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(finite.min()), float(finite.max())
-    if wide and low >= 0 and high <= 65535:
+    if mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    elif mode == "I" and low >= 0 and high <= 65535:  # 32 bits, in which files of 8 and of 16 come
         low, high = 0.0, 65535.0 if high > 255 else 255.0
-    elif not wide and low >= 0 and high <= 1:
+    elif mode == "F" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     scale = 255.0 / (high - low) if high > low else 0.0
     return np.asarray(((finite - low) * scale).round(), dtype=np.uint8)
@@ -155,7 +165,7 @@ def _from_array(array: "NDArray[Any]", max_pixels: int) -> Image.Image:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
-        array = (array // 257).astype(np.uint8)
+        array = (array / 257).round().astype(np.uint8)
     elif np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise ImageError(f"floating-point pictures have values from 0 to 1, not {array.min():g} to {array.max():g}")
@@ -214,13 +224,15 @@ class Geometry:
         rows, columns = self.grid
         if not (0 <= row < rows and 0 <= column < columns):
             raise IndexError(f"cell ({row}, {column}) is not in a grid of {rows} x {columns}")
-        left, right = (self._to_picture(edge / columns, 0) for edge in (column, column + 1))
-        top, bottom = (self._to_picture(edge / rows, 1) for edge in (row, row + 1))
+        left, right = (self._to_picture(edge, columns, 0) for edge in (column, column + 1))
+        top, bottom = (self._to_picture(edge, rows, 1) for edge in (row, row + 1))
         return left, top, right, bottom
 
-    def _to_picture(self, fraction: float, axis: int) -> float:
-        """From a fraction of the input's side to pixels of the upright picture, clipped to it."""
-        return min(fraction * self.side / self.content[axis], 1.0) * self.size[axis]
+    def _to_picture(self, edge: int, cells: int, axis: int) -> float:
+        """From an edge of one of so many cells to pixels of the upright picture, clipped to it."""
+        # Whole numbers until the last division: a cell is either empty or not, whatever floats round to.
+        whole = cells * self.content[axis]
+        return min(edge * self.side, whole) * self.size[axis] / whole
 
     def cell_of(self, x: float, y: float) -> tuple[int, int]:
         """The cell (row, column) in which a point of the upright picture lies.
@@ -251,8 +263,8 @@ class Geometry:
     def mask(self) -> "NDArray[np.bool_]":
         """(h, w), True where a cell holds picture, were it a sliver."""
         rows, columns = self.grid
-        width, height = (extent / self.side for extent in self.content)
-        down, across = np.arange(rows) / rows < height, np.arange(columns) / columns < width
+        width, height = self.content
+        down, across = np.arange(rows) * self.side < rows * height, np.arange(columns) * self.side < columns * width
         return np.asarray(down[:, None] & across[None])
 
     @property

@@ -1,0 +1,77 @@
+"""What the tests share: a tiny untrained model in a file, small pictures, and the folder of real photographs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captioner import checkpoint
+from captioner.model.caption_model import CaptionModel, ModelConfig
+from captioner.model.encoder import EncoderConfig
+from captioner.model.grid import RefinerConfig
+from captioner.model.lstm import LSTMConfig
+from captioner.model.transformer import TransformerConfig
+from captioner.vocabulary import SPECIAL, Vocabulary
+
+WORDS = ("a", "dog", "cat", "ball", "red", "blue", "in", "the", "park", "'s", "$5", "<&>")
+
+DECODERS = {
+    "lstm": LSTMConfig(width=32, embedding=16, output_hidden=24, attention="additive", attention_width=16, heads=1),
+    "transformer": TransformerConfig(width=32, layers=2, heads=2, hidden=32, longest=32),
+}
+
+
+def tiny_checkpoint(decoder: str, *, pad: bool = False) -> checkpoint.Checkpoint:
+    """An untrained model of a few kilobytes, the same at each call: 8 x 8 cells on 64 x 64 pixels."""
+    torch.manual_seed(4)
+    config = ModelConfig(
+        encoder=EncoderConfig(backbone="tiny", side=64, pad=pad),
+        refiner=RefinerConfig(width=16, heads=2),
+        decoder=DECODERS[decoder],
+    )
+    vocabulary = Vocabulary(SPECIAL + WORDS)
+    model = CaptionModel(config, vocabulary_size=len(vocabulary)).eval()
+    about = {"decoding": {"width": 2, "max_length": 6, "min_length": 3}, "note": "untrained"}
+    return checkpoint.Checkpoint(model=model, vocabulary=vocabulary, about=about)
+
+
+@pytest.fixture(scope="session", params=["lstm", "transformer"])
+def either_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a tiny untrained model, once with each decoder."""
+    path: Path = tmp_path_factory.mktemp("models") / f"tiny-{request.param}.safetensors"
+    checkpoint.save(path, tiny_checkpoint(request.param))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a tiny untrained model, for tests to which the decoder makes no difference."""
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    checkpoint.save(path, tiny_checkpoint("lstm"))
+    return path
+
+
+@pytest.fixture
+def make_picture(tmp_path: Path) -> Callable[..., Path]:
+    """Write a picture of noise into the test's folder; its format by its ending."""
+
+    def make(name: str = "photo.png", *, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of photographs and captions beside the checkout."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the photographs and captions of ../shared, which are not here")
+    return folder
