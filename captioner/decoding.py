@@ -120,8 +120,8 @@ def decode(decoder: AnyDecoder, grid: Grid, options: Greedy | None = None) -> li
         options: `Greedy`, `Beam` or `Sampling`; a `Beam` of 3 if None.
 
     Returns:
-        For each picture its captions, the best first. Never empty: if no caption of a beam ends within
-        ``max_length``, the best that did not is returned, marked by ``finished=False``.
+        For each picture its captions, the best first. Never empty: where fewer of a beam's captions end within
+        ``max_length`` than are asked for, the best that did not follow, marked by ``finished=False``.
     """
     options = options or Beam()
     if isinstance(options, Beam):
@@ -197,7 +197,7 @@ class _Search:
             self._collect(word == END, options.length_penalty)
             if self.said.words > options.max_length:  # no room for the last word: what came before counts
                 for picture, hypotheses in enumerate(self.done):
-                    if not hypotheses:
+                    if len(hypotheses) < options.n_best:
                         hypotheses.extend(
                             before.hypothesis(row, options.length_penalty, finished=False)
                             for row in range(picture * self.rows, (picture + 1) * self.rows)
@@ -260,7 +260,7 @@ class _Search:
         self.said.total[ended] = float("-inf")
 
     def _best(self, count: int) -> list[list[Hypothesis]]:
-        return [sorted(found, key=lambda h: -h.score)[:count] for found in self.done]
+        return [sorted(found, key=lambda h: (not h.finished, -h.score))[:count] for found in self.done]
 
 
 def _trim(logits: Tensor, options: Sampling) -> Tensor:

@@ -1,0 +1,275 @@
+"""Greedy, beam and sampling, driven over both decoders and over a toy whose best caption can be counted out."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from captioner.decoding import Beam, Greedy, Sampling, decode
+from captioner.errors import OptionError
+from captioner.model.caption_model import CaptionModel, ModelConfig
+from captioner.model.decoder import END, START
+from captioner.model.encoder import EncoderConfig
+from captioner.model.grid import Grid, RefinerConfig
+from captioner.model.lstm import LSTMConfig
+from captioner.model.transformer import TransformerConfig
+
+WORDS = 12  # ids 4 to 15
+CONFIGS = {
+    "lstm": LSTMConfig(width=32, embedding=16, output_hidden=16, attention_width=16, heads=2, dropout=0.0),
+    "lstm-dot": LSTMConfig(
+        width=32, embedding=16, output_hidden=16, attention="dot", attention_width=16, heads=1, dropout=0.0
+    ),
+    "transformer": TransformerConfig(width=16, layers=2, heads=2, hidden=32, dropout=0.0),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> CaptionModel:
+    """A small random model with sharp opinions, so that beams differ from greedy."""
+    torch.manual_seed(3)
+    config = ModelConfig(
+        encoder=EncoderConfig(backbone="tiny", side=32),
+        refiner=RefinerConfig(width=16),
+        decoder=CONFIGS[request.param],
+    )
+    model = CaptionModel(config, vocabulary_size=4 + WORDS).eval()
+    with torch.no_grad():
+        for name, parameter in model.decoder.named_parameters():
+            # Weights of the output are left alone: an embedding that is shared would only repeat the last word.
+            parameter.mul_(1.0 if "embed" in name else 1.6)
+        model.decoder.bias[END] += 1.0
+    return model
+
+
+def grid_of(pictures: int, *, seed: int = 0) -> Grid:
+    features = torch.randn(pictures, 12, 16, generator=torch.Generator().manual_seed(seed))
+    return Grid(features, (3, 4))
+
+
+def captions(found: list) -> list[list[tuple]]:
+    return [[(h.tokens, h.finished) for h in hypotheses] for hypotheses in found]
+
+
+def test_a_beam_of_one_is_greedy(model: CaptionModel) -> None:
+    grid = grid_of(8)
+    greedy = decode(model.decoder, grid, Greedy(max_length=9))
+    assert captions(greedy) == captions(decode(model.decoder, grid, Beam(width=1, max_length=9)))
+    assert len({h[0].tokens for h in greedy}) > 1, "pictures that all get the same caption would test little"
+
+
+def test_greedy_takes_the_likeliest_word_at_each_step(model: CaptionModel) -> None:
+    for picture in range(4):
+        grid = Grid(grid_of(4).features[picture : picture + 1], (3, 4))
+        best = decode(model.decoder, grid, Greedy(max_length=6))[0][0]
+        tokens = torch.tensor([[START, *best.tokens]])
+        logits, maps = model.decoder.teach(grid, tokens)
+        logits[:, :, [0, 1, 3]] = -math.inf
+        logits[:, 0, END] = -math.inf  # min_length is 1
+        likeliest = logits[0].argmax(-1).tolist()
+        assert tuple(likeliest[: len(best.tokens)]) == best.tokens
+        assert best.finished == (likeliest[len(best.tokens)] == END)
+        torch.testing.assert_close(maps[0, : len(best.tokens)].detach(), best.maps, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [Greedy(max_length=8), Beam(width=4, n_best=3, max_length=8)])
+def test_a_batch_says_what_each_picture_would_alone(model: CaptionModel, options: Greedy) -> None:
+    grid = grid_of(6)
+    together = decode(model.decoder, grid, options)
+    for picture, hypotheses in enumerate(together):
+        alone = decode(model.decoder, Grid(grid.features[picture : picture + 1], (3, 4)), options)[0]
+        assert [h.tokens for h in hypotheses] == [h.tokens for h in alone]
+        for a, b in zip(hypotheses, alone, strict=True):
+            assert a.score == pytest.approx(b.score, abs=1e-5)
+            torch.testing.assert_close(a.maps, b.maps, rtol=0, atol=1e-5)
+
+
+def test_cells_without_picture_change_nothing(model: CaptionModel) -> None:
+    plain = grid_of(3)
+    features = torch.full((3, 5, 4, 16), 7.0)  # two rows of garbage below
+    features[:, :3] = plain.features.unflatten(1, (3, 4))
+    mask = torch.zeros(3, 5, 4, dtype=torch.bool)
+    mask[:, :3] = True
+    padded = Grid(features.flatten(1, 2), (5, 4), mask.flatten(1))
+    options = Beam(width=3, max_length=8)
+    for a, b in zip(decode(model.decoder, plain, options), decode(model.decoder, padded, options), strict=True):
+        assert a[0].tokens == b[0].tokens
+        assert b[0].maps[:, 3:].abs().max() == 0
+        torch.testing.assert_close(a[0].maps, b[0].maps[:, :3], rtol=0, atol=1e-5)
+
+
+def test_every_word_brings_its_own_map_and_probability_through_the_beam(model: CaptionModel) -> None:
+    grid = grid_of(5)
+    for picture, hypotheses in enumerate(decode(model.decoder, grid, Beam(width=5, n_best=5, max_length=7))):
+        for h in hypotheses:
+            alone = Grid(grid.features[picture : picture + 1], (3, 4))
+            logits, maps = model.decoder.teach(alone, torch.tensor([[START, *h.tokens]]))
+            logits[:, :, [0, 1, 3]] = -math.inf
+            logits[:, 0, END] = -math.inf  # min_length is 1
+            p = logits[0].softmax(-1)
+            torch.testing.assert_close(maps[0, : len(h.tokens)].detach(), h.maps, rtol=0, atol=1e-5)
+            assert h.maps.sum((1, 2)).allclose(torch.ones(len(h.tokens)))
+            for i, (token, probability) in enumerate(zip(h.tokens, h.probabilities, strict=True)):
+                assert p[i, token].item() == pytest.approx(probability, abs=1e-5)
+
+
+def test_unknown_padding_and_start_are_never_said(model: CaptionModel) -> None:
+    with torch.no_grad():
+        model.decoder.bias[[0, 1, 3]] += 50
+    for options in (Greedy(max_length=6), Beam(width=4, max_length=6), Sampling(samples=3, max_length=6)):
+        for hypotheses in decode(model.decoder, grid_of(4), options):
+            assert all(token >= 4 for h in hypotheses for token in h.tokens)
+
+
+def test_lengths_stay_within_their_bounds(model: CaptionModel) -> None:
+    for options in (
+        Greedy(min_length=4, max_length=5),
+        Beam(width=3, n_best=3, min_length=4, max_length=5),
+        Sampling(samples=4, min_length=4, max_length=5),
+    ):
+        for hypotheses in decode(model.decoder, grid_of(6), options):
+            assert all(4 <= len(h.tokens) <= 5 for h in hypotheses)
+
+
+def test_what_never_ends_is_returned_and_marked(model: CaptionModel) -> None:
+    with torch.no_grad():
+        model.decoder.bias[END] = -1e4
+    for options in (Greedy(max_length=5), Beam(width=3, n_best=2, max_length=5), Sampling(max_length=5)):
+        for hypotheses in decode(model.decoder, grid_of(2), options):
+            assert hypotheses, "a picture without a caption"
+            assert all(len(h.tokens) == 5 and not h.finished for h in hypotheses)
+
+
+def test_no_ngram_stands_twice(model: CaptionModel) -> None:
+    with torch.no_grad():
+        model.decoder.bias[END] = -1e4
+        model.decoder.bias[[5, 6]] += 4  # two words it would love to repeat
+    plain = decode(model.decoder, grid_of(4), Beam(width=3, max_length=10))
+    for n in (1, 2, 3):
+        pairs = [
+            list(itertools.pairwise(h[0].tokens)) if n == 2 else list(zip(*(h[0].tokens[i:] for i in range(n)), strict=False))
+            for h in decode(model.decoder, grid_of(4), Beam(width=3, max_length=10, no_repeat_ngram=n))
+        ]
+        assert all(len(set(p)) == len(p) for p in pairs)
+    repeated = [list(itertools.pairwise(h[0].tokens)) for h in plain]
+    assert any(len(set(p)) < len(p) for p in repeated), "nothing would have been repeated anyway"
+
+
+def test_sampling_follows_its_seed_and_its_distribution(model: CaptionModel) -> None:
+    grid = grid_of(3)
+    first = decode(model.decoder, grid, Sampling(seed=1, samples=4, max_length=6))
+    assert captions(first) == captions(decode(model.decoder, grid, Sampling(seed=1, samples=4, max_length=6)))
+    assert captions(first) != captions(decode(model.decoder, grid, Sampling(seed=2, samples=4, max_length=6)))
+    greedy = captions(decode(model.decoder, grid, Greedy(max_length=6)))
+    assert captions(decode(model.decoder, grid, Sampling(top_k=1, max_length=6))) == greedy
+    assert captions(decode(model.decoder, grid, Sampling(top_p=1e-6, max_length=6))) == greedy
+    assert captions(decode(model.decoder, grid, Sampling(temperature=1e-3, max_length=6))) == greedy
+
+
+def test_first_sampled_words_are_as_frequent_as_they_are_likely(model: CaptionModel) -> None:
+    grid = grid_of(1)
+    found = decode(model.decoder, grid, Sampling(samples=4000, max_length=1, seed=5))[0]
+    logits, _ = model.decoder.teach(grid, torch.tensor([[START]]))
+    logits[..., [0, 1, 3]] = -math.inf
+    logits[..., END] = -math.inf
+    p = logits[0, 0].softmax(-1)
+    counts = torch.bincount(torch.tensor([h.tokens[0] for h in found]), minlength=len(p)) / len(found)
+    assert (counts - p).abs().max() < 0.04  # five standard deviations of the largest
+
+
+@dataclass(frozen=True)
+class ToyState:
+    last: Tensor
+    rows: Tensor
+
+    def select(self, index: Tensor) -> "ToyState":
+        return ToyState(self.last[index], self.rows[index])
+
+
+class Toy:
+    """A Markov chain for a decoder: every caption's likelihood can be written down."""
+
+    def __init__(self, pictures: int, size: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.logits = torch.randn(pictures, size, size, generator=generator) * 2
+
+    def begin(self, grid: Grid) -> ToyState:
+        return ToyState(torch.zeros(len(grid), dtype=torch.long), torch.arange(len(grid)))
+
+    def step(self, token: Tensor, state: ToyState) -> tuple[Tensor, Tensor, ToyState]:
+        maps = torch.zeros(len(token), 1, 1)
+        return self.logits[state.rows, token], maps, ToyState(token, state.rows)
+
+    def teach(self, grid: Grid, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.0])
+def test_a_beam_as_wide_as_the_space_finds_the_best_caption(length_penalty: float) -> None:
+    size, longest, pictures = 7, 3, 6  # three words, captions of one to three
+    toy = Toy(pictures, size, seed=11)
+    grid = Grid(torch.zeros(pictures, 1, 1), (1, 1))
+    found = decode(toy, grid, Beam(width=60, max_length=longest, length_penalty=length_penalty))
+    differs = 0
+    for picture in range(pictures):
+        scores = {}
+        for words in itertools.chain.from_iterable(
+            itertools.product((4, 5, 6), repeat=n) for n in range(1, longest + 1)
+        ):
+            total, last = 0.0, START
+            for i, token in enumerate((*words, END)):
+                logits = toy.logits[picture, last].clone()
+                logits[[0, 1, 3]] = -math.inf
+                if i == 0:
+                    logits[END] = -math.inf
+                total += logits.log_softmax(-1)[token].item()
+                last = token
+            scores[words] = total / (len(words) + 1) ** length_penalty
+        best = max(scores, key=scores.__getitem__)
+        assert found[picture][0].tokens == best
+        assert found[picture][0].score == pytest.approx(scores[best], abs=1e-5)
+        greedy = decode(toy, grid, Greedy(max_length=longest))[picture][0].tokens
+        differs += greedy != best
+    assert differs, "greedy found them all: the toy is too easy"
+
+
+def test_a_longer_caption_wins_with_a_larger_length_penalty() -> None:
+    toy = Toy(20, 9, seed=4)
+    grid = Grid(torch.zeros(20, 1, 1), (1, 1))
+    lengths = [
+        sum(len(h[0].tokens) for h in decode(toy, grid, Beam(width=8, max_length=8, length_penalty=a)))
+        for a in (0.0, 1.0, 3.0)
+    ]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1]
+
+
+def test_n_best_are_different_and_in_order(model: CaptionModel) -> None:
+    for hypotheses in decode(model.decoder, grid_of(4), Beam(width=6, n_best=4, max_length=6)):
+        assert len({h.tokens for h in hypotheses}) == len(hypotheses) > 1
+        scores = [h.score for h in hypotheses]
+        assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (Beam, {"width": 0}, "beam width must be a whole number of at least 1, not 0"),
+        (Beam, {"width": 2, "n_best": 3}, "3 captions are asked of a beam of 2"),
+        (Beam, {"length_penalty": -1.0}, "length_penalty must be from 0 to 5, not -1.0"),
+        (Beam, {"length_penalty": math.nan}, "length_penalty"),
+        (Greedy, {"max_length": 0}, "max_length must be a whole number of at least 1, not 0"),
+        (Greedy, {"min_length": 9, "max_length": 8}, "min_length 9 is above max_length 8"),
+        (Greedy, {"no_repeat_ngram": -1}, "no_repeat_ngram"),
+        (Sampling, {"temperature": 0.0}, "temperature must be above 0, not 0.0"),
+        (Sampling, {"top_p": 1.5}, "top_p must be above 0 and at most 1, not 1.5"),
+        (Sampling, {"top_k": -2}, "top_k"),
+        (Sampling, {"samples": 0}, "samples"),
+    ],
+)
+def test_options_out_of_range_are_named(kind: type, values: dict, said: str) -> None:
+    with pytest.raises(OptionError, match=said.replace("(", r"\(")):
+        kind(**values)
