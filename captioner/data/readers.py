@@ -69,7 +69,7 @@ def _find(path: Path) -> Path:
         "captions.csv",
         "captions.txt",
     ):
-        found = sorted(path.glob(pattern))
+        found = sorted(file for file in path.glob(pattern) if ".lemma." not in file.name)  # Flickr8k's second copy
         if len(found) > 1:
             names = ", ".join(file.name for file in found)
             raise DataError(f"{path}: several files of captions ({names}); name one of them")
@@ -96,6 +96,8 @@ def read_flickr8k(token_file: str | Path, *, images: Path | None = None) -> list
         key, tab, caption = line.partition("\t")
         if not tab:
             raise DataError(f"{token_file}:{number}: no tab between name and caption: '{line[:60]}'")
+        if not caption.strip():
+            raise DataError(f"{token_file}:{number}: no caption after {key}")
         captions[key.rpartition("#")[0] or key].append(caption.strip())
     splits = _flickr_splits(token_file.parent)
     if not splits:
@@ -238,10 +240,17 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(_text(file), newline=""), skipinitialspace=True)
     if not {"image", "caption"} <= set(reader.fieldnames or ()):
         raise DataError(f"{file}: the first line must name the columns image,caption, not {reader.fieldnames}")
-    for row in reader:
-        if None in row and row["caption"] is not None:  # commas of an unquoted caption
-            row["caption"] = ",".join([row["caption"], *row.pop(None)])
-        yield f"{file}:{reader.line_num}", dict(row)
+    start = reader.line_num + 1
+    try:
+        for row in reader:
+            if None in row and row["caption"] is not None:  # commas of an unquoted caption
+                row["caption"] = ", ".join([row["caption"], *row.pop(None)])
+            if "\n" in (row["caption"] or ""):
+                raise DataError(f"{file}:{start}: a caption of several lines: is a quote left open?")
+            yield f"{file}:{start}", dict(row)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{file}:{start}: not CSV ({error}): is a quote left open?") from None
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -275,6 +284,8 @@ def _text(file: Path) -> str:
 def _image_folder(beside: Path, names: Iterable[str]) -> Path:
     """The folder in which the first pictures are, among the usual places."""
     some = [name for name, _ in zip(names, range(20), strict=False)]
+    if not some:
+        return beside
     for candidate in _IMAGE_FOLDERS:
         if any((beside / candidate / name).is_file() for name in some):
             return beside / candidate
