@@ -1,0 +1,120 @@
+"""Where to look: every mechanism, and the arithmetic that they share."""
+
+import math
+
+import pytest
+import torch
+
+from captioner.errors import OptionError
+from captioner.model.attention import ATTENTIONS, Attention, MultiHeadAttention, build_attention, masked_softmax
+from captioner.model.grid import Grid
+
+B, T, L, TEXT, IMAGE = 2, 3, 6, 10, 8
+
+
+@pytest.fixture(params=ATTENTIONS)
+def attention(request: pytest.FixtureRequest) -> Attention:
+    torch.manual_seed(0)
+    heads = 4 if request.param == "multihead" else 1
+    return build_attention(request.param, text_width=TEXT, image_width=IMAGE, width=16, heads=heads)
+
+
+def made() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(B, T, TEXT, generator=generator), torch.randn(B, L, IMAGE, generator=generator)
+
+
+def test_context_and_weights_have_the_promised_shapes(attention: Attention) -> None:
+    query, features = made()
+    context, weights = attention(query, attention.look_at(Grid(features, (2, 3))))
+    assert context.shape == (B, T, IMAGE)
+    assert weights.shape == (B, T, L)
+    assert weights.min() >= 0
+    torch.testing.assert_close(weights.sum(-1), torch.ones(B, T))
+
+
+def test_masked_cells_get_nothing_and_give_nothing(attention: Attention) -> None:
+    query, features = made()
+    mask = torch.ones(B, L, dtype=torch.bool)
+    mask[1, 4:] = False
+    context, weights = attention(query, attention.look_at(Grid(features, (2, 3), mask)))
+    assert weights[1, :, 4:].abs().max() == 0
+    torch.testing.assert_close(weights.sum(-1), torch.ones(B, T))
+    changed = features.clone()
+    changed[1, 4:] = 1e4
+    again, _ = attention(query, attention.look_at(Grid(changed, (2, 3), mask)))
+    torch.testing.assert_close(context, again)
+
+
+def test_each_query_is_answered_on_its_own(attention: Attention) -> None:
+    query, features = made()
+    seen = attention.look_at(Grid(features, (2, 3)))
+    together, _ = attention(query, seen)
+    for t in range(T):
+        torch.testing.assert_close(attention(query[:, t : t + 1], seen)[0], together[:, t : t + 1])
+
+
+def test_cells_in_another_order_are_weighed_the_same(attention: Attention) -> None:
+    query, features = made()
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    context, weights = attention(query, attention.look_at(Grid(features, (2, 3))))
+    shuffled, shuffled_weights = attention(query, attention.look_at(Grid(features[:, order], (2, 3))))
+    torch.testing.assert_close(context, shuffled)
+    torch.testing.assert_close(weights[..., order], shuffled_weights)
+
+
+def test_dot_product_is_the_formula() -> None:
+    query, features = made()
+    attention = build_attention("dot", text_width=TEXT, image_width=IMAGE, width=16, heads=1)
+    q, k = attention.query(query), features @ attention.key.weight.T
+    expected = (torch.einsum("bta,bla->btl", q, k) / math.sqrt(16)).softmax(-1)
+    context, weights = attention(query, attention.look_at(Grid(features, (2, 3))))
+    torch.testing.assert_close(weights, expected)
+    torch.testing.assert_close(context, torch.einsum("btl,bld->btd", expected, features))
+
+
+def test_additive_is_the_formula() -> None:
+    query, features = made()
+    attention = build_attention("additive", text_width=TEXT, image_width=IMAGE, width=16, heads=1)
+    scores = torch.empty(B, T, L)
+    for b in range(B):
+        for t in range(T):
+            for cell in range(L):
+                hidden = torch.tanh(attention.query(query[b, t]) + attention.key(features[b, cell]))
+                scores[b, t, cell] = attention.score(hidden)
+    _, weights = attention(query, attention.look_at(Grid(features, (2, 3))))
+    torch.testing.assert_close(weights, scores.softmax(-1))
+
+
+def test_the_fused_kernel_gives_the_context_of_the_manual_one() -> None:
+    query, features = made()
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(text_width=TEXT, image_width=IMAGE, width=16, heads=4)
+    mask = torch.ones(B, L, dtype=torch.bool)
+    mask[0, 2:] = False
+    for grid in (Grid(features, (2, 3)), Grid(features, (2, 3), mask)):
+        seen = attention.look_at(grid)
+        context, by_head = attention.forward_heads(query, seen)
+        torch.testing.assert_close(attention.forward_fused(query, seen), context)
+        torch.testing.assert_close(attention(query, seen)[1], by_head.mean(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_masked_softmax_survives_half_precision_and_empty_rows(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[6e4, -6e4, 3.0], [1.0, 2.0, 3.0]], dtype=dtype, requires_grad=True)
+    mask = torch.tensor([[False, True, True], [False, False, False]])
+    weights = masked_softmax(scores, mask)
+    assert weights.dtype == dtype
+    assert weights[0].tolist() == [0.0, 0.0, 1.0]
+    assert weights[1].tolist() == [0.0, 0.0, 0.0]
+    weights.sum().backward()
+    assert scores.grad is not None and scores.grad.isfinite().all()
+
+
+def test_wrong_names_and_heads_are_refused() -> None:
+    with pytest.raises(OptionError, match="no attention is called 'local'; there are additive, dot, multihead"):
+        build_attention("local", text_width=4, image_width=4, width=4, heads=1)
+    with pytest.raises(OptionError, match="has one head, not 2"):
+        build_attention("dot", text_width=4, image_width=4, width=4, heads=2)
+    with pytest.raises(OptionError, match="width 6 is not a multiple of its 4 heads"):
+        build_attention("multihead", text_width=4, image_width=4, width=6, heads=4)

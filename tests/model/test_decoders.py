@@ -1,0 +1,176 @@
+"""Both decoders do what `captioner.model.decoder.Decoder` promises."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from captioner.errors import OptionError
+from captioner.model.caption_model import CaptionModel, ModelConfig
+from captioner.model.decoder import START, captions_per_picture
+from captioner.model.encoder import EncoderConfig
+from captioner.model.grid import Grid, GridRefiner, RefinerConfig, sinusoidal_positions
+from captioner.model.lstm import LSTMConfig
+from captioner.model.transformer import TransformerConfig
+
+LSTM = LSTMConfig(width=24, embedding=16, output_hidden=16, attention_width=16, heads=2)
+TRANSFORMER = TransformerConfig(width=16, layers=3, heads=2, hidden=32)
+CONFIGS = {
+    "lstm": LSTM,
+    "lstm of the paper": replace(LSTM, attention="additive", heads=1, look_after_reading=False),
+    "lstm, dot": replace(LSTM, attention="dot", heads=1),
+    "transformer": TRANSFORMER,
+    "transformer, chosen heads": replace(TRANSFORMER, map_heads=((0, 1), (2, 0))),
+}
+
+
+def build(config: LSTMConfig | TransformerConfig) -> CaptionModel:
+    torch.manual_seed(0)
+    whole = ModelConfig(
+        encoder=EncoderConfig(backbone="tiny", side=64), refiner=RefinerConfig(width=16, layers=1), decoder=config
+    )
+    return CaptionModel(whole, vocabulary_size=30).eval()
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> CaptionModel:
+    return build(CONFIGS[request.param])
+
+
+def made(copies: int) -> tuple[Grid, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 8:] = False
+    tokens = torch.randint(4, 30, (2 * copies, 7), generator=generator)
+    tokens[:, 0] = START
+    return Grid(torch.randn(2, 12, 16, generator=generator), (3, 4), mask), tokens
+
+
+def test_teaching_equals_stepping(model: CaptionModel) -> None:
+    grid, tokens = made(copies=3)
+    logits, maps = model.decoder.teach(grid, tokens)
+    assert logits.shape == (6, 7, 30)
+    assert maps.shape == (6, 7, 3, 4)
+    state = model.decoder.begin(grid).select(torch.tensor([0, 0, 0, 1, 1, 1]))
+    for t in range(7):
+        step_logits, step_map, state = model.decoder.step(tokens[:, t], state)
+        torch.testing.assert_close(step_logits, logits[:, t], rtol=0, atol=1e-5)
+        torch.testing.assert_close(step_map, maps[:, t], rtol=0, atol=1e-6)
+
+
+def test_maps_sum_to_one_over_the_cells_that_hold_picture(model: CaptionModel) -> None:
+    grid, tokens = made(copies=2)
+    _, maps = model.decoder.teach(grid, tokens)
+    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(4, 7))
+    assert maps.min() >= 0
+    assert maps[2:, :, 2].abs().max() == 0, "the second picture ends after two rows"
+
+
+def test_a_caption_depends_on_no_other_caption(model: CaptionModel) -> None:
+    grid, tokens = made(copies=3)
+    logits, _ = model.decoder.teach(grid, tokens)
+    for row in range(6):
+        one = slice(row // 3, row // 3 + 1)
+        assert grid.mask is not None
+        alone, _ = model.decoder.teach(Grid(grid.features[one], (3, 4), grid.mask[one]), tokens[row : row + 1])
+        torch.testing.assert_close(alone[0], logits[row], rtol=0, atol=1e-5)
+
+
+def test_a_word_depends_on_no_later_word(model: CaptionModel) -> None:
+    grid, tokens = made(copies=1)
+    logits, maps = model.decoder.teach(grid, tokens)
+    changed = tokens.clone()
+    changed[:, 4:] = 29
+    logits2, maps2 = model.decoder.teach(grid, changed)
+    torch.testing.assert_close(logits[:, :4], logits2[:, :4])
+    torch.testing.assert_close(maps[:, :4], maps2[:, :4])
+    assert not torch.allclose(logits[:, 4:], logits2[:, 4:])
+
+
+def test_select_reorders_the_rows_of_a_picture(model: CaptionModel) -> None:
+    grid, tokens = made(copies=2)
+    state = model.decoder.begin(grid).select(torch.tensor([0, 0, 1, 1]))
+    for t in range(3):
+        _, _, state = model.decoder.step(tokens[:, t], state)
+    order = torch.tensor([1, 0, 3, 3])
+    expected, expected_map, _ = model.decoder.step(tokens[:, 3], state)
+    # The row's next word moves with it.
+    found, found_map, _ = model.decoder.step(tokens[order, 3], state.select(order))
+    torch.testing.assert_close(found, expected[order])
+    torch.testing.assert_close(found_map, expected_map[order])
+
+
+def test_gradients_reach_every_parameter(model: CaptionModel) -> None:
+    model.encoder.train_from(0)
+    logits, maps = model(torch.randn(2, 3, 64, 64), torch.randint(4, 30, (4, 5)))
+    (logits.square().mean() + maps.square().mean()).backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0}
+    assert without == set()
+
+
+def test_the_transformer_reads_its_map_from_the_chosen_heads() -> None:
+    grid, tokens = made(copies=1)
+    every = [(layer, head) for layer in range(3) for head in range(2)]
+    one_by_one = {}
+    for pair in every:
+        model = build(replace(TRANSFORMER, map_heads=(pair,)))
+        one_by_one[pair] = model.decoder.teach(grid, tokens)[1]
+    some = build(replace(TRANSFORMER, map_heads=((0, 1), (2, 0)))).decoder.teach(grid, tokens)[1]
+    torch.testing.assert_close(some, (one_by_one[0, 1] + one_by_one[2, 0]) / 2)
+    last = build(TRANSFORMER).decoder.teach(grid, tokens)[1]
+    torch.testing.assert_close(last, (one_by_one[2, 0] + one_by_one[2, 1]) / 2)
+
+
+def test_a_transformer_refuses_more_words_than_it_can_place() -> None:
+    model = build(replace(TRANSFORMER, longest=4))
+    grid, tokens = made(copies=1)
+    with pytest.raises(ValueError, match="more than the 4"):
+        model.decoder.teach(grid, tokens)
+
+
+def test_rows_must_be_dealt_evenly() -> None:
+    assert captions_per_picture(6, 2) == 3
+    with pytest.raises(ValueError, match="5 captions cannot be dealt evenly to 2 pictures"):
+        captions_per_picture(5, 2)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_configuration_survives_its_own_dictionary(config: LSTMConfig | TransformerConfig) -> None:
+    whole = ModelConfig(encoder=EncoderConfig(backbone="resnet50", pad=True), decoder=config)
+    assert ModelConfig.from_dict(whole.as_dict()) == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d.pop("refiner"), "lacks 'refiner'"),
+        (lambda d: d["decoder"].update(kind="gru"), "no decoder is called 'gru'; there are lstm, transformer"),
+        (lambda d: d["decoder"].update(wings=2), "does not fit this version"),
+        (lambda d: d["encoder"].update(backbone="vgg"), "no backbone is called 'vgg'"),
+        (lambda d: d["refiner"].update(width=10), "multiple of 4, not 10"),
+    ],
+)
+def test_a_foreign_configuration_is_refused(change, said: str) -> None:  # type: ignore[no-untyped-def]
+    values = ModelConfig(decoder=LSTM).as_dict()
+    change(values)
+    with pytest.raises(OptionError, match=said):
+        ModelConfig.from_dict(values)
+
+
+def test_positions_are_the_same_places_on_a_finer_grid() -> None:
+    coarse = sinusoidal_positions(2, 2, 16).unflatten(0, (2, 2))
+    fine = sinusoidal_positions(6, 6, 16).unflatten(0, (6, 6))
+    torch.testing.assert_close(coarse[0, 1], fine[1, 4])  # centres at (1/4, 3/4)
+    every = sinusoidal_positions(7, 9, 32)
+    assert torch.cdist(every, every).fill_diagonal_(9).min() > 0.1, "two cells with the same code"
+
+
+def test_padding_is_left_out_of_the_mean_and_of_what_cells_tell_one_another() -> None:
+    grid, _ = made(copies=1)
+    torch.testing.assert_close(grid.mean()[1], grid.features[1, :8].mean(0))
+    torch.manual_seed(0)
+    refiner = GridRefiner(channels=16, config=RefinerConfig(width=8, layers=1, heads=2)).eval()
+    changed = grid.features.clone()
+    changed[1, 8:] = 50
+    a, b = refiner(grid), refiner(Grid(changed, (3, 4), grid.mask))
+    torch.testing.assert_close(a.features[1, :8], b.features[1, :8])

@@ -1,0 +1,261 @@
+"""Batches that never depend on interruptions, and runs that resume exactly."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captioner.captioner import Captioner
+from captioner.checkpoint import load
+from captioner.data.readers import read
+from captioner.data.records import Record
+from captioner.data.scenes import write_scenes
+from captioner.errors import DataError, OptionError
+from captioner.training.batches import CaptionBatches, Pictures, StoredGrids, encode_batches
+from captioner.training.loop import Trainer
+from captioner.training.recipe import Recipe
+from captioner.vocabulary import Vocabulary
+
+pytestmark = pytest.mark.filterwarnings("ignore::captioner.metrics.evaluate.FewPicturesWarning")  # 4 on dev
+
+SMALL = {
+    "lstm": {"width": 16, "embedding": 16, "output_hidden": 16, "attention_width": 16, "heads": 2},
+    "transformer": {"width": 16, "layers": 1, "heads": 2, "hidden": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    return read(write_scenes(tmp_path_factory.mktemp("scenes"), count=20, dev=4, size=(96, 72)))
+
+
+def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
+    values: dict[str, object] = {
+        "decoder": decoder,
+        "decoder_options": SMALL[decoder],
+        "backbone": "tiny",
+        "encoder_options": {"side": 32},
+        "refiner_options": {"width": 16},
+        "minimum_count": 1,
+        "epochs": 4,
+        "frozen_epochs": 2,
+        "batch_pictures": 8,
+        "captions_per_picture": 1,
+        "warm_up": 2,
+        "average": 0.5,
+        "map_supervision": 0.1,
+        "map_regularisation": 0.1,
+        "longest": 12,
+    }
+    return Recipe(**(values | changes))  # type: ignore[arg-type]
+
+
+def batches_of(records: list[Record], **changes: object) -> CaptionBatches:
+    words = Vocabulary.build([c.split() for r in records for c in r.captions], minimum_count=1)
+    values: dict[str, object] = {
+        "batch_pictures": 3, "captions_per_picture": 2, "longest": 12, "flips": True, "seed": 5,
+    }  # fmt: skip
+    return CaptionBatches(records, words, **(values | changes))  # type: ignore[arg-type]
+
+
+def test_an_epoch_has_every_picture_once_and_another_order_each_time(records: list[Record]) -> None:
+    batches = batches_of(records)
+    first = [p for batch in batches.epoch(0) for p in batch.pictures]
+    assert sorted(first) == list(range(len(records)))
+    assert first != [p for batch in batches.epoch(1) for p in batch.pictures]
+
+
+def test_an_epoch_that_is_entered_late_goes_on_as_it_would_have(records: list[Record]) -> None:
+    whole = list(batches_of(records).epoch(3))
+    for a, b in zip(whole[4:], batches_of(records).epoch(3, start=4), strict=True):
+        assert (a.pictures, a.flips, a.boxes) == (b.pictures, b.flips, b.boxes)
+        assert torch.equal(a.tokens, b.tokens)
+
+
+def test_pictures_that_say_left_or_right_are_never_mirrored(records: list[Record]) -> None:
+    sided = {i for i, r in enumerate(records) if {"left", "right"} & set(r.captions[0].split())}
+    assert sided, "no such scene among them: the test would be empty"
+    flipped = {
+        p
+        for n in range(20)
+        for b in batches_of(records).epoch(n)
+        for p, f in zip(b.pictures, b.flips, strict=True)
+        if f
+    }
+    assert flipped == set(range(len(records))) - sided
+
+
+def test_captions_of_a_picture_are_all_different_while_there_are_enough() -> None:
+    record = Record(Path("x.jpg"), ("a dog", "a cat", "a bird"), "train", "x")
+    words = Vocabulary.build([["a", "dog", "cat", "bird"]], minimum_count=1)
+
+    def rows(k: int) -> list[tuple[int, ...]]:
+        batches = CaptionBatches(
+            [record], words, batch_pictures=1, captions_per_picture=k, longest=9, flips=False, seed=1
+        )
+        return [tuple(row) for row in next(batches.epoch(0)).tokens.tolist()]
+
+    assert len(set(rows(3))) == 3
+    assert len(rows(5)) == 5
+    assert len(set(rows(5))) == 3
+
+
+def test_map_targets_follow_a_mirrored_picture(records: list[Record]) -> None:
+    pictures = Pictures([r.image for r in records], encoder())
+    geometry = pictures.geometry((96, 72))
+    mirrored = 0
+    for batch in batches_of(records).epoch(0):
+        targets = batch.map_targets([geometry] * len(batch.pictures))
+        for row, boxes in enumerate(batch.boxes):
+            for word, box in boxes.items():
+                plain = geometry.coverage(box)
+                flip = batch.flips[row // 2]
+                mirrored += flip
+                np.testing.assert_allclose(targets[row, word], plain[:, ::-1] if flip else plain, atol=1e-6)
+    assert mirrored, "none was mirrored: the test would show nothing"
+
+
+def encoder():  # type: ignore[no-untyped-def]
+    from captioner.model.encoder import EncoderConfig, GridEncoder
+
+    torch.manual_seed(0)
+    return GridEncoder(EncoderConfig(backbone="tiny", side=32)).eval()
+
+
+def test_stored_grids_are_what_the_encoder_gives(records: list[Record], tmp_path: Path) -> None:
+    frozen, device = encoder(), torch.device("cpu")
+    pictures = Pictures([r.image for r in records], frozen)
+    stored = StoredGrids(frozen, pictures, tmp_path, mirrored=True)
+    told: list[tuple[int, int]] = []
+    stored.fill(device=device, workers=0, batch=7, progress=lambda done, every: told.append((done, every)))
+    assert told[-1] == (2 * len(records), 2 * len(records))
+    keys = [[(3, False), (3, True), (0, True)]]
+    with torch.no_grad():
+        (fresh,) = encode_batches(frozen, pictures, keys, device=device)
+    (read_back,) = stored.read(keys, device=device)
+    torch.testing.assert_close(read_back.features, fresh.features, rtol=2e-3, atol=2e-3)
+    assert not torch.allclose(fresh.features[0], fresh.features[1]), "the mirror image is another picture"
+    before = stored.file.stat().st_mtime_ns
+    StoredGrids(frozen, pictures, tmp_path, mirrored=True).fill(
+        device=device, workers=0, batch=7, progress=lambda *_: pytest.fail("encoded again")
+    )
+    assert stored.file.stat().st_mtime_ns == before
+    torch.nn.init.zeros_(frozen.stages[0][0].weight)
+    assert StoredGrids(frozen, pictures, tmp_path, mirrored=True).file != stored.file
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("decoder", ["lstm", "transformer"])
+@pytest.mark.parametrize("kill_at", [2, 3, 5, 8])  # within and at the end of frozen and fine-tuned epochs
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(
+    records: list[Record], tmp_path: Path, decoder: str, kill_at: int
+) -> None:
+    # Saved after every step, so that the run is resumed in the middle of an epoch.
+    options = recipe(decoder, save_minutes=1e-9)
+    whole = Trainer(options, records, tmp_path / "whole", device="cpu")
+    whole.run()
+
+    def kill(what: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if what.startswith("epoch") and done > kill_at:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        Trainer(options, records, tmp_path / "killed", device="cpu", report=kill).run()
+    resumed = Trainer(options, records, tmp_path / "killed", device="cpu")
+    assert 0 < resumed.step <= kill_at + 1
+    resumed.run()
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    for name, tensor in whole.average.items():
+        assert torch.equal(tensor, resumed.average[name]), name
+
+    def lines(run: str) -> list[dict[str, object]]:
+        found = [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in line.items() if k not in ("time", "seconds", "train_loss")} for line in found]
+
+    assert lines("whole") == lines("killed")
+
+
+def test_a_frozen_encoder_does_not_move_and_then_learns(records: list[Record], tmp_path: Path) -> None:
+    seen: dict[int, torch.Tensor] = {}
+
+    def watch(what: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if what.startswith("dev"):
+            seen[done] = trainer.model.encoder.stages[0][0].weight.detach().clone()
+
+    trainer = Trainer(recipe(), records, tmp_path, device="cpu", report=watch)
+    start = trainer.model.encoder.stages[0][0].weight.detach().clone()
+    trainer.run()
+    ends = [seen[step] for step in sorted(seen)]
+    assert torch.equal(start, ends[0])
+    assert torch.equal(start, ends[1])
+    assert not torch.equal(start, ends[2])
+
+
+def test_the_best_model_is_the_one_of_the_best_dev_score(records: list[Record], tmp_path: Path) -> None:
+    path = Trainer(recipe(), records, tmp_path, device="cpu").run()
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    ends = [line for line in log if "dev" in line]
+    assert len(ends) == 4
+    best = load(path)
+    assert best.about["dev"]["cider"] == max(line["dev"]["cider"] for line in ends)
+    assert best.about["recipe"]["decoder"] == "lstm"
+    assert Captioner(best).caption(np.zeros((20, 30, 3), dtype=np.uint8)).words, "it captions"
+
+
+def test_a_run_can_start_from_a_model(records: list[Record], tmp_path: Path) -> None:
+    first = Trainer(recipe(epochs=1), records, tmp_path / "a", device="cpu").run()
+    second = Trainer(recipe(epochs=1, start_from=str(first)), records, tmp_path / "b", device="cpu")
+    assert second.vocabulary == load(first).vocabulary
+    torch.testing.assert_close(second.model.state_dict(), load(first).model.state_dict())
+
+
+def test_a_folder_of_another_recipe_is_not_gone_on_with(records: list[Record], tmp_path: Path) -> None:
+    Trainer(recipe(), records, tmp_path, device="cpu")
+    with pytest.raises(OptionError, match="holds a run with epochs 4, not 5"):
+        Trainer(recipe(epochs=5), records, tmp_path, device="cpu")
+    Trainer(recipe(workers=1), records, tmp_path, device="cpu")  # changes nothing of what is learned
+
+
+def test_a_split_without_pictures_is_named(records: list[Record], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no pictures of the split 'dev'"):
+        Trainer(recipe(), [r for r in records if r.split == "train"], tmp_path / "x", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decoder": "gru"}, "lstm or transformer, not 'gru'"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), not 1.0"),
+        ({"precision": "int8"}, "not 'int8'"),
+        ({"map_supervision": -1.0}, "map_supervision must not be negative"),
+    ],
+)
+def test_options_out_of_range_are_named(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        Recipe(**changes)  # type: ignore[arg-type]
+
+
+def test_unknown_options_of_the_model_are_named(records: list[Record], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="wings"):
+        Trainer(recipe(decoder_options={"wings": 2}), records, tmp_path, device="cpu")
+
+
+def test_a_picture_that_was_turned_is_trained_on_upright(tmp_path: Path) -> None:
+    # The reader of pictures is the same as for captioning: EXIF counts.
+    image = Image.new("RGB", (40, 20), "white")
+    image.paste("black", (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image.save(tmp_path / "turned.png", exif=exif)
+    pixels, _ = Pictures([tmp_path / "turned.png"], encoder())[0, False]
+    assert pixels[16, 4].tolist() == [255, 255, 255]
+    assert pixels[16, 28].tolist() == [0, 0, 0]
