@@ -163,13 +163,13 @@ class Captioner:
         )
 
     def options(self, **changes: Any) -> Beam:
-        """The model's own beam options with changes.
+        """The model's own beam options with changes; the beam is widened to ``n_best`` where no width is given.
 
         Raises:
             OptionError: a value out of range.
         """
-        beam = max(changes.get("width", self.default_options.width), changes.get("n_best", 1))
-        return replace(self.default_options, **{**changes, "width": beam})
+        wide_enough = max(self.default_options.width, changes.get("n_best", 1))
+        return replace(self.default_options, **{"width": wide_enough, **changes})
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,19 @@ def load(model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.d
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
+        OptionError: there is no such device.
     """
     path = find_model(model)
-    return Captioner(checkpoint.load(path, device=device or "cpu"), name=path.stem)
+    device = device or "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # the latter where torch was built without CUDA
+        raise OptionError(f"there is no device '{device}' here: 'cpu' is everywhere") from None
+    found = checkpoint.load(path, device=device)
+    try:
+        return Captioner(found, name=path.stem)
+    except (TypeError, OptionError) as error:
+        raise CheckpointError(f"{path}: damaged, or made by another version (decoding: {error})") from None
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:

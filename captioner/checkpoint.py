@@ -77,7 +77,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: damaged, or made by another version ({reason})") from None
     interleave_channels(model.encoder.stages)
-    return Checkpoint(model=model.eval(), vocabulary=vocabulary, about=header.get("about", {}))
+    return Checkpoint(model=model.eval(), vocabulary=vocabulary, about=header["about"])
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -105,7 +105,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
         header = json.loads(metadata["model"])
     except (KeyError, json.JSONDecodeError):
         raise CheckpointError(f"{path}: its description is damaged") from None
-    if not isinstance(header, dict):
+    kinds = {"config": dict, "vocabulary": list, "about": dict}
+    if not isinstance(header, dict) or not all(isinstance(header.get(key), kind) for key, kind in kinds.items()):
         raise CheckpointError(f"{path}: its description is damaged")
     return header
 

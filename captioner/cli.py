@@ -46,8 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    print(f"captioner: {' '.join(message.split())}", file=sys.stderr)
+    print(_one_line(message), file=sys.stderr)
     return 2
+
+
+def _one_line(message: object) -> str:
+    return f"captioner: {' '.join(str(message).split())}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -112,17 +116,19 @@ def run_caption(options: argparse.Namespace) -> int:
     from captioner.output import FigureFiles, ResultsFile
     from captioner.pictures import find_pictures
 
+    if options.max_pixels is not None and options.max_pixels < 1:
+        raise OptionError(f"--max-pixels must be at least 1, not {options.max_pixels}")
     found, failures = find_pictures(options.pictures)
-    figures = FigureFiles(options.figure, several=len(found) > 1) if options.figure else None
-    results = ResultsFile(options.output) if options.output else None
     failed = len(failures)
     for failure in failures:
         _complain(failure)
-    todo = [picture for picture in found if results is None or os.fspath(picture) not in results.done]
-    skipped = len(found) - len(todo)
-    if not found or (not todo and not skipped):
+    if not found:
         return 2
-    done = skipped
+    several = found != [Path(options.pictures[0])]  # a folder, and be there one picture in it
+    figures = FigureFiles(options.figure, found, several=several) if options.figure else None
+    results = ResultsFile(options.output) if options.output else None
+    todo = [picture for picture in found if results is None or os.fspath(picture) not in results.done]
+    done = skipped = len(found) - len(todo)
     if todo:
         from captioner.captioner import load
         from captioner.image import MAX_PIXELS
@@ -135,7 +141,7 @@ def run_caption(options: argparse.Namespace) -> int:
                 nonlocal failed
                 failed += 1
                 advance()
-                say(f"captioner: {error}")
+                say(_one_line(error))
 
             for caption in model.caption_all(
                 todo,

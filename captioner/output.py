@@ -3,14 +3,17 @@
 import csv
 import io
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from captioner.caption import Caption
 from captioner.errors import OptionError
 
 _FIGURES = frozenset((".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps"))
 _COLUMNS = ("image", "caption", "score", "model")
+_FIRST_KEY = '{"image": '  # as `Caption.as_dict` begins
 
 
 class ResultsFile:
@@ -18,6 +21,7 @@ class ResultsFile:
 
     Each caption is on disk before the next is made, so a kill loses at most the line that was being written:
     it is cut off when the file is opened again, and pictures that stand in whole lines are not done anew.
+    A file that something else wrote is left as it is.
 
     Attributes:
         done: the pictures that the file has.
@@ -60,11 +64,13 @@ class ResultsFile:
         if not self.path.exists():
             return set()
         whole = self.path.read_bytes()
-        end = whole.rfind(b"\n") + 1
+        end = self._end_of_lines(whole)
         text = whole[:end].decode("utf-8", errors="surrogateescape")
         try:
+            if end == 0 and not self._may_be_ours(whole):
+                raise ValueError
             done = self._images(text)
-        except (ValueError, KeyError, TypeError, csv.Error):
+        except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
             raise OptionError(
                 f"{self.path}: holds lines that are no captions of this program: give another --output"
             ) from None
@@ -72,6 +78,23 @@ class ResultsFile:
             with self.path.open("r+b") as file:
                 file.truncate(end)
         return done
+
+    def _end_of_lines(self, whole: bytes) -> int:
+        """Where the last whole line ends; in a CSV file, a line break inside quotes ends none."""
+        if self.kind != ".csv":
+            return whole.rfind(b"\n") + 1
+        end = place = quotes = 0
+        for line in whole.split(b"\n")[:-1]:
+            place += len(line) + 1
+            quotes += line.count(b'"')
+            if quotes % 2 == 0:
+                end = place
+        return end
+
+    def _may_be_ours(self, start: bytes) -> bool:
+        """Whether a file without a whole line can be one whose first line was cut off."""
+        first = {".csv": _csv_line(_COLUMNS), ".jsonl": _FIRST_KEY, ".txt": ""}[self.kind].encode()
+        return start[: len(first)] == first[: len(start)] if first else not start
 
     def _images(self, text: str) -> set[str]:
         if self.kind == ".csv":
@@ -81,7 +104,10 @@ class ResultsFile:
             return {row[_COLUMNS.index("image")] for row in rows[1:] if row}
         lines = [line for line in text.split("\n") if line]
         if self.kind == ".jsonl":
-            return {str(json.loads(line)["image"]) for line in lines}
+            captions = [json.loads(line) for line in lines]
+            if any(not {"image", "caption", "words"} <= caption.keys() for caption in captions):
+                raise ValueError
+            return {str(caption["image"]) for caption in captions}
         if any("\t" not in line for line in lines):
             raise ValueError
         return {_unescape(line.partition("\t")[0]) for line in lines}
@@ -90,36 +116,46 @@ class ResultsFile:
 class FigureFiles:
     """Where the figures of a run go: one file for one picture, a folder for several.
 
+    Args:
+        target: the file or folder.
+        pictures: all of the run, those included that are already done: a figure's name must not depend on where
+            a run was stopped.
+        several: whether a folder is meant.
+
     Raises:
         OptionError: one file for several pictures, or no format of figures.
     """
 
-    def __init__(self, target: Path, *, several: bool) -> None:
-        self.target, self.several = target, several
-        self._taken: set[Path] = set()
+    def __init__(self, target: Path, pictures: Sequence[Path], *, several: bool) -> None:
+        self.target = target
         if several and target.suffix:
             raise OptionError(f"--figure {target} is one file for several pictures: name a folder, without an ending")
         if not several and target.suffix.lower() not in _FIGURES:
             raise OptionError(f"--figure {target}: name a file that ends in .png, .pdf or .svg")
+        self._paths = self._of_folder(pictures) if several else {os.fspath(picture): target for picture in pictures}
 
     def write(self, caption: Caption, *, smooth: bool) -> None:
         """Draw the figure of a caption."""
-        caption.figure(self._path(caption), smooth=smooth)
+        caption.figure(self._paths[caption.image], smooth=smooth)
 
-    def _path(self, caption: Caption) -> Path:
-        if not self.several:
-            return self.target
-        stem = Path(caption.image).stem
-        path, number = self.target / f"{stem}.png", 2
-        while path in self._taken:  # pictures of one name in several folders
-            path, number = self.target / f"{stem}-{number}.png", number + 1
-        self._taken.add(path)
-        return path
+    def _of_folder(self, pictures: Sequence[Path]) -> dict[str, Path]:
+        paths: dict[str, Path] = {}
+        taken: set[Path] = set()
+        for picture in pictures:
+            path, number = self.target / f"{picture.stem}.png", 2
+            while path in taken:  # pictures of one name in several folders
+                path, number = self.target / f"{picture.stem}-{number}.png", number + 1
+            taken.add(path)
+            paths[os.fspath(picture)] = path
+        return paths
 
 
 def _csv_line(values: tuple[str, ...]) -> str:
     buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerow(values)
+    # A bare carriage return ends a line for csv.reader, and not every version of csv.writer quotes it.
+    returns = any("\r" in value for value in values)
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    csv.writer(buffer, lineterminator="\n", quoting=quoting).writerow(values)
     return buffer.getvalue()
 
 

@@ -1,5 +1,6 @@
 """Which pictures a command line means."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def find_pictures(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     failures = []
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
+        if not argument:  # Path("") would be the current folder
+            failures.append("a picture's name is empty")
+        elif os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it takes names that are too long
             inside = sorted(
                 file
                 for file in path.rglob("*")
@@ -28,7 +31,7 @@ def find_pictures(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
             if not inside:
                 failures.append(f"{path}: no pictures in this folder (looked for {', '.join(sorted(SUFFIXES))})")
             found.update(dict.fromkeys(inside))
-        elif path.exists():
+        elif os.path.exists(path):  # noqa: PTH110
             found[path] = None
         else:
             failures.append(f"{path}: no such file or folder")

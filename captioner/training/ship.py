@@ -1,0 +1,97 @@
+"""Make a model file ready to ship: choose its decoding on dev, score it on test once, write both into it.
+
+python -m captioner.training.ship runs/first/best.safetensors --data flickr8k/ --output checkpoints/default.safetensors
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner import checkpoint
+from captioner.data.readers import read
+from captioner.data.records import Record, of_split, usable
+from captioner.decoding import Beam
+from captioner.errors import CaptionerError
+from captioner.metrics import Scores, evaluate
+from captioner.training.dev import write_captions
+
+WIDTHS = (3, 5)
+LENGTH_PENALTIES = (0.0, 0.5, 0.8, 1.0)
+
+
+def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Beam, dict[str, float]]:
+    """The beam of the best dev CIDEr-D, and the figures that it reaches there.
+
+    Args:
+        model: to be scored.
+        dev: records of the dev split.
+    """
+    tried = {}
+    for width, penalty in itertools.product(WIDTHS, LENGTH_PENALTIES):
+        options = Beam(width=width, length_penalty=penalty)
+        scores = score(model, dev, options)
+        tried[options] = scores
+        print(f"dev  beam {width}  length penalty {penalty}  {_line(scores)}", file=sys.stderr, flush=True)
+    best = max(tried, key=lambda options: tried[options].cider)
+    return best, figures(tried[best])
+
+
+def score(model: checkpoint.Checkpoint, records: list[Record], options: Beam) -> Scores:
+    """Free-running captions of the records against all their references."""
+    captions = write_captions(
+        model.model, model.vocabulary, records, options=options, device=next(model.model.parameters()).device
+    )
+    return evaluate(captions, {record.id: list(record.captions) for record in records})
+
+
+def figures(scores: Scores) -> dict[str, float]:
+    """Scores as papers print them, times 100."""
+    bleu = {f"BLEU-{n}": value for n, value in enumerate(scores.bleu, 1)}
+    return {
+        name: round(100 * value, 2)
+        for name, value in (bleu | {"ROUGE-L": scores.rouge_l, "CIDEr": scores.cider}).items()
+    }
+
+
+def _line(scores: Scores) -> str:
+    return "  ".join(f"{name} {value:.1f}" for name, value in figures(scores).items())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m captioner.training.ship", description=__doc__)
+    parser.add_argument("model", type=Path, help="the model file that a run made")
+    parser.add_argument("--data", type=Path, required=True, help="captions with the splits dev and test")
+    parser.add_argument("--name", default="", help="how the data is called in the file")
+    parser.add_argument("--output", type=Path, required=True, help="the model file to write")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    try:
+        model = checkpoint.load(arguments.model)
+        records, _ = usable([record for record in read(arguments.data) if record.split in ("dev", "test")])
+        decoding, dev = choose_decoding(model, of_split(records, "dev"))
+        test = figures(score(model, of_split(records, "test"), decoding))
+        about: dict[str, Any] = {
+            **model.about,
+            "decoding": {
+                name: value for name, value in asdict(decoding).items() if name in ("width", "length_penalty")
+            },
+            "dev": {"on": f"{arguments.name} dev", "scores": dev},
+            "test": {"on": f"{arguments.name} test", "pictures": len(of_split(records, "test")), "scores": test},
+        }
+        checkpoint.save(arguments.output, replace(model, about=about))
+    except CaptionerError as error:
+        print(f"ship: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(about["test"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
