@@ -16,6 +16,8 @@ from captioner.model.lstm import LSTMConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.vocabulary import SPECIAL, Vocabulary
 
+torch.set_num_threads(1)  # the models of the tests are so small that threads only wait for one another
+
 WORDS = ("a", "dog", "cat", "ball", "red", "blue", "in", "the", "park", "'s", "$5", "<&>")
 
 DECODERS = {
@@ -36,6 +38,12 @@ def tiny_checkpoint(decoder: str, *, pad: bool = False) -> checkpoint.Checkpoint
     model = CaptionModel(config, vocabulary_size=len(vocabulary)).eval()
     about = {"decoding": {"width": 2, "max_length": 6, "min_length": 3}, "note": "untrained"}
     return checkpoint.Checkpoint(model=model, vocabulary=vocabulary, about=about)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[..., checkpoint.Checkpoint]:
+    """`tiny_checkpoint`, for tests that need the model itself."""
+    return tiny_checkpoint
 
 
 @pytest.fixture(scope="session", params=["lstm", "transformer"])

@@ -1,0 +1,208 @@
+"""One file is a model: it comes back as it was, what is no such file is refused, and nothing is unpickled."""
+
+import json
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from captioner import checkpoint
+from captioner.captioner import load
+from captioner.errors import CheckpointError
+
+MakeCheckpoint = Callable[..., checkpoint.Checkpoint]
+
+
+def logits_and_maps(found: checkpoint.Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits, maps = found.model(pixels, torch.tensor([[1, 4, 5, 6], [1, 9, 8, 7]]))
+    return logits, maps
+
+
+@pytest.mark.parametrize("decoder", ["lstm", "transformer"])
+@pytest.mark.parametrize(("half", "tolerance"), [(True, 2e-2), (False, 1e-6)])
+def test_a_model_comes_back_as_it_was(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, decoder: str, half: bool, tolerance: float
+) -> None:
+    before = make_checkpoint(decoder, pad=True)
+    path = tmp_path / "new" / "model.safetensors"
+    checkpoint.save(path, before, half=half)
+    after = checkpoint.load(path)
+
+    assert after.vocabulary == before.vocabulary
+    assert after.about == before.about
+    assert after.model.config == before.model.config
+    assert not after.model.training
+    assert {tensor.dtype for tensor in after.model.state_dict().values() if tensor.is_floating_point()} == {
+        torch.float32
+    }
+    logits, maps = logits_and_maps(before)
+    again, maps_again = logits_and_maps(after)
+    assert logits.std() > 0.1  # else being close would say little
+    torch.testing.assert_close(again, logits, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(maps_again, maps, atol=tolerance, rtol=tolerance)
+    assert list(path.parent.iterdir()) == [path]  # no partial file is left
+
+
+def test_half_precision_halves_the_file_and_spares_what_is_small(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    model = make_checkpoint("lstm")
+    checkpoint.save(tmp_path / "half.safetensors", model)
+    checkpoint.save(tmp_path / "whole.safetensors", model, half=False)
+    half, whole = load_file(tmp_path / "half.safetensors"), load_file(tmp_path / "whole.safetensors")
+    assert half.keys() == whole.keys()
+    for name, tensor in half.items():
+        assert tensor.dtype == (torch.float16 if tensor.dim() > 1 else whole[name].dtype)
+    bytes_of = {n: sum(t.nbytes for t in tensors.values()) for n, tensors in (("half", half), ("whole", whole))}
+    assert bytes_of["half"] < 0.55 * bytes_of["whole"]
+
+
+def test_the_header_is_read_without_the_weights(either_model: Path) -> None:
+    header = checkpoint.read_header(either_model)
+    assert header["config"]["decoder"]["kind"] in either_model.stem
+    assert header["vocabulary"][4:6] == ["a", "dog"]
+    assert header["about"]["note"] == "untrained"
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, make_checkpoint("lstm"))
+    before = path.read_bytes()
+
+    def killed(tensors: Any, target: Path, metadata: Any) -> None:
+        Path(target).write_bytes(before[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, make_checkpoint("transformer"))
+    assert path.read_bytes() == before
+
+
+def rewritten(path: Path, **changes: Any) -> None:
+    """The same weights with other metadata; a key whose value is None is left out."""
+    with checkpoint.safe_open(path, framework="pt") as file:
+        metadata = {**file.metadata(), **changes}
+    save_file(load_file(path), path, {key: value for key, value in metadata.items() if value is not None})
+
+
+def with_header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        header = checkpoint.read_header(path)
+        changed = change(header)
+        rewritten(path, model=json.dumps(header if changed is None else changed))
+
+    return damage
+
+
+def cut(share: float) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        data = path.read_bytes()
+        path.write_bytes(data[: int(len(data) * share)])
+
+    return damage
+
+
+def foreign(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path)
+
+
+def without_a_tensor(path: Path) -> None:
+    with checkpoint.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    del tensors["decoder.embed.weight"]
+    save_file(tensors, path, metadata)
+
+
+def damaged_json(path: Path) -> None:
+    """The safetensors header itself is cut: its length points into the middle of it."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    path.write_bytes(struct.pack("<Q", length // 2) + data[8:])
+
+
+class Trap:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+# What is done to a good file, how, words of the message after the file's name.
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (Path.unlink, "no such model file"),
+    "empty": (lambda path: path.write_bytes(b""), "not a whole safetensors file"),
+    "truncated in the weights": (cut(0.9), "not a whole safetensors file"),
+    "truncated in the header": (cut(0.01), "not a whole safetensors file"),
+    "random bytes": (lambda path: path.write_bytes(bytes(range(256)) * 40), "not a whole safetensors file"),
+    "text": (lambda path: path.write_text("hello " * 100), "not a whole safetensors file"),
+    "a header that is cut": (damaged_json, "not a whole safetensors file"),
+    "foreign safetensors": (foreign, "a safetensors file, but not a model of captioner"),
+    "another version": (lambda path: rewritten(path, version="7"), "format version 7, and this captioner reads 1"),
+    "no version": (lambda path: rewritten(path, version=None), "format version None"),
+    "no description": (lambda path: rewritten(path, model=None), "its description is damaged"),
+    "a description that is no JSON": (lambda path: rewritten(path, model='{"config'), "its description is damaged"),
+    "a description that is a list": (with_header(lambda h: []), "its description is damaged"),
+    "no configuration": (with_header(lambda h: h.pop("config") and None), "damaged"),
+    "no vocabulary": (with_header(lambda h: h.pop("vocabulary") and None), "damaged"),
+    "an unknown option": (with_header(lambda h: h["config"]["decoder"].update(depth=3)), "made by another version"),
+    "an unknown decoder": (with_header(lambda h: h["config"]["decoder"].update(kind="rnn")), "called 'rnn'"),
+    "an unknown backbone": (with_header(lambda h: h["config"]["encoder"].update(backbone="vgg")), "called 'vgg'"),
+    "a text for a number": (with_header(lambda h: h["config"]["decoder"].update(width="wide")), "damaged"),
+    "a configuration that is a list": (with_header(lambda h: h.update(config=[])), "damaged"),
+    "a part that is null": (with_header(lambda h: h["config"].update(encoder=None)), "damaged"),
+    "a decoder that is a number": (with_header(lambda h: h["config"].update(decoder=3)), "damaged"),
+    "a word too many": (with_header(lambda h: h["vocabulary"].append("zebra")), "damaged"),
+    "words that are numbers": (with_header(lambda h: h.update(vocabulary=[1, 2, 3, 4])), "damaged"),
+    "a vocabulary that is a number": (with_header(lambda h: h.update(vocabulary=5)), "damaged"),
+    "another width": (with_header(lambda h: h["config"]["decoder"].update(embedding=8)), "damaged"),
+    "a tensor missing": (without_a_tensor, "damaged"),
+    "facts that are a list": (with_header(lambda h: h.update(about=[])), "damaged"),
+    "decoding that is unknown": (with_header(lambda h: h.update(about={"decoding": {"depth": 3}})), "damaged"),
+    "decoding out of range": (with_header(lambda h: h.update(about={"decoding": {"width": 0}})), "beam width"),
+    "decoding that is a number": (with_header(lambda h: h.update(about={"decoding": 3})), "damaged"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damaged_files(tmp_path: Path, make_checkpoint: MakeCheckpoint, what: str) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, make_checkpoint("lstm"))
+    damage, words = DAMAGE[what]
+    damage(path)
+    with pytest.raises(CheckpointError) as raised:
+        load(path)  # with the model's own defaults of decoding, which are read here
+    message = str(raised.value)
+    assert message.startswith(f"{path}: ")
+    assert words in message
+    assert "\n" not in message
+
+
+def test_a_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such model file"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("save", [lambda trap, path: path.write_bytes(pickle.dumps(trap)), torch.save])
+def test_a_pickle_is_refused_and_never_unpickled(tmp_path: Path, save: Callable[..., Any]) -> None:
+    sprung, path = tmp_path / "sprung", tmp_path / "model.safetensors"
+    save(Trap(sprung), path)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: not a whole safetensors file"):
+        load(path)
+    assert not sprung.exists()
+    # The trap works: it is not the test that is harmless.
+    pickle.loads(pickle.dumps(Trap(sprung)))
+    assert sprung.exists()
