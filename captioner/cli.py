@@ -199,9 +199,13 @@ def _progress(what: str, total: int) -> Iterator[tuple[Callable[[], None], Calla
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    # The bar may catch what is printed only where both are on the terminal, else captions miss their file or pipe.
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task), lambda line: bar.console.print(line, markup=False, highlight=False)
+        yield (
+            lambda: bar.advance(task),
+            lambda line: bar.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True),
+        )
 
 
 # models

@@ -243,10 +243,12 @@ class Geometry:
         width, height = self.size
         if not (0 <= x <= width and 0 <= y <= height):
             raise ValueError(f"({x}, {y}) is not on a picture of {width} x {height}")
-        rows, columns = self.grid
-        across = x / width * self.content[0] / self.side
-        down = y / height * self.content[1] / self.side
-        return min(int(down * rows), rows - 1), min(int(across * columns), columns - 1)
+        return self._cell(y / height, 1), self._cell(x / width, 0)
+
+    def _cell(self, fraction: float, axis: int) -> int:
+        """The row (axis 1) or column (axis 0) at a fraction of the picture; at its very end, the last with picture."""
+        whole = self.grid[1 - axis] * self.content[axis]
+        return min(int(fraction * whole / self.side), (whole - 1) // self.side)
 
     def coverage(self, box: Box) -> "NDArray[np.float32]":
         """The share of each cell that a box covers, (h, w); the box in fractions of the upright picture."""

@@ -60,7 +60,7 @@ def test_a_point_lies_in_the_box_of_its_cell(geometry: Geometry, across: float, 
     x, y = across * geometry.size[0], down * geometry.size[1]
     cell = geometry.cell_of(x, y)
     left, top, right, bottom = geometry.cell_box(*cell)
-    slack = 1e-9 * max(geometry.size)
+    slack = 1e-9 * max(geometry.size)  # a point on an edge may be in either cell
     assert left - slack <= x <= right + slack
     assert top - slack <= y <= bottom + slack
     assert geometry.mask[cell]
@@ -102,6 +102,13 @@ def test_padding_keeps_the_shape_and_fills_the_longer_side(size: tuple[int, int]
     exact = min(size) / max(size) * side
     assert abs(min(width, height) - exact) <= (0.5 if exact >= 0.5 else 1)
     assert min(width, height) >= 1
+
+
+def test_the_corners_of_a_padded_picture_are_in_cells_that_hold_picture() -> None:
+    """The picture ends where a cell does: its last edge belongs to that cell, not to the padding after it."""
+    geometry = Geometry(size=(400, 200), side=200, grid=(4, 4), pad=True)
+    assert geometry.cell_of(400, 200) == (1, 3)
+    assert geometry.cell_of(0, 0) == (0, 0)
 
 
 def test_a_cell_and_a_point_outside_are_refused() -> None:

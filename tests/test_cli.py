@@ -1,0 +1,402 @@
+"""The command line: what it prints and writes, its exit codes, and one line for every mistake."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from captioner import Captioner, __version__, cli
+from captioner.captioner import load
+
+MakePicture = Callable[..., Path]
+
+
+@dataclass
+class Run:
+    """What a command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Run]
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    """Run ``captioner`` in this process and in the test's folder, where the tiny model is the only one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("captioner.captioner.shipped_models", lambda: {"default": tiny_model})
+
+    def run(*arguments: object) -> Run:
+        capsys.readouterr()
+        try:
+            code: Any = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Run(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def folder(make_picture: MakePicture) -> Path:
+    """Four pictures, one of them in a subfolder; a broken one, and things that are no pictures."""
+    for i, name in enumerate(("a.png", "b.jpg", "sub/a.png", "z.PNG")):
+        path = make_picture(f"photos/{name}", seed=i)
+    photos = path.parent
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (photos / "notes.txt").write_text("notes")
+    (photos / ".hidden.png").write_bytes((photos / "a.png").read_bytes())
+    return photos
+
+
+GOOD = ["photos/a.png", "photos/b.jpg", "photos/sub/a.png", "photos/z.PNG"]
+
+
+# What is printed.
+
+
+def test_one_picture_gives_its_caption_alone(command: Command, make_picture: MakePicture, tiny_model: Path) -> None:
+    path = make_picture()
+    run = command("caption", path)
+    assert (run.code, run.err) == (0, "")
+    assert run.out == load(tiny_model).caption(path).text + "\n"
+
+
+def test_several_pictures_give_a_line_each(command: Command, make_picture: MakePicture, tiny_model: Path) -> None:
+    paths = [make_picture(f"{i}.png", seed=i) for i in range(3)]
+    run = command("caption", *paths, paths[0])  # one named twice is done once
+    model = load(tiny_model)
+    assert run.code == 0
+    assert run.out == "".join(f"{path}\t{model.caption(path).text}\n" for path in paths)
+
+
+def test_json_has_the_words_with_their_maps(command: Command, make_picture: MakePicture) -> None:
+    run = command("caption", "--json", make_picture("a.png"), make_picture("b.png", seed=1))
+    first, second = (json.loads(line) for line in run.out.splitlines())
+    assert [Path(caption["image"]).name for caption in (first, second)] == ["a.png", "b.png"]
+    assert first["grid"] == [8, 8]
+    assert first["model"] == "tiny"
+    for word in first["words"]:
+        assert sum(map(sum, word["map"])) == pytest.approx(1, abs=1e-3)
+
+
+def test_options_of_the_search_are_followed(command: Command, make_picture: MakePicture) -> None:
+    path = make_picture()
+
+    def said(*options: object) -> dict[str, Any]:
+        run = command("caption", path, "--json", *options)
+        assert (run.code, run.err) == (0, "")
+        caption: dict[str, Any] = json.loads(run.out)
+        return caption
+
+    assert len(said("--max-length", 2, "--min-length", 2)["words"]) == 2
+    assert len(said("--n-best", 4)["alternatives"]) == 3
+    assert said("--beam", 1, "--length-penalty", 0)["score"] != said("--beam", 1, "--length-penalty", 1)["score"]
+    sample = ["--sample", "--max-length", 8, "--temperature", 1.5, "--top-k", 9, "--top-p", 0.95, "--n-best", 2]
+    assert said(*sample, "--seed", 5) == said(*sample, "--seed", 5)
+    assert len({said(*sample, "--seed", seed)["caption"] for seed in range(5)}) > 1
+
+
+def test_models_are_listed(command: Command, tiny_model: Path) -> None:
+    run = command("models")
+    assert run.code == 0
+    assert run.out.startswith("default")
+    assert "tiny + lstm, 16 words" in run.out
+    listed = json.loads(command("models", "--json").out)
+    assert listed["path"] == str(tiny_model)
+    assert listed["bytes"] == tiny_model.stat().st_size
+    assert listed["about"]["note"] == "untrained"
+
+
+def test_version_and_help(command: Command) -> None:
+    assert command("--version") == Run(0, f"captioner {__version__}\n", "")
+    for name in ((), ("caption",), ("evaluate",), ("train",), ("models",)):
+        run = command(*name, "--help")
+        assert (run.code, run.err) == (0, "")
+        assert run.out.startswith("usage: captioner")
+
+
+# Folders and files.
+
+
+def test_a_folder_skips_and_names_what_is_broken(command: Command, folder: Path) -> None:
+    run = command("caption", "photos")
+    assert run.code == 1
+    assert [line.split("\t")[0] for line in run.out.splitlines()] == GOOD
+    assert run.err == "captioner: photos/broken.jpg: not an image in a format that is known\n"
+
+
+def test_what_is_missing_is_named_and_the_rest_done(command: Command, folder: Path) -> None:
+    run = command("caption", "nowhere.jpg", "photos/a.png")
+    assert run.code == 1
+    assert run.err == "captioner: nowhere.jpg: no such file or folder\n"
+    assert len(run.out.splitlines()) == 1
+
+
+def read_back(path: Path) -> list[tuple[str, str]]:
+    """(image, caption) of each line of a results file."""
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return [(row["image"], row["caption"]) for row in csv.DictReader(file)]
+    lines = path.read_text().splitlines()
+    if path.suffix == ".jsonl":
+        return [(caption["image"], caption["caption"]) for caption in map(json.loads, lines)]
+    return [(line.split("\t")[0], line.split("\t")[1]) for line in lines]
+
+
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+def test_results_go_to_a_file_and_nothing_is_made_twice(
+    command: Command, folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "new" / f"captions{kind}"
+    (folder / "broken.jpg").unlink()
+    expected = [tuple(line.split("\t")) for line in command("caption", "photos").out.splitlines()]
+
+    first = command("caption", "photos/a.png", "photos/b.jpg", "--output", output)
+    assert (first.code, first.out, first.err) == (0, "", f"{output}: 2 captions\n")
+    begun = output.read_bytes()
+
+    opened: list[str] = []
+    prepare = Captioner._prepare
+
+    def watched(self: Captioner, picture: Any, max_pixels: int) -> Any:
+        opened.append(str(picture))
+        return prepare(self, picture, max_pixels)
+
+    monkeypatch.setattr(Captioner, "_prepare", watched)
+    second = command("caption", "photos", "--output", output)
+    assert (second.code, second.err) == (0, f"{output}: 4 captions (2 were there)\n")
+    assert sorted(opened) == GOOD[2:]
+    assert output.read_bytes().startswith(begun)
+    assert read_back(output) == expected
+
+    before = output.read_bytes()
+    third = command("caption", "photos", "--output", output)
+    assert (third.code, third.err) == (0, f"{output}: 4 captions (4 were there)\n")
+    assert output.read_bytes() == before
+
+
+def test_a_finished_file_needs_no_model(command: Command, make_picture: MakePicture) -> None:
+    path = make_picture()
+    assert command("caption", path, "--output", "captions.txt").code == 0
+    assert command("caption", path, "--output", "captions.txt", "--model", "gone").code == 0
+
+
+def test_one_picture_has_its_figure_in_a_file(command: Command, make_picture: MakePicture) -> None:
+    path = make_picture()
+    for name, magic in (("words.png", b"\x89PNG"), ("new/words.pdf", b"%PDF"), ("words.svg", b"<?xml")):
+        assert command("caption", path, "--figure", name).code == 0
+        assert Path(name).read_bytes().startswith(magic)
+    smooth = Path("words.png").read_bytes()
+    assert command("caption", path, "--figure", "words.png", "--cells").code == 0
+    assert Path("words.png").read_bytes() != smooth
+
+
+def test_several_pictures_have_their_figures_in_a_folder(command: Command, folder: Path) -> None:
+    assert command("caption", "photos", "--figure", "figures").code == 1  # broken.jpg
+    assert sorted(path.name for path in Path("figures").iterdir()) == ["a-2.png", "a.png", "b.png", "z.png"]
+
+
+def test_a_folder_of_one_picture_is_still_a_folder(command: Command, folder: Path) -> None:
+    assert command("caption", "photos/sub", "--figure", "figures").code == 0
+    assert [path.name for path in Path("figures").iterdir()] == ["a.png"]
+
+
+def test_names_that_are_no_text(command: Command, make_picture: MakePicture, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xe9t\xe9\nb.png")
+    make_picture("photos/a.png").rename(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "no\npicture.png").write_text("no")
+    run = command("caption", "photos", "--output", "captions.jsonl")
+    assert run.code == 1
+    assert "captioner: photos/no picture.png: not an image in a format that is known\n" in run.err
+    assert [image for image, _ in read_back(tmp_path / "captions.jsonl")] == [f"photos/{name}"]
+    assert command("caption", "photos", "--output", "captions.jsonl").err.endswith("(1 were there)\n")
+
+
+# Mistakes. What is wrong, the arguments, the exit code, what the line says.
+# {} is a picture that is fine; the folder holds it, text.jpg, empty.jpg, cut.jpg, bomb.png and an empty folder.
+BAD_INPUTS: list[tuple[str, str, int, str]] = [
+    # the picture
+    ("a missing picture", "caption nowhere.jpg", 2, "nowhere.jpg: no such file or folder"),
+    ("a name that is too long", "caption " + "x" * 300, 2, "x: no such file or folder"),
+    ("an empty name", "caption EMPTY", 2, "a picture's name is empty"),
+    ("a text file", "caption text.jpg", 2, "text.jpg: not an image in a format that is known"),
+    ("an empty file", "caption empty.jpg", 2, "empty.jpg: the file is empty"),
+    ("a truncated picture", "caption cut.jpg", 2, "cut.jpg: truncated or damaged"),
+    ("a decompression bomb", "caption bomb.png", 2, "bomb.png: 20000 x 20000 is more than the limit of 100,000,000"),
+    ("a picture above the limit", "caption {} --max-pixels 9", 2, "photo.png: 40 x 30 is more than the limit of 9 "),
+    ("a limit of nothing", "caption {} --max-pixels 0", 2, "--max-pixels must be at least 1, not 0"),
+    ("a folder without pictures", "caption nothing", 2, "nothing: no pictures in this folder (looked for .avif"),
+    ("one broken among several", "caption {} text.jpg", 1, "text.jpg: not an image in a format that is known"),
+    ("one missing among several", "caption {} nowhere.jpg", 1, "nowhere.jpg: no such file or folder"),
+    ("no picture at all", "caption", 2, "the following arguments are required: PICTURE"),
+    # the model
+    ("an unknown model", "caption {} --model bset", 2, "no model is called 'bset'; shipped: default."),
+    ("a missing model file", "caption {} --model x/y.safetensors", 2, "x/y.safetensors: no such model file"),
+    ("a model file that is none", "caption {} --model ./text.jpg", 2, "text.jpg: not a whole safetensors file"),
+    ("a device that is not there", "caption {} --device gpu", 2, "there is no device 'gpu' here"),
+    # the output
+    ("results of another kind", "caption {} --output out.docx", 2, "results end in .txt, .jsonl or .csv, not '.docx'"),
+    ("results over a file of another kind", "caption {} --output notes.txt", 2, "notes.txt: holds lines that are no"),
+    ("results where no file can be", "caption {} --output text.jpg/a.csv", 2, "text.jpg/a.csv: cannot be written"),
+    ("a figure of another kind", "caption {} --figure out.docx", 2, "--figure out.docx: name a file that ends in .png"),
+    ("a figure without an ending", "caption {} --figure out", 2, "--figure out: name a file that ends in .png"),
+    ("one figure for two", "caption {} cut.jpg --figure out.png", 2, "out.png is one file for several pictures"),
+    ("a figure where none can be", "caption {} --figure text.jpg/a.png", 2, "text.jpg/a.png: cannot be written"),
+    # the search
+    ("a beam of none", "caption {} --beam 0", 2, "beam width must be a whole number of at least 1, not 0"),
+    ("a beam of words", "caption {} --beam wide", 2, "argument --beam: invalid int value: 'wide'"),
+    ("more captions than beams", "caption {} --beam 2 --n-best 3", 2, "3 captions are asked of a beam of 2"),
+    ("a beam and samples", "caption {} --sample --beam 3", 2, "--beam and --length-penalty do not go with it"),
+    ("a penalty and samples", "caption {} --sample --length-penalty 1", 2, "--beam and --length-penalty do not"),
+    ("a temperature without samples", "caption {} --temperature 2", 2, "--temperature is an option of sampling"),
+    ("top-k without samples", "caption {} --top-k 5", 2, "--top-k is an option of sampling: add --sample"),
+    ("a temperature of 0", "caption {} --sample --temperature 0", 2, "temperature must be above 0, not 0.0"),
+    ("top-p above 1", "caption {} --sample --top-p 1.5", 2, "top_p must be above 0 and at most 1, not 1.5"),
+    ("a length of none", "caption {} --max-length 0", 2, "max_length must be a whole number of at least 1, not 0"),
+    ("lengths the wrong way round", "caption {} --min-length 9", 2, "min_length 9 is above max_length 6"),
+    ("a penalty out of range", "caption {} --length-penalty 9", 2, "length_penalty must be from 0 to 5, not 9.0"),
+    ("a batch of none", "caption {} --batch 0", 2, "a batch needs at least 1 picture, not 0"),
+    # the rest of the line
+    ("an unknown option", "caption {} --bean 3", 2, "unrecognized arguments: --bean 3"),
+    ("an unknown command", "captoin {}", 2, "invalid choice: 'captoin'"),
+    ("training on nothing", "train --data nowhere --output run", 2, "nowhere: no such file or folder"),
+    ("training without captions", "train --data nothing --output run", 2, "nothing: no captions found"),
+    ("training without --output", "train --data nothing", 2, "the following arguments are required: --output"),
+    ("training with a wrong recipe", "train --data nothing --output run --epochs 0", 2, "epochs must be at least 1"),
+    ("training on a table of no captions", "train --data table.csv --output run", 2, "must name the columns image,"),
+    ("scoring without results", "evaluate --annotations nowhere.json --results x.json", 2, "nowhere.json"),
+]
+
+
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), [row[1:] for row in BAD_INPUTS], ids=[b[0] for b in BAD_INPUTS])
+def test_bad_input(
+    command: Command, make_picture: MakePicture, bomb: bytes, tmp_path: Path, arguments: str, code: int, says: str
+) -> None:
+    """One line on standard error that names what is wrong, the right exit code, never a traceback."""
+    make_picture()
+    whole = make_picture("cut.jpg", size=(90, 90)).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    (tmp_path / "notes.txt").write_text("buy milk\n")
+    (tmp_path / "table.csv").write_text("name,age\nann,3\n")
+    (tmp_path / "nothing").mkdir()
+
+    words = ["photo.png" if word == "{}" else "" if word == "EMPTY" else word for word in arguments.split()]
+    run = command(*words)
+    assert run.code == code
+    assert says in run.err
+    assert run.err.count("\n") == 1
+    assert run.err.startswith("captioner")
+    assert len(run.out.splitlines()) == (1 if code == 1 else 0)  # what could be done was
+    assert (tmp_path / "notes.txt").read_text() == "buy milk\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bomb_is_let_through_when_it_is_trusted(command: Command, tmp_path: Path) -> None:
+    Image.new("1", (600, 500)).save(tmp_path / "large.png")
+    assert command("caption", "large.png", "--max-pixels", 299_999).code == 2
+    assert command("caption", "large.png", "--max-pixels", 300_000).code == 0
+
+
+def test_no_command_shows_the_help(command: Command) -> None:
+    run = command()
+    assert run.code == 2
+    assert "caption pictures or folders of them" in run.out
+
+
+def test_progress_is_drawn_on_a_terminal_alone(command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b" not in command("caption", "photos").err
+    assert "4/5" not in command("caption", "photos").err
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    run = command("caption", "photos")
+    assert "5/5" in run.err
+    assert "photos/broken.jpg: not an image" in run.err.replace("\n", " ")
+    assert [line.split("\t")[0] for line in run.out.splitlines()] == GOOD  # the bar is not among the captions
+
+
+def test_a_caption_that_is_interrupted_says_so(
+    command: Command, make_picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("captioner.captioner.Captioner.caption_all", interrupted)
+    assert command("caption", make_picture()) == Run(130, "", "captioner: interrupted\n")
+
+
+# As a program of its own.
+
+PROGRAM = [sys.executable, "-m", "captioner.cli"]
+
+
+def test_the_program_in_a_pipe(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [*PROGRAM, "caption", "photos", "--model", tiny_model, "--output", "captions.csv"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.splitlines() == [
+        "captioner: photos/broken.jpg: not an image in a format that is known",
+        "captions.csv: 4 captions",
+    ]
+
+
+def test_a_reader_that_leaves_is_no_error(folder: Path, tiny_model: Path) -> None:
+    shell = (
+        f"'{sys.executable}' -m captioner.cli caption '{folder}' --json --model '{tiny_model}' --batch 1 | head -c 1"
+    )
+    run = subprocess.run(["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True)
+    assert run.stdout == "{"
+    assert "Error" not in run.stderr
+    assert run.returncode in (0, 1)
+
+
+def test_a_kill_loses_nothing_that_was_written(
+    command: Command, make_picture: MakePicture, tiny_model: Path, tmp_path: Path
+) -> None:
+    names = [str(make_picture(f"photos/{i:03}.png", seed=i).relative_to(tmp_path)) for i in range(80)]
+    output = tmp_path / "captions.txt"
+    line = [*PROGRAM, "caption", "photos", "--model", str(tiny_model), "--output", "captions.txt", "--batch", "1"]
+    process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (output.exists() and output.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = output.read_bytes()
+    assert 3 <= before.count(b"\n") < 80  # it was killed at work
+
+    assert command("caption", "photos", "--output", "captions.txt").code == 0
+    assert output.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    assert [name for name, _ in read_back(output)] == names
