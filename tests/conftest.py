@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,8 @@ from captioner.model.lstm import LSTMConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.vocabulary import SPECIAL, Vocabulary
 
+hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("tests")
 torch.set_num_threads(1)  # the models of the tests are so small that threads only wait for one another
 
 WORDS = ("a", "dog", "cat", "ball", "red", "blue", "in", "the", "park", "'s", "$5", "<&>")
