@@ -64,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="captioner", description="Caption pictures, and show where each word looked.")
     parser.add_argument("--version", action="version", version=f"captioner {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _add_caption(commands.add_parser("caption", help="caption pictures or folders of them"))
     _add_evaluate(commands.add_parser("evaluate", help="the COCO scores of captions"))
     _add_train(commands.add_parser("train", help="train a model"))

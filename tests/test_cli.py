@@ -269,7 +269,7 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("a penalty and samples", "caption {} --sample --length-penalty 1", 2, "--beam and --length-penalty do not"),
     ("a temperature without samples", "caption {} --temperature 2", 2, "--temperature is an option of sampling"),
     ("top-k without samples", "caption {} --top-k 5", 2, "--top-k is an option of sampling: add --sample"),
-    ("a temperature of 0", "caption {} --sample --temperature 0", 2, "temperature must be above 0, not 0.0"),
+    ("a temperature of 0", "caption {} --sample --temperature 0", 2, "above 0, not 0.0"),
     ("top-p above 1", "caption {} --sample --top-p 1.5", 2, "top_p must be above 0 and at most 1, not 1.5"),
     ("a length of none", "caption {} --max-length 0", 2, "max_length must be a whole number of at least 1, not 0"),
     ("lengths the wrong way round", "caption {} --min-length 9", 2, "min_length 9 is above max_length 6"),
@@ -277,7 +277,7 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("a batch of none", "caption {} --batch 0", 2, "a batch needs at least 1 picture, not 0"),
     # the rest of the line
     ("an unknown option", "caption {} --bean 3", 2, "unrecognized arguments: --bean 3"),
-    ("an unknown command", "captoin {}", 2, "invalid choice: 'captoin'"),
+    ("an unknown command", "captoin {}", 2, "argument COMMAND: invalid choice: 'captoin'"),
     ("training on nothing", "train --data nowhere --output run", 2, "nowhere: no such file or folder"),
     ("training without captions", "train --data nothing --output run", 2, "nothing: no captions found"),
     ("training without --output", "train --data nothing", 2, "the following arguments are required: --output"),
