@@ -1,5 +1,6 @@
 """From a grid to captions: greedy, batched beam search, sampling. None knows which decoder it drives."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -71,7 +72,7 @@ class Sampling(Greedy):
         temperature: below 1 sharpens the distribution, above 1 flattens it.
         top_k: draw from the k likeliest words; 0 for all.
         top_p: draw from the likeliest words that together reach this probability; 1 for all.
-        seed: the same seed gives the same captions on the same device.
+        seed: the same seed gives a picture the same captions, whatever pictures are with it in the batch.
         samples: captions for each picture, the best first.
     """
 
@@ -85,8 +86,11 @@ class Sampling(Greedy):
         super().__post_init__()
         _check("top_k", self.top_k, at_least=0)
         _check("samples", self.samples, at_least=1)
-        if not self.temperature > 0:
-            raise OptionError(f"temperature must be above 0, not {self.temperature}")
+        _check("seed", self.seed, at_least=0)
+        if self.seed >= 2**63:
+            raise OptionError(f"seed must be below 2 ** 63, not {self.seed}")
+        if not 0 < self.temperature < math.inf:
+            raise OptionError(f"temperature must be a number above 0, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise OptionError(f"top_p must be above 0 and at most 1, not {self.top_p}")
 
@@ -150,7 +154,7 @@ class _Said:
         return Hypothesis(
             tokens=tuple(self.tokens[row, :words].tolist()),
             probabilities=tuple(self.log_p[row, :words].exp().tolist()),
-            maps=self.maps[row, :words].cpu(),
+            maps=self.maps[row, :words].to("cpu", copy=True),  # a view would keep the whole batch's maps alive
             score=self.total[row].item() / self.words**length_penalty,
             finished=finished,
         )
@@ -198,11 +202,7 @@ class _Search:
             if self.said.words > options.max_length:  # no room for the last word: what came before counts
                 for picture, hypotheses in enumerate(self.done):
                     if len(hypotheses) < options.n_best:
-                        hypotheses.extend(
-                            before.hypothesis(row, options.length_penalty, finished=False)
-                            for row in range(picture * self.rows, (picture + 1) * self.rows)
-                            if before.total[row].isfinite()
-                        )
+                        self._add_unfinished(picture, before, options.length_penalty)
             if not self.said.total.isfinite().any():
                 break
         return self._best(options.n_best)
@@ -210,12 +210,17 @@ class _Search:
     def sample(self) -> list[list[Hypothesis]]:
         assert isinstance(self.options, Sampling)
         options = self.options
-        generator = torch.Generator(self.device).manual_seed(options.seed)
+        generator = torch.Generator().manual_seed(options.seed)
         everything = torch.arange(self.pictures * self.rows, device=self.device)
         for _ in range(options.max_length + 1):
             log_p = self._next_words().flatten(0, 1)  # (B * K, V)
-            trimmed = _trim(log_p / options.temperature, options)
-            word = torch.multinomial(trimmed.softmax(-1), 1, generator=generator)[:, 0]
+            # From 0 for the likeliest word, so that no temperature, however low, makes it overflow.
+            tempered = (log_p - log_p.amax(-1, keepdim=True)) / max(options.temperature, 1e-30)
+            p = _trim(tempered, options).softmax(-1).view(self.pictures, self.rows, -1)
+            # The smallest of exponential variables with the rates p is word i with probability p[i]. All pictures
+            # share the draws of their k-th captions: none depends on its place in the batch.
+            draws = torch.empty(p.shape[1:]).exponential_(generator=generator).to(self.device)  # (K, V)
+            word = (p / draws).argmax(-1).flatten()
             gained = log_p[everything, word]
             before = self.said
             self._follow(everything, word, self.said.total + gained, gained)
@@ -258,6 +263,15 @@ class _Search:
             hypothesis = self.said.hypothesis(row, length_penalty, finished=True)
             self.done[row // self.rows].append(hypothesis)
         self.said.total[ended] = float("-inf")
+
+    def _add_unfinished(self, picture: int, said: _Said, length_penalty: float) -> None:
+        """Put a picture's captions that are cut off beside those that ended, but for those that end as they are."""
+        ended = {hypothesis.tokens for hypothesis in self.done[picture]}
+        for row in range(picture * self.rows, (picture + 1) * self.rows):
+            if said.total[row].isfinite():
+                hypothesis = said.hypothesis(row, length_penalty, finished=False)
+                if hypothesis.tokens not in ended:
+                    self.done[picture].append(hypothesis)
 
     def _best(self, count: int) -> list[list[Hypothesis]]:
         return [sorted(found, key=lambda h: (not h.finished, -h.score))[:count] for found in self.done]

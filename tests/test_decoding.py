@@ -75,7 +75,10 @@ def test_greedy_takes_the_likeliest_word_at_each_step(model: CaptionModel) -> No
         torch.testing.assert_close(maps[0, : len(best.tokens)].detach(), best.maps, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [Greedy(max_length=8), Beam(width=4, n_best=3, max_length=8)])
+@pytest.mark.parametrize(
+    "options",
+    [Greedy(max_length=8), Beam(width=4, n_best=3, max_length=8), Sampling(samples=3, max_length=8, top_p=0.9)],
+)
 def test_a_batch_says_what_each_picture_would_alone(model: CaptionModel, options: Greedy) -> None:
     grid = grid_of(6)
     together = decode(model.decoder, grid, options)
@@ -168,7 +171,8 @@ def test_sampling_follows_its_seed_and_its_distribution(model: CaptionModel) -> 
     greedy = captions(decode(model.decoder, grid, Greedy(max_length=6)))
     assert captions(decode(model.decoder, grid, Sampling(top_k=1, max_length=6))) == greedy
     assert captions(decode(model.decoder, grid, Sampling(top_p=1e-6, max_length=6))) == greedy
-    assert captions(decode(model.decoder, grid, Sampling(temperature=1e-3, max_length=6))) == greedy
+    for temperature in (1e-3, 1e-60):
+        assert captions(decode(model.decoder, grid, Sampling(temperature=temperature, max_length=6))) == greedy
 
 
 def test_first_sampled_words_are_as_frequent_as_they_are_likely(model: CaptionModel) -> None:
@@ -256,6 +260,23 @@ def test_n_best_are_different_and_in_order(model: CaptionModel) -> None:
         assert order == sorted(order, reverse=True), "finished ones first, each kind by its score"
 
 
+def test_a_caption_that_ends_is_not_returned_once_more_as_one_that_was_cut_off() -> None:
+    logits = torch.full((1, 6, 6), -20.0)
+    logits[0, :, 4] = 0.0
+    logits[0, 4] = torch.tensor([-20.0, -20.0, -0.7, -20.0, -0.8, -3.0])  # the end, the word 4 or the word 5
+    toy = Toy(1, 6, 0)
+    toy.logits = logits
+    found = decode(toy, Grid(torch.zeros(1, 1, 4), (1, 1)), Beam(width=4, n_best=4, max_length=2))[0]
+    assert len({h.tokens for h in found}) == len(found)
+    assert {h.finished for h in found} == {True, False}
+
+
+def test_a_caption_keeps_no_maps_but_its_own(model: CaptionModel) -> None:
+    for options in (Greedy(max_length=6), Beam(width=4, n_best=4, max_length=6), Sampling(samples=2, max_length=6)):
+        for h in itertools.chain(*decode(model.decoder, grid_of(5), options)):
+            assert h.maps.untyped_storage().nbytes() == 4 * len(h.tokens) * 12
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "said"),
     [
@@ -266,7 +287,10 @@ def test_n_best_are_different_and_in_order(model: CaptionModel) -> None:
         (Greedy, {"max_length": 0}, "max_length must be a whole number of at least 1, not 0"),
         (Greedy, {"min_length": 9, "max_length": 8}, "min_length 9 is above max_length 8"),
         (Greedy, {"no_repeat_ngram": -1}, "no_repeat_ngram"),
-        (Sampling, {"temperature": 0.0}, "temperature must be above 0, not 0.0"),
+        (Sampling, {"temperature": 0.0}, "temperature must be a number above 0, not 0.0"),
+        (Sampling, {"temperature": math.inf}, "temperature must be a number above 0, not inf"),
+        (Sampling, {"seed": -1}, "seed must be a whole number of at least 0, not -1"),
+        (Sampling, {"seed": 2**63}, "seed must be below"),
         (Sampling, {"top_p": 1.5}, "top_p must be above 0 and at most 1, not 1.5"),
         (Sampling, {"top_k": -2}, "top_k"),
         (Sampling, {"samples": 0}, "samples"),
