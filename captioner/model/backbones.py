@@ -36,7 +36,12 @@ class Backbone:
 def _torchvision(name: str) -> Callable[[str | None], nn.Module]:
     def build(weights: str | None) -> nn.Module:
         models = import_torchvision().models
-        net: nn.Module = models.get_model(name, weights=weights)
+        try:
+            net: nn.Module = models.get_model(name, weights=weights)
+        except OSError as error:  # of the download
+            raise CheckpointError(
+                f"the weights of {name} cannot be downloaded ({error}): give a file of them"
+            ) from None
         return net
 
     return build
@@ -136,7 +141,7 @@ def build_stages(
 
     Raises:
         OptionError: no such backbone, or no so many stages.
-        CheckpointError: the file does not hold every weight of the kept stages.
+        CheckpointError: the file does not hold every weight of the kept stages, or the download fails.
     """
     backbone = find_backbone(name)
     net = backbone.build("DEFAULT" if weights == "torchvision" else None)
@@ -148,7 +153,8 @@ def build_stages(
         raise OptionError(f"{name} has 1 to {len(children)} stages, not {stages}")
     kept = children[:stages]
     if last_blocks is not None:
-        blocks = list(kept[-1].children())
+        # A stage that is one block has branches for children, and is not what they compute one after the other.
+        blocks = list(kept[-1].children()) if isinstance(kept[-1], nn.Sequential) else [kept[-1]]
         if not 1 <= last_blocks <= len(blocks):
             raise OptionError(f"the last stage of {name} has 1 to {len(blocks)} blocks, not {last_blocks}")
         kept[-1] = nn.Sequential(*blocks[:last_blocks])

@@ -66,8 +66,12 @@ class RefinerConfig:
     def __post_init__(self) -> None:
         if self.width < 4 or self.width % 4:
             raise OptionError(f"the grid's width must be a positive multiple of 4, not {self.width}")
-        if self.position < 0:
+        if not self.position >= 0:
             raise OptionError(f"the strength of positions must not be negative, as {self.position} is")
+        if self.layers < 0 or self.heads < 1:
+            raise OptionError(f"a grid needs 0 layers or more of 1 head or more, not {self.layers} of {self.heads}")
+        if not 0 <= self.dropout < 1:
+            raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
         if self.layers and self.width % self.heads:
             raise OptionError(f"the grid's width {self.width} is not a multiple of its {self.heads} heads")
 

@@ -63,8 +63,9 @@ class LSTMState:
 class LSTMDecoder(nn.Module):
     """Reads a word, looks at the grid, says the next word.
 
-    At each step: a map from the hidden state; the context, gated by ``beta = sigmoid(W h)`` (section 4.2.1);
-    the LSTM over word and context; the deep output over word, hidden state and context (eq. 7).
+    At each step, in the paper's order: a map from the hidden state; the context, gated by ``beta = sigmoid(W h)``
+    (section 4.2.1); the LSTM over word and context; the deep output over word, hidden state and context (eq. 7).
+    With ``look_after_reading`` the LSTM comes first, over the word and the context of the step before.
 
     Two things differ from the paper, for without them the attention did not learn to look on drawn scenes: the
     query is normalised, and the deep output is a residual feed-forward layer between normalisations rather

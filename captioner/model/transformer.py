@@ -23,7 +23,7 @@ class TransformerConfig:
         width: of the residual stream.
         layers, heads: blocks, and heads of each attention in them.
         hidden: width inside the feed-forward blocks.
-        longest: positions that can be told apart; no caption can be longer.
+        longest: positions that can be told apart; START takes one, so a caption has fewer words.
         map_heads: pairs (layer, head), from 0, whose mean is the map; empty for all heads of the last layer.
         dropout: on embeddings and on what each block adds.
     """
@@ -164,7 +164,10 @@ class TransformerDecoder(nn.Module):
     def _embed(self, tokens: Tensor, start: int) -> Tensor:
         end = start + tokens.shape[1]
         if end > self.config.longest:
-            raise ValueError(f"{end} words are more than the {self.config.longest} this decoder can place")
+            raise OptionError(
+                f"{end} tokens are more than the {self.config.longest} that this decoder can place: "
+                f"max_length can be {self.config.longest - 1} at most"
+            )
         place = self.positions.weight[start:end]
         embedded: Tensor = self.dropout(self.embed(tokens) + place)
         return embedded

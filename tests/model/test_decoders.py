@@ -124,7 +124,7 @@ def test_the_transformer_reads_its_map_from_the_chosen_heads() -> None:
 def test_a_transformer_refuses_more_words_than_it_can_place() -> None:
     model = build(replace(TRANSFORMER, longest=4))
     grid, tokens = made(copies=1)
-    with pytest.raises(ValueError, match="more than the 4"):
+    with pytest.raises(OptionError, match=r"more than the 4 .* max_length can be 3 at most"):
         model.decoder.teach(grid, tokens)
 
 
@@ -148,6 +148,8 @@ def test_a_configuration_survives_its_own_dictionary(config: LSTMConfig | Transf
         (lambda d: d["decoder"].update(wings=2), "does not fit this version"),
         (lambda d: d["encoder"].update(backbone="vgg"), "no backbone is called 'vgg'"),
         (lambda d: d["refiner"].update(width=10), "multiple of 4, not 10"),
+        (lambda d: d["refiner"].update(layers=1, heads=0), "not 1 of 0"),
+        (lambda d: d["refiner"].update(dropout=2.0), r"dropout must be in \[0, 1\), not 2.0"),
     ],
 )
 def test_a_foreign_configuration_is_refused(change, said: str) -> None:  # type: ignore[no-untyped-def]

@@ -1,6 +1,7 @@
 """Every backbone becomes a grid; what is frozen stays as it is."""
 
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from captioner.errors import CheckpointError, OptionError
 from captioner.model.backbones import BACKBONES, build_stages
 from captioner.model.encoder import EncoderConfig, GridEncoder
 from captioner.model.preprocess import normalise
+from captioner.model.vision import import_torchvision
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -42,6 +44,25 @@ def test_stages_and_blocks_can_be_left_out() -> None:
     for stages, blocks in ((0, None), (10, None), (8, 9)):
         with pytest.raises(OptionError, match="efficientnet_b4 has 1 to"):
             build_stages("efficientnet_b4", stages=stages, last_blocks=blocks)
+
+
+def test_a_stage_that_is_one_block_stays_whole() -> None:
+    torch.manual_seed(0)
+    whole = build_stages("mobilenet_v3_large", stages=4).eval()
+    torch.manual_seed(0)
+    cut = build_stages("mobilenet_v3_large", stages=4, last_blocks=1).eval()
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(cut(pixels), whole(pixels))
+
+
+def test_a_download_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str, *, weights: str) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(import_torchvision().models, "get_model", offline)
+    with pytest.raises(CheckpointError, match=r"weights of resnet50 cannot be downloaded .*no route to host"):
+        build_stages("resnet50", weights="torchvision")
 
 
 def test_weights_come_from_a_file(tmp_path: Path) -> None:
