@@ -90,7 +90,7 @@ def overlay(
 
 
 def _opacity(strength: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    return np.asarray(_STRONGEST * strength**0.6, dtype=np.float32)  # weak maps would else be hard to see
+    return np.asarray(_STRONGEST * strength**0.8, dtype=np.float32)  # weak maps would else be hard to see
 
 
 def draw_caption(caption: "Caption", *, smooth: bool = True) -> Figure:
