@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from captioner.data.records import Box, Record, refuse_leaks, split_by_name
+from captioner.data.records import Box, Boxes, Record, refuse_leaks, split_by_name
 from captioner.errors import DataError
 
 _IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "")
@@ -187,7 +187,7 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     """
     file = Path(file)
     captions: dict[str, list[str]] = defaultdict(list)
-    boxes: dict[str, list[dict[int, Box]]] = defaultdict(list)
+    boxes: dict[str, list[dict[int, Boxes]]] = defaultdict(list)
     splits: dict[str, str] = {}
     for place, row in _json_lines(file) if file.suffix in (".jsonl", ".ndjson") else _csv_rows(file):
         name, caption = row.get("image"), row.get("caption")
@@ -209,18 +209,25 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     ]
 
 
-def _boxes(value: Any, place: str) -> dict[int, Box]:
+def _boxes(value: Any, place: str) -> dict[int, Boxes]:
     if value is None:
         return {}
     try:
-        boxes = {int(word): _box(*box) for word, box in value.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise DataError(f"{place}: 'boxes' maps places of words to [left, top, right, bottom], not {value}") from None
-    for left, top, right, bottom in boxes.values():
+        # One box of a word may stand for itself.
+        boxes = {int(word): _some_boxes(given) for word, given in value.items()}
+    except (AttributeError, TypeError, ValueError, IndexError):
+        raise DataError(
+            f"{place}: 'boxes' maps places of words to [left, top, right, bottom], or to a list of these, not {value}"
+        ) from None
+    for left, top, right, bottom in (box for some in boxes.values() for box in some):
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             box = [left, top, right, bottom]
             raise DataError(f"{place}: a box is left, top, right, bottom in fractions of the picture, not {box}")
     return boxes
+
+
+def _some_boxes(given: Any) -> Boxes:
+    return tuple(_box(*box) for box in (given if isinstance(given[0], list) else [given]))
 
 
 def _box(left: float, top: float, right: float, bottom: float) -> Box:

@@ -1,14 +1,16 @@
 """The score that chooses checkpoints: captions that the model writes on its own, against all references."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from captioner.data.records import Record
-from captioner.decoding import Beam, decode
-from captioner.metrics import evaluate
+from captioner.decoding import Greedy, decode
+from captioner.metrics import evaluate, tokenize
+from captioner.metrics.description import describe
 from captioner.model.caption_model import CaptionModel
-from captioner.training.batches import Pictures, encode_batches
+from captioner.training.grids import Pictures, encode_batches
+from captioner.training.views import View
 from captioner.vocabulary import Vocabulary, join_words
 
 
@@ -18,13 +20,13 @@ def write_captions(
     vocabulary: Vocabulary,
     records: Sequence[Record],
     *,
-    options: Beam,
+    options: Greedy,
     device: torch.device,
     workers: int = 0,
 ) -> dict[str, str]:
     """A caption for each record, by the record's id."""
     pictures = Pictures([record.image for record in records], model.encoder)
-    keys = [[(i, False) for i in range(a, min(a + 32, len(records)))] for a in range(0, len(records), 32)]
+    keys = [[(i, View()) for i in range(a, min(a + 32, len(records)))] for a in range(0, len(records), 32)]
     captions: list[str] = []
     for grid in encode_batches(model.encoder, pictures, keys, device=device, workers=workers):
         found = decode(model.decoder, model.refine(grid), options)
@@ -32,24 +34,17 @@ def write_captions(
     return {record.id: caption for record, caption in zip(records, captions, strict=True)}
 
 
-def score_captions(
-    model: CaptionModel,
-    vocabulary: Vocabulary,
-    records: Sequence[Record],
-    *,
-    beam: int,
-    longest: int,
-    device: torch.device,
-    workers: int = 0,
-) -> dict[str, float]:
-    """BLEU-1 and -4, ROUGE-L and CIDEr-D of free-running captions, and their mean length."""
-    options = Beam(width=beam, max_length=longest)
-    captions = write_captions(model, vocabulary, records, options=options, device=device, workers=workers)
-    scores = evaluate(captions, {record.id: list(record.captions) for record in records})
+def score_captions(captions: Mapping[str, str], records: Sequence[Record]) -> dict[str, float]:
+    """BLEU-1 and -4, ROUGE-L and CIDEr-D, and what the captions look like."""
+    scores = evaluate(dict(captions), {record.id: list(record.captions) for record in records})
+    looks = describe([tokenize(caption) for caption in captions.values()])
     return {
         "bleu_1": scores.bleu[0],
         "bleu_4": scores.bleu[3],
         "rouge_l": scores.rouge_l,
         "cider": scores.cider,
-        "words": sum(len(caption.split()) for caption in captions.values()) / len(captions),
+        "words": looks.mean_length,
+        "vocabulary": looks.vocabulary,
+        "breaks_off": looks.unfinished,
+        "repeats": looks.repeats,
     }
