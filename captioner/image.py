@@ -6,7 +6,7 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -16,8 +16,18 @@ from captioner.errors import ImageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Picture = Union[str, "os.PathLike[str]", bytes, Image.Image, "NDArray[Any]"]
-"""What can be captioned: a path, the bytes of a file, a PIL image, an array (h, w), (h, w, 1), 3 or 4."""
+
+@runtime_checkable
+class ReadsBytes(Protocol):
+    """A file that is not simply at a path: in a tar file, an archive, a store. ``str()`` names it."""
+
+    def read_bytes(self) -> bytes:
+        """The whole file. Raises OSError."""
+
+
+Picture = Union[str, "os.PathLike[str]", bytes, Image.Image, "NDArray[Any]", ReadsBytes]
+"""What can be captioned: a path, the bytes of a file, a PIL image, an array (h, w), (h, w, 1), 3 or 4, or a file
+that reads its own bytes."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unless the caller raises the limit: a small file can unpack to gigabytes."""
@@ -102,6 +112,8 @@ def _pillow_open(picture: Picture) -> Image.Image:
         if path.is_file() and path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
         return _without_bomb_check(path)
+    if isinstance(picture, ReadsBytes):
+        return _without_bomb_check(io.BytesIO(picture.read_bytes()))
     raise ImageError(f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}")
 
 
@@ -178,6 +190,8 @@ def _from_array(array: "NDArray[Any]", max_pixels: int) -> Image.Image:
 def _name(picture: Picture) -> str:
     if isinstance(picture, (str, os.PathLike)):
         return os.fspath(picture)
+    if isinstance(picture, ReadsBytes):
+        return str(picture)
     return getattr(picture, "filename", "") or "the picture"
 
 

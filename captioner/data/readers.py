@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.data.records import Box, Boxes, Record, refuse_leaks, split_by_name
+from captioner.data.shards import read_shards
 from captioner.errors import DataError
 
 _IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "")
@@ -33,13 +34,15 @@ def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
     Args:
         path: a file of captions, or a folder that holds one: ``Flickr8k.token.txt`` with its split files,
             ``captions.txt`` (CSV), ``dataset*.json`` (Karpathy), ``captions*.json`` (COCO), ``captions.csv``
-            or ``captions.jsonl``.
+            or ``captions.jsonl``; or WebDataset shards (``*.tar``), see `captioner.data.shards`.
         images: the folder of the pictures; by default looked for beside the captions.
 
     Raises:
         DataError: nothing readable there, no captions, or a picture in two splits.
     """
     path = Path(path)
+    if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+        return _checked(read_shards(path))
     file = _find(path)
     folder = Path(images) if images is not None else None
     if folder is not None and not folder.is_dir():
@@ -52,6 +55,10 @@ def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
         records = read_table(file, images=folder)
     if not records:
         raise DataError(f"{file}: no captions in it")
+    return _checked(records)
+
+
+def _checked(records: list[Record]) -> list[Record]:
     refuse_leaks(records)
     return records
 
@@ -194,7 +201,7 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
         if not isinstance(name, str) or not isinstance(caption, str) or not name.strip() or not caption.strip():
             raise DataError(f"{place}: a row needs an 'image' and a 'caption', both text: {str(row)[:80]}")
         captions[name].append(caption.strip())
-        boxes[name].append(_boxes(row.get("boxes"), place))
+        boxes[name].append(read_boxes(row.get("boxes"), place))
         if row.get("split"):
             split = _SPLIT_NAMES.get(str(row["split"]))
             if split is None:
@@ -209,7 +216,12 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     ]
 
 
-def _boxes(value: Any, place: str) -> dict[int, Boxes]:
+def read_boxes(value: Any, place: str) -> dict[int, Boxes]:
+    """Boxes by place of a word, from JSON.
+
+    Raises:
+        DataError: of another form, naming the place that it was read from.
+    """
     if value is None:
         return {}
     try:

@@ -5,9 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from captioner.errors import DataError, ImageError
 from captioner.image import open_image
+
+if TYPE_CHECKING:
+    from captioner.data.shards import ShardPicture
 
 Box = tuple[float, float, float, float]
 Boxes = tuple[Box, ...]
@@ -19,7 +23,7 @@ class Record:
     """A picture on disk with its captions.
 
     Attributes:
-        image: the picture's path.
+        image: the picture's path, or where it lies in a tar file.
         captions: as their authors wrote them.
         split: "train", "dev", "test", or "" for none.
         id: names the picture in annotations and results.
@@ -27,7 +31,7 @@ class Record:
             more, (left, top, right, bottom) as fractions of the upright picture. Empty where nothing is known.
     """
 
-    image: Path
+    image: "Path | ShardPicture"
     captions: tuple[str, ...]
     split: str
     id: str
@@ -72,7 +76,7 @@ def refuse_leaks(records: Iterable[Record]) -> None:
     Raises:
         DataError: one is.
     """
-    seen: dict[Path, str] = {}
+    seen: dict[Path | ShardPicture, str] = {}
     for record in records:
         before = seen.setdefault(record.image, record.split)
         if before != record.split:

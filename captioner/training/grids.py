@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from captioner.image import Geometry, fit, open_image
+from captioner.image import Geometry, Picture, fit, open_image
 from captioner.model.encoder import GridEncoder
 from captioner.model.grid import Grid
 from captioner.model.preprocess import normalise
@@ -23,7 +23,7 @@ Key = tuple[int, View]
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
     """Pictures as the encoder takes them, by `Key`: uint8 (side, side, 3) and mask (h, w)."""
 
-    def __init__(self, images: Sequence[Path], encoder: GridEncoder) -> None:
+    def __init__(self, images: Sequence[Picture], encoder: GridEncoder) -> None:
         self.images = images
         self.side, self.pad = encoder.config.side or 0, encoder.config.pad
         self.grid = encoder.grid_shape
