@@ -28,6 +28,7 @@ from captioner.model.caption_model import CaptionModel
 from captioner.training.batches import Batch, pad
 from captioner.training.dev import score_captions, write_captions
 from captioner.training.grids import Pictures, Pixels, StoredGrids, load_batches
+from captioner.training.memory import keep_memory
 from captioner.training.objectives import Figures, Objective, Part, Reward, Seen, Text, Words, perplexity
 from captioner.training.recipe import Recipe
 from captioner.training.run_folder import RunFolder
@@ -80,6 +81,8 @@ class Trainer:
             self.dev_records = self.dev_records[: recipe.dev_pictures]
         self.accelerator = Accelerator(cpu=device is not None and torch.device(device).type == "cpu")
         self.device = self.accelerator.device if device is None else torch.device(device)
+        if self.device.type == "cpu":
+            keep_memory()
         self.is_first = self.accelerator.is_main_process
         self.parts = self.accelerator.num_processes * recipe.accumulate
         if min(recipe.batch_pictures, len(self.train_records)) < self.parts:

@@ -130,13 +130,13 @@ def test_bad_shards_are_named(what: str, tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_tar_or_cut_off_is_named(tmp_path: Path, packed: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"no tar at all" * 100)
-    with pytest.raises(DataError, match="x.tar: no tar file, or cut off"):
+    with pytest.raises(DataError, match=r"x.tar: no tar file, or cut off"):
         read(tmp_path / "x.tar")
     whole = (packed / "dev-000000.tar").read_bytes()
     (tmp_path / "x.tar").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="x.tar: no tar file, or cut off"):
+    with pytest.raises(DataError, match=r"x.tar: no tar file, or cut off"):
         read(tmp_path / "x.tar")
-    with pytest.raises(DataError, match="y.tar: no such shard"):
+    with pytest.raises(DataError, match=r"y.tar: no such shard"):
         read(tmp_path / "y.tar")
 
 
