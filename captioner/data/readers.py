@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from captioner.data.instances import Instances, attach_boxes, find_instances
 from captioner.data.records import Box, Record, refuse_leaks, split_by_name
 from captioner.errors import DataError
 
@@ -120,7 +121,8 @@ def read_coco(file: str | Path, *, images: Path | None = None) -> list[Record]:
     """COCO's captions format, through pycocotools.
 
     The split is the image's ``split`` field where there is one; else the file's name tells (train, val,
-    test), or else pictures are dealt by `split_by_name`.
+    test), or else pictures are dealt by `split_by_name`. Where the instances stand beside the captions
+    (``instances_x.json`` for ``captions_x.json``), words that name an annotated thing get its boxes.
 
     Raises:
         DataError: not in COCO's format.
@@ -148,7 +150,9 @@ def read_coco(file: str | Path, *, images: Path | None = None) -> list[Record]:
             return _SPLIT_NAMES.get(str(given), "")
         return by_name or split_by_name(names[image_id])
 
-    return [Record(folder / names[i], captions[i], split_of(i), str(i)) for i in captions]
+    records = [Record(folder / names[i], captions[i], split_of(i), str(i)) for i in captions]
+    beside = find_instances(file)
+    return records if beside is None else attach_boxes(records, Instances(beside))
 
 
 def read_karpathy(file: str | Path, *, images: Path | None = None) -> list[Record]:
@@ -178,7 +182,8 @@ def read_karpathy(file: str | Path, *, images: Path | None = None) -> list[Recor
 def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     """CSV with a header, or JSON lines: ``image``, ``caption`` and, if they are there, ``split`` and ``boxes``.
 
-    ``boxes`` (JSON lines alone) says where words of the caption are, see `Record.boxes`; keys are strings.
+    ``boxes`` (JSON lines alone) says where words of the caption are, see `Record.boxes`; keys are strings, and a
+    word may have one box or a list of them.
     Lines of the same picture are put together. Without splits, the files of Flickr8k's splits beside it are
     used, or else `split_by_name`.
 
@@ -187,7 +192,7 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     """
     file = Path(file)
     captions: dict[str, list[str]] = defaultdict(list)
-    boxes: dict[str, list[dict[int, Box]]] = defaultdict(list)
+    boxes: dict[str, list[dict[int, tuple[Box, ...]]]] = defaultdict(list)
     splits: dict[str, str] = {}
     for place, row in _json_lines(file) if file.suffix in (".jsonl", ".ndjson") else _csv_rows(file):
         name, caption = row.get("image"), row.get("caption")
@@ -209,14 +214,20 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     ]
 
 
-def _boxes(value: Any, place: str) -> dict[int, Box]:
+def _boxes(value: Any, place: str) -> dict[int, tuple[Box, ...]]:
+    """A word has a box, or a list of boxes."""
     if value is None:
         return {}
     try:
-        boxes = {int(word): _box(*box) for word, box in value.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise DataError(f"{place}: 'boxes' maps places of words to [left, top, right, bottom], not {value}") from None
-    for left, top, right, bottom in boxes.values():
+        boxes = {
+            int(word): tuple(_box(*box) for box in (given if isinstance(given[0], list) else [given]))
+            for word, given in value.items()
+        }
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{place}: 'boxes' maps places of words to [left, top, right, bottom], or to a list of these, not {value}"
+        ) from None
+    for left, top, right, bottom in (box for several in boxes.values() for box in several):
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             box = [left, top, right, bottom]
             raise DataError(f"{place}: a box is left, top, right, bottom in fractions of the picture, not {box}")

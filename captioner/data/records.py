@@ -22,15 +22,16 @@ class Record:
         captions: as their authors wrote them.
         split: "train", "dev", "test", or "" for none.
         id: names the picture in annotations and results.
-        boxes: for each caption, where its words are: by a word's place in the tokenised caption, (left, top,
-            right, bottom) as fractions of the upright picture. Empty where nothing is known.
+        boxes: for each caption, where its words are: by a word's place in the tokenised caption, one box or
+            several ("people"), each (left, top, right, bottom) as fractions of the upright picture. Empty where
+            nothing is known.
     """
 
     image: Path
     captions: tuple[str, ...]
     split: str
     id: str
-    boxes: tuple[Mapping[int, Box], ...] = ()
+    boxes: tuple[Mapping[int, tuple[Box, ...]], ...] = ()
 
 
 def of_split(records: Iterable[Record], split: str) -> list[Record]:

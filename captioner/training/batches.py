@@ -38,10 +38,12 @@ class Batch:
     pictures: list[int]
     flips: list[bool]
     tokens: Tensor
-    boxes: list[Mapping[int, Box]]
+    boxes: list[Mapping[int, tuple[Box, ...]]]
 
     def map_targets(self, geometries: Sequence[Geometry]) -> Tensor:
-        """The share of each cell that the box of each word covers, (B * k, T - 1, h, w); 0 without a box.
+        """The share of each cell that a box of each word covers, (B * k, T - 1, h, w); 0 without a box.
+
+        Of several boxes of a word, the one that covers most of the cell.
 
         Args:
             geometries: of the B pictures.
@@ -49,13 +51,11 @@ class Batch:
         copies, steps = len(self.tokens) // len(self.pictures), self.tokens.shape[1] - 1
         targets = torch.zeros(len(self.tokens), steps, *geometries[0].grid)
         for row, boxes in enumerate(self.boxes):
-            for word, (left, top, right, bottom) in boxes.items():
+            geometry, flipped = geometries[row // copies], self.flips[row // copies]
+            for word, several in boxes.items():
                 if word < steps:
-                    if self.flips[row // copies]:
-                        left, right = 1 - right, 1 - left
-                    targets[row, word] = torch.from_numpy(
-                        geometries[row // copies].coverage((left, top, right, bottom))
-                    )
+                    covered = [geometry.coverage(_mirrored(box) if flipped else box) for box in several]
+                    targets[row, word] = torch.from_numpy(np.maximum.reduce(covered))
         return targets
 
 
@@ -109,6 +109,11 @@ class CaptionBatches:
         while len(order) < k:
             order.extend(random.permutation(own).tolist())
         return order[:k]
+
+
+def _mirrored(box: Box) -> Box:
+    left, top, right, bottom = box
+    return 1 - right, top, 1 - left, bottom
 
 
 def pad(captions: Sequence[Sequence[int]]) -> Tensor:

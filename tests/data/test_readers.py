@@ -151,7 +151,13 @@ def test_boxes_of_words_come_with_their_caption(folder: Path) -> None:
     ]
     (record,) = read(write(folder / "captions.jsonl", "\n".join(map(json.dumps, rows))))
     assert record.captions == ("a dog", "an animal")
-    assert record.boxes == ({1: (0.0, 0.25, 0.5, 1.0)}, {})
+    assert record.boxes == ({1: ((0.0, 0.25, 0.5, 1.0),)}, {})
+
+
+def test_a_word_may_have_several_boxes(folder: Path) -> None:
+    row = {"image": "a.jpg", "caption": "two dogs", "boxes": {"1": [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]}}
+    (record,) = read(write(folder / "captions.jsonl", json.dumps(row)))
+    assert record.boxes == ({1: ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))},)
 
 
 ROW = {"image": "a.jpg", "caption": "a dog"}
@@ -183,8 +189,10 @@ BAD_FILES: dict[str, tuple[str, Any, str]] = {
     "a box of three": (
         "captions.jsonl",
         json.dumps({**ROW, "boxes": {"1": [0, 0, 1]}}),
-        "to [left, top, right, bottom], not {'1'",
+        "to [left, top, right, bottom], or to a list of these, not {'1'",
     ),
+    "no box": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": []}}), "'boxes' maps places of words"),
+    "a box for a box": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": {"0": 1}}}), "'boxes' maps places"),
     "a box in pixels": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": [0, 0, 20, 20]}}), "in fractions"),
     "a box inside out": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": [0.5, 0, 0.2, 1]}}), "in fractions"),
     "CSV without a header": ("captions.csv", "a.jpg,a dog\n", "must name the columns image,caption"),

@@ -14,7 +14,8 @@ from captioner.data.readers import read
 from captioner.data.records import Record
 from captioner.data.scenes import write_scenes
 from captioner.errors import DataError, OptionError
-from captioner.training.batches import CaptionBatches, Pictures, StoredGrids, encode_batches
+from captioner.image import Geometry
+from captioner.training.batches import Batch, CaptionBatches, Pictures, StoredGrids, encode_batches
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
 from captioner.vocabulary import Vocabulary
@@ -110,12 +111,23 @@ def test_map_targets_follow_a_mirrored_picture(records: list[Record]) -> None:
     for batch in batches_of(records).epoch(0):
         targets = batch.map_targets([geometry] * len(batch.pictures))
         for row, boxes in enumerate(batch.boxes):
-            for word, box in boxes.items():
+            for word, (box,) in boxes.items():
                 plain = geometry.coverage(box)
                 flip = batch.flips[row // 2]
                 mirrored += flip
                 np.testing.assert_allclose(targets[row, word], plain[:, ::-1] if flip else plain, atol=1e-6)
     assert mirrored, "none was mirrored: the test would show nothing"
+
+
+def test_map_targets_of_several_boxes_are_their_union() -> None:
+    geometry = Geometry(size=(40, 40), side=40, grid=(2, 2))
+    left, lower = (0.0, 0.0, 0.5, 0.75), (0.25, 0.5, 1.0, 1.0)
+    batch = Batch(pictures=[0], flips=[False], tokens=torch.tensor([[1, 4, 5, 2]]), boxes=[{1: (left, lower)}])
+    targets = batch.map_targets([geometry])
+    assert targets[0, 1].tolist() == [[1.0, 0.0], [0.5, 1.0]]
+    assert targets[0, [0, 2]].abs().sum() == 0
+    mirrored = Batch(pictures=[0], flips=[True], tokens=batch.tokens, boxes=batch.boxes)
+    assert mirrored.map_targets([geometry])[0, 1].tolist() == [[0.0, 1.0], [1.0, 0.5]]
 
 
 def encoder():  # type: ignore[no-untyped-def]
