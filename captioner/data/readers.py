@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from captioner.data.instances import Instances, attach_boxes, find_instances
 from captioner.data.records import Box, Boxes, Record, refuse_leaks, split_by_name
 from captioner.data.shards import read_shards
 from captioner.errors import DataError
@@ -127,7 +128,8 @@ def read_coco(file: str | Path, *, images: Path | None = None) -> list[Record]:
     """COCO's captions format, through pycocotools.
 
     The split is the image's ``split`` field where there is one; else the file's name tells (train, val,
-    test), or else pictures are dealt by `split_by_name`.
+    test), or else pictures are dealt by `split_by_name`. Where the instances stand beside the captions
+    (``instances_x.json`` for ``captions_x.json``), words that name an annotated thing get its boxes.
 
     Raises:
         DataError: not in COCO's format.
@@ -155,7 +157,9 @@ def read_coco(file: str | Path, *, images: Path | None = None) -> list[Record]:
             return _SPLIT_NAMES.get(str(given), "")
         return by_name or split_by_name(names[image_id])
 
-    return [Record(folder / names[i], captions[i], split_of(i), str(i)) for i in captions]
+    records = [Record(folder / names[i], captions[i], split_of(i), str(i)) for i in captions]
+    beside = find_instances(file)
+    return records if beside is None else attach_boxes(records, Instances(beside))
 
 
 def read_karpathy(file: str | Path, *, images: Path | None = None) -> list[Record]:
@@ -185,7 +189,8 @@ def read_karpathy(file: str | Path, *, images: Path | None = None) -> list[Recor
 def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     """CSV with a header, or JSON lines: ``image``, ``caption`` and, if they are there, ``split`` and ``boxes``.
 
-    ``boxes`` (JSON lines alone) says where words of the caption are, see `Record.boxes`; keys are strings.
+    ``boxes`` (JSON lines alone) says where words of the caption are, see `Record.boxes`; keys are strings, and a
+    word may have one box or a list of them.
     Lines of the same picture are put together. Without splits, the files of Flickr8k's splits beside it are
     used, or else `split_by_name`.
 
@@ -227,7 +232,7 @@ def read_boxes(value: Any, place: str) -> dict[int, Boxes]:
     try:
         # One box of a word may stand for itself.
         boxes = {int(word): _some_boxes(given) for word, given in value.items()}
-    except (AttributeError, TypeError, ValueError, IndexError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise DataError(
             f"{place}: 'boxes' maps places of words to [left, top, right, bottom], or to a list of these, not {value}"
         ) from None

@@ -187,6 +187,8 @@ BAD_FILES: dict[str, tuple[str, Any, str]] = {
         json.dumps({**ROW, "boxes": {"1": [0, 0, 1]}}),
         "or to a list of these, not {'1'",
     ),
+    "no box": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": []}}), "'boxes' maps places of words"),
+    "a box for a box": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": {"0": 1}}}), "'boxes' maps places"),
     "a box in pixels": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": [0, 0, 20, 20]}}), "in fractions"),
     "a box inside out": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": [0.5, 0, 0.2, 1]}}), "in fractions"),
     "CSV without a header": ("captions.csv", "a.jpg,a dog\n", "must name the columns image,caption"),

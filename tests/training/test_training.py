@@ -15,7 +15,7 @@ from captioner.data.records import Record
 from captioner.data.scenes import write_scenes
 from captioner.errors import DataError, OptionError
 from captioner.image import Geometry
-from captioner.training.batches import CaptionBatches
+from captioner.training.batches import Batch, CaptionBatches
 from captioner.training.grids import Pictures, StoredGrids, encode_batches
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
@@ -120,20 +120,16 @@ def test_map_targets_follow_what_is_seen_of_a_picture(records: list[Record]) -> 
     assert mirrored and cut, "none was: the test would show nothing"
 
 
-def test_a_word_of_several_boxes_may_look_at_any(records: list[Record]) -> None:
-    words = Vocabulary.build([["two", "dogs"]], minimum_count=1)
-    left, right = (0.0, 0.0, 0.25, 1.0), (0.75, 0.0, 1.0, 1.0)
-    record = Record(Path("x.jpg"), ("two dogs",), "train", "x", ({1: (left, right)},))
-    batch = next(
-        CaptionBatches([record], words, batch_pictures=1, captions_per_picture=1, longest=9, flips=False, seed=1).epoch(
-            0
-        )
-    )
-    geometry = Geometry(size=(40, 20), side=32, grid=(4, 4))
+def test_map_targets_of_several_boxes_are_their_union() -> None:
+    geometry = Geometry(size=(40, 40), side=40, grid=(2, 2))
+    left, lower = (0.0, 0.0, 0.5, 0.75), (0.25, 0.5, 1.0, 1.0)
+    batch = Batch(pictures=[0], views=[View()], tokens=torch.tensor([[1, 4, 5, 2]]), boxes=[{1: (left, lower)}])
     targets = batch.map_targets([geometry])
-    assert targets[0, 0].sum() == 0, "'two' has no box"
-    assert targets[0, 1].tolist() == [[1, 0, 0, 1]] * 4
+    assert targets[0, 1].tolist() == [[1.0, 0.0], [0.5, 1.0]]
+    assert targets[0, [0, 2]].abs().sum() == 0
     assert batch.placed == 1
+    mirrored = Batch(pictures=[0], views=[View(flip=True)], tokens=batch.tokens, boxes=batch.boxes)
+    assert mirrored.map_targets([geometry])[0, 1].tolist() == [[0.0, 1.0], [1.0, 0.5]]
 
 
 def encoder():  # type: ignore[no-untyped-def]
