@@ -6,7 +6,6 @@ each map to its own range would make a flat map look as if it had something to s
 """
 
 import io
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,12 +62,11 @@ def on_picture(
     """
     values = map_
     for axis in (0, 1):  # down, then across
-        cells, pixels = geometry.grid[axis], size[1 - axis]
-        # The part of the grid, in cells, that the picture covers; the rest is padding.
-        covered = cells * geometry.content[1 - axis] / geometry.side
-        places = (np.arange(pixels) + 0.5) / pixels * covered
+        cells, content, pixels = geometry.grid[axis], geometry.content[1 - axis], size[1 - axis]
+        # In cells; only a part of the grid is covered by the picture, the rest is padding.
+        places = (np.arange(pixels) + 0.5) / pixels * (cells * content / geometry.side)
         if smooth:
-            held = values.take(range(math.ceil(covered)), axis)
+            held = values.take(range(-(-cells * content // geometry.side)), axis)
             # Level beyond the outermost centres, as if the edge's cells went on.
             ends = np.concatenate([held.take([0], axis), held, held.take([-1], axis)], axis)
             values = PchipInterpolator(np.arange(-0.5, held.shape[axis] + 1), ends, axis)(places)
