@@ -33,10 +33,19 @@ class Word:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another caption that was found for the picture."""
+    """Another caption that was found for the picture, with the same of its own as the best one.
+
+    Attributes:
+        text: the sentence.
+        words: what it was said in, each with its probability and its map.
+        score: the length-normalised log-probability.
+        finished: False where the length limit cut it off.
+    """
 
     text: str
+    words: tuple[Word, ...]
     score: float
+    finished: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +106,16 @@ class Caption:
             "model": self.model,
             "grid": list(self.geometry.grid),
             "size": list(self.geometry.size),
-            "words": [
+            "words": [_word_as_dict(word) for word in self.words],
+            "alternatives": [
                 {
-                    "word": word.text,
-                    "probability": round(word.probability, 6),
-                    "map": [[float(f"{value:.5g}") for value in row] for row in word.map.tolist()],
+                    "caption": other.text,
+                    "score": round(other.score, 6),
+                    "finished": other.finished,
+                    "words": [_word_as_dict(word) for word in other.words],
                 }
-                for word in self.words
+                for other in self.alternatives
             ],
-            "alternatives": [{"caption": a.text, "score": round(a.score, 6)} for a in self.alternatives],
         }
 
     def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
@@ -121,3 +131,11 @@ class Caption:
         if path is not None:
             save_figure(figure, path)
         return figure
+
+
+def _word_as_dict(word: Word) -> dict[str, Any]:
+    return {
+        "word": word.text,
+        "probability": round(word.probability, 6),
+        "map": [[float(f"{value:.5g}") for value in row] for row in word.map.tolist()],
+    }

@@ -157,24 +157,28 @@ class Captioner:
         return [self._finish(*both) for both in zip(ready, found, strict=True)]
 
     def _finish(self, prepared: "Prepared", found: Sequence[Hypothesis]) -> Caption:
-        best, *others = found
-        words = self.vocabulary.decode(best.tokens)
+        best, *others = (self._say(hypothesis) for hypothesis in found)
         source = prepared.picture
         return Caption(
-            text=join_words(words),
-            words=tuple(
-                Word(word, probability, map_)
-                for word, probability, map_ in zip(words, best.probabilities, best.maps.numpy(), strict=True)
-            ),
+            text=best.text,
+            words=best.words,
             score=best.score,
             finished=best.finished,
             image=os.fspath(source) if isinstance(source, (str, os.PathLike)) else "",
             model=self.name,
             geometry=prepared.geometry,
-            alternatives=tuple(
-                Alternative(join_words(self.vocabulary.decode(other.tokens)), other.score) for other in others
-            ),
+            alternatives=tuple(others),
             source=source,
+        )
+
+    def _say(self, found: Hypothesis) -> Alternative:
+        texts = self.vocabulary.decode(found.tokens)
+        words = zip(texts, found.probabilities, found.maps.numpy(), strict=True)
+        return Alternative(
+            text=join_words(texts),
+            words=tuple(Word(text, probability, map_) for text, probability, map_ in words),
+            score=found.score,
+            finished=found.finished,
         )
 
     def options(self, **changes: Any) -> Beam:

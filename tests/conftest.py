@@ -1,7 +1,9 @@
 """What the tests share: a tiny untrained model in a file, small pictures, and the folder of real photographs."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import numpy as np
@@ -16,6 +18,9 @@ from captioner.model.grid import RefinerConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.vocabulary import SPECIAL, Vocabulary
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("tests")
@@ -86,3 +91,31 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the photographs and captions of ../shared, which are not here")
     return folder
+
+
+_CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+_CHROMIUM_OPTIONS = (
+    "--no-sandbox",  # as root, for instance in a container, it does not start otherwise
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Chromium without a window, as the system has it installed; make a context and a page of it for each test.
+
+    While it is open, `asyncio.run` does not work in the thread of the tests: a server runs in one of its own.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, which is not installed")
+    program = next(filter(None, map(shutil.which, _CHROMIUM)), None)
+    if program is None:
+        pytest.skip(f"needs a browser, and none of {', '.join(_CHROMIUM)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=list(_CHROMIUM_OPTIONS))
+        yield chromium
+        chromium.close()
