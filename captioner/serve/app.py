@@ -17,6 +17,7 @@ from captioner.serve.guard import Guard
 from captioner.serve.problems import Problem, answer_with_problems
 from captioner.serve.schemas import Options, form_schema, problem_responses
 from captioner.serve.service import Outcome, Service
+from captioner.serve.settings import MEGABYTE
 from captioner.serve.uploads import Form, read_form
 from captioner.version import __version__
 
@@ -80,7 +81,7 @@ def _add_files(app: FastAPI) -> None:
             raise Problem(404, "not-found", f"there is no file called '{name[:60]}'")
         return answer(request, files[name])
 
-    @app.get("/examples/{number}.png", tags=["page"], response_class=Response)
+    @app.get("/examples/{number}.png", include_in_schema=False)
     async def an_example(request: Request, number: Annotated[int, Path(ge=0, lt=EXAMPLES)]) -> Response:
         """A picture that the program draws, to try things with."""
         return answer(request, await asyncio.to_thread(example, number))
@@ -103,10 +104,17 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _add_api(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models", tags=["captions"], response_model=schemas.ModelList)
-    async def models() -> Response:
-        """The models that requests can choose from."""
-        return JSONResponse({"models": await asyncio.to_thread(service.models.describe)})
+    @app.get("/v1/models", tags=["captions"], response_model=schemas.Offer)
+    async def offer() -> Response:
+        """The models that requests can choose from, and how much they may send."""
+        limits = service.limits
+        found = {
+            "max_upload": limits.max_upload * MEGABYTE,
+            "max_pixels": limits.max_pixels,
+            "max_files": limits.max_files,
+        }
+        models = await asyncio.to_thread(service.models.describe)
+        return JSONResponse({"version": __version__, "models": models, "limits": found})
 
     @app.post(
         "/v1/captions",
@@ -179,9 +187,7 @@ def _none_of(outcomes: list[Outcome], lines: list[dict[str, Any]]) -> Problem:
     if len(outcomes) == 1:
         return first
     status = max(outcome.status for outcome in outcomes if isinstance(outcome, Problem))
-    return Problem(
-        status, "no-captions", f"none of {len(lines)} pictures could be captioned", more={"captions": lines}
-    )
+    return Problem(status, "no-captions", f"none of {len(lines)} pictures could be captioned", more={"captions": lines})
 
 
 def _download(content: bytes, kind: str, name: str) -> Response:

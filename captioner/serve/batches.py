@@ -93,9 +93,7 @@ class Batcher:
             if not jobs:
                 continue
             began = time.monotonic()
-            work = partial(
-                jobs[0].model.caption_prepared, [job.prepared for job in jobs], options=jobs[0].options
-            )
+            work = partial(jobs[0].model.caption_prepared, [job.prepared for job in jobs], options=jobs[0].options)
             try:
                 captions = await loop.run_in_executor(self._worker, work)
             except Exception as error:

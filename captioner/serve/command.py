@@ -20,7 +20,9 @@ _NEEDED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Serve the page for pictures that you drop on it, and an HTTP API. Nothing is stored."
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default 127.0.0.1, this machine)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)"
+    )
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default 8000)")
     parser.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
     parser.add_argument("--device", help="cpu, cuda, ...; the CPU if not given")

@@ -1,4 +1,4 @@
-"""The models that a server offers: those that ship and the one that it was given. Each is loaded when first asked for."""
+"""The models that a server offers, those that ship and the one that it was given, each loaded when first asked for."""
 
 import asyncio
 from pathlib import Path

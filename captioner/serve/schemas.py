@@ -25,7 +25,9 @@ class Options(BaseModel):
     format: Literal["json", "html", "png"] = Field(
         "json", description="json; html, a page that holds all it shows; png, the figure of one picture"
     )
-    viewer: bool = Field(False, description="add what the viewer of the page needs: the picture, small, and packed maps")
+    viewer: bool = Field(
+        False, description="add what the page's viewer needs: the picture, small, and packed maps"
+    )
 
     def of_search(self) -> dict[str, Any]:
         """The options of `Captioner.options` that were given."""
@@ -103,10 +105,20 @@ class ModelLine(BaseModel):
     test: dict[str, Any] = Field({}, description="the scores that it was measured at")
 
 
-class ModelList(BaseModel):
-    """The default model comes first."""
+class UploadLimits(BaseModel):
+    """How much a request may send."""
 
+    max_upload: int = Field(description="bytes of a picture")
+    max_pixels: int = Field(description="pixels of a picture")
+    max_files: int = Field(description="pictures of a request")
+
+
+class Offer(BaseModel):
+    """What the server can do; its default model comes first."""
+
+    version: str
     models: list[ModelLine]
+    limits: UploadLimits
 
 
 def form_schema() -> dict[str, Any]:

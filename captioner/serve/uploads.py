@@ -214,6 +214,6 @@ class _Reader:
 
 
 def clean_name(name: str) -> str:
-    """The last part of a file's name as it is shown: without folders, control and direction characters, not too long."""
+    """The last part of a file's name, as it is shown: no folders, no control or direction characters, not too long."""
     last = re.split(r"[/\\]", name)[-1]
     return _UNPRINTABLE.sub("\ufffd", last)[:_LONGEST_NAME]
