@@ -53,8 +53,8 @@ def create_app(service: Service, *, hosts: Collection[str] | None = None) -> ASG
     )
     answer_with_problems(app)
     _add_files(app)
-    _add_health(app, service)
     _add_api(app, service)
+    _add_health(app, service)
     return Guard(app, hosts=hosts)
 
 

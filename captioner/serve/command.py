@@ -20,9 +20,7 @@ _NEEDED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Serve the page for pictures that you drop on it, and an HTTP API. Nothing is stored."
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)"
-    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default 8000)")
     parser.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
     parser.add_argument("--device", help="cpu, cuda, ...; the CPU if not given")
@@ -57,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         from captioner.serve.app import create_app
         from captioner.serve.guard import hosts_of
         from captioner.serve.models import Models
-        from captioner.serve.server import run as serve
+        from captioner.serve.server import make_server, serve_until_told
         from captioner.serve.service import Service
 
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged forms are the client's affair
@@ -66,5 +64,5 @@ def run(options: argparse.Namespace) -> int:
         host, port = options.host or "0.0.0.0", sock.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         print(f"captioner: serving on http://{shown}:{port}/ (Ctrl-C stops)", file=sys.stderr, flush=True)
-        serve(app, service, sock, access_log=options.access_log)
+        serve_until_told(make_server(app, service, access_log=options.access_log), sock)
     return 0

@@ -25,9 +25,7 @@ class Options(BaseModel):
     format: Literal["json", "html", "png"] = Field(
         "json", description="json; html, a page that holds all it shows; png, the figure of one picture"
     )
-    viewer: bool = Field(
-        False, description="add what the page's viewer needs: the picture, small, and packed maps"
-    )
+    viewer: bool = Field(False, description="add what the page's viewer needs: the picture, small, and packed maps")
 
     def of_search(self) -> dict[str, Any]:
         """The options of `Captioner.options` that were given."""

@@ -6,9 +6,9 @@ import json
 import signal
 import socket
 from types import FrameType
-from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from captioner.errors import OptionError
@@ -48,8 +48,8 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def run(app: Any, service: Service, sock: socket.socket, *, access_log: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT, and finish what is under way then."""
+def make_server(app: ASGIApp, service: Service, *, access_log: bool = False) -> uvicorn.Server:
+    """What serves an application on a socket; its ``should_exit`` ends it once what is under way is finished."""
     config = uvicorn.Config(
         app,
         http=_connection_class(service.limits.max_connections),
@@ -63,7 +63,11 @@ def run(app: Any, service: Service, sock: socket.socket, *, access_log: bool = F
         timeout_keep_alive=5,
         timeout_graceful_shutdown=_SECONDS_TO_FINISH,
     )
-    server = _Server(config, service)
+    return _Server(config, service)
+
+
+def serve_until_told(server: uvicorn.Server, sock: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, and finish what is under way then."""
 
     def stop(_: int, __: FrameType | None) -> None:
         server.should_exit = True

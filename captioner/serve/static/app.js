@@ -130,6 +130,7 @@
       image.src = this.preview;
       find("results").prepend(this.element);
       results.add(this);
+      document.body.classList.add("has-results");
       this.ask();
     }
 
@@ -177,7 +178,9 @@
       }
     }
 
-    fail({ title, detail, again }) {
+    fail({ title, detail: sentence, again }) {
+      const name = `${this.file.name}: `; // the card and what is read out say it already
+      const detail = sentence.startsWith(name) ? sentence.slice(name.length) : sentence;
       this.failed.querySelector(".title").textContent = title;
       this.failed.querySelector(".detail").textContent = detail;
       this.failed.querySelector(".again").hidden = !again;
@@ -224,6 +227,7 @@
       URL.revokeObjectURL(this.preview);
       this.element.remove();
       results.delete(this);
+      document.body.classList.toggle("has-results", results.size > 0);
       say(`${this.file.name} removed`);
       (next ? next.querySelector(".remove") : find("files")).focus();
     }
@@ -326,9 +330,8 @@
     const answer = await fetch("/v1/models");
     const { models, limits: found, version } = await answer.json();
     Object.assign(limits, found);
-    for (const { name, encoder, decoder, decoding } of models) {
-      const kinds = [encoder, decoder].filter(Boolean).join(" + ");
-      const option = new Option(kinds ? `${name} (${kinds})` : name, name);
+    for (const { name, decoding } of models) {
+      const option = new Option(name, name);
       if (decoding?.width) option.dataset.beam = Math.min(10, decoding.width);
       find("model").append(option);
     }
