@@ -50,6 +50,7 @@ def create_app(service: Service, *, hosts: Collection[str] | None = None) -> ASG
         lifespan=lifespan,
         docs_url=None,  # FastAPI's own pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
     )
     answer_with_problems(app)
     _add_files(app)
