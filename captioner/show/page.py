@@ -11,7 +11,7 @@ import html
 import importlib.resources
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,9 @@ EVEN = 64
 """The byte of a cell that gets exactly its even share of the attention."""
 
 PAGE_PIXELS = 1024  # longest side of the picture on a page of its own
-GALLERY_PIXELS = 768  # and where it is one of several
+GALLERY_PIXELS = 768  # where it is one of several
+NOTEBOOK_PIXELS = 640  # and in a notebook, which keeps every output
+_NOTEBOOK_HEIGHT = 560
 
 
 def payload(caption: "Caption", *, image_url: str | None = None, longest: int = PAGE_PIXELS) -> dict[str, Any]:
@@ -53,12 +55,12 @@ def payload(caption: "Caption", *, image_url: str | None = None, longest: int = 
     geometry = caption.geometry
     return {
         "image": _data_uri(caption.picture, longest) if image_url is None else image_url,
-        "name": shown_name(caption.image),
+        "name": shown(PurePath(caption.image).name),
         "size": list(geometry.size),
         "extent": list(geometry.extent),
         "grid": list(geometry.grid),
         "model": caption.model,
-        "captions": [_caption_data(said, geometry) for said in (caption, *caption.alternatives)],
+        "captions": [_caption_data(caption, geometry), *(_caption_data(a, geometry) for a in caption.alternatives)],
     }
 
 
@@ -115,9 +117,9 @@ def _data_uri(picture: Image.Image, longest: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def shown_name(path: str) -> str:
-    """The file name of a path as text: names need not be text, and a page has to be."""
-    return PurePath(path).name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def shown(name: str) -> str:
+    """A name as text that can be encoded: file names need not be text, and a page has to be."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @cache
@@ -128,51 +130,89 @@ def assets() -> tuple[str, str]:
     return script, style
 
 
-def page(captions: "Sequence[Caption]", *, title: str | None = None) -> str:
+def page(captions: "Sequence[Caption]", *, title: str | None = None, smooth: bool = True) -> str:
     """A document that holds all it shows: one caption with everything about it, or a gallery of several.
 
     Args:
         captions: with their pictures.
         title: of the document; None for the picture's name, or the number of captions.
+        smooth: begin with interpolated maps; False with the cells as they are.
 
     Raises:
         ImageError: the file of a picture is no longer there.
     """
-    longest = PAGE_PIXELS if len(captions) == 1 else GALLERY_PIXELS
+    several = len(captions) != 1
     if title is None:
-        one = captions[0] if len(captions) == 1 else None
-        title = (shown_name(one.image) or one.text) if one else f"{len(captions)} captions"
-    return "".join(document((payload(caption, longest=longest) for caption in captions), title=title))
+        title = f"{len(captions)} captions" if several else name_of(captions[0])
+    entries = (entry(caption, several=several, smooth=smooth) for caption in captions)
+    return "".join((opening(title), *entries, closing()))
 
 
-def document(payloads: Iterable[dict[str, Any]], *, title: str) -> Iterator[str]:
-    """The parts of a self-contained document, one for each payload, so that a long gallery need not fit into memory."""
+def notebook(caption: "Caption") -> str:
+    """A caption's page in a frame of its own: the notebook's styles do not reach it, nor it the notebook.
+
+    What shows neither scripts nor frames, and strips the attribute ``hidden`` too, shows the sentence.
+    """
+    inside = "".join((opening(name_of(caption), embedded=True), entry(caption, longest=NOTEBOOK_PIXELS), closing()))
+    return (
+        f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(inside)}" title="{html.escape(shown(caption.text))}" '
+        f'width="100%" height="{_NOTEBOOK_HEIGHT}" frameborder="0" loading="lazy"></iframe>'
+        f"<p hidden>{html.escape(shown(caption.text))}</p>"
+    )
+
+
+def name_of(caption: "Caption") -> str:
+    """What a page with this caption alone is called."""
+    return PurePath(caption.image).name or caption.text
+
+
+def opening(title: str, *, embedded: bool = False) -> str:
+    """The beginning of a document, up to its first `entry`.
+
+    Args:
+        title: any text.
+        embedded: the document fills a frame rather than a window.
+    """
     script, style = assets()
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
-    yield (
+    return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{html.escape(_as_text(title))}</title>\n<style>{style}</style>\n"
-        f'</head>\n<body class="cv-page">\n<main class="cv-here">\n'
+        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
+        f"<title>{html.escape(shown(title))}</title>\n<style>{style}</style>\n</head>\n"
+        f'<body class="cv-page{" cv-embedded" if embedded else ""}">\n<h1>{html.escape(shown(title))}</h1>\n'
+        '<main class="cv-here">\n'
     )
-    for data in payloads:
-        yield (
-            f'<section><p class="cv-plain">{html.escape(data["captions"][0]["text"])}</p>'
-            f'<script type="application/json">{script_json(data)}</script></section>\n'
-        )
-    yield f"</main>\n<script>{script}</script>\n</body>\n</html>\n"
+
+
+def entry(caption: "Caption", *, several: bool = False, longest: int = 0, smooth: bool = True) -> str:
+    """A caption in a document, between `opening` and `closing`; it reads as text where scripts are off.
+
+    Args:
+        caption: with its picture.
+        several: the document is a gallery, whose pictures are smaller.
+        longest: the longer side in pixels that the picture is shrunk to; 0 for what ``several`` asks for.
+        smooth: see `page`.
+    """
+    data = payload(caption, longest=longest or (GALLERY_PIXELS if several else PAGE_PIXELS))
+    if not smooth:
+        data["smooth"] = False
+    return (
+        f"<section><p>{html.escape(shown(caption.text))}</p>"
+        f'<script type="application/json">{script_json(data)}</script></section>\n'
+    )
+
+
+def closing() -> str:
+    """The end of a document: the viewer's script, which builds the page from the entries."""
+    return f"</main>\n<script>{assets()[0]}</script>\n</body>\n</html>\n"
 
 
 def script_json(data: Any) -> str:
     """JSON that can stand inside a script element: nothing in it ends the element or opens a comment."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _as_text(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _hash(text: str) -> str:

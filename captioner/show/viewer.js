@@ -54,21 +54,34 @@
     return { text: caption.text, score: caption.score, finished: caption.finished, words: caption.words, top, maps };
   }
 
-  /** For each pixel along an axis: the cells it lies between, and the share of the second. */
+  /** For each pixel along an axis: the cells whose centres it lies between, and the weights of their values and slopes. */
   function between(pixels, length, start, end, cells, smooth) {
     const perCell = (end - start) / cells;
     const last = Math.min(cells, Math.ceil((length - start) / perCell - 1e-6)) - 1; // beyond it is only padding
     const first = new Uint16Array(pixels);
     const second = new Uint16Array(pixels);
-    const share = new Float32Array(pixels);
+    const weights = new Float32Array(pixels * 4);
     for (let i = 0; i < pixels; i++) {
       const place = (((i + 0.5) * length) / pixels - start) / perCell;
       const from = Math.max(0, Math.min(last, smooth ? place - 0.5 : Math.floor(place)));
       first[i] = Math.floor(from);
       second[i] = Math.min(first[i] + 1, last);
-      share[i] = from - first[i];
+      const share = from - first[i];
+      const rest = 1 - share;
+      weights.set([(1 + 2 * share) * rest * rest, share * share * (3 - 2 * share)], i * 4);
+      weights.set([share * rest * rest, -share * share * rest], i * 4 + 2);
     }
-    return { first, second, share };
+    return { first, second, weights, last };
+  }
+
+  /** Slopes at the centres of a line of cells between which a cubic neither overshoots nor adds a peak (Fritsch and
+      Butland 1984): the harmonic mean of the steps to both sides, and level at peaks, valleys and ends. */
+  function slopes(values, start, stride, last, into) {
+    for (let i = 0, at = start; i <= last; i++, at += stride) {
+      const before = i > 0 ? values[at] - values[at - stride] : 0;
+      const after = i < last ? values[at + stride] - values[at] : 0;
+      into[at] = before * after > 0 ? (2 * before * after) / (before + after) : 0;
+    }
   }
 
   /** Paint a map over the whole of a canvas, which covers the picture exactly. */
@@ -79,20 +92,30 @@
     const [left, upper, right, lower] = data.extent;
     const across = between(width, data.size[0], left, right, columns, smooth);
     const down = between(height, data.size[1], upper, lower, rows, smooth);
+    const downSlopes = new Float32Array(map.length);
+    for (let column = 0; column < columns; column++) slopes(map, column, columns, down.last, downSlopes);
+    const line = new Float32Array(columns);
+    const lineSlopes = new Float32Array(columns);
     const context = canvas.getContext("2d");
     const image = context.createImageData(width, height);
     const pixels = image.data;
-    const line = new Float32Array(columns);
     for (let y = 0, at = 0; y < height; y++) {
       const one = down.first[y] * columns;
       const two = down.second[y] * columns;
-      for (let column = 0; column < columns; column++) {
-        line[column] = map[one + column] + (map[two + column] - map[one + column]) * down.share[y];
+      const [a, b, c, d] = down.weights.subarray(y * 4, y * 4 + 4);
+      for (let i = 0; i < columns; i++) {
+        line[i] = map[one + i] * a + map[two + i] * b + downSlopes[one + i] * c + downSlopes[two + i] * d;
       }
+      slopes(line, 0, 1, across.last, lineSlopes);
       for (let x = 0; x < width; x++, at += 4) {
-        const value = line[across.first[x]];
-        const spread = value + (line[across.second[x]] - value) * across.share[x];
-        const strength = (spread - 1) / (top - 1); // 0 at the even share and below
+        const first = across.first[x];
+        const second = across.second[x];
+        const value =
+          line[first] * across.weights[x * 4] +
+          line[second] * across.weights[x * 4 + 1] +
+          lineSlopes[first] * across.weights[x * 4 + 2] +
+          lineSlopes[second] * across.weights[x * 4 + 3];
+        const strength = (value - 1) / (top - 1); // 0 at the even share and below
         if (strength <= 0) continue;
         const step = Math.min(255, Math.round(strength * 255)) * 4;
         pixels[at] = TABLE[step];
@@ -181,7 +204,7 @@
       this.readings = data.captions.map((caption) => decode(caption, data.grid[0] * data.grid[1]));
       this.even = new Float32Array(data.grid[0] * data.grid[1]).fill(1);
       this.compact = compact;
-      this.smooth = true;
+      this.smooth = data.smooth !== false;
       this.chosen = null; // the word that was clicked, reached by key, or is being played
       this.hovered = null; // the word under the mouse
       this.root = make("div", compact ? "cv cv-compact" : "cv");
@@ -239,7 +262,7 @@
       this.how = ["Smooth", "Cells"].map((name, i) => {
         const choice = button("", how);
         choice.textContent = name;
-        choice.setAttribute("aria-pressed", String(i === 0));
+        choice.setAttribute("aria-pressed", String(this.smooth === (i === 0)));
         choice.addEventListener("click", () => this.draw(i === 0));
         return choice;
       });
@@ -547,6 +570,8 @@
           if (!isIntersecting) continue;
           watcher.unobserve(target);
           const data = waiting.get(target);
+          target.className = "";
+          target.style.aspectRatio = "";
           viewers.push(new Viewer(target, data, { compact: true, enlarge: () => viewers.push(enlarged(element, data)) }));
         }
       },
@@ -593,7 +618,8 @@
   if (here) {
     const blocks = here.querySelectorAll('script[type="application/json"]');
     const datas = Array.from(blocks, (block) => JSON.parse(block.textContent));
-    if (datas.length === 1) mount(here, datas[0]);
-    else gallery(here, datas);
+    document.body.classList.toggle("cv-several", datas.length > 1);
+    if (datas.length > 1) gallery(here, datas);
+    else mount(here, datas[0]);
   }
 })();
