@@ -12,6 +12,7 @@ from PIL import Image
 
 from captioner.captioner import load
 from captioner.serve.files import EXAMPLES
+
 from .conftest import Running, Serve, problem_of
 
 MakePicture = Callable[..., Path]
@@ -74,7 +75,10 @@ def test_page_and_figure_can_be_downloaded(server: Running, picture: bytes) -> N
     figure = server.post(("a.png", picture), format="png")
     assert figure.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(figure.content)).width > 200
-    assert "one picture, not 2" in problem_of(server.post(("a.png", picture), ("b.png", picture), format="png"), 422)["detail"]
+    assert (
+        "one picture, not 2"
+        in problem_of(server.post(("a.png", picture), ("b.png", picture), format="png"), 422)["detail"]
+    )
     problem_of(server.post(("a.png", b"text"), format="png"), 422)
 
 
@@ -180,7 +184,15 @@ def test_the_files_of_the_page_and_no_others(server: Running) -> None:
             assert file.content
             again = client.get(f"/static/{name}", headers={"If-None-Match": file.headers["etag"]})
             assert (again.status_code, again.content) == (304, b"")
-        for name in ("command.py", "../command.py", "..%2Fcommand.py", "%2Fetc%2Fpasswd", "....//command.py", "a%00b", ""):
+        for name in (
+            "command.py",
+            "../command.py",
+            "..%2Fcommand.py",
+            "%2Fetc%2Fpasswd",
+            "....//command.py",
+            "a%00b",
+            "",
+        ):
             problem_of(client.get(f"/static/{name}"), 404)
         for number in range(EXAMPLES):
             assert Image.open(io.BytesIO(client.get(f"/examples/{number}.png").content)).size == (480, 360)
