@@ -155,7 +155,7 @@ def serve() -> Serve:
 @pytest.fixture(scope="module")
 def server(serve: Serve, tiny_model: Path) -> Iterator[Running]:
     """A server with small limits, shared by the tests of a module."""
-    limits = {"max_upload": 1, "max_request": 2, "max_held": 4, "max_pixels": 100_000, "max_files": 4, "queue": 8}
+    limits = {"max_upload": 1, "max_request": 2, "max_held": 4, "max_pixels": 200_000, "max_files": 4, "queue": 8}
     with serve(tiny_model, **limits) as running:
         yield running
 

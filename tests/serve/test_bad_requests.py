@@ -49,7 +49,7 @@ def test_a_hundred_megapixels_in_a_small_file(server: Running, bomb: bytes) -> N
     assert len(bomb) < 100_000
     began = time.monotonic()
     problem = problem_of(server.post(("bomb.png", bomb)), 413)
-    assert problem["detail"] == "bomb.png: 10000 x 10000 pixels are more than the 100,000 that this server takes"
+    assert problem["detail"] == "bomb.png: 10000 x 10000 pixels are more than the 200,000 that this server takes"
     assert time.monotonic() - began < 2  # refused by its header, not unpacked
     assert Limits().max_pixels < 100_000_000
 

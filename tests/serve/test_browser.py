@@ -142,7 +142,7 @@ def test_broken_uploads_say_what_is_wrong_beside_a_good_one(
     assert "truncated" in said_of("cut.jpg")[1]
     assert said_of("notes.txt") == ["Not a picture", "not an image in a format that is known"]
     assert said_of("empty.png") == ["Not a picture", "has no bytes"]
-    pixels = "10000 x 10000 pixels are more than the 100,000 that this server takes"
+    pixels = "10000 x 10000 pixels are more than the 200,000 that this server takes"
     assert said_of("bomb.png") == ["Too many pixels", pixels]
     assert said_of("heavy.png") == ["Too large", "This file has 1.2 MB, and the server takes 1 MB."]
     assert len(shown_words(cards(page).filter(has=page.get_by_role("heading", name="good.jpg")))) >= 3
