@@ -96,14 +96,14 @@ class Batcher:
             work = partial(jobs[0].model.caption_prepared, [job.prepared for job in jobs], options=jobs[0].options)
             try:
                 captions = await loop.run_in_executor(self._worker, work)
-            except Exception as error:
+                for job, caption in zip(jobs, captions, strict=True):
+                    if not job.caption.done():  # its client may have left meanwhile
+                        job.caption.set_result(caption)
+            except Exception as error:  # of this batch alone: the next one is to be captioned all the same
                 for job in jobs:
                     if not job.caption.done():
                         job.caption.set_exception(error)
                 continue
-            for job, caption in zip(jobs, captions, strict=True):
-                if not job.caption.done():  # its client may have left meanwhile
-                    job.caption.set_result(caption)
             self._seconds_each += 0.2 * ((time.monotonic() - began) / len(jobs) - self._seconds_each)
 
     def close(self) -> None:

@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged forms are the client's affair
         service = Service(Models(options.model, device=options.device), limits)
         app = create_app(service, hosts=hosts_of(options.host, options.allow_host))
-        host, port = options.host or "0.0.0.0", sock.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"captioner: serving on http://{shown}:{port}/ (Ctrl-C stops)", file=sys.stderr, flush=True)
+        shown = f"[{options.host}]" if ":" in options.host else options.host
+        address = f"http://{shown}:{sock.getsockname()[1]}/"
+        print(f"captioner: serving on {address} (Ctrl-C stops)", file=sys.stderr, flush=True)
         serve_until_told(make_server(app, service, access_log=options.access_log), sock)
     return 0

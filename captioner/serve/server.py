@@ -25,6 +25,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OptionError: the address is none of this machine, or the port is taken or not permitted.
     """
+    if not host:
+        raise OptionError("--host is empty: 127.0.0.1 is this machine alone, 0.0.0.0 lets others in")
     if not 0 <= port <= 65535:
         raise OptionError(f"--port must be from 0 to 65535, not {port}")
     try:

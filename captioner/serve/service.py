@@ -65,9 +65,12 @@ class Service:
     async def _warm_up(self) -> None:
         """The first caption takes longest: let it be one that nobody waits for."""
         model = await self.models.get(None)
-        prepared = await self._in(self._opening, model.prepare, Image.new("RGB", (64, 48), "gray"))
-        await self.batcher.caption(model, model.default_options, prepared)
-        self.ready = True
+        try:
+            prepared = await self._in(self._opening, model.prepare, Image.new("RGB", (64, 48), "gray"))
+            await self.batcher.caption(model, model.default_options, prepared)
+            self.ready = True
+        except Exception as error:  # the server stays up, and is not ready
+            fault(error)
 
     async def decoding(self, options: Options) -> tuple[Captioner, Beam]:
         """The model and the search that a request asks for.

@@ -102,6 +102,7 @@ def test_what_cannot_be_served(refused: Refused, tiny_model: Path, tmp_path: Pat
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"--port {port} is in use: choose another" in refused("--port", port, "--model", tiny_model)
+    assert "--host is empty" in refused("--host", "")
     assert "--port must be from 0 to 65535, not 70000" in refused("--port", 70000)
     assert "--host '192.0.2.1' is no address of this machine" in refused("--host", "192.0.2.1", "--port", 0)
     assert "--host 'no such name' is no address" in refused("--host", "no such name")

@@ -153,3 +153,16 @@ def test_nothing_is_written_to_disk(
         large = picture + bytes(5_000_000)  # what follows a PNG's end is no harm
         for fields in ({}, {"format": "html"}, {"format": "png"}, {"viewer": "true"}):
             assert running.post(("a.png", large), **fields).status_code == 200
+
+
+def test_a_batch_that_fails_takes_no_other_with_it(
+    serve: Serve, tiny_model: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise RuntimeError("out of something")
+
+    with serve(tiny_model) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr("captioner.captioner.decode", fails)
+            problem_of(running.post(("a.png", picture)), 500)
+        assert running.post(("a.png", picture)).status_code == 200
