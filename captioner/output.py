@@ -174,19 +174,20 @@ class PageFile:
     def __init__(self, path: Path, *, title: str | None = None, several: bool = False, smooth: bool = True) -> None:
         if path.suffix.lower() not in (".html", ".htm"):
             raise OptionError(f"{path}: a page ends in .html, not '{path.suffix}'")
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it takes names that are too long
             raise OptionError(f"{path}: cannot be written (Is a directory)")
         self.path = path
         self.title = title
         self.several = several
         self.smooth = smooth
         self.count = 0
-        self._place = path.resolve()  # through a link, which is to stay one
-        self._partial = self._place.with_name(f".{self._place.name}.{os.getpid()}.partial")
+        self._place = Path(os.path.realpath(path))  # through a link, which is to stay one
+        self._partial = self._place.with_name(f".captioner-{os.getpid()}.partial")
 
     def __enter__(self) -> Self:
         with self._named_failures():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._place.parent.mkdir(parents=True, exist_ok=True)
+            self._place.exists()  # a name that is too long fails here, not when all is done
             self._file = self._partial.open("w", encoding="utf-8", newline="")
         return self
 

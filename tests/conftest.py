@@ -1,7 +1,8 @@
-"""What the tests share: a tiny untrained model in a file, small pictures, and the folder of real photographs."""
+"""What the tests share: tiny models in files, small pictures, the folder of real photographs, and a browser."""
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,16 @@ import torch
 from PIL import Image
 
 from captioner import checkpoint
+from captioner.data.readers import read
+from captioner.data.records import Record
+from captioner.data.scenes import write_scenes
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import RefinerConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.transformer import TransformerConfig
+from captioner.training.loop import Trainer
+from captioner.training.recipe import Recipe
 from captioner.vocabulary import SPECIAL, Vocabulary
 
 if TYPE_CHECKING:
@@ -68,6 +74,49 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     checkpoint.save(path, tiny_checkpoint("lstm"))
     return path
+
+
+SCENES_DECODERS = {
+    "lstm": ({"width": 192, "embedding": 96, "output_hidden": 192, "attention_width": 96, "heads": 4}, 3e-3),
+    "transformer": ({"width": 128, "layers": 2, "heads": 4, "hidden": 256}, 2e-3),
+}
+
+
+@pytest.fixture(scope="session")
+def scenes_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Train a model with this decoder on drawn scenes of 192 x 144, for about a minute; once in a session.
+
+    Nothing is asked of it but the path of its file; whoever calls it is a slow test.
+    """
+
+    @cache
+    def scenes() -> list[Record]:
+        return read(write_scenes(tmp_path_factory.mktemp("scenes"), count=2400, dev=60, size=(192, 144)))
+
+    @cache
+    def train(decoder: str) -> Path:
+        options, rate = SCENES_DECODERS[decoder]
+        recipe = Recipe(
+            decoder=decoder,
+            decoder_options={**options, "dropout": 0.1},
+            backbone="tiny",
+            refiner_options={"width": 128, "dropout": 0.0, "position": 0.5},
+            epochs=7,
+            frozen_epochs=0,
+            batch_pictures=16,
+            captions_per_picture=1,
+            minimum_count=1,
+            learning_rate=rate,
+            encoder_learning_rate=rate,
+            warm_up=50,
+            label_smoothing=0.0,
+            map_supervision=0.3,
+            average=0.98,
+            flips=False,
+        )
+        return Trainer(recipe, scenes(), tmp_path_factory.mktemp("run"), device="cpu").run()
+
+    return train
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ each map to its own range would make a flat map look as if it had something to s
 """
 
 import io
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 
 FAINTEST_TOP = 3.0  # a caption whose maps stay below three times their even share must not look focused
 _STRONGEST = 0.82  # opacity at the top of the scale
-_THUMBNAIL_DPI = 60
-_THUMBNAIL_COLOURS = 128
+_SMALL_DPI = 60
 _PANEL_PIXELS = 480  # longer side of each panel's picture
 _COLOURS = colormaps["inferno"]
 
@@ -63,12 +61,11 @@ def on_picture(
     """
     values = map_
     for axis in (0, 1):  # down, then across
-        cells, pixels = geometry.grid[axis], size[1 - axis]
-        # The part of the grid, in cells, that the picture covers; the rest is padding.
-        covered = cells * geometry.content[1 - axis] / geometry.side
-        places = (np.arange(pixels) + 0.5) / pixels * covered
+        cells, content, pixels = geometry.grid[axis], geometry.content[1 - axis], size[1 - axis]
+        # In cells; only a part of the grid is covered by the picture, the rest is padding.
+        places = (np.arange(pixels) + 0.5) / pixels * (cells * content / geometry.side)
         if smooth:
-            held = values.take(range(math.ceil(covered)), axis)
+            held = values.take(range(-(-cells * content // geometry.side)), axis)
             # Level beyond the outermost centres, as if the edge's cells went on.
             ends = np.concatenate([held.take([0], axis), held, held.take([-1], axis)], axis)
             values = PchipInterpolator(np.arange(-0.5, held.shape[axis] + 1), ends, axis)(places)
@@ -143,13 +140,10 @@ def _draw_scale(figure: Figure, axes: list[Axes], top: float) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-def thumbnail_figure(caption: "Caption") -> bytes:
-    """The figure of a caption as a small PNG of few colours."""
+def small_figure(caption: "Caption") -> bytes:
+    """The figure of a caption as a JPEG of some 50 to 100 KB."""
     buffer = io.BytesIO()
-    draw_caption(caption).savefig(buffer, format="png", dpi=_THUMBNAIL_DPI)
-    few_colours = Image.open(buffer).convert("RGB").quantize(_THUMBNAIL_COLOURS, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    few_colours.save(buffer, "PNG", optimize=True)
+    draw_caption(caption).savefig(buffer, format="jpeg", dpi=_SMALL_DPI, pil_kwargs={"quality": 85})
     return buffer.getvalue()
 
 

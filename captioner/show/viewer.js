@@ -460,7 +460,7 @@
       this.status.classList.toggle("cv-hint", now === null);
       if (now === null) {
         const how = asked("(hover: none)") ? "Tap a word" : "Point at a word";
-        this.status.textContent = this.words.length ? `${how} to see where the model looked.` : "";
+        if (this.words.length && !this.compact) this.status.textContent = `${how} to see where the model looked.`;
         return;
       }
       const { word, probability } = this.reading.words[now];
@@ -513,6 +513,7 @@
     fit() {
       const box = this.picture.getBoundingClientRect();
       const wanted = window.devicePixelRatio || 1;
+      this.canvas.classList.toggle("cv-cells", !this.smooth);
       const scale = this.smooth ? Math.min(wanted, SMOOTH_PIXELS / Math.max(box.width, box.height, 1)) : wanted;
       this.canvas.width = Math.max(1, Math.round(box.width * scale));
       this.canvas.height = Math.max(1, Math.round(box.height * scale));
@@ -561,6 +562,8 @@
 
   /** Small viewers in a grid, each built when it comes near the screen; enlarged, one fills a dialog. */
   function gallery(element, datas) {
+    const how = asked("(hover: none)") ? "Tap a word" : "Point at a word";
+    const lead = make("p", "cv-lead", null, `${how} to see where the model looked; enlarge a picture to see all its words.`);
     const list = make("ul", "cv-gallery");
     const viewers = [];
     const waiting = new Map();
@@ -584,11 +587,12 @@
       if (data.name) make("bdi", "cv-name", card, data.name);
       waiting.set(place, data);
     }
-    element.replaceChildren(list);
+    element.replaceChildren(lead, list);
     waiting.forEach((_, place) => watcher.observe(place));
     const destroy = () => {
       watcher.disconnect();
       viewers.forEach((viewer) => viewer.destroy());
+      lead.remove();
       list.remove();
     };
     return { destroy };
