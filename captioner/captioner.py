@@ -100,14 +100,14 @@ class Captioner:
         # Threads open the next batch while the model works on this one.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
-            def submit() -> "list[tuple[Picture, Future[_Prepared]]]":
+            def submit() -> "list[tuple[Picture, Future[Prepared]]]":
                 some = list(islice(remaining, batch))
-                return [(picture, pool.submit(self._prepare, picture, max_pixels)) for picture in some]
+                return [(picture, pool.submit(self.prepare, picture, max_pixels=max_pixels)) for picture in some]
 
             coming = submit()
             while coming:
                 now, coming = coming, submit()
-                ready: list[_Prepared] = []
+                ready: list[Prepared] = []
                 for picture, future in now:
                     try:
                         ready.append(future.result())
@@ -116,9 +116,19 @@ class Captioner:
                             raise
                         on_error(picture, error)
                 if ready:
-                    yield from self._caption_batch(ready, options or self.default_options)
+                    yield from self.caption_prepared(ready, options=options)
 
-    def _prepare(self, picture: Picture, max_pixels: int) -> "_Prepared":
+    def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS, keep: int | None = None) -> "Prepared":
+        """Open a picture and fit it to the model's input, for `caption_prepared`; needs no device, so threads can.
+
+        Args:
+            picture: as of `caption`.
+            max_pixels: larger pictures are refused.
+            keep: hold on to a copy of at most so many pixels a side, and not to what was given.
+
+        Raises:
+            ImageError: it does not open.
+        """
         config = self.model.encoder.config
         image, orientation = open_with_orientation(picture, max_pixels=max_pixels)
         geometry = Geometry(
@@ -128,20 +138,25 @@ class Captioner:
             pad=config.pad,
             orientation=orientation,
         )
-        return _Prepared(picture, geometry, fit(image, geometry))
+        pixels = fit(image, geometry)
+        if keep is not None:
+            image.thumbnail((keep, keep), reducing_gap=3.0)  # upright and ours alone
+            picture = image
+        return Prepared(picture, geometry, pixels)
 
     @torch.inference_mode()
-    def _caption_batch(self, ready: Sequence["_Prepared"], options: Greedy) -> list[Caption]:
+    def caption_prepared(self, ready: Sequence["Prepared"], *, options: Greedy | None = None) -> list[Caption]:
+        """Caption pictures that `prepare` opened, all in one batch; options as of `caption`."""
         config = self.model.encoder.config
         pixels = np.stack([prepared.pixels for prepared in ready])
         mask = None
         if config.pad:
             mask = torch.from_numpy(np.stack([prepared.geometry.mask for prepared in ready])).to(self.device)
         grid = self.model.encode(normalise(pixels, config).to(self.device), mask)
-        found = decode(self.model.decoder, grid, options)
+        found = decode(self.model.decoder, grid, options or self.default_options)
         return [self._finish(*both) for both in zip(ready, found, strict=True)]
 
-    def _finish(self, prepared: "_Prepared", found: Sequence[Hypothesis]) -> Caption:
+    def _finish(self, prepared: "Prepared", found: Sequence[Hypothesis]) -> Caption:
         best, *others = (self._say(hypothesis) for hypothesis in found)
         source = prepared.picture
         return Caption(
@@ -177,12 +192,18 @@ class Captioner:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A picture, and what the encoder takes of it."""
+class Prepared:
+    """A picture, and what the encoder takes of it.
+
+    Attributes:
+        picture: what the caption will show itself on; a smaller copy does as well, for the geometry holds the size.
+        geometry: of the picture as it was opened.
+        pixels: (side, side, 3).
+    """
 
     picture: Picture
     geometry: Geometry
-    pixels: NDArray[np.uint8]  # (side, side, 3)
+    pixels: NDArray[np.uint8]
 
 
 def load(model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> Captioner:

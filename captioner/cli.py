@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_caption(commands.add_parser("caption", help="caption pictures or folders of them"))
     _add_evaluate(commands.add_parser("evaluate", help="the COCO scores of captions"))
     _add_train(commands.add_parser("train", help="train a model"))
+    _add_serve(commands.add_parser("serve", help="serve a page for your pictures, and an HTTP API"))
     models = commands.add_parser("models", help="list the models that ship")
     models.add_argument("--json", action="store_true", help="everything the files say about themselves, as JSON")
     models.set_defaults(run=run_models)
@@ -263,6 +264,16 @@ def run_models(options: argparse.Namespace) -> int:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     from captioner.metrics import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+
+
+# serve
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    from captioner.serve import command
 
     command.add_arguments(parser)
     parser.set_defaults(run=command.run)
