@@ -17,9 +17,12 @@ from captioner import checkpoint
 from captioner.caption import Alternative, Caption, Word
 from captioner.decoding import Beam, Greedy, Hypothesis, decode
 from captioner.errors import CheckpointError, ImageError, OptionError
+from captioner.explain import MapReading, encode
+from captioner.explain import explain as _explain
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
-from captioner.model.preprocess import normalise
-from captioner.vocabulary import join_words
+from captioner.metrics.ptb import tokenize
+from captioner.model.transformer import TransformerConfig
+from captioner.vocabulary import SPECIAL, join_words
 
 DEFAULT_MODEL = "default"
 
@@ -45,20 +48,34 @@ class Captioner:
         self.name = name
         self.device = next(self.model.parameters()).device
         self.default_options = Beam(**self.about.get("decoding", {}))
+        self.map_reading = MapReading.stored(self.about)
 
     @overload
     def caption(
-        self, pictures: Picture, *, options: Greedy | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS
+        self,
+        pictures: Picture,
+        *,
+        options: Greedy | None = None,
+        explain: str | MapReading | None = None,
+        batch: int = 16,
+        max_pixels: int = MAX_PIXELS,
     ) -> Caption: ...
     @overload
     def caption(
-        self, pictures: list[Picture], *, options: Greedy | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS
+        self,
+        pictures: list[Picture],
+        *,
+        options: Greedy | None = None,
+        explain: str | MapReading | None = None,
+        batch: int = 16,
+        max_pixels: int = MAX_PIXELS,
     ) -> list[Caption]: ...
     def caption(
         self,
         pictures: Picture | list[Picture],
         *,
         options: Greedy | None = None,
+        explain: str | MapReading | None = None,
         batch: int = 16,
         max_pixels: int = MAX_PIXELS,
     ) -> Caption | list[Caption]:
@@ -68,6 +85,8 @@ class Captioner:
             pictures: a path, bytes, a PIL image or an array (see `captioner.image.open_image`), or a list of
                 these, which gives a list.
             options: `Greedy`, `Beam` or `Sampling`; None for what the model was found to do best with.
+            explain: what the words' maps are made of: "attention", "gradient" or "occlusion" (slow), see
+                `captioner.explain`; None for what was found to be truest.
             batch: pictures that go through the model together.
             max_pixels: larger pictures are refused.
 
@@ -76,14 +95,17 @@ class Captioner:
             OptionError: the batch is not positive.
         """
         if isinstance(pictures, list):
-            return list(self.caption_all(pictures, options=options, batch=batch, max_pixels=max_pixels))
-        return next(self.caption_all([pictures], options=options, max_pixels=max_pixels))
+            return list(
+                self.caption_all(pictures, options=options, explain=explain, batch=batch, max_pixels=max_pixels)
+            )
+        return next(self.caption_all([pictures], options=options, explain=explain, max_pixels=max_pixels))
 
     def caption_all(
         self,
         pictures: Iterable[Picture],
         *,
         options: Greedy | None = None,
+        explain: str | MapReading | None = None,
         batch: int = 16,
         max_pixels: int = MAX_PIXELS,
         on_error: OnError | None = None,
@@ -96,6 +118,7 @@ class Captioner:
         """
         if batch < 1:
             raise OptionError(f"a batch needs at least 1 picture, not {batch}")
+        reading = self._reading(explain)
         remaining = iter(pictures)
         # Threads open the next batch while the model works on this one.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -116,7 +139,7 @@ class Captioner:
                             raise
                         on_error(picture, error)
                 if ready:
-                    yield from self._caption_batch(ready, options or self.default_options)
+                    yield from self._caption_batch(ready, options or self.default_options, reading)
 
     def _prepare(self, picture: Picture, max_pixels: int) -> "_Prepared":
         config = self.model.encoder.config
@@ -130,35 +153,102 @@ class Captioner:
         )
         return _Prepared(picture, geometry, fit(image, geometry))
 
+    def read(
+        self,
+        picture: Picture,
+        captions: Sequence[str],
+        *,
+        explain: str | MapReading | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> list[Caption]:
+        """Read captions that others wrote: how likely each word is, and where the model looked for it.
+
+        Args:
+            picture: as of `caption`.
+            captions: sentences; they are split as the PTB tokeniser does. A word that the model does not know has
+                probability 0, and words beyond the longest caption that it can read are left out.
+            explain: as of `caption`.
+            max_pixels: larger pictures are refused.
+
+        Raises:
+            ImageError: the picture does not open.
+            OptionError: a caption without words.
+        """
+        split = [tokenize(caption)[: self.longest] for caption in captions]
+        for caption, words in zip(captions, split, strict=True):
+            if not words:
+                raise OptionError(f"the caption '{caption}' has no words to read")
+        prepared = self._prepare(picture, max_pixels)
+        ids = [self.vocabulary.encode(words)[1:-1] for words in split]
+        reading = self._reading(explain)
+        (told,) = _explain(self.model, np.stack([prepared.pixels]), [prepared.geometry], [ids], reading)
+        found = []
+        for words, some, (maps, probabilities) in zip(split, ids, told, strict=True):
+            known = [p if i >= len(SPECIAL) else 0.0 for i, p in zip(some, probabilities.tolist(), strict=True)]
+            logs = np.log(np.maximum(known, 1e-12))
+            score = float(logs.sum() / len(words) ** self.default_options.length_penalty)
+            found.append(self._caption(prepared, words, known, maps, score=score, finished=True))
+        return found
+
+    @property
+    def longest(self) -> int:
+        """The most words of a caption that the model can read."""
+        config = self.model.config.decoder
+        return config.longest - 1 if isinstance(config, TransformerConfig) else 100
+
+    def _reading(self, explain: str | MapReading | None) -> MapReading:
+        if isinstance(explain, MapReading):
+            return explain
+        return self.map_reading if explain is None else MapReading.stored(self.about, explain)
+
     @torch.inference_mode()
-    def _caption_batch(self, ready: Sequence["_Prepared"], options: Greedy) -> list[Caption]:
-        config = self.model.encoder.config
+    def _caption_batch(self, ready: Sequence["_Prepared"], options: Greedy, reading: MapReading) -> list[Caption]:
         pixels = np.stack([prepared.pixels for prepared in ready])
-        mask = None
-        if config.pad:
-            mask = torch.from_numpy(np.stack([prepared.geometry.mask for prepared in ready])).to(self.device)
-        grid = self.model.encode(normalise(pixels, config).to(self.device), mask)
+        geometries = [prepared.geometry for prepared in ready]
+        grid = encode(self.model, pixels, geometries)
         found = decode(self.model.decoder, grid, options)
+        if not reading.plain:
+            captions = [[best[0].tokens] for best in found]
+            told = _explain(self.model, pixels, geometries, captions, reading, grid=grid)
+            for best, [(maps, _)] in zip(found, told, strict=True):
+                best[0] = replace(best[0], maps=torch.from_numpy(maps))
         return [self._finish(*both) for both in zip(ready, found, strict=True)]
 
     def _finish(self, prepared: "_Prepared", found: Sequence[Hypothesis]) -> Caption:
         best, *others = found
-        words = self.vocabulary.decode(best.tokens)
-        source = prepared.picture
-        return Caption(
-            text=join_words(words),
-            words=tuple(
-                Word(word, probability, map_)
-                for word, probability, map_ in zip(words, best.probabilities, best.maps.numpy(), strict=True)
-            ),
+        return self._caption(
+            prepared,
+            self.vocabulary.decode(best.tokens),
+            best.probabilities,
+            best.maps.numpy(),
             score=best.score,
             finished=best.finished,
-            image=os.fspath(source) if isinstance(source, (str, os.PathLike)) else "",
-            model=self.name,
-            geometry=prepared.geometry,
             alternatives=tuple(
                 Alternative(join_words(self.vocabulary.decode(other.tokens)), other.score) for other in others
             ),
+        )
+
+    def _caption(
+        self,
+        prepared: "_Prepared",
+        words: Sequence[str],
+        probabilities: Sequence[float],
+        maps: NDArray[np.float32],
+        *,
+        score: float,
+        finished: bool,
+        alternatives: tuple[Alternative, ...] = (),
+    ) -> Caption:
+        source = prepared.picture
+        return Caption(
+            text=join_words(words),
+            words=tuple(Word(*each) for each in zip(words, probabilities, maps, strict=True)),
+            score=score,
+            finished=finished,
+            image=os.fspath(source) if isinstance(source, (str, os.PathLike)) else "",
+            model=self.name,
+            geometry=prepared.geometry,
+            alternatives=alternatives,
             source=source,
         )
 
@@ -202,7 +292,7 @@ def load(model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.d
     try:
         return Captioner(found, name=path.stem)
     except (TypeError, OptionError) as error:
-        raise CheckpointError(f"{path}: damaged, or made by another version (decoding: {error})") from None
+        raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:

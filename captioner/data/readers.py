@@ -41,7 +41,7 @@ def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
         DataError: nothing readable there, no captions, or a picture in two splits.
     """
     path = Path(path)
-    file = _find(path)
+    file = caption_file(path)
     folder = Path(images) if images is not None else None
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder}: no such folder of pictures")
@@ -57,7 +57,13 @@ def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
     return records
 
 
-def _find(path: Path) -> Path:
+def caption_file(path: str | Path) -> Path:
+    """The file of captions that a path means: itself, or the one in the folder.
+
+    Raises:
+        DataError: none, or several.
+    """
+    path = Path(path)
     if path.is_file():
         return path
     if not path.is_dir():
