@@ -187,7 +187,7 @@ class Captioner:
             known = [p if i >= len(SPECIAL) else 0.0 for i, p in zip(some, probabilities.tolist(), strict=True)]
             logs = np.log(np.maximum(known, 1e-12))
             score = float(logs.sum() / len(words) ** self.default_options.length_penalty)
-            found.append(self._caption(prepared, words, known, maps, score=score, finished=True))
+            found.append(self._caption(prepared, _said(words, known, maps, score=score, finished=True)))
         return found
 
     @property
@@ -208,47 +208,38 @@ class Captioner:
         grid = encode(self.model, pixels, geometries)
         found = decode(self.model.decoder, grid, options)
         if not reading.plain:
-            captions = [[best[0].tokens] for best in found]
+            captions = [[hypothesis.tokens for hypothesis in some] for some in found]
             told = _explain(self.model, pixels, geometries, captions, reading, grid=grid)
-            for best, [(maps, _)] in zip(found, told, strict=True):
-                best[0] = replace(best[0], maps=torch.from_numpy(maps))
+            found = [
+                [replace(hypothesis, maps=torch.from_numpy(maps)) for hypothesis, (maps, _) in zip(*both, strict=True)]
+                for both in zip(found, told, strict=True)
+            ]
         return [self._finish(*both) for both in zip(ready, found, strict=True)]
 
     def _finish(self, prepared: "_Prepared", found: Sequence[Hypothesis]) -> Caption:
-        best, *others = found
-        return self._caption(
-            prepared,
-            self.vocabulary.decode(best.tokens),
-            best.probabilities,
-            best.maps.numpy(),
-            score=best.score,
-            finished=best.finished,
-            alternatives=tuple(
-                Alternative(join_words(self.vocabulary.decode(other.tokens)), other.score) for other in others
-            ),
+        best, *others = (
+            _said(
+                self.vocabulary.decode(hypothesis.tokens),
+                hypothesis.probabilities,
+                hypothesis.maps.numpy(),
+                score=hypothesis.score,
+                finished=hypothesis.finished,
+            )
+            for hypothesis in found
         )
+        return self._caption(prepared, best, others)
 
-    def _caption(
-        self,
-        prepared: "_Prepared",
-        words: Sequence[str],
-        probabilities: Sequence[float],
-        maps: NDArray[np.float32],
-        *,
-        score: float,
-        finished: bool,
-        alternatives: tuple[Alternative, ...] = (),
-    ) -> Caption:
+    def _caption(self, prepared: "_Prepared", best: Alternative, others: Sequence[Alternative] = ()) -> Caption:
         source = prepared.picture
         return Caption(
-            text=join_words(words),
-            words=tuple(Word(*each) for each in zip(words, probabilities, maps, strict=True)),
-            score=score,
-            finished=finished,
+            text=best.text,
+            words=best.words,
+            score=best.score,
+            finished=best.finished,
             image=os.fspath(source) if isinstance(source, (str, os.PathLike)) else "",
             model=self.name,
             geometry=prepared.geometry,
-            alternatives=alternatives,
+            alternatives=tuple(others),
             source=source,
         )
 
@@ -269,6 +260,18 @@ class _Prepared:
     picture: Picture
     geometry: Geometry
     pixels: NDArray[np.uint8]  # (side, side, 3)
+
+
+def _said(
+    texts: Sequence[str],
+    probabilities: Sequence[float],
+    maps: NDArray[np.float32],
+    *,
+    score: float,
+    finished: bool,
+) -> Alternative:
+    words = tuple(Word(*each) for each in zip(texts, probabilities, maps, strict=True))
+    return Alternative(text=join_words(texts), words=words, score=score, finished=finished)
 
 
 def load(model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> Captioner:

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from captioner.version import __version__
 if TYPE_CHECKING:
     from captioner.captioner import Captioner
     from captioner.decoding import Greedy
+    from captioner.output import PageFile
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,6 +93,9 @@ def _add_caption(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="draw each word's map over the picture: .png, .pdf or .svg; a folder for several pictures",
     )
+    output.add_argument(
+        "--page", type=Path, metavar="FILE", help="one .html page for all pictures: hover a word, see its map"
+    )
     output.add_argument("--cells", action="store_true", help="show the cells of the maps as they are, not smoothed")
     search = parser.add_argument_group("how words are chosen (default: what the model's file says)")
     search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
@@ -126,16 +130,20 @@ def run_caption(options: argparse.Namespace) -> int:
         return 2
     several = found != [Path(options.pictures[0])]  # a folder, and be there one picture in it
     figures = FigureFiles(options.figure, found, several=several) if options.figure else None
+    page = _page_file(options, len(found))
     results = ResultsFile(options.output) if options.output else None
-    todo = [picture for picture in found if results is None or os.fspath(picture) not in results.done]
-    done = skipped = len(found) - len(todo)
+    there = results.done if results is not None else set()
+    skipped = sum(os.fspath(picture) in there for picture in found)
+    # What a results file has is not done anew, unless a page needs its maps.
+    todo = [picture for picture in found if page is not None or os.fspath(picture) not in there]
+    done = len(found) - len(todo)
     if todo:
         from captioner.captioner import load
         from captioner.image import MAX_PIXELS
 
         model = load(options.model, device=options.device)
         how = _decoding_options(options, model)
-        with _progress("captions", len(todo)) as (advance, say):
+        with page or nullcontext(), _progress("captions", len(todo)) as (advance, say):
 
             def on_error(_: Any, error: CaptionerError) -> None:
                 nonlocal failed
@@ -152,8 +160,11 @@ def run_caption(options: argparse.Namespace) -> int:
             ):
                 if figures is not None:
                     figures.write(caption, smooth=not options.cells)
+                if page is not None:
+                    page.write(caption)
                 if results is not None:
-                    results.write(caption)
+                    if caption.image not in there:
+                        results.write(caption)
                 elif options.json:
                     print(json.dumps(caption.as_dict()), flush=True)
                 else:
@@ -165,6 +176,19 @@ def run_caption(options: argparse.Namespace) -> int:
         already = f" ({skipped} were there)" if skipped else ""
         print(f"{options.output}: {done} captions{already}", file=sys.stderr)
     return (1 if done else 2) if failed else 0
+
+
+def _page_file(options: argparse.Namespace, count: int) -> "PageFile | None":
+    """Where the page of so many pictures goes, if one is asked for."""
+    from captioner.output import PageFile
+
+    if options.page is None:
+        return None
+    if count > PageFile.MOST:
+        raise OptionError(f"--page {options.page}: {count} pictures are too many for a page, {PageFile.MOST} at most")
+    folder = Path(options.pictures[0]).resolve().name if len(options.pictures) == 1 else ""
+    title = (folder or "Captions") if count > 1 else None
+    return PageFile(options.page, title=title, several=count > 1, smooth=not options.cells)
 
 
 def _decoding_options(options: argparse.Namespace, model: "Captioner") -> "Greedy | None":
