@@ -1,6 +1,7 @@
 """Pictures to captions."""
 
 import importlib.resources
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -118,19 +119,19 @@ class Captioner:
         """
         if batch < 1:
             raise OptionError(f"a batch needs at least 1 picture, not {batch}")
-        reading = self._reading(explain)
+        self._reading(explain)  # a way that there is not is told before any picture is opened
         remaining = iter(pictures)
         # Threads open the next batch while the model works on this one.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
-            def submit() -> "list[tuple[Picture, Future[_Prepared]]]":
+            def submit() -> "list[tuple[Picture, Future[Prepared]]]":
                 some = list(islice(remaining, batch))
-                return [(picture, pool.submit(self._prepare, picture, max_pixels)) for picture in some]
+                return [(picture, pool.submit(self.prepare, picture, max_pixels=max_pixels)) for picture in some]
 
             coming = submit()
             while coming:
                 now, coming = coming, submit()
-                ready: list[_Prepared] = []
+                ready: list[Prepared] = []
                 for picture, future in now:
                     try:
                         ready.append(future.result())
@@ -139,9 +140,10 @@ class Captioner:
                             raise
                         on_error(picture, error)
                 if ready:
-                    yield from self._caption_batch(ready, options or self.default_options, reading)
+                    yield from self.caption_prepared(ready, options=options, explain=explain)
 
-    def _prepare(self, picture: Picture, max_pixels: int) -> "_Prepared":
+    def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS) -> "Prepared":
+        """Open a picture and fit it to the model's input. Raises ImageError, as `caption`."""
         config = self.model.encoder.config
         image, orientation = open_with_orientation(picture, max_pixels=max_pixels)
         geometry = Geometry(
@@ -151,7 +153,30 @@ class Captioner:
             pad=config.pad,
             orientation=orientation,
         )
-        return _Prepared(picture, geometry, fit(image, geometry))
+        return Prepared(picture, geometry, fit(image, geometry))
+
+    @torch.inference_mode()
+    def caption_prepared(
+        self,
+        ready: Sequence["Prepared"],
+        *,
+        options: Greedy | None = None,
+        explain: str | MapReading | None = None,
+    ) -> list[Caption]:
+        """Caption pictures that `prepare` opened, all in one batch; options as of `caption`."""
+        reading = self._reading(explain)
+        pixels = np.stack([prepared.pixels for prepared in ready])
+        geometries = [prepared.geometry for prepared in ready]
+        grid = encode(self.model, pixels, geometries)
+        found = decode(self.model.decoder, grid, options or self.default_options)
+        if not reading.plain:
+            captions = [[hypothesis.tokens for hypothesis in some] for some in found]
+            told = _explain(self.model, pixels, geometries, captions, reading, grid=grid)
+            found = [
+                [replace(hypothesis, maps=torch.from_numpy(maps)) for hypothesis, (maps, _) in zip(*both, strict=True)]
+                for both in zip(found, told, strict=True)
+            ]
+        return [self._finish(*both) for both in zip(ready, found, strict=True)]
 
     def read(
         self,
@@ -174,21 +199,24 @@ class Captioner:
             ImageError: the picture does not open.
             OptionError: a caption without words.
         """
-        split = [tokenize(caption)[: self.longest] for caption in captions]
+        split = [self.split(caption) for caption in captions]
         for caption, words in zip(captions, split, strict=True):
             if not words:
                 raise OptionError(f"the caption '{caption}' has no words to read")
-        prepared = self._prepare(picture, max_pixels)
+        prepared = self.prepare(picture, max_pixels=max_pixels)
         ids = [self.vocabulary.encode(words)[1:-1] for words in split]
         reading = self._reading(explain)
         (told,) = _explain(self.model, np.stack([prepared.pixels]), [prepared.geometry], [ids], reading)
         found = []
-        for words, some, (maps, probabilities) in zip(split, ids, told, strict=True):
-            known = [p if i >= len(SPECIAL) else 0.0 for i, p in zip(some, probabilities.tolist(), strict=True)]
-            logs = np.log(np.maximum(known, 1e-12))
-            score = float(logs.sum() / len(words) ** self.default_options.length_penalty)
+        for words, some, (maps, log_p) in zip(split, ids, told, strict=True):
+            known = [math.exp(p) if i >= len(SPECIAL) else 0.0 for i, p in zip(some, log_p[:-1].tolist(), strict=True)]
+            score = float(log_p.sum()) / len(log_p) ** self.default_options.length_penalty
             found.append(self._caption(prepared, _said(words, known, maps, score=score, finished=True)))
         return found
+
+    def split(self, caption: str) -> list[str]:
+        """The words of a sentence, as `read` reads them."""
+        return tokenize(caption)[: self.longest]
 
     @property
     def longest(self) -> int:
@@ -201,22 +229,7 @@ class Captioner:
             return explain
         return self.map_reading if explain is None else MapReading.stored(self.about, explain)
 
-    @torch.inference_mode()
-    def _caption_batch(self, ready: Sequence["_Prepared"], options: Greedy, reading: MapReading) -> list[Caption]:
-        pixels = np.stack([prepared.pixels for prepared in ready])
-        geometries = [prepared.geometry for prepared in ready]
-        grid = encode(self.model, pixels, geometries)
-        found = decode(self.model.decoder, grid, options)
-        if not reading.plain:
-            captions = [[hypothesis.tokens for hypothesis in some] for some in found]
-            told = _explain(self.model, pixels, geometries, captions, reading, grid=grid)
-            found = [
-                [replace(hypothesis, maps=torch.from_numpy(maps)) for hypothesis, (maps, _) in zip(*both, strict=True)]
-                for both in zip(found, told, strict=True)
-            ]
-        return [self._finish(*both) for both in zip(ready, found, strict=True)]
-
-    def _finish(self, prepared: "_Prepared", found: Sequence[Hypothesis]) -> Caption:
+    def _finish(self, prepared: "Prepared", found: Sequence[Hypothesis]) -> Caption:
         best, *others = (
             _said(
                 self.vocabulary.decode(hypothesis.tokens),
@@ -229,7 +242,7 @@ class Captioner:
         )
         return self._caption(prepared, best, others)
 
-    def _caption(self, prepared: "_Prepared", best: Alternative, others: Sequence[Alternative] = ()) -> Caption:
+    def _caption(self, prepared: "Prepared", best: Alternative, others: Sequence[Alternative] = ()) -> Caption:
         source = prepared.picture
         return Caption(
             text=best.text,
@@ -254,7 +267,7 @@ class Captioner:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """A picture, and what the encoder takes of it."""
 
     picture: Picture

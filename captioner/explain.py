@@ -136,7 +136,8 @@ def explain(
         grid: the pictures encoded, where they are.
 
     Returns:
-        For each caption of each picture its maps (n, h, w), see `finish`, and its words' probabilities (n,).
+        For each caption of each picture its maps (n, h, w), see `finish`, and the log-probabilities of its words
+        and of its end (n + 1,).
     """
     most = max(1, *map(len, captions))
     if grid is None:
@@ -156,7 +157,7 @@ def explain(
         for j, caption in enumerate(some):
             row, words = i * most + j, len(caption)
             own = dropped[j, : words + 1] if reading.explain == "occlusion" else _array(steps[row, : words + 1])
-            of_picture.append((finish(own, geometries[i].mask, reading), _array(log_p[row, :words].exp())))
+            of_picture.append((finish(own, geometries[i].mask, reading), _array(log_p[row, : words + 1])))
         told.append(of_picture)
     return told
 
