@@ -142,7 +142,7 @@ def explain(
     most = max(1, *map(len, captions))
     if grid is None:
         grid = encode(model, pixels, geometries)
-    reads, says = _tokens([[*some, *[()] * (most - len(some))] for some in captions], grid.features.device)
+    reads, says = pad_tokens([[*some, *[()] * (most - len(some))] for some in captions], grid.features.device)
     if reading.explain == "gradient":
         log_p, steps = gradient_steps(model.decoder, grid, reads, says)
     else:
@@ -191,7 +191,7 @@ def log_probabilities(
     for first in range(0, len(variants), _ENCODED_TOGETHER):
         some = np.stack(variants[first : first + _ENCODED_TOGETHER])
         grid = encode(model, some, [geometry] * len(some))
-        reads, says = _tokens([captions] * len(some), grid.features.device)
+        reads, says = pad_tokens([captions] * len(some), grid.features.device)
         logits, _ = model.decoder.teach(grid, reads)
         found.append(_array(_log_p(logits, says)).reshape(len(some), len(captions), -1))
     return np.concatenate(found)
@@ -281,7 +281,7 @@ def gradient_steps(decoder: AnyDecoder, grid: Grid, reads: Tensor, says: Tensor)
     return log_p.detach(), torch.stack(maps, 1).detach().unflatten(-1, grid.shape)
 
 
-def _tokens(captions: Sequence[Sequence[Sequence[int]]], device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_tokens(captions: Sequence[Sequence[Sequence[int]]], device: torch.device) -> tuple[Tensor, Tensor]:
     """What the decoder reads and what it says, (N, T) each: start and words, words and end; padded."""
     rows = [caption for some in captions for caption in some]
     steps = max(map(len, rows)) + 1

@@ -16,6 +16,7 @@ noun's own. Intervals are Efron's bootstrap over pictures, percentiles.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,30 +121,47 @@ class Aim:
     reachable: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A region as the cells of a grid see it.
+
+    Attributes:
+        hits: (h, w), whether the centre of each cell's piece of picture lies in the region.
+        shares: (h, w), how much of that piece the region covers.
+        valid: (h, w), which cells hold picture.
+    """
+
+    hits: NDArray[np.bool_]
+    shares: Floats
+    valid: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, region: Region, geometry: Geometry) -> "Target":
+        """The region under a geometry."""
+        x, y = _edges(geometry)
+        hits = region.contains((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2) & geometry.mask
+        return cls(hits, region.shares(geometry), geometry.mask)
+
+    def pointing(self, map_: NDArray[np.floating[Any]]) -> float:
+        """Whether the peak of a map (h, w) hits; where cells share the maximum, the share of them that do."""
+        peak = (map_ == map_.max(where=self.valid, initial=-np.inf)) & self.valid
+        return float(self.hits[peak].mean())
+
+    def mass(self, map_: NDArray[np.floating[Any]]) -> float:
+        """The share of a map (h, w) that lies in the region."""
+        return float((map_ * self.shares).sum())
+
+
 def aim(mention: Mention) -> Aim:
     """Score one mention, and the baselines beside it."""
-    geometry, valid = mention.geometry, mention.geometry.mask
-    hits = _hits(mention.region, geometry)
-    shares = mention.region.shares(geometry)
-    even = valid / valid.sum()
-    rivals = [
-        np.asarray(mention.map, dtype=np.float64)[None],
-        np.asarray(mention.others, dtype=np.float64),
-        _centre(geometry)[None],
-        even[None],
-    ]
-    pointing, mass = [], []
-    for maps in rivals:
-        peaks = [(map_ == map_.max(where=valid, initial=-np.inf)) & valid for map_ in maps]
-        pointing.append(float(np.mean([hits[peak].mean() for peak in peaks])) if peaks else np.nan)
-        mass.append(float(np.mean([(map_ * shares).sum() for map_ in maps])) if peaks else np.nan)
-    return Aim(tuple(pointing), tuple(mass), bool(hits[valid].any()))
-
-
-def _hits(region: Region, geometry: Geometry) -> NDArray[np.bool_]:
-    """(h, w), whether the centre of each cell's piece of picture lies in the region."""
-    x, y = _edges(geometry)
-    return region.contains((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2) & geometry.mask
+    target = Target.of(mention.region, mention.geometry)
+    even = target.valid / target.valid.sum()
+    rivals = [mention.map[None], mention.others, _centre(mention.geometry)[None], even[None]]
+    return Aim(
+        tuple(float(np.mean([target.pointing(m) for m in maps])) if len(maps) else np.nan for maps in rivals),
+        tuple(float(np.mean([target.mass(m) for m in maps])) if len(maps) else np.nan for maps in rivals),
+        bool(target.hits.any()),
+    )
 
 
 def _centre(geometry: Geometry) -> Floats:
