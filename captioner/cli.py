@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _add_caption(commands.add_parser("caption", help="caption pictures or folders of them"))
     _add_evaluate(commands.add_parser("evaluate", help="the COCO scores of captions"))
+    _add_ground(commands.add_parser("ground", help="whether the maps lie on what the words name"))
     _add_train(commands.add_parser("train", help="train a model"))
+    _add_serve(commands.add_parser("serve", help="serve a page for your pictures, and an HTTP API"))
     models = commands.add_parser("models", help="list the models that ship")
     models.add_argument("--json", action="store_true", help="everything the files say about themselves, as JSON")
     models.set_defaults(run=run_models)
@@ -97,6 +99,11 @@ def _add_caption(parser: argparse.ArgumentParser) -> None:
         "--page", type=Path, metavar="FILE", help="one .html page for all pictures: hover a word, see its map"
     )
     output.add_argument("--cells", action="store_true", help="show the cells of the maps as they are, not smoothed")
+    parser.add_argument(
+        "--explain",
+        choices=("attention", "gradient", "occlusion"),
+        help="what the maps are made of; occlusion is slow. Default: what was found truest for the model",
+    )
     search = parser.add_argument_group("how words are chosen (default: what the model's file says)")
     search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     search.add_argument("--n-best", type=int, metavar="N", help="captions kept for each picture")
@@ -154,6 +161,7 @@ def run_caption(options: argparse.Namespace) -> int:
             for caption in model.caption_all(
                 todo,
                 options=how,
+                explain=options.explain,
                 batch=options.batch,
                 max_pixels=options.max_pixels or MAX_PIXELS,
                 on_error=on_error,
@@ -266,6 +274,26 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
     command.add_arguments(parser)
     parser.set_defaults(run=command.run)
+
+
+# serve
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    from captioner.serve import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+
+
+# ground
+
+
+def _add_ground(parser: argparse.ArgumentParser) -> None:
+    from captioner.metrics import ground_command
+
+    ground_command.add_arguments(parser)
+    parser.set_defaults(run=ground_command.run)
 
 
 # train

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from captioner.errors import ImageError
+from captioner.errors import ImageError, TooManyPixelsError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,9 +131,10 @@ def _without_bomb_check(source: Any) -> Image.Image:
 def _refuse_bomb(image: Image.Image, name: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(
+        raise TooManyPixelsError(
             f"{name}: {width} x {height} is more than the limit of {max_pixels:,} pixels; "
-            "raise it with max_pixels (--max-pixels) if you trust the file"
+            "raise it with max_pixels (--max-pixels) if you trust the file",
+            (width, height),
         )
     if width == 0 or height == 0:
         raise ImageError(f"{name}: {width} x {height} has no pixels")

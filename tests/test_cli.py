@@ -176,13 +176,13 @@ def test_results_go_to_a_file_and_nothing_is_made_twice(
     begun = output.read_bytes()
 
     opened: list[str] = []
-    prepare = Captioner._prepare
+    prepare = Captioner.prepare
 
-    def watched(self: Captioner, picture: Any, max_pixels: int) -> Any:
+    def watched(self: Captioner, picture: Any, **limits: Any) -> Any:
         opened.append(str(picture))
-        return prepare(self, picture, max_pixels)
+        return prepare(self, picture, **limits)
 
-    monkeypatch.setattr(Captioner, "_prepare", watched)
+    monkeypatch.setattr(Captioner, "prepare", watched)
     second = command("caption", "photos", "--output", output)
     assert (second.code, second.err) == (0, f"{output}: 4 captions (2 were there)\n")
     assert sorted(opened) == GOOD[2:]

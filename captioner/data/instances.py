@@ -107,6 +107,7 @@ class Instances:
         annotated = self._everything if which == "all" else frozenset((which,))
         found = {c: tuple(a) for c, a in self._found.get(image["id"], {}).items() if c in annotated}
         boxes = {c: tuple(_fractions(a["bbox"], width, height) for a in some) for c, some in found.items()}
+        boxes = {c: some for c, several in boxes.items() if (some := tuple(filter(_has_area, several)))}
         return Objects((width, height), annotated, boxes, found)
 
     @cached_property
@@ -119,6 +120,10 @@ def _fractions(box: list[float], width: int, height: int) -> Box:
     left, top, wide, high = box
     x0, y0 = min(max(left / width, 0.0), 1.0), min(max(top / height, 0.0), 1.0)
     return x0, y0, min(max((left + wide) / width, 0.0), 1.0), min(max((top + high) / height, 0.0), 1.0)
+
+
+def _has_area(box: Box) -> bool:
+    return box[0] < box[2] and box[1] < box[3]
 
 
 def find_instances(captions: str | Path) -> Path | None:

@@ -44,7 +44,7 @@ def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
     path = Path(path)
     if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
         return _checked(read_shards(path))
-    file = _find(path)
+    file = caption_file(path)
     folder = Path(images) if images is not None else None
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder}: no such folder of pictures")
@@ -64,7 +64,13 @@ def _checked(records: list[Record]) -> list[Record]:
     return records
 
 
-def _find(path: Path) -> Path:
+def caption_file(path: str | Path) -> Path:
+    """The file of captions that a path means: itself, or the one in the folder.
+
+    Raises:
+        DataError: none, or several.
+    """
+    path = Path(path)
     if path.is_file():
         return path
     if not path.is_dir():

@@ -1,6 +1,6 @@
 """The score that chooses checkpoints: captions that the model writes on its own, against all references."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -9,28 +9,35 @@ from captioner.decoding import Greedy, decode
 from captioner.metrics import evaluate, tokenize
 from captioner.metrics.description import describe
 from captioner.model.caption_model import CaptionModel
+from captioner.model.grid import Grid
 from captioner.training.grids import Pictures, encode_batches
 from captioner.training.views import View
 from captioner.vocabulary import Vocabulary, join_words
 
 
 @torch.inference_mode()
+def encode_records(
+    model: CaptionModel, records: Sequence[Record], *, device: torch.device, workers: int = 0
+) -> Iterator[Grid]:
+    """The refined grids of the records' pictures, in order, 32 at a time."""
+    pictures = Pictures([record.image for record in records], model.encoder)
+    keys = [[(i, View()) for i in range(a, min(a + 32, len(records)))] for a in range(0, len(records), 32)]
+    for grid in encode_batches(model.encoder, pictures, keys, device=device, workers=workers):
+        yield model.refine(grid)
+
+
 def write_captions(
     model: CaptionModel,
     vocabulary: Vocabulary,
     records: Sequence[Record],
+    grids: Iterable[Grid],
     *,
     options: Greedy,
-    device: torch.device,
-    workers: int = 0,
 ) -> dict[str, str]:
-    """A caption for each record, by the record's id."""
-    pictures = Pictures([record.image for record in records], model.encoder)
-    keys = [[(i, View()) for i in range(a, min(a + 32, len(records)))] for a in range(0, len(records), 32)]
+    """A caption for each record, by the record's id; the grids are what `encode_records` gives."""
     captions: list[str] = []
-    for grid in encode_batches(model.encoder, pictures, keys, device=device, workers=workers):
-        found = decode(model.decoder, model.refine(grid), options)
-        captions += [join_words(vocabulary.decode(best[0].tokens)) for best in found]
+    for grid in grids:
+        captions += [join_words(vocabulary.decode(best[0].tokens)) for best in decode(model.decoder, grid, options)]
     return {record.id: caption for record, caption in zip(records, captions, strict=True)}
 
 

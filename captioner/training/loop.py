@@ -26,7 +26,7 @@ from captioner.image import Geometry, open_image
 from captioner.metrics.ptb import tokenize
 from captioner.model.caption_model import CaptionModel
 from captioner.training.batches import Batch, pad
-from captioner.training.dev import score_captions, write_captions
+from captioner.training.dev import encode_records, score_captions, write_captions
 from captioner.training.grids import Pictures, Pixels, StoredGrids, load_batches
 from captioner.training.memory import keep_memory
 from captioner.training.objectives import Figures, Objective, Part, Reward, Seen, Text, Words, perplexity
@@ -238,14 +238,9 @@ class Trainer:
     def _dev_captions(self, model: CaptionModel) -> dict[str, str]:
         """Free-running captions of the dev split; each process writes its share."""
         mine = self.dev_records[self.accelerator.process_index :: self.accelerator.num_processes]
-        captions = write_captions(
-            model,
-            self.vocabulary,
-            mine,
-            options=Beam(width=self.recipe.dev_beam, max_length=self.recipe.longest),
-            device=self.device,
-            workers=self.recipe.workers,
-        )
+        grids = encode_records(model, mine, device=self.device, workers=self.recipe.workers)
+        options = Beam(width=self.recipe.dev_beam, max_length=self.recipe.longest)
+        captions = write_captions(model, self.vocabulary, mine, grids, options=options)
         if self.accelerator.num_processes == 1:
             return captions
         return dict(gather_object(list(captions.items())))
