@@ -1,9 +1,9 @@
 """Maps laid over the picture, exactly where they belong.
 
 All maps of a caption share one scale: how many times the attention of a cell exceeds its even share, in logarithms,
-for twice as much means as much from 2 as from 20 times the even share. An even map is invisible, and the strongest glow
-of the figure is the strongest attention of the caption. (Stretching each map to its own range would make a flat map look
-as if it had something to say.)
+for twice as much means as much from 2 as from 20 times the even share. An even map is invisible, and the strongest
+glow of the figure is the strongest attention of the caption. (Stretching each map to its own range would make a flat
+map look as if it had something to say.)
 """
 
 import io
