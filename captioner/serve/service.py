@@ -43,7 +43,7 @@ class Service:
         self.batcher = Batcher(limits)
         self.held = Held(limits)
         self.ready = False
-        self._opened = 0  # pictures so far
+        self._done = 0  # pictures so far
         # Two pictures of the most pixels are as many as memory should hold at a time.
         self._opening = ThreadPoolExecutor(2, thread_name_prefix="pictures")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="figures")
@@ -53,7 +53,7 @@ class Service:
         """Caption while the block runs."""
         batches = asyncio.create_task(self.batcher.run())
         warming = asyncio.create_task(self._warm_up())
-        giving_back = asyncio.create_task(give_back(lambda: self._opened))
+        giving_back = asyncio.create_task(give_back(lambda: self._done))
         try:
             yield
         finally:
@@ -105,7 +105,6 @@ class Service:
             return [task.result() for task in tasks]
 
     async def _caption(self, upload: Upload, model: Captioner, search: Beam, keep_picture: bool) -> Outcome:
-        self._opened += 1
         try:
             keep = KEPT_PIXELS if keep_picture else None
             prepared = await self._in(
@@ -123,6 +122,8 @@ class Service:
             return Problem(422, "invalid-options", str(error))
         except Exception as error:
             return fault(error)
+        finally:
+            self._done += 1
 
     async def draw(self, caption: Caption) -> bytes:
         """The figure of a caption, PNG."""
