@@ -115,6 +115,7 @@ def _not_upper(words: frozenset[str]) -> str:
     return "(?:" + "|".join(f"[{word[0]}{word[0].upper()}]{word[1:]}" for word in sorted(words)) + ")"
 
 
+_IN_TWO = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])  # after three letters
 _ALWAYS = f"(?:{_any_of(abbreviations.ALWAYS)}|{_not_upper(abbreviations.ALWAYS_UNLESS_UPPER)})"
 _FINAL = (
     f"(?:{_any_of(abbreviations.FINAL)}|{_capitalised(abbreviations.FINAL_IF_CAPITALISED)}"
@@ -193,7 +194,7 @@ _FROM_LETTER = _rules(
     (rf"(?P<token>[A-Za-z]*[A-MO-Za-mo-z])[nN]{_ANY_APOSTROPHE}[tT]", _keep),
     (rf"[nN]{_ANY_APOSTROPHE}[tT]", _clitic),
     (rf"(?P<token>{_WORD}){_CLITIC}", _word),
-    (r"(?=(?i:cannot|gonna|gotta|lemme|gimme|wanna))(?P<token>...)(?i:not|na|ta|me)", _keep),
+    (rf"(?={_any_of(_IN_TWO)})(?P<token>...)(?i:not|na|ta|me)", _keep),
     # Initials, acronyms and abbreviations keep their period.
     (rf"(?P<token>[A-Za-z])\.{_BLANK}+(?:(?:{_STARTER}|M[Rr]\.|Ms\.)(?:{_BLANK}|$)|{_TAG})", _keep),
     (r"[A-Za-z](?:\.[A-Za-z])*\.|[A-Za-z](?:\.[A-Za-z])+", _keep),
@@ -327,6 +328,9 @@ def _next(text: str, place: int) -> tuple[tuple[str, ...], int]:
 _INDEPENDENT = re.compile(r"(?:[A-Za-z]{2,}(?:-[A-Za-z]+)*(?:'(?:s|re|ll|ve|d))?[.,!?;:]?|[A-Za-z],?|[.,!?;:\"&-])")
 _NEEDS_DIGIT = frozenset(f"{word}." for word in abbreviations.BEFORE_DIGIT)
 _CHUNK = re.compile(r"\S+")
+# Of these, whole words with a mark that goes; most chunks are, and need not be put before every rule.
+_WHOLE_WORD = re.compile(r"([A-Za-z]{2,}(?:-[A-Za-z]+)*)[.,!?;:]?")
+_NOT_WHOLE = abbreviations.ALL | _IN_TWO
 
 
 @lru_cache(maxsize=1 << 16)
@@ -334,6 +338,9 @@ def _alone(chunk: str) -> tuple[str, ...] | None:
     """The words of a chunk between white space, or None where they may depend on what surrounds it."""
     if not _INDEPENDENT.fullmatch(chunk) or chunk.lower() in _NEEDS_DIGIT:
         return None
+    whole = _WHOLE_WORD.fullmatch(chunk)
+    if whole and (word := whole[1].lower()) not in _NOT_WHOLE:
+        return (word,)
     text, place = f"{chunk}\n", 0
     words: list[str] = []
     while place < len(chunk):

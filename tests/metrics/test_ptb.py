@@ -115,7 +115,29 @@ def by_rules_alone(caption: str) -> list[str]:
     return words
 
 
-@given(st.lists(st.sampled_from(["dog", "Jr.", "it's", "close-up,", "cannot", "a", "wow!", "-", "ol-x."]), max_size=8))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "dog",
+                "Jr.",
+                "it's",
+                "close-up,",
+                "cannot",
+                "Wash.",
+                "GONNA!",
+                "dog.",
+                "ab-st.",
+                "Multi-A.",
+                "a",
+                "wow!",
+                "-",
+                "ol-x.",
+            ]
+        ),
+        max_size=8,
+    )
+)
 def test_chunks_known_alone_are_what_the_whole_caption_gives(chunks: list[str]) -> None:
     assert all(_alone(chunk) is not None for chunk in chunks)
     assert tokenize(" ".join(chunks)) == by_rules_alone(" ".join(chunks))
