@@ -10,7 +10,13 @@ import pytest
 from captioner.metrics.meteor import missing
 from captioner.metrics.ptb import PUNCTUATION, tokenize
 
-PIECES = ["a", "dog", "The", "CAT", "runs", "o'clock", "it's", "don't", "boys'", "St.", "Ave.", "Mr.", "No.", "no.", "Jr.", "U.S.", "p.m.", "Ph.D.", "etc.", "S.", "N.", "The", "A", "e.g.", "art.", "5", "10:30", "1,000", "3.14", "1/2", "22", "3/4", "50%", "$5", "5pm", "1990s", "'90s", "2nd", "555-1234", "(555)", "#1", "7-11", "9/11", "5'6\"", "½", "100,000.50", "close-up", "multi-", "-edge", "and/or", "w/", "AT&T", "R&B", "H&M.", "street.A", "dog!cat", "www.dogs.com", "me@dogs.org", "image.jpg", "http://dogs.com/x", "(", ")", "[", "]", '"', "'", "``", "''", "“", "”", "‘", "’", "–", "—", "…", "•", ".", ",", "!", "?", ";", ":", "-", "--", "...", "..", "!!", "?!", "/", "\\", "&", "#", "%", "*", "+", "=", "<", ">", "|", "~", "^", "_", "@", "$", "£", "€", ":)", ";-)", "^_^", "<b>", "</s>", "<unk>", "<3", "&amp;", "&lt;", "&quot;", "&apos;", "&nbsp;", "café", "naïve", "Straße", "狗", "собака", "²", "⅛", "°", "♥", "😀", "cannot", "gonna", "'tis"]
+PIECES = """
+a dog The CAT runs o'clock it's don't boys' St. Ave. Mr. No. no. Jr. U.S. p.m. Ph.D. etc. S. N. The A e.g. art.
+5 10:30 1,000 3.14 1/2 22 3/4 50% $5 5pm 1990s '90s 2nd 555-1234 (555) #1 7-11 9/11 5'6" ½ 100,000.50
+close-up multi- -edge and/or w/ AT&T R&B H&M. street.A dog!cat www.dogs.com me@dogs.org image.jpg http://dogs.com/x
+( ) [ ] " ' `` '' “ ” ‘ ’ – — … • . , ! ? ; : - -- ... .. !! ?! / \\ & # % * + = < > | ~ ^ _ @ $ £ €
+:) ;-) ^_^ <b> </s> <unk> <3 &amp; &lt; &quot; &apos; &nbsp; café naïve Straße 狗 собака ² ⅛ ° ♥ 😀 cannot gonna 'tis
+""".split()  # noqa: SIM905  a list would be a hundred lines
 
 
 def made_captions(number: int) -> list[str]:
