@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from captioner.errors import ImageError
 from captioner.image import Geometry, Picture, open_image
 
 if TYPE_CHECKING:
@@ -28,15 +29,24 @@ class Word:
 
     text: str
     probability: float
-    map: "NDArray[np.float32]"
+    map: "NDArray[np.float32]" = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another caption that was found for the picture."""
+    """Another caption that was found for the picture, with the same of its own as the best one.
+
+    Attributes:
+        text: the sentence.
+        words: what it was said in, each with its probability and its map.
+        score: the length-normalised log-probability.
+        finished: False where the length limit cut it off.
+    """
 
     text: str
+    words: tuple[Word, ...]
     score: float
+    finished: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +107,16 @@ class Caption:
             "model": self.model,
             "grid": list(self.geometry.grid),
             "size": list(self.geometry.size),
-            "words": [
+            "words": [_word_as_dict(word) for word in self.words],
+            "alternatives": [
                 {
-                    "word": word.text,
-                    "probability": round(word.probability, 6),
-                    "map": [[float(f"{value:.5g}") for value in row] for row in word.map.tolist()],
+                    "caption": other.text,
+                    "score": round(other.score, 6),
+                    "finished": other.finished,
+                    "words": [_word_as_dict(word) for word in other.words],
                 }
-                for word in self.words
+                for other in self.alternatives
             ],
-            "alternatives": [{"caption": a.text, "score": round(a.score, 6)} for a in self.alternatives],
         }
 
     def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
@@ -121,3 +132,47 @@ class Caption:
         if path is not None:
             save_figure(figure, path)
         return figure
+
+    def page(self, path: str | Path | None = None) -> str:
+        """A self-contained HTML document: hover a word and its map glows on the picture; see `captioner.show.page`.
+
+        Args:
+            path: where to save it as well, .html.
+
+        Raises:
+            ImageError: the picture's file is no longer there.
+            OptionError: the path has another ending or cannot be written.
+        """
+        from captioner.output import PageFile
+        from captioner.show.page import page
+
+        if path is not None:
+            with PageFile(Path(path)) as file:
+                file.write(self)
+        return page([self])
+
+    def _repr_html_(self) -> str | None:
+        """The page, for notebooks; None, which leaves them the text, where the picture is gone."""
+        from captioner.show.page import notebook
+
+        try:
+            return notebook(self)
+        except ImageError:
+            return None
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """The figure, for what shows notebooks without their pages; small, as notebooks keep it."""
+        from captioner.show.heatmap import small_figure
+
+        try:
+            return small_figure(self)
+        except ImageError:
+            return None
+
+
+def _word_as_dict(word: Word) -> dict[str, Any]:
+    return {
+        "word": word.text,
+        "probability": round(word.probability, 6),
+        "map": [[float(f"{value:.5g}") for value in row] for row in word.map.tolist()],
+    }

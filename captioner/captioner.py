@@ -1,6 +1,7 @@
 """Pictures to captions."""
 
 import importlib.resources
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +18,12 @@ from captioner import checkpoint
 from captioner.caption import Alternative, Caption, Word
 from captioner.decoding import Beam, Greedy, Hypothesis, decode
 from captioner.errors import CheckpointError, ImageError, OptionError
+from captioner.explain import MapReading, encode
+from captioner.explain import explain as _explain
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
-from captioner.model.preprocess import normalise
-from captioner.vocabulary import join_words
+from captioner.metrics.ptb import tokenize
+from captioner.model.transformer import TransformerConfig
+from captioner.vocabulary import SPECIAL, join_words
 
 DEFAULT_MODEL = "default"
 
@@ -45,20 +49,34 @@ class Captioner:
         self.name = name
         self.device = next(self.model.parameters()).device
         self.default_options = Beam(**self.about.get("decoding", {}))
+        self.map_reading = MapReading.stored(self.about)
 
     @overload
     def caption(
-        self, pictures: Picture, *, options: Greedy | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS
+        self,
+        pictures: Picture,
+        *,
+        options: Greedy | None = None,
+        explain: str | MapReading | None = None,
+        batch: int = 16,
+        max_pixels: int = MAX_PIXELS,
     ) -> Caption: ...
     @overload
     def caption(
-        self, pictures: list[Picture], *, options: Greedy | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS
+        self,
+        pictures: list[Picture],
+        *,
+        options: Greedy | None = None,
+        explain: str | MapReading | None = None,
+        batch: int = 16,
+        max_pixels: int = MAX_PIXELS,
     ) -> list[Caption]: ...
     def caption(
         self,
         pictures: Picture | list[Picture],
         *,
         options: Greedy | None = None,
+        explain: str | MapReading | None = None,
         batch: int = 16,
         max_pixels: int = MAX_PIXELS,
     ) -> Caption | list[Caption]:
@@ -68,6 +86,8 @@ class Captioner:
             pictures: a path, bytes, a PIL image or an array (see `captioner.image.open_image`), or a list of
                 these, which gives a list.
             options: `Greedy`, `Beam` or `Sampling`; None for what the model was found to do best with.
+            explain: what the words' maps are made of: "attention", "gradient" or "occlusion" (slow), see
+                `captioner.explain`; None for what was found to be truest.
             batch: pictures that go through the model together.
             max_pixels: larger pictures are refused.
 
@@ -76,14 +96,17 @@ class Captioner:
             OptionError: the batch is not positive.
         """
         if isinstance(pictures, list):
-            return list(self.caption_all(pictures, options=options, batch=batch, max_pixels=max_pixels))
-        return next(self.caption_all([pictures], options=options, max_pixels=max_pixels))
+            return list(
+                self.caption_all(pictures, options=options, explain=explain, batch=batch, max_pixels=max_pixels)
+            )
+        return next(self.caption_all([pictures], options=options, explain=explain, max_pixels=max_pixels))
 
     def caption_all(
         self,
         pictures: Iterable[Picture],
         *,
         options: Greedy | None = None,
+        explain: str | MapReading | None = None,
         batch: int = 16,
         max_pixels: int = MAX_PIXELS,
         on_error: OnError | None = None,
@@ -96,18 +119,19 @@ class Captioner:
         """
         if batch < 1:
             raise OptionError(f"a batch needs at least 1 picture, not {batch}")
+        self._reading(explain)  # a way that there is not is told before any picture is opened
         remaining = iter(pictures)
         # Threads open the next batch while the model works on this one.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
-            def submit() -> "list[tuple[Picture, Future[_Prepared]]]":
+            def submit() -> "list[tuple[Picture, Future[Prepared]]]":
                 some = list(islice(remaining, batch))
-                return [(picture, pool.submit(self._prepare, picture, max_pixels)) for picture in some]
+                return [(picture, pool.submit(self.prepare, picture, max_pixels=max_pixels)) for picture in some]
 
             coming = submit()
             while coming:
                 now, coming = coming, submit()
-                ready: list[_Prepared] = []
+                ready: list[Prepared] = []
                 for picture, future in now:
                     try:
                         ready.append(future.result())
@@ -116,9 +140,19 @@ class Captioner:
                             raise
                         on_error(picture, error)
                 if ready:
-                    yield from self._caption_batch(ready, options or self.default_options)
+                    yield from self.caption_prepared(ready, options=options, explain=explain)
 
-    def _prepare(self, picture: Picture, max_pixels: int) -> "_Prepared":
+    def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS, keep: int | None = None) -> "Prepared":
+        """Open a picture and fit it to the model's input, for `caption_prepared`; needs no device, so threads can.
+
+        Args:
+            picture: as of `caption`.
+            max_pixels: larger pictures are refused.
+            keep: hold on to a copy of at most so many pixels a side, and not to what was given.
+
+        Raises:
+            ImageError: it does not open.
+        """
         config = self.model.encoder.config
         image, orientation = open_with_orientation(picture, max_pixels=max_pixels)
         geometry = Geometry(
@@ -128,37 +162,110 @@ class Captioner:
             pad=config.pad,
             orientation=orientation,
         )
-        return _Prepared(picture, geometry, fit(image, geometry))
+        pixels = fit(image, geometry)
+        if keep is not None:
+            image.thumbnail((keep, keep), reducing_gap=3.0)  # upright and ours alone
+            picture = image
+        return Prepared(picture, geometry, pixels)
 
     @torch.inference_mode()
-    def _caption_batch(self, ready: Sequence["_Prepared"], options: Greedy) -> list[Caption]:
-        config = self.model.encoder.config
+    def caption_prepared(
+        self,
+        ready: Sequence["Prepared"],
+        *,
+        options: Greedy | None = None,
+        explain: str | MapReading | None = None,
+    ) -> list[Caption]:
+        """Caption pictures that `prepare` opened, all in one batch; options as of `caption`."""
+        reading = self._reading(explain)
         pixels = np.stack([prepared.pixels for prepared in ready])
-        mask = None
-        if config.pad:
-            mask = torch.from_numpy(np.stack([prepared.geometry.mask for prepared in ready])).to(self.device)
-        grid = self.model.encode(normalise(pixels, config).to(self.device), mask)
-        found = decode(self.model.decoder, grid, options)
+        geometries = [prepared.geometry for prepared in ready]
+        grid = encode(self.model, pixels, geometries)
+        found = decode(self.model.decoder, grid, options or self.default_options)
+        if not reading.plain:
+            captions = [[hypothesis.tokens for hypothesis in some] for some in found]
+            told = _explain(self.model, pixels, geometries, captions, reading, grid=grid)
+            found = [
+                [replace(hypothesis, maps=torch.from_numpy(maps)) for hypothesis, (maps, _) in zip(*both, strict=True)]
+                for both in zip(found, told, strict=True)
+            ]
         return [self._finish(*both) for both in zip(ready, found, strict=True)]
 
-    def _finish(self, prepared: "_Prepared", found: Sequence[Hypothesis]) -> Caption:
-        best, *others = found
-        words = self.vocabulary.decode(best.tokens)
+    def read(
+        self,
+        picture: Picture,
+        captions: Sequence[str],
+        *,
+        explain: str | MapReading | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> list[Caption]:
+        """Read captions that others wrote: how likely each word is, and where the model looked for it.
+
+        Args:
+            picture: as of `caption`.
+            captions: sentences; they are split as the PTB tokeniser does. A word that the model does not know has
+                probability 0, and words beyond the longest caption that it can read are left out.
+            explain: as of `caption`.
+            max_pixels: larger pictures are refused.
+
+        Raises:
+            ImageError: the picture does not open.
+            OptionError: a caption without words.
+        """
+        split = [self.split(caption) for caption in captions]
+        for caption, words in zip(captions, split, strict=True):
+            if not words:
+                raise OptionError(f"the caption '{caption}' has no words to read")
+        prepared = self.prepare(picture, max_pixels=max_pixels)
+        ids = [self.vocabulary.encode(words)[1:-1] for words in split]
+        reading = self._reading(explain)
+        (told,) = _explain(self.model, np.stack([prepared.pixels]), [prepared.geometry], [ids], reading)
+        found = []
+        for words, some, (maps, log_p) in zip(split, ids, told, strict=True):
+            known = [math.exp(p) if i >= len(SPECIAL) else 0.0 for i, p in zip(some, log_p[:-1].tolist(), strict=True)]
+            score = float(log_p.sum()) / len(log_p) ** self.default_options.length_penalty
+            found.append(self._caption(prepared, _said(words, known, maps, score=score, finished=True)))
+        return found
+
+    def split(self, caption: str) -> list[str]:
+        """The words of a sentence, as `read` reads them."""
+        return tokenize(caption)[: self.longest]
+
+    @property
+    def longest(self) -> int:
+        """The most words of a caption that the model can read."""
+        config = self.model.config.decoder
+        return config.longest - 1 if isinstance(config, TransformerConfig) else 100
+
+    def _reading(self, explain: str | MapReading | None) -> MapReading:
+        if isinstance(explain, MapReading):
+            return explain
+        return self.map_reading if explain is None else MapReading.stored(self.about, explain)
+
+    def _finish(self, prepared: "Prepared", found: Sequence[Hypothesis]) -> Caption:
+        best, *others = (
+            _said(
+                self.vocabulary.decode(hypothesis.tokens),
+                hypothesis.probabilities,
+                hypothesis.maps.numpy(),
+                score=hypothesis.score,
+                finished=hypothesis.finished,
+            )
+            for hypothesis in found
+        )
+        return self._caption(prepared, best, others)
+
+    def _caption(self, prepared: "Prepared", best: Alternative, others: Sequence[Alternative] = ()) -> Caption:
         source = prepared.picture
         return Caption(
-            text=join_words(words),
-            words=tuple(
-                Word(word, probability, map_)
-                for word, probability, map_ in zip(words, best.probabilities, best.maps.numpy(), strict=True)
-            ),
+            text=best.text,
+            words=best.words,
             score=best.score,
             finished=best.finished,
             image=os.fspath(source) if isinstance(source, (str, os.PathLike)) else "",
             model=self.name,
             geometry=prepared.geometry,
-            alternatives=tuple(
-                Alternative(join_words(self.vocabulary.decode(other.tokens)), other.score) for other in others
-            ),
+            alternatives=tuple(others),
             source=source,
         )
 
@@ -173,12 +280,30 @@ class Captioner:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A picture, and what the encoder takes of it."""
+class Prepared:
+    """A picture, and what the encoder takes of it.
+
+    Attributes:
+        picture: what the caption will show itself on; a smaller copy does as well, for the geometry holds the size.
+        geometry: of the picture as it was opened.
+        pixels: (side, side, 3).
+    """
 
     picture: Picture
     geometry: Geometry
-    pixels: NDArray[np.uint8]  # (side, side, 3)
+    pixels: NDArray[np.uint8]
+
+
+def _said(
+    texts: Sequence[str],
+    probabilities: Sequence[float],
+    maps: NDArray[np.float32],
+    *,
+    score: float,
+    finished: bool,
+) -> Alternative:
+    words = tuple(Word(*each) for each in zip(texts, probabilities, maps, strict=True))
+    return Alternative(text=join_words(texts), words=words, score=score, finished=finished)
 
 
 def load(model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> Captioner:
@@ -202,7 +327,7 @@ def load(model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.d
     try:
         return Captioner(found, name=path.stem)
     except (TypeError, OptionError) as error:
-        raise CheckpointError(f"{path}: damaged, or made by another version (decoding: {error})") from None
+        raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from captioner.version import __version__
 if TYPE_CHECKING:
     from captioner.captioner import Captioner
     from captioner.decoding import Greedy
+    from captioner.output import PageFile
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _add_caption(commands.add_parser("caption", help="caption pictures or folders of them"))
     _add_evaluate(commands.add_parser("evaluate", help="the COCO scores of captions"))
+    _add_ground(commands.add_parser("ground", help="whether the maps lie on what the words name"))
     _add_train(commands.add_parser("train", help="train a model"))
+    _add_serve(commands.add_parser("serve", help="serve a page for your pictures, and an HTTP API"))
     models = commands.add_parser("models", help="list the models that ship")
     models.add_argument("--json", action="store_true", help="everything the files say about themselves, as JSON")
     models.set_defaults(run=run_models)
@@ -92,7 +95,15 @@ def _add_caption(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="draw each word's map over the picture: .png, .pdf or .svg; a folder for several pictures",
     )
+    output.add_argument(
+        "--page", type=Path, metavar="FILE", help="one .html page for all pictures: hover a word, see its map"
+    )
     output.add_argument("--cells", action="store_true", help="show the cells of the maps as they are, not smoothed")
+    parser.add_argument(
+        "--explain",
+        choices=("attention", "gradient", "occlusion"),
+        help="what the maps are made of; occlusion is slow. Default: what was found truest for the model",
+    )
     search = parser.add_argument_group("how words are chosen (default: what the model's file says)")
     search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     search.add_argument("--n-best", type=int, metavar="N", help="captions kept for each picture")
@@ -126,16 +137,20 @@ def run_caption(options: argparse.Namespace) -> int:
         return 2
     several = found != [Path(options.pictures[0])]  # a folder, and be there one picture in it
     figures = FigureFiles(options.figure, found, several=several) if options.figure else None
+    page = _page_file(options, len(found))
     results = ResultsFile(options.output) if options.output else None
-    todo = [picture for picture in found if results is None or os.fspath(picture) not in results.done]
-    done = skipped = len(found) - len(todo)
+    there = results.done if results is not None else set()
+    skipped = sum(os.fspath(picture) in there for picture in found)
+    # What a results file has is not done anew, unless a page needs its maps.
+    todo = [picture for picture in found if page is not None or os.fspath(picture) not in there]
+    done = len(found) - len(todo)
     if todo:
         from captioner.captioner import load
         from captioner.image import MAX_PIXELS
 
         model = load(options.model, device=options.device)
         how = _decoding_options(options, model)
-        with _progress("captions", len(todo)) as (advance, say):
+        with page or nullcontext(), _progress("captions", len(todo)) as (advance, say):
 
             def on_error(_: Any, error: CaptionerError) -> None:
                 nonlocal failed
@@ -146,14 +161,18 @@ def run_caption(options: argparse.Namespace) -> int:
             for caption in model.caption_all(
                 todo,
                 options=how,
+                explain=options.explain,
                 batch=options.batch,
                 max_pixels=options.max_pixels or MAX_PIXELS,
                 on_error=on_error,
             ):
                 if figures is not None:
                     figures.write(caption, smooth=not options.cells)
+                if page is not None:
+                    page.write(caption)
                 if results is not None:
-                    results.write(caption)
+                    if caption.image not in there:
+                        results.write(caption)
                 elif options.json:
                     print(json.dumps(caption.as_dict()), flush=True)
                 else:
@@ -165,6 +184,19 @@ def run_caption(options: argparse.Namespace) -> int:
         already = f" ({skipped} were there)" if skipped else ""
         print(f"{options.output}: {done} captions{already}", file=sys.stderr)
     return (1 if done else 2) if failed else 0
+
+
+def _page_file(options: argparse.Namespace, count: int) -> "PageFile | None":
+    """Where the page of so many pictures goes, if one is asked for."""
+    from captioner.output import PageFile
+
+    if options.page is None:
+        return None
+    if count > PageFile.MOST:
+        raise OptionError(f"--page {options.page}: {count} pictures are too many for a page, {PageFile.MOST} at most")
+    folder = Path(options.pictures[0]).resolve().name if len(options.pictures) == 1 else ""
+    title = (folder or "Captions") if count > 1 else None
+    return PageFile(options.page, title=title, several=count > 1, smooth=not options.cells)
 
 
 def _decoding_options(options: argparse.Namespace, model: "Captioner") -> "Greedy | None":
@@ -244,63 +276,34 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=command.run)
 
 
+# serve
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    from captioner.serve import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+
+
+# ground
+
+
+def _add_ground(parser: argparse.ArgumentParser) -> None:
+    from captioner.metrics import ground_command
+
+    ground_command.add_arguments(parser)
+    parser.set_defaults(run=ground_command.run)
+
+
 # train
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    from captioner.training.recipe import default_of, options
+    from captioner.training import command
 
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="folders or files of captions: Flickr8k, COCO, Karpathy, CSV, JSONL. The dev split of the first "
-        "chooses the best model; of the others only the training split is used",
-    )
-    parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside --data")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the run; goes on if it is there")
-    parser.add_argument("--device", help="cpu, cuda, ...; a GPU if there is one")
-    recipe = parser.add_argument_group("recipe")
-    for option in options():
-        default = default_of(option)
-        flag = "--" + option.name.replace("_", "-")
-        text = f"{option.metadata['help']} (default: {json.dumps(default) if default != '' else 'none'})"
-        if isinstance(default, bool):
-            recipe.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
-        else:
-            kind = json.loads if isinstance(default, dict) else type(default)
-            recipe.add_argument(flag, type=kind, default=default, help=text.replace("%", "%%"))
-    parser.set_defaults(run=run_train)
-
-
-def run_train(options: argparse.Namespace) -> int:
-    """Train a model, or go on training it."""
-    from captioner.data.readers import read
-    from captioner.data.records import of_split, usable
-    from captioner.training.recipe import Recipe
-    from captioner.training.recipe import options as recipe_options
-
-    recipe = Recipe(**{option.name: getattr(options, option.name) for option in recipe_options()})
-    if options.images is not None and len(options.data) > 1:
-        raise OptionError("--images goes with one --data; several look for their pictures beside their captions")
-    first, *others = (read(path, images=options.images) for path in options.data)
-    records = [record for record in first if record.split in ("train", "dev")]
-    records += [record for more in others for record in of_split(more, "train")]
-    good, faults = usable(records)
-    for what in list(faults.values())[:20]:
-        _complain(what)
-    if faults:
-        print(f"captioner: {len(faults)} of {len(records)} pictures are left out", file=sys.stderr)
-
-    from captioner.training.loop import Trainer
-    from captioner.training.progress import report_to_terminal
-
-    with report_to_terminal() as report:
-        best = Trainer(recipe, good, options.output, device=options.device, report=report).run()
-    print(best)
-    return 1 if faults else 0
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""Files of results: captions a line each, which a stopped run goes on with, and figures."""
+"""Files of results: captions a line each, which a stopped run goes on with, figures, and pages."""
 
 import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, Self
 
 from captioner.caption import Caption
 from captioner.errors import OptionError
+from captioner.show.page import closing, entry, name_of, opening
 
 _FIGURES = frozenset((".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps"))
 _COLUMNS = ("image", "caption", "score", "model")
@@ -148,6 +150,72 @@ class FigureFiles:
             taken.add(path)
             paths[os.fspath(picture)] = path
         return paths
+
+
+class PageFile:
+    """A page of captions, a gallery where they are several; used as ``with PageFile(path) as file``.
+
+    It is written beside its place, a caption at a time, and moved there when it is whole: a run that fails, is
+    stopped or writes no caption leaves what was there as it was.
+
+    Args:
+        path: of the page, .html.
+        title: of the page; None for the first picture's name.
+        several: the page is to hold more than one caption.
+        smooth: begin with interpolated maps; False with the cells as they are.
+
+    Raises:
+        OptionError: another ending, or a file that cannot be written.
+    """
+
+    MOST = 500
+    """Captions that a browser bears on a page."""
+
+    def __init__(self, path: Path, *, title: str | None = None, several: bool = False, smooth: bool = True) -> None:
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise OptionError(f"{path}: a page ends in .html, not '{path.suffix}'")
+        if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it takes names that are too long
+            raise OptionError(f"{path}: cannot be written (Is a directory)")
+        self.path = path
+        self.title = title
+        self.several = several
+        self.smooth = smooth
+        self.count = 0
+        self._place = Path(os.path.realpath(path))  # through a link, which is to stay one
+        self._partial = self._place.with_name(f".captioner-{os.getpid()}.partial")
+
+    def __enter__(self) -> Self:
+        with self._named_failures():
+            self._place.parent.mkdir(parents=True, exist_ok=True)
+            self._place.exists()  # a name that is too long fails here, not when all is done
+            self._file = self._partial.open("w", encoding="utf-8", newline="")
+        return self
+
+    def write(self, caption: Caption) -> None:
+        """Append a caption."""
+        parts = [] if self.count else [opening(self.title if self.title is not None else name_of(caption))]
+        parts.append(entry(caption, several=self.several, smooth=self.smooth))
+        with self._named_failures():
+            self._file.writelines(parts)
+        self.count += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with self._named_failures(), self._file:
+                if kind is None and self.count:
+                    self._file.write(closing())
+            if kind is None and self.count:
+                with self._named_failures():
+                    self._partial.replace(self._place)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OptionError(f"{self.path}: cannot be written ({error.strerror or error})") from None
 
 
 def _csv_line(values: tuple[str, ...]) -> str:

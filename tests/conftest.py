@@ -1,7 +1,10 @@
-"""What the tests share: a tiny untrained model in a file, small pictures, and the folder of real photographs."""
+"""What the tests share: tiny models in files, small pictures, the folder of real photographs, and a browser."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import numpy as np
@@ -10,12 +13,20 @@ import torch
 from PIL import Image
 
 from captioner import checkpoint
+from captioner.data.readers import read
+from captioner.data.records import Record
+from captioner.data.scenes import write_scenes
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import RefinerConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.transformer import TransformerConfig
+from captioner.training.loop import Trainer
+from captioner.training.recipe import Recipe
 from captioner.vocabulary import SPECIAL, Vocabulary
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("tests")
@@ -65,6 +76,49 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+SCENES_DECODERS = {
+    "lstm": ({"width": 192, "embedding": 96, "output_hidden": 192, "attention_width": 96, "heads": 4}, 3e-3),
+    "transformer": ({"width": 128, "layers": 2, "heads": 4, "hidden": 256}, 2e-3),
+}
+
+
+@pytest.fixture(scope="session")
+def scenes_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Train a model with this decoder on drawn scenes of 192 x 144, for about a minute; once in a session.
+
+    Nothing is asked of it but the path of its file; whoever calls it is a slow test.
+    """
+
+    @cache
+    def scenes() -> list[Record]:
+        return read(write_scenes(tmp_path_factory.mktemp("scenes"), count=2400, dev=60, size=(192, 144)))
+
+    @cache
+    def train(decoder: str) -> Path:
+        options, rate = SCENES_DECODERS[decoder]
+        recipe = Recipe(
+            decoder=decoder,
+            decoder_options={**options, "dropout": 0.1},
+            backbone="tiny",
+            refiner_options={"width": 128, "dropout": 0.0, "position": 0.5},
+            epochs=7,
+            frozen_epochs=0,
+            batch_pictures=16,
+            captions_per_picture=1,
+            minimum_count=1,
+            learning_rate=rate,
+            encoder_learning_rate=rate,
+            warm_up=50,
+            label_smoothing=0.0,
+            map_supervision=0.3,
+            average=0.98,
+            flips=False,
+        )
+        return Trainer(recipe, scenes(), tmp_path_factory.mktemp("run"), device="cpu").run()
+
+    return train
+
+
 @pytest.fixture
 def make_picture(tmp_path: Path) -> Callable[..., Path]:
     """Write a picture of noise into the test's folder; its format by its ending."""
@@ -86,3 +140,31 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the photographs and captions of ../shared, which are not here")
     return folder
+
+
+_CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+_CHROMIUM_OPTIONS = (
+    "--no-sandbox",  # as root, for instance in a container, it does not start otherwise
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Chromium without a window, as the system has it installed; make a context and a page of it for each test.
+
+    While it is open, `asyncio.run` does not work in the thread of the tests: a server runs in one of its own.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, which is not installed")
+    program = next(filter(None, map(shutil.which, _CHROMIUM)), None)
+    if program is None:
+        pytest.skip(f"needs a browser, and none of {', '.join(_CHROMIUM)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=list(_CHROMIUM_OPTIONS))
+        yield chromium
+        chromium.close()

@@ -155,9 +155,12 @@ def test_a_caption_as_json_holds_all_of_it(model: Captioner, make_picture: MakeP
     assert again["score"] == pytest.approx(caption.score, abs=1e-6)
     assert [word["word"] for word in again["words"]] == [word.text for word in caption.words]
     np.testing.assert_allclose([word["map"] for word in again["words"]], caption.maps, rtol=1e-4)
-    assert again["alternatives"] == [
-        {"caption": other.text, "score": pytest.approx(other.score, abs=1e-6)} for other in caption.alternatives
-    ]
+    (other,), (said,) = caption.alternatives, again["alternatives"]
+    assert said["caption"] == other.text
+    assert said["score"] == pytest.approx(other.score, abs=1e-6)
+    assert said["finished"] == other.finished
+    assert [word["word"] for word in said["words"]] == [word.text for word in other.words]
+    np.testing.assert_allclose([word["map"] for word in said["words"]], [w.map for w in other.words], rtol=1e-4)
 
 
 def test_models_are_found_by_name_and_by_path(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

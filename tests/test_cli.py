@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -175,13 +176,13 @@ def test_results_go_to_a_file_and_nothing_is_made_twice(
     begun = output.read_bytes()
 
     opened: list[str] = []
-    prepare = Captioner._prepare
+    prepare = Captioner.prepare
 
-    def watched(self: Captioner, picture: Any, max_pixels: int) -> Any:
+    def watched(self: Captioner, picture: Any, **limits: Any) -> Any:
         opened.append(str(picture))
-        return prepare(self, picture, max_pixels)
+        return prepare(self, picture, **limits)
 
-    monkeypatch.setattr(Captioner, "_prepare", watched)
+    monkeypatch.setattr(Captioner, "prepare", watched)
     second = command("caption", "photos", "--output", output)
     assert (second.code, second.err) == (0, f"{output}: 4 captions (2 were there)\n")
     assert sorted(opened) == GOOD[2:]
@@ -218,6 +219,81 @@ def test_several_pictures_have_their_figures_in_a_folder(command: Command, folde
 def test_a_folder_of_one_picture_is_still_a_folder(command: Command, folder: Path) -> None:
     assert command("caption", "photos/sub", "--figure", "figures").code == 0
     assert [path.name for path in Path("figures").iterdir()] == ["a.png"]
+
+
+def captions_on(page: Path | str) -> list[str]:
+    """The captions on a page, in their order."""
+    text = Path(page).read_text(encoding="utf-8")
+    blocks = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    return [json.loads(block)["captions"][0]["text"] for block in blocks]
+
+
+def test_one_picture_has_its_page(command: Command, make_picture: MakePicture) -> None:
+    path = make_picture()
+    run = command("caption", path, "--page", "new/words.html", "--n-best", 3)
+    assert (run.code, run.err) == (0, "")
+    assert captions_on("new/words.html") == [run.out.strip()]
+    text = Path("new/words.html").read_text(encoding="utf-8")
+    assert "<title>photo.png</title>" in text
+    assert text.count('"finished"') == 3
+    assert '"smooth":false' not in text
+    assert command("caption", path, "--page", "new/words.html", "--cells").code == 0
+    assert '"smooth":false' in Path("new/words.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_has_one_page_for_all(command: Command, folder: Path) -> None:
+    run = command("caption", "photos", "--page", "all.html")
+    assert run.code == 1
+    assert run.err == "captioner: photos/broken.jpg: not an image in a format that is known\n"
+    assert captions_on("all.html") == [line.split("\t")[1] for line in run.out.splitlines()]
+    assert "<title>photos</title>" in Path("all.html").read_text(encoding="utf-8")
+
+
+def test_a_page_beside_all_other_output(command: Command, folder: Path) -> None:
+    (folder / "broken.jpg").unlink()
+    everything = ["--page", "all.html", "--figure", "figures"]
+    assert command("caption", "photos/a.png", "photos/b.jpg", "--output", "captions.jsonl").code == 0
+    begun = Path("captions.jsonl").read_bytes()
+    # A page needs the maps of all its pictures; of those that the results have nothing is written twice.
+    run = command("caption", "photos", *everything, "--output", "captions.jsonl")
+    assert (run.code, run.out, run.err) == (0, "", "captions.jsonl: 4 captions (2 were there)\n")
+    assert Path("captions.jsonl").read_bytes().startswith(begun)
+    assert [text for _, text in read_back(Path("captions.jsonl"))] == captions_on("all.html")
+    assert len(list(Path("figures").iterdir())) == 4
+    run = command("caption", "photos", "--json", *everything)
+    assert [json.loads(line)["caption"] for line in run.out.splitlines()] == captions_on("all.html")
+
+
+def test_a_page_is_written_whole_or_not_at_all(command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("all.html").write_text("the old one")
+    assert command("caption", "photos/broken.jpg", "--page", "all.html").code == 2
+    assert Path("all.html").read_text() == "the old one"
+
+    caption_all = Captioner.caption_all
+
+    def interrupted(self: Captioner, pictures: Any, **options: Any) -> Any:
+        yield from caption_all(self, pictures[:1], **options)
+        raise KeyboardInterrupt
+
+    before = sorted(Path().rglob("*"))
+    monkeypatch.setattr(Captioner, "caption_all", interrupted)
+    assert command("caption", "photos", "--page", "all.html").code == 130
+    assert Path("all.html").read_text() == "the old one"
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_pages_that_cannot_be_are_refused_before_anything_is_captioned(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Captioner, "caption_all", lambda *_, **__: pytest.fail("it began"))
+    (Path() / "folder.html").mkdir()
+    for name in ("photos/a.png/x.html", "folder.html", "x" * 300 + ".html"):
+        run = command("caption", "photos/a.png", "--page", name)
+        assert run.code == 2
+        assert re.fullmatch(r"captioner: .*\.html: cannot be written \(.+\)\n", run.err)
+    monkeypatch.setattr("captioner.output.PageFile.MOST", 4)
+    run = command("caption", "photos", "--page", "all.html")
+    assert (run.code, run.err) == (2, "captioner: --page all.html: 5 pictures are too many for a page, 4 at most\n")
 
 
 def test_names_that_are_no_text(command: Command, make_picture: MakePicture, tmp_path: Path) -> None:
@@ -260,6 +336,8 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("a figure of another kind", "caption {} --figure out.docx", 2, "--figure out.docx: name a file that ends in .png"),
     ("a figure without an ending", "caption {} --figure out", 2, "--figure out: name a file that ends in .png"),
     ("one figure for two", "caption {} cut.jpg --figure out.png", 2, "out.png is one file for several pictures"),
+    ("a page of another kind", "caption {} --page words.pdf", 2, "words.pdf: a page ends in .html, not '.pdf'"),
+    ("a page where none can be", "caption {} --page text.jpg/a.html", 2, "text.jpg/a.html: cannot be written"),
     ("a figure where none can be", "caption {} --figure text.jpg/a.png", 2, "text.jpg/a.png: cannot be written"),
     # the search
     ("a beam of none", "caption {} --beam 0", 2, "beam width must be a whole number of at least 1, not 0"),

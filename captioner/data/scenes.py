@@ -330,7 +330,7 @@ def write_scenes(
         split = "train" if i < count else "dev"
         width, height = scene.image.size
         boxes = {
-            str(place): [round(edge / side, 5) for edge, side in zip(box, (width, height) * 2, strict=True)]
+            str(place): [[round(edge / side, 5) for edge, side in zip(box, (width, height) * 2, strict=True)]]
             for place, box in scene.things().items()
         }
         lines.append(json.dumps({"image": name, "caption": scene.caption, "split": split, "boxes": boxes}))

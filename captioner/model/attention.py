@@ -2,13 +2,15 @@
 
 Each has the same two steps. ``look_at(grid)`` does once per picture what does not depend on the query;
 ``forward(query, seen)`` answers ``T`` queries per picture with a context vector and the weights over the
-``L`` cells. Captions of one picture, or beams, are rows of ``T``: the grid is never copied for them.
+``L`` cells; ``forward_heads`` gives the weights of each head. Captions of one picture, or beams, are rows of
+``T``: the grid is never copied for them.
 
 A new mechanism is a subclass of `Attention` and an entry in `ATTENTIONS`; one that changes the grid rather
 than weighing it belongs in `captioner.model.grid`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +48,14 @@ def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class Attention(nn.Module):
-    """The interface of every mechanism; see the module's text."""
+    """The interface of every mechanism; see the module's text.
+
+    Attributes:
+        listener: is told the weights of each head, (B, H, T, L), whenever some are made: the very tensor that the
+            context comes of, so that gradients reach it. `captioner.explain` reads heads and gradients so.
+    """
+
+    listener: Callable[[Tensor], None] | None = None
 
     def look_at(self, grid: Grid) -> Seen:
         """Keys and values of the grid, computed once per picture."""
@@ -60,12 +69,32 @@ class Attention(nn.Module):
             seen: what `look_at` returned for the same ``B`` pictures.
 
         Returns:
-            The context (B, T, D_image) and the weights (B, T, L), which sum to 1 over the valid cells.
+            The context (B, T, D_image) and the weights (B, T, L), which sum to 1 over the valid cells; with heads
+            the mean over them.
         """
+        context, weights = self.forward_heads(query, seen)
+        return context, weights.mean(1)
+
+    def forward_heads(self, query: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        """As `forward`, but the weights of each head: (B, H, T, L)."""
         raise NotImplementedError
 
+    def _tell(self, weights: Tensor) -> None:
+        if self.listener is not None:
+            self.listener(weights)
 
-class AdditiveAttention(Attention):
+
+class _OneHead(Attention):
+    """What mechanisms of a single head share."""
+
+    def _sum_up(self, scores: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        """Context (B, T, D_image) and weights (B, 1, T, L) of scores (B, T, L)."""
+        weights = masked_softmax(scores, None if seen.mask is None else seen.mask[:, None]).unsqueeze(1)
+        self._tell(weights)
+        return (weights @ seen.values.unsqueeze(1)).squeeze(1), weights
+
+
+class AdditiveAttention(_OneHead):
     """Scores by a small network over query and cell: ``v . tanh(W q + U k)``.
 
     Bahdanau et al. 2015; the soft attention of Show, Attend and Tell (Xu et al. 2015, eq. 4-6, 13).
@@ -81,14 +110,13 @@ class AdditiveAttention(Attention):
     def look_at(self, grid: Grid) -> Seen:
         return Seen(self.key(grid.features), grid.features, grid.mask)
 
-    def forward(self, query: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+    def forward_heads(self, query: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         hidden = self.query(query).unsqueeze(2) + seen.keys.unsqueeze(1)  # (B, T, L, A)
         scores = self.score(hidden.tanh()).squeeze(-1)  # (B, T, L)
-        weights = masked_softmax(scores, _per_query(seen.mask))
-        return weights @ seen.values, weights
+        return self._sum_up(scores, seen)
 
 
-class DotProductAttention(Attention):
+class DotProductAttention(_OneHead):
     """Text and image in a common space; scores are scaled dot products (Vaswani et al. 2017, eq. 1)."""
 
     def __init__(self, *, text_width: int, image_width: int, width: int, heads: int = 1) -> None:
@@ -100,18 +128,14 @@ class DotProductAttention(Attention):
     def look_at(self, grid: Grid) -> Seen:
         return Seen(self.key(grid.features), grid.features, grid.mask)
 
-    def forward(self, query: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+    def forward_heads(self, query: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         q = self.query(query)  # (B, T, A)
         scores = q @ seen.keys.transpose(1, 2) / math.sqrt(q.shape[-1])  # (B, T, L)
-        weights = masked_softmax(scores, _per_query(seen.mask))
-        return weights @ seen.values, weights
+        return self._sum_up(scores, seen)
 
 
 class MultiHeadAttention(Attention):
-    """Several scaled dot products, each over its share of the width (Vaswani et al. 2017, section 3.2.2).
-
-    The weights that `forward` returns are the mean over the heads; `forward_heads` returns each head's.
-    """
+    """Several scaled dot products, each over its share of the width (Vaswani et al. 2017, section 3.2.2)."""
 
     def __init__(self, *, text_width: int, image_width: int, width: int, heads: int = 8) -> None:
         super().__init__()
@@ -128,16 +152,12 @@ class MultiHeadAttention(Attention):
         values = self._split(self.value(grid.features))
         return Seen(keys, values, grid.mask)
 
-    def forward(self, query: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
-        context, weights = self.forward_heads(query, seen)
-        return context, weights.mean(1)
-
     def forward_heads(self, query: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
-        """As `forward`, but the weights of each head: (B, H, T, L)."""
         q = self._split(self.query(query))  # (B, H, T, A / H)
         scores = q @ seen.keys.transpose(2, 3) / math.sqrt(q.shape[-1])  # (B, H, T, L)
         mask = None if seen.mask is None else seen.mask[:, None, None]
         weights = masked_softmax(scores, mask)
+        self._tell(weights)
         return self.output(self._join(weights @ seen.values)), weights
 
     def forward_fused(self, query: Tensor, seen: Seen) -> Tensor:
@@ -173,10 +193,6 @@ def build_attention(name: str, *, text_width: int, image_width: int, width: int,
         raise OptionError(f"no attention is called '{name}'; there are {', '.join(ATTENTIONS)}")
     kind = ATTENTIONS[name]
     return kind(text_width=text_width, image_width=image_width, width=width, heads=heads)
-
-
-def _per_query(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask[:, None]  # (B, 1, L)
 
 
 def _one_head(attention: Attention, heads: int) -> None:

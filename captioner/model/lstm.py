@@ -23,6 +23,7 @@ class LSTMConfig:
         attention: a name of `captioner.model.attention.ATTENTIONS`.
         attention_width: of the space in which query and cells are compared.
         heads: of the attention; 1 but for "multihead".
+        map_heads: the heads, from 0, whose mean is the map; empty for all.
         look_after_reading: ask where to look with the state that has read the last word (as the visual
             attention of Lu et al. 2017, "Knowing When to Look", figure 2b) rather than with the one before
             it (as the paper does, eq. 4): the map then knows the word it follows.
@@ -35,15 +36,24 @@ class LSTMConfig:
     attention: str = "multihead"
     attention_width: int = 512
     heads: int = 8
+    map_heads: tuple[int, ...] = ()
     look_after_reading: bool = True
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "map_heads", tuple(int(head) for head in self.map_heads))
         for name in ("width", "embedding", "output_hidden", "attention_width", "heads"):
             if getattr(self, name) < 1:
                 raise OptionError(f"the decoder's {name} must be positive, not {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
+        for head in self.map_heads:
+            if not 0 <= head < self.heads:
+                raise OptionError(f"map head {head} is not among {self.heads} heads")
+
+    def read_heads(self) -> tuple[int, ...]:
+        """The heads that make the map, the default spelled out."""
+        return self.map_heads or tuple(range(self.heads))
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,8 @@ class LSTMDecoder(nn.Module):
         pictures = seen.keys.shape[0]
         # (B, k, width): the rows of a picture share its grid
         query = self.query_norm(hidden).unflatten(0, (pictures, -1))
-        context, weights = self.attention(query, seen)
+        context, by_head = self.attention.forward_heads(query, seen)
+        weights = by_head[:, list(self.config.read_heads())].mean(1)  # (B, k, L)
         gate = self.gate(hidden).sigmoid()  # beta, (N, 1)
         return gate * context.flatten(0, 1), weights.flatten(0, 1)
 

@@ -183,7 +183,8 @@ class TransformerDecoder(nn.Module):
         new_caches = []
         for layer, block in enumerate(self._blocks()):
             cache = None if caches is None else caches[layer]
-            x, by_head, cache = block(x, seen[layer], cache, weights_wanted=layer in read)
+            wanted = layer in read or block.look.listener is not None  # the fused kernel gives none
+            x, by_head, cache = block(x, seen[layer], cache, weights_wanted=wanted)
             if by_head is not None:
                 weights[layer] = by_head
             new_caches.append(cache)

@@ -5,6 +5,7 @@ map is invisible, and the strongest glow of the figure is the strongest attentio
 each map to its own range would make a flat map look as if it had something to say.)
 """
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.interpolate import PchipInterpolator
 
 from captioner.errors import OptionError
 from captioner.image import Geometry
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 FAINTEST_TOP = 3.0  # a caption whose maps stay below three times their even share must not look focused
 _STRONGEST = 0.82  # opacity at the top of the scale
+_SMALL_DPI = 60
 _PANEL_PIXELS = 480  # longer side of each panel's picture
 _COLOURS = colormaps["inferno"]
 
@@ -50,23 +53,25 @@ def on_picture(
         map_: values of the cells.
         geometry: where the cells lie.
         size: (width, height) at which the picture is shown; it need not be the original's.
-        smooth: bilinear between the centres of cells; False gives each cell its rectangle.
+        smooth: between the centres of cells, where each has its own value, a cubic that adds no peak and overshoots
+            nowhere (Fritsch and Butland 1984); False gives each cell its rectangle.
 
     Returns:
         (height, width) float32.
     """
-    rows, columns = geometry.grid
-    width, height = size
-    # The part of the grid, in cells, that the picture covers; the rest is padding.
-    covered = (
-        0.0,
-        0.0,
-        columns * geometry.content[0] / geometry.side,
-        rows * geometry.content[1] / geometry.side,
-    )
-    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
-    cells = Image.fromarray(np.ascontiguousarray(map_, dtype=np.float32))
-    return np.asarray(cells.resize((width, height), how, box=covered), dtype=np.float32)
+    values = map_
+    for axis in (0, 1):  # down, then across
+        cells, content, pixels = geometry.grid[axis], geometry.content[1 - axis], size[1 - axis]
+        # In cells; only a part of the grid is covered by the picture, the rest is padding.
+        places = (np.arange(pixels) + 0.5) / pixels * (cells * content / geometry.side)
+        if smooth:
+            held = values.take(range(-(-cells * content // geometry.side)), axis)
+            # Level beyond the outermost centres, as if the edge's cells went on.
+            ends = np.concatenate([held.take([0], axis), held, held.take([-1], axis)], axis)
+            values = PchipInterpolator(np.arange(-0.5, held.shape[axis] + 1), ends, axis)(places)
+        else:
+            values = values.take(np.minimum(places.astype(int), cells - 1), axis)
+    return np.asarray(values, dtype=np.float32)
 
 
 def overlay(
@@ -133,6 +138,13 @@ def _draw_scale(figure: Figure, axes: list[Axes], top: float) -> None:
     bar = figure.colorbar(scale, ax=axes, location="bottom", shrink=0.35, aspect=40, pad=0.02)
     bar.set_label("attention of a cell, in multiples of its even share", fontsize=8)
     bar.ax.tick_params(labelsize=8)
+
+
+def small_figure(caption: "Caption") -> bytes:
+    """The figure of a caption as a JPEG of some 50 to 100 KB."""
+    buffer = io.BytesIO()
+    draw_caption(caption).savefig(buffer, format="jpeg", dpi=_SMALL_DPI, pil_kwargs={"quality": 85})
+    return buffer.getvalue()
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

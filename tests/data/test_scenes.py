@@ -189,7 +189,8 @@ def test_written_scenes_are_read_again_with_their_boxes(tmp_path: Path) -> None:
         (boxes,) = record.boxes
         assert boxes.keys() == scene.things().keys()
         for place, box in scene.things().items():
-            back = np.array(boxes[place]) * (width, height, width, height)
+            (read_again,) = boxes[place]
+            back = np.array(read_again) * (width, height, width, height)
             assert np.abs(back - box).max() < 0.01
 
 

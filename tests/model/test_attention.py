@@ -118,3 +118,19 @@ def test_wrong_names_and_heads_are_refused() -> None:
         build_attention("dot", text_width=4, image_width=4, width=4, heads=2)
     with pytest.raises(OptionError, match="width 6 is not a multiple of its 4 heads"):
         build_attention("multihead", text_width=4, image_width=4, width=6, heads=4)
+
+
+def test_a_listener_is_told_the_weights_of_each_head_and_gradients_reach_them(attention: Attention) -> None:
+    query, features = made()
+    seen = attention.look_at(Grid(features, (2, 3)))
+    heard: list[torch.Tensor] = []
+    attention.listener = heard.append
+    context, weights = attention(query, seen)
+    attention.listener = None
+    attention(query, seen)
+    (by_head,) = heard
+    assert by_head.shape == (B, 4 if isinstance(attention, MultiHeadAttention) else 1, T, L)
+    torch.testing.assert_close(by_head.mean(1), weights)
+    (gradient,) = torch.autograd.grad(context[1, 2].sum(), by_head)
+    assert gradient[1, :, 2].abs().min() > 0
+    assert gradient[0].abs().max() == 0 and gradient[1, :, :2].abs().max() == 0

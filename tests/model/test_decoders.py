@@ -18,6 +18,7 @@ TRANSFORMER = TransformerConfig(width=16, layers=3, heads=2, hidden=32)
 CONFIGS = {
     "lstm": LSTM,
     "lstm of the paper": replace(LSTM, attention="additive", heads=1, look_after_reading=False),
+    "lstm, chosen heads": replace(LSTM, map_heads=(1,)),
     "lstm, dot": replace(LSTM, attention="dot", heads=1),
     "transformer": TRANSFORMER,
     "transformer, chosen heads": replace(TRANSFORMER, map_heads=((0, 1), (2, 0))),
@@ -106,6 +107,20 @@ def test_gradients_reach_every_parameter(model: CaptionModel) -> None:
     (logits.square().mean() + maps.square().mean()).backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0}
     assert without == set()
+
+
+def test_the_lstm_reads_its_map_from_the_chosen_heads() -> None:
+    grid, tokens = made(copies=1)
+    logits, both = build(LSTM).decoder.teach(grid, tokens)
+    maps = []
+    for head in range(2):
+        other_logits, map_ = build(replace(LSTM, map_heads=(head,))).decoder.teach(grid, tokens)
+        torch.testing.assert_close(other_logits, logits)
+        maps.append(map_)
+    assert not torch.allclose(maps[0], maps[1], atol=1e-4)
+    torch.testing.assert_close(both, (maps[0] + maps[1]) / 2)
+    with pytest.raises(OptionError, match="map head 2 is not among 2 heads"):
+        replace(LSTM, map_heads=(2,))
 
 
 def test_the_transformer_reads_its_map_from_the_chosen_heads() -> None:

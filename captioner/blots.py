@@ -1,0 +1,60 @@
+"""Blotting out cells of a picture: what a model says without them tells what it saw in them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from captioner.image import Geometry
+
+Pixels = NDArray[np.uint8]
+
+
+def mean_colour(pixels: Pixels, geometry: Geometry) -> Pixels:
+    """The model's input (side, side, 3) with all of the picture in its mean colour; padding stays."""
+    width, height = geometry.content
+    filled = pixels.copy()
+    filled[:height, :width] = pixels[:height, :width].reshape(-1, 3).mean(0).round()
+    return filled
+
+
+def blurred(pixels: Pixels, geometry: Geometry) -> Pixels:
+    """The model's input with the picture blurred until no thing can be told from another."""
+    width, height = geometry.content
+    filled = pixels.copy()
+    picture = Image.fromarray(pixels[:height, :width])
+    filled[:height, :width] = np.asarray(picture.filter(ImageFilter.GaussianBlur(geometry.side / 10)))
+    return filled
+
+
+def blot_out(pixels: Pixels, fill: Pixels, cells: NDArray[np.bool_]) -> Pixels:
+    """The input with some of its cells (h, w) taken from ``fill``, an input of the same shape."""
+    side = pixels.shape[0]
+    rows, columns = (_cell_of_pixels(side, count) for count in cells.shape)
+    return np.where(cells[rows[:, None], columns][:, :, None], fill, pixels)
+
+
+def _cell_of_pixels(side: int, cells: int) -> NDArray[np.intp]:
+    """The row or column of cells in which the centre of each row or column of pixels lies."""
+    return ((np.arange(side) + 0.5) * cells / side).astype(np.intp)
+
+
+def blocks(geometry: Geometry, width: int) -> tuple[list[tuple[int, int]], list[NDArray[np.bool_]]]:
+    """Each cell that holds picture, and the block of ``width`` x ``width`` cells about it."""
+    rows, columns = geometry.grid
+    reach = width // 2
+    centres = [(int(i), int(j)) for i, j in np.argwhere(geometry.mask)]
+    i, j = np.arange(rows)[:, None], np.arange(columns)
+    return centres, [(abs(i - row) <= reach) & (abs(j - column) <= reach) for row, column in centres]
+
+
+def orders_of(scores: NDArray[np.float64], counts: Sequence[int]) -> list[NDArray[np.bool_]]:
+    """For each count, the so many cells (h, w) of the highest scores; cells at -inf come last."""
+    order = np.argsort(-scores.ravel(), kind="stable")
+    chosen = []
+    for count in counts:
+        cells = np.zeros(scores.size, dtype=np.bool_)
+        cells[order[:count]] = True
+        chosen.append(cells.reshape(scores.shape))
+    return chosen

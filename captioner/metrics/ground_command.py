@@ -1,0 +1,191 @@
+"""The command ``captioner ground``: measure whether a model's maps lie on what the words name."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from captioner.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from captioner.captioner import Captioner
+    from captioner.data.records import Record
+    from captioner.ground import Grounded
+    from captioner.metrics.ground_report import Findings
+
+_WORST = 40
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.description = (
+        "How often a noun's map peaks on the thing that it names, and how much of it lies there, beside baselines. "
+        "Things come from the instances*.json beside COCO's captions*.json, or from boxes in the captions' JSON lines."
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="captions, as for 'captioner train'")
+    parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside the captions")
+    parser.add_argument("--split", default="dev", help="train, dev or test (default dev)")
+    parser.add_argument("--pictures", type=int, metavar="N", help="the first N annotated pictures alone")
+    parser.add_argument(
+        "--captions",
+        choices=("written", "references", "both"),
+        default="both",
+        help="captions that the model writes, references that it reads, or both (default)",
+    )
+    parser.add_argument("--masks", action="store_true", help="hold maps against outlines rather than boxes")
+    parser.add_argument("--faithfulness", action="store_true", help="deletion and insertion curves as well (slow)")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
+    model.add_argument("--device", help="cpu, cuda, ...; the CPU if not given")
+    model.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
+    model.add_argument(
+        "--explain",
+        choices=("attention", "gradient", "occlusion"),
+        help="what maps are made of; what the model's file says if not given",
+    )
+    model.add_argument("--plain", action="store_true", help="maps as they come, without what the model's file says")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print JSON and no table")
+    output.add_argument("--worst", type=Path, metavar="FILE", help=f"a page of the {_WORST} worst cases, .html")
+    output.add_argument("--resamples", type=int, default=1000, metavar="N", help="for the intervals (default 1000)")
+    output.add_argument("--seed", type=int, default=0, help="of resampling and of random order (default 0)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command: 0, or 1 if pictures failed. Raises CaptionerError."""
+    _check(options)
+    from captioner.captioner import load
+    from captioner.explain import MapReading
+    from captioner.ground import SOURCES
+    from captioner.metrics.ground_report import GroundReport
+
+    page = _page(options)
+    records, truth, left_out = _records(options)
+    model = load(options.model, device=options.device)
+    reading = MapReading.stored({} if options.plain else model.about, options.explain)
+    sources = SOURCES if options.captions == "both" else (options.captions,)
+    found, failures = _ground(options, model, records, truth, reading, sources)
+    findings = {source: _findings(options, model, [g for g in found if g.source == source]) for source in sources}
+    notes = [f"{left_out:,} pictures of the split have no annotated things and are left out"] if left_out else []
+    notes += [
+        f"{some.absent:,} nouns of {source} name what is not in the picture; they are not counted"
+        for source, some in findings.items()
+        if some.absent
+    ]
+    report = GroundReport(
+        model=model.name,
+        data=f"{options.data} {options.split}",
+        reading=asdict(reading),
+        outlines=options.masks,
+        findings=findings,
+        notes=tuple(notes),
+    )
+    if page is not None:
+        from captioner.ground import worst
+
+        with page as file:
+            for caption in worst(found, _WORST):
+                file.write(caption)
+    if options.json:
+        print(json.dumps(report.as_dict(), indent=1))
+    else:
+        from rich.console import Console
+
+        from captioner.metrics.ground_report import print_ground_report
+
+        print_ground_report(report, Console(width=None if sys.stdout.isatty() else 160))
+    return 1 if failures else 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("pictures", "resamples", "beam"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise OptionError(f"--{name} must be at least 1, not {value}")
+    if options.seed < 0:
+        raise OptionError(f"--seed must not be negative, as {options.seed} is")
+    if options.split not in ("train", "dev", "test"):
+        raise OptionError(f"--split must be train, dev or test, not '{options.split}'")
+
+
+def _page(options: argparse.Namespace) -> Any:
+    if options.worst is None:
+        return None
+    from captioner.output import PageFile
+
+    return PageFile(options.worst, title="Where the maps were wrong", several=True)
+
+
+def _records(options: argparse.Namespace) -> tuple[list["Record"], Any, int]:
+    from captioner.data.readers import read
+    from captioner.data.records import of_split
+    from captioner.data.truth import find_truth
+
+    records = of_split(read(options.data, images=options.images), options.split)
+    if not records:
+        raise DataError(f"{options.data}: no pictures of the split '{options.split}'")
+    truth = find_truth(options.data, masks=options.masks)
+    known = [record for record in records if truth.knows(record)]
+    if not known:
+        raise DataError(
+            f"{options.data}: nothing says where things are on pictures of the split '{options.split}': put "
+            "instances_x.json beside captions_x.json, or 'boxes' into the JSON lines"
+        )
+    return known[: options.pictures], truth, len(records) - len(known)
+
+
+def _ground(
+    options: argparse.Namespace,
+    model: "Captioner",
+    records: list["Record"],
+    truth: Any,
+    reading: Any,
+    sources: tuple[str, ...],
+) -> tuple[list["Grounded"], int]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from captioner.ground import ground
+
+    failures = 0
+    console = Console(stderr=True)
+    columns = (TextColumn("captions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("captions", total=len(records) * len(sources))
+
+        def on_error(_: Any, error: Exception) -> None:
+            nonlocal failures
+            failures += 1
+            print(f"captioner: {error}", file=sys.stderr)
+
+        found = list(
+            ground(
+                model,
+                records,
+                truth,
+                sources=sources,
+                explain=reading,
+                options=model.options(width=options.beam) if options.beam else None,
+                on_error=on_error,
+                advance=lambda: bar.advance(task),
+            )
+        )
+    return found, failures
+
+
+def _findings(options: argparse.Namespace, model: "Captioner", found: list["Grounded"]) -> "Findings":
+    from captioner.ground import try_out
+    from captioner.metrics.faithfulness import summarise
+    from captioner.metrics.ground_report import Findings
+    from captioner.metrics.grounding import average
+
+    mentions = [mention for grounded in found for mention in grounded.mentions]
+    aims = [aim for grounded in found for aim in grounded.aims]
+    shares, by_class = average(mentions, aims, resamples=options.resamples, seed=options.seed)
+    faithfulness = None
+    if options.faithfulness:
+        trials = [trial for grounded in found for trial in try_out(model, grounded, seed=options.seed)]
+        faithfulness = summarise(trials, resamples=options.resamples, seed=options.seed)
+    return Findings(shares, by_class, sum(grounded.absent for grounded in found), faithfulness)
