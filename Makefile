@@ -1,12 +1,13 @@
 # make demo                    caption a drawn picture and lay each word's map over it
 # make demo IMAGE=photo.jpg    the same with a picture of yours
 # make test                    linters, types and tests
+# make notebooks               run the notebooks and keep what they show
 # make venv                    only the environment that both set up
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test lint clean
+.PHONY: venv demo test lint notebooks clean
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -33,6 +34,9 @@ lint: venv
 
 test: lint
 	$(BIN)/pytest
+
+notebooks: venv
+	$(BIN)/python tests/execute_notebooks.py
 
 clean:
 	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

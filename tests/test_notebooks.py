@@ -1,0 +1,116 @@
+"""The notebooks run from the first cell to the last, and what they show in the repository is what a run gave."""
+
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from captioner.captioner import shipped_models
+
+pytest.importorskip("nbclient", reason="needs nbclient, which is not installed")
+import nbformat
+from execute_notebooks import NOTEBOOKS, ROOT, execute
+from nbformat import NotebookNode
+
+MODELS = {
+    "caption_and_heatmaps": ("default", "transformer"),
+    "coco_scores": ("default",),
+    "how_attention_works": ("default",),
+}
+LARGEST = 600_000  # bytes of a file; a notebook that is read on the web must open at once
+LARGEST_OUTPUT = 250_000
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def outputs(notebook: NotebookNode) -> list[NotebookNode]:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def shown(output: NotebookNode) -> dict[str, str]:
+    """The forms of an output by their type; of a stream its text."""
+    return {"text/plain": output.text} if output.output_type == "stream" else dict(output.get("data", {}))
+
+
+def check_outputs(notebook: NotebookNode) -> None:
+    """Something is shown, nothing complains, all is small, and nothing tells of the machine."""
+    assert outputs(notebook), "nothing is shown"
+    private = [str(ROOT), str(Path.home()), tempfile.gettempdir(), "ipykernel"]
+    for output in outputs(notebook):
+        assert output.output_type != "error", output
+        assert output.get("name") != "stderr", output.text
+        assert sum(map(len, shown(output).values())) < LARGEST_OUTPUT
+        text = shown(output).get("text/plain", "")
+        assert not [place for place in private if place in text], text
+        # Where only the name of an object is shown, its picture was meant.
+        assert set(shown(output)) != {"text/plain"} or not re.match(r"<[\w.]+( object)? ", text), text
+
+
+def test_there_are_the_three() -> None:
+    assert {path.stem for path in NOTEBOOKS} == set(MODELS)
+
+
+@pytest.mark.slow
+@every_notebook
+def test_it_runs(path: Path, tmp_path: Path) -> None:
+    missing = [name for name in MODELS[path.stem] if name not in shipped_models()]
+    if missing:
+        pytest.skip(f"{path.name} needs the model {', '.join(missing)}, not in checkpoints/")
+    before = path.read_bytes()
+    notebook = execute(path, tmp_path)
+    check_outputs(notebook)
+    assert len(nbformat.writes(notebook)) < LARGEST
+    assert path.read_bytes() == before
+    # The same cells show something as do in the repository: it holds a run of these very cells.
+    for now, then in zip(notebook.cells, nbformat.read(path, as_version=4).cells, strict=True):
+        assert [sorted(shown(output)) for output in now.get("outputs", [])] == [
+            sorted(shown(output)) for output in then.get("outputs", [])
+        ], f"run `make notebooks`: this cell shows something else now\n{now.source}"
+
+
+@every_notebook
+def test_the_repository_holds_the_outputs_of_a_whole_run(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "not run from the first cell to the last: run `make notebooks`"
+    check_outputs(notebook)
+    assert path.stat().st_size < LARGEST
+
+
+@every_notebook
+def test_nothing_but_cells_is_kept(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.language_info == {"name": "python"}
+    assert all(cell.metadata == {} for cell in notebook.cells)
+
+
+@every_notebook
+def test_its_links_lead_somewhere(path: Path) -> None:
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    for link in re.findall(r"\]\(([^)#]+)", text):
+        assert (path.parent / link).is_file(), link
+
+
+def test_a_cell_that_fails_fails_the_run(tmp_path: Path) -> None:
+    from nbclient.exceptions import CellExecutionError
+
+    cells = [nbformat.v4.new_code_cell("import captioner\n1 / 0")]
+    path = tmp_path / "broken.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        execute(path, tmp_path)
+
+
+def test_a_run_is_on_one_thread_with_this_checkout_in_its_folder(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, captioner, torch\n"
+        "print(torch.get_num_threads(), pathlib.Path.cwd().name, captioner.__file__)\n"
+        "print('more')"
+    )
+    path = tmp_path / "where.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), path)
+    (output,) = outputs(execute(path, tmp_path))
+    assert output.text == f"1 {tmp_path.name} {ROOT / 'captioner' / '__init__.py'}\nmore\n"
