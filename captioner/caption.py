@@ -160,12 +160,12 @@ class Caption:
         except ImageError:
             return None
 
-    def _repr_png_(self) -> bytes | None:
+    def _repr_jpeg_(self) -> bytes | None:
         """The figure, for what shows notebooks without their pages; small, as notebooks keep it."""
-        from captioner.show.heatmap import thumbnail_figure
+        from captioner.show.heatmap import small_figure
 
         try:
-            return thumbnail_figure(self)
+            return small_figure(self)
         except ImageError:
             return None
 

@@ -142,8 +142,17 @@ class Captioner:
                 if ready:
                     yield from self.caption_prepared(ready, options=options, explain=explain)
 
-    def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS) -> "Prepared":
-        """Open a picture and fit it to the model's input. Raises ImageError, as `caption`."""
+    def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS, keep: int | None = None) -> "Prepared":
+        """Open a picture and fit it to the model's input, for `caption_prepared`; needs no device, so threads can.
+
+        Args:
+            picture: as of `caption`.
+            max_pixels: larger pictures are refused.
+            keep: hold on to a copy of at most so many pixels a side, and not to what was given.
+
+        Raises:
+            ImageError: it does not open.
+        """
         config = self.model.encoder.config
         image, orientation = open_with_orientation(picture, max_pixels=max_pixels)
         geometry = Geometry(
@@ -153,7 +162,11 @@ class Captioner:
             pad=config.pad,
             orientation=orientation,
         )
-        return Prepared(picture, geometry, fit(image, geometry))
+        pixels = fit(image, geometry)
+        if keep is not None:
+            image.thumbnail((keep, keep), reducing_gap=3.0)  # upright and ours alone
+            picture = image
+        return Prepared(picture, geometry, pixels)
 
     @torch.inference_mode()
     def caption_prepared(
@@ -268,11 +281,17 @@ class Captioner:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture, and what the encoder takes of it."""
+    """A picture, and what the encoder takes of it.
+
+    Attributes:
+        picture: what the caption will show itself on; a smaller copy does as well, for the geometry holds the size.
+        geometry: of the picture as it was opened.
+        pixels: (side, side, 3).
+    """
 
     picture: Picture
     geometry: Geometry
-    pixels: NDArray[np.uint8]  # (side, side, 3)
+    pixels: NDArray[np.uint8]
 
 
 def _said(

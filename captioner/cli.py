@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="the COCO scores of captions"))
     _add_ground(commands.add_parser("ground", help="whether the maps lie on what the words name"))
     _add_train(commands.add_parser("train", help="train a model"))
+    _add_serve(commands.add_parser("serve", help="serve a page for your pictures, and an HTTP API"))
     models = commands.add_parser("models", help="list the models that ship")
     models.add_argument("--json", action="store_true", help="everything the files say about themselves, as JSON")
     models.set_defaults(run=run_models)
@@ -275,6 +276,16 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=command.run)
 
 
+# serve
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    from captioner.serve import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+
+
 # ground
 
 
@@ -289,59 +300,10 @@ def _add_ground(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    from captioner.training.recipe import default_of, options
+    from captioner.training import command
 
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="folders or files of captions: Flickr8k, COCO, Karpathy, CSV, JSONL. The dev split of the first "
-        "chooses the best model; of the others only the training split is used",
-    )
-    parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside --data")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the run; goes on if it is there")
-    parser.add_argument("--device", help="cpu, cuda, ...; a GPU if there is one")
-    recipe = parser.add_argument_group("recipe")
-    for option in options():
-        default = default_of(option)
-        flag = "--" + option.name.replace("_", "-")
-        text = f"{option.metadata['help']} (default: {json.dumps(default) if default != '' else 'none'})"
-        if isinstance(default, bool):
-            recipe.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
-        else:
-            kind = json.loads if isinstance(default, dict) else type(default)
-            recipe.add_argument(flag, type=kind, default=default, help=text.replace("%", "%%"))
-    parser.set_defaults(run=run_train)
-
-
-def run_train(options: argparse.Namespace) -> int:
-    """Train a model, or go on training it."""
-    from captioner.data.readers import read
-    from captioner.data.records import of_split, usable
-    from captioner.training.recipe import Recipe
-    from captioner.training.recipe import options as recipe_options
-
-    recipe = Recipe(**{option.name: getattr(options, option.name) for option in recipe_options()})
-    if options.images is not None and len(options.data) > 1:
-        raise OptionError("--images goes with one --data; several look for their pictures beside their captions")
-    first, *others = (read(path, images=options.images) for path in options.data)
-    records = [record for record in first if record.split in ("train", "dev")]
-    records += [record for more in others for record in of_split(more, "train")]
-    good, faults = usable(records)
-    for what in list(faults.values())[:20]:
-        _complain(what)
-    if faults:
-        print(f"captioner: {len(faults)} of {len(records)} pictures are left out", file=sys.stderr)
-
-    from captioner.training.loop import Trainer
-    from captioner.training.progress import report_to_terminal
-
-    with report_to_terminal() as report:
-        best = Trainer(recipe, good, options.output, device=options.device, report=report).run()
-    print(best)
-    return 1 if faults else 0
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
 
 
 if __name__ == "__main__":

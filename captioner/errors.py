@@ -13,6 +13,14 @@ class ImageError(CaptionerError):
     """A picture that cannot be opened: missing, not an image, truncated, or too large."""
 
 
+class TooManyPixelsError(ImageError):
+    """A picture that is whole but larger than the caller allows; ``size`` is its (width, height)."""
+
+    def __init__(self, message: str, size: tuple[int, int]) -> None:
+        super().__init__(message)
+        self.size = size
+
+
 class CheckpointError(CaptionerError):
     """A model file that is missing, damaged, foreign, or of another format version."""
 

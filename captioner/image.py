@@ -6,18 +6,28 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from captioner.errors import ImageError
+from captioner.errors import ImageError, TooManyPixelsError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Picture = Union[str, "os.PathLike[str]", bytes, Image.Image, "NDArray[Any]"]
-"""What can be captioned: a path, the bytes of a file, a PIL image, an array (h, w), (h, w, 1), 3 or 4."""
+
+@runtime_checkable
+class ReadsBytes(Protocol):
+    """A file that is not simply at a path: in a tar file, an archive, a store. ``str()`` names it."""
+
+    def read_bytes(self) -> bytes:
+        """The whole file. Raises OSError."""
+
+
+Picture = Union[str, "os.PathLike[str]", bytes, Image.Image, "NDArray[Any]", ReadsBytes]
+"""What can be captioned: a path, the bytes of a file, a PIL image, an array (h, w), (h, w, 1), 3 or 4, or a file
+that reads its own bytes."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unless the caller raises the limit: a small file can unpack to gigabytes."""
@@ -102,6 +112,8 @@ def _pillow_open(picture: Picture) -> Image.Image:
         if path.is_file() and path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
         return _without_bomb_check(path)
+    if isinstance(picture, ReadsBytes):
+        return _without_bomb_check(io.BytesIO(picture.read_bytes()))
     raise ImageError(f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}")
 
 
@@ -119,9 +131,10 @@ def _without_bomb_check(source: Any) -> Image.Image:
 def _refuse_bomb(image: Image.Image, name: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(
+        raise TooManyPixelsError(
             f"{name}: {width} x {height} is more than the limit of {max_pixels:,} pixels; "
-            "raise it with max_pixels (--max-pixels) if you trust the file"
+            "raise it with max_pixels (--max-pixels) if you trust the file",
+            (width, height),
         )
     if width == 0 or height == 0:
         raise ImageError(f"{name}: {width} x {height} has no pixels")
@@ -178,6 +191,8 @@ def _from_array(array: "NDArray[Any]", max_pixels: int) -> Image.Image:
 def _name(picture: Picture) -> str:
     if isinstance(picture, (str, os.PathLike)):
         return os.fspath(picture)
+    if isinstance(picture, ReadsBytes):
+        return str(picture)
     return getattr(picture, "filename", "") or "the picture"
 
 

@@ -178,9 +178,9 @@ def test_results_go_to_a_file_and_nothing_is_made_twice(
     opened: list[str] = []
     prepare = Captioner.prepare
 
-    def watched(self: Captioner, picture: Any, max_pixels: int) -> Any:
+    def watched(self: Captioner, picture: Any, **limits: Any) -> Any:
         opened.append(str(picture))
-        return prepare(self, picture, max_pixels)
+        return prepare(self, picture, **limits)
 
     monkeypatch.setattr(Captioner, "prepare", watched)
     second = command("caption", "photos", "--output", output)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from captioner.data.instances import Instances, attach_boxes, find_instances
-from captioner.data.records import Box, Record, refuse_leaks, split_by_name
+from captioner.data.records import Box, Boxes, Record, refuse_leaks, split_by_name
+from captioner.data.shards import read_shards
 from captioner.errors import DataError
 
 _IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "")
@@ -34,13 +35,15 @@ def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
     Args:
         path: a file of captions, or a folder that holds one: ``Flickr8k.token.txt`` with its split files,
             ``captions.txt`` (CSV), ``dataset*.json`` (Karpathy), ``captions*.json`` (COCO), ``captions.csv``
-            or ``captions.jsonl``.
+            or ``captions.jsonl``; or WebDataset shards (``*.tar``), see `captioner.data.shards`.
         images: the folder of the pictures; by default looked for beside the captions.
 
     Raises:
         DataError: nothing readable there, no captions, or a picture in two splits.
     """
     path = Path(path)
+    if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+        return _checked(read_shards(path))
     file = caption_file(path)
     folder = Path(images) if images is not None else None
     if folder is not None and not folder.is_dir():
@@ -53,6 +56,10 @@ def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
         records = read_table(file, images=folder)
     if not records:
         raise DataError(f"{file}: no captions in it")
+    return _checked(records)
+
+
+def _checked(records: list[Record]) -> list[Record]:
     refuse_leaks(records)
     return records
 
@@ -198,14 +205,14 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     """
     file = Path(file)
     captions: dict[str, list[str]] = defaultdict(list)
-    boxes: dict[str, list[dict[int, tuple[Box, ...]]]] = defaultdict(list)
+    boxes: dict[str, list[dict[int, Boxes]]] = defaultdict(list)
     splits: dict[str, str] = {}
     for place, row in _json_lines(file) if file.suffix in (".jsonl", ".ndjson") else _csv_rows(file):
         name, caption = row.get("image"), row.get("caption")
         if not isinstance(name, str) or not isinstance(caption, str) or not name.strip() or not caption.strip():
             raise DataError(f"{place}: a row needs an 'image' and a 'caption', both text: {str(row)[:80]}")
         captions[name].append(caption.strip())
-        boxes[name].append(_boxes(row.get("boxes"), place))
+        boxes[name].append(read_boxes(row.get("boxes"), place))
         if row.get("split"):
             split = _SPLIT_NAMES.get(str(row["split"]))
             if split is None:
@@ -220,24 +227,30 @@ def read_table(file: str | Path, *, images: Path | None = None) -> list[Record]:
     ]
 
 
-def _boxes(value: Any, place: str) -> dict[int, tuple[Box, ...]]:
-    """A word has a box, or a list of boxes."""
+def read_boxes(value: Any, place: str) -> dict[int, Boxes]:
+    """Boxes by place of a word, from JSON.
+
+    Raises:
+        DataError: of another form, naming the place that it was read from.
+    """
     if value is None:
         return {}
     try:
-        boxes = {
-            int(word): tuple(_box(*box) for box in (given if isinstance(given[0], list) else [given]))
-            for word, given in value.items()
-        }
+        # One box of a word may stand for itself.
+        boxes = {int(word): _some_boxes(given) for word, given in value.items()}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise DataError(
             f"{place}: 'boxes' maps places of words to [left, top, right, bottom], or to a list of these, not {value}"
         ) from None
-    for left, top, right, bottom in (box for several in boxes.values() for box in several):
+    for left, top, right, bottom in (box for some in boxes.values() for box in some):
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             box = [left, top, right, bottom]
             raise DataError(f"{place}: a box is left, top, right, bottom in fractions of the picture, not {box}")
     return boxes
+
+
+def _some_boxes(given: Any) -> Boxes:
+    return tuple(_box(*box) for box in (given if isinstance(given[0], list) else [given]))
 
 
 def _box(left: float, top: float, right: float, bottom: float) -> Box:

@@ -5,11 +5,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from captioner.errors import DataError, ImageError
 from captioner.image import open_image
 
+if TYPE_CHECKING:
+    from captioner.data.shards import ShardPicture
+
 Box = tuple[float, float, float, float]
+Boxes = tuple[Box, ...]
 SPLITS = ("train", "dev", "test")
 
 
@@ -18,20 +23,19 @@ class Record:
     """A picture on disk with its captions.
 
     Attributes:
-        image: the picture's path.
+        image: the picture's path, or where it lies in a tar file.
         captions: as their authors wrote them.
         split: "train", "dev", "test", or "" for none.
         id: names the picture in annotations and results.
         boxes: for each caption, where its words are: by a word's place in the tokenised caption, one box or
-            several ("people"), each (left, top, right, bottom) as fractions of the upright picture. Empty where
-            nothing is known.
+            more, (left, top, right, bottom) as fractions of the upright picture. Empty where nothing is known.
     """
 
-    image: Path
+    image: "Path | ShardPicture"
     captions: tuple[str, ...]
     split: str
     id: str
-    boxes: tuple[Mapping[int, tuple[Box, ...]], ...] = ()
+    boxes: tuple[Mapping[int, Boxes], ...] = ()
 
 
 def of_split(records: Iterable[Record], split: str) -> list[Record]:
@@ -72,7 +76,7 @@ def refuse_leaks(records: Iterable[Record]) -> None:
     Raises:
         DataError: one is.
     """
-    seen: dict[Path, str] = {}
+    seen: dict[Path | ShardPicture, str] = {}
     for record in records:
         before = seen.setdefault(record.image, record.split)
         if before != record.split:

@@ -29,6 +29,10 @@ from captioner.metrics.characters import DIGITS, LETTERS, MARKS, SYMBOLS
 # brackets are never dropped; runs such as "!!" are not in it either.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
+# These end a line in the reference, or cannot be encoded: a space each.
+_AS_SPACE = str.maketrans(
+    dict.fromkeys([*"\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", *map(chr, range(0xD800, 0xE000))], " ")
+)
 _SOFT_HYPHEN = "\u00ad"
 _NO_BREAK_SPACE = "\u00a0"
 
@@ -48,42 +52,55 @@ _SPELT_CLASS = "".join(re.escape(sign) for sign in _SPELT)
 # Parts of rules
 # ------------------------------------------------------------------------------------------------------
 
+_CAPITALS_AND = r"[A-Z]+(?:(?:&(?:(?i:amp);)?|\+)[A-Z]+)+"
+_BLANK = r"[ \t\n\u00a0\u2000-\u200a\u3000]"
 _APOSTROPHE = r"(?:['’\x92]|&(?i:apos);)"
+_ANY_APOSTROPHE = r"(?:['’\x92‘‛`\x91]|&(?i:apos);)"  # opening quotes and accents too: o‘clock
 _ACCENTED = r"&(?i:[aeiou](?:acute|grave|uml));"  # caf&eacute; is a word
-_LETTER = rf"(?:[{LETTERS}{MARKS}]|{_ACCENTED})"
+_LETTER = rf"(?:[{LETTERS}{MARKS}{_SOFT_HYPHEN}]|{_ACCENTED})"
 _LETTER_DIGIT = rf"(?:[{LETTERS}{MARKS}{DIGITS}{_SOFT_HYPHEN}]|{_ACCENTED})"
-_PLAIN = rf"[{LETTERS}{DIGITS}]"  # without marks: what may stand beside a hyphen, a slash or an apostrophe
-_WORD = rf"{_LETTER_DIGIT}+(?:_{_LETTER_DIGIT}+)*"
+_PLAIN = (
+    rf"[{LETTERS}{DIGITS}{_SOFT_HYPHEN}]"  # without marks: what may stand beside a hyphen, a slash or an apostrophe
+)
+# Marks stand only in words that begin with a letter and hold no underscore.
+_WORD = rf"(?:{_PLAIN}+(?:_{_PLAIN}+)+|{_LETTER}{_LETTER_DIGIT}*|{_PLAIN}+)"
 _JOINED = rf"{_LETTER}{_LETTER_DIGIT}*(?:[.!?]{_LETTER}{_LETTER_DIGIT}*)+"
 _CLITIC = rf"{_APOSTROPHE}(?i:ll|re|ve|[sdm])"
 _NUMBER = rf"(?:[{DIGITS}]*(?:[.:,][{DIGITS}]+)+|[{DIGITS}]+)"
 
 _HYPHEN = "[-‐‑]"
 # o'clock, d'angelo, l'orange; the prefix also opens a part of a hyphenated word (jack-o'lantern).
-_ELIDED = rf"[dolDOL]{_APOSTROPHE}(?={_PLAIN}{{2}})"
+_ELIDED = rf"[dolDOL]{_ANY_APOSTROPHE}(?={_PLAIN}{{2}})"
 _STEM = rf"{_PLAIN}(?:{_PLAIN}|_(?={_PLAIN}))*"
 _HYPHENATED = rf"(?:{_ELIDED})?{_STEM}(?:{_HYPHEN}(?:{_ELIDED})?{_STEM})+"
 # Before the first hyphen there may be periods and commas (1,000-pound, u.s.-based), after the last initials.
-_BEFORE_HYPHEN = rf"[A-Za-z0-9](?:[A-Za-z0-9.,]|_(?=[A-Za-z0-9])){{0,1000}}{_HYPHEN}"
-_HYPHENATED_DOTTED = rf"{_BEFORE_HYPHEN}[A-Za-z0-9]+(?:{_HYPHEN}[A-Za-z0-9]+)*"
-_HYPHENATED_INITIALS = rf"{_BEFORE_HYPHEN}(?:[A-Za-z0-9]+{_HYPHEN})*(?:[A-Za-z]\.){{2,}}"
+_BEFORE_HYPHEN = r"[A-Za-z0-9](?:[A-Za-z0-9.,]|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])){0,100}-"
+_AFTER_HYPHEN = r"(?:(?:[A-Za-z]\.){2,}|[A-Za-z0-9]+)"
+_HYPHENATED_DOTTED = rf"{_BEFORE_HYPHEN}{_AFTER_HYPHEN}(?:{_HYPHEN}{_AFTER_HYPHEN})*"
 _SLASHED_PART = "[A-Za-z0-9]+(?:-[A-Za-z]+)*"
 _SLASHED = rf"{_SLASHED_PART}(?:\\?/{_SLASHED_PART}){{1,2}}"
 
-_IN_ADDRESS = r"[^\s\"<>|(){}\x00]"
-_IN_DOMAIN = r"[^\s\"<>|(){}.\x00]"
-_ADDRESS_END = r"[^\s\"<>|(){}.!?,\x00-]"
+_SPACE = r" \t\n"  # a no-break space may stand in a site or a path
+_IN_ADDRESS = rf"[^{_SPACE}\u00a0\"<>|(){{}}]"
+_IN_DOMAIN = rf"[^{_SPACE}\u00a0\"<>|(){{}}.]"
+_IN_LINK = rf"[^{_SPACE}\"<>|(){{}}]"
+_IN_PATH = rf"[^{_SPACE}\"<>|()]"
+_ADDRESS_END = rf"[^{_SPACE}\"<>|(){{}}.!?,-]"
 _FILE_TYPES = (
     "bat|bmp|class|cpp|c|dll|docx?|exe|gif|gz|html?|h|jar|java|jpe?g|mov|mp3|pdf|php|pl|png|ppt|ps|py|sql|tar|txt|wav"
     "|xml|x|zip"
 )
-# A site is any run without ASCII punctuation or digits before .com: "~.com" is one. Before a path it has no capitals.
-_IN_SITE = r"\s\x00!\"$'()\-./:;<=>?@\[\\\]^_`{|},0-9"
-_SITE = rf"(?:[^{_IN_SITE}]+\.)+(?i:com|net|org|edu)"
-_SITE_WITH_PATH = rf"(?:[^{_IN_SITE}A-Z]+\.)+(?i:com|net|org|edu)/{_IN_ADDRESS}{{1,1000}}{_ADDRESS_END}"
+_FILE_NAME = rf"{_PLAIN}{{1,100}}(?:\.{_PLAIN}{{1,100}}){{0,10}}\.(?i:{_FILE_TYPES})(?={_BLANK}|[!,.?]|$)"
+# A site is any run without capitals, digits or ASCII punctuation before .com: "~.com" is one.
+_IN_SITE = rf"[^{_SPACE}!\"$'()\-./:;<=>?@\[\\\]^_`{{|}},0-9A-Z]"
+_SITE = rf"(?:{_IN_SITE}{{1,100}}\.){{1,100}}(?i:com|net|org|edu)"
 _QUOTES = "‘’“”‛«»‹›\x91-\x94‚„"
-_SGML_NAME = r"[A-Za-z][A-Za-z0-9_:.\-]*"
-_FACE = rf"[<>]?[:;=][\-o'*]?[()\[\]{{DdPpO|\\@](?![{LETTERS}{DIGITS}])"
+_TAG_NAME = r"[A-Za-z][A-Za-z0-9_:.\-]*"
+_TAG = (
+    rf"(?:<{_TAG_NAME}(?: +{_TAG_NAME}(?:=(?:\"[^\"]*\"|'[^']*'))?)* */?>|</{_TAG_NAME} *>"
+    r"|<[!?][A-Za-z-][^>]{0,1000}>)"
+)
+_FACE = r"[<>]?[:;=][\-o'*]?[()\[\]{DdPpO|\\@](?![A-Za-z0-9])"
 
 
 def _any_of(words: frozenset[str]) -> str:
@@ -131,11 +148,7 @@ def _joined(text: str) -> tuple[str, ...]:
 
 def _clitic(text: str) -> tuple[str, ...]:
     text = text.replace("&apos;", "'")
-    return (re.sub("[’\x92]", "'", text).replace("‘", "`").lower(),)
-
-
-def _split_at(place: int) -> Callable[[str], tuple[str, ...]]:
-    return lambda text: (text[:place].lower(), text[place:].lower())
+    return (text.translate(_QUOTE_SPELLING).lower(),)
 
 
 def _ampersand(text: str) -> tuple[str, ...]:
@@ -168,25 +181,25 @@ def _rules(*pairs: tuple[str, _Action]) -> list[_Rule]:
 
 
 _ANYWHERE = _rules(
-    (_SITE, _keep),
-    (_SITE_WITH_PATH, _keep),
-    (rf"<?[A-Za-z0-9]{_IN_ADDRESS}{{0,1000}}@{_IN_DOMAIN}+(?:\.{_IN_DOMAIN}+)*>?", _keep),
+    (rf"{_BLANK}+", _drop),
+    (rf"{_SITE}(?:/{_IN_PATH}{{1,1000}}{_ADDRESS_END})?", _keep),
+    (rf"<?[A-Za-z0-9]{_IN_ADDRESS}{{0,100}}@{_IN_DOMAIN}+(?:\.{_IN_DOMAIN}+)*>?", _keep),
 )
 
 _FROM_LETTER = _rules(
     # Contractions: the word is cut where its clitic begins.
-    (rf"(?P<token>[A-Za-z]*)[nN](?:{_APOSTROPHE}|[‘`])[tT]", _keep),
-    (rf"[nN](?:{_APOSTROPHE}|[‘`])[tT]", _clitic),
-    (rf"(?P<token>{_WORD}){_CLITIC}", _keep),
-    (r"(?i:cannot|gonna|gotta|lemme|gimme|wanna)", _split_at(3)),
+    (rf"(?P<token>[A-Za-z]*[A-MO-Za-mo-z])[nN]{_ANY_APOSTROPHE}[tT]", _keep),
+    (rf"[nN]{_ANY_APOSTROPHE}[tT]", _clitic),
+    (rf"(?P<token>{_WORD}){_CLITIC}", _word),
+    (r"(?=(?i:cannot|gonna|gotta|lemme|gimme|wanna))(?P<token>...)(?i:not|na|ta|me)", _keep),
     # Initials, acronyms and abbreviations keep their period.
-    (rf"(?P<token>[A-Za-z])\.\s+{_STARTER}(?:\s|$)", _keep),
+    (rf"(?P<token>[A-Za-z])\.{_BLANK}+(?:(?:{_STARTER}|M[Rr]\.|Ms\.)(?:{_BLANK}|$)|{_TAG})", _keep),
     (r"[A-Za-z](?:\.[A-Za-z])*\.|[A-Za-z](?:\.[A-Za-z])+", _keep),
     (r"(?i:ph\.d|ed\.d)\.?", _keep),
     (rf"{_ALWAYS}\.", _keep),
     (rf"(?P<token>{_FINAL}\.)(?:-?(?s:.))", _keep),
     (rf"{_FINAL}\.", _keep),
-    (rf"(?P<token>{_any_of(abbreviations.BEFORE_DIGIT)}\.)[ \n]?[{DIGITS}]", _keep),
+    (rf"(?P<token>{_any_of(abbreviations.BEFORE_DIGIT)}\.){_BLANK}?[{DIGITS}]", _keep),
     # Words, alone and joined.
     (_WORD, _word),
     (_JOINED, _word),
@@ -195,27 +208,28 @@ _FROM_LETTER = _rules(
         rf"(?P<token>(?:{_HYPHENATED}|{_HYPHENATED_DOTTED}|{_JOINED}|{_WORD}|{_ELIDED}{_PLAIN}+)\.)[,;:]",
         _keep,
     ),
-    (_HYPHENATED, _keep),
+    (_HYPHENATED, _word),
     (_HYPHENATED_DOTTED, _keep),
-    (_HYPHENATED_INITIALS, _keep),
     (_SLASHED, _keep),
-    (r"[A-Z]+(?:(?:&(?:(?i:amp);)?|\+)[A-Z]+)+", _ampersand),
+    (rf"{_CAPITALS_AND}", _ampersand),
+    (rf"(?P<token>{_CAPITALS_AND}\.)[,;:]", _ampersand),
     (r"[A-Z]+\$", _keep),
-    (r"[CcFf]#|[Cc]\+\+", _keep),
+    (r"[CcFf]#|[Cc]\+\+|[Ss]&[Pp]-500", _keep),
     # Apostrophes that belong to a word.
-    (rf"{_ELIDED}{_STEM}", _keep),
-    (rf"[nN]{_APOSTROPHE}[{LETTERS}]{{2,}}", _keep),
-    (rf"[A-HJ-XZ]{_APOSTROPHE}[{LETTERS}]{{2,}}", _keep),
-    (rf"[{LETTERS}]+[aeiouyAEIOUY]{_APOSTROPHE}[aeiouA-Z][{LETTERS}]*|[oO]{_APOSTROPHE}[oO]", _keep),
-    (
-        rf"(?i:e{_APOSTROPHE}er|c{_APOSTROPHE}mon|s{_APOSTROPHE}mores|cap{_APOSTROPHE}n|nor{_APOSTROPHE}easter)",
-        _keep,
-    ),
+    (rf"(?:{_PLAIN}+_)*{_ELIDED}{_STEM}", _word),
+    (rf"[nN]{_ANY_APOSTROPHE}[{LETTERS}]{{2,}}", _keep),
+    (rf"[A-HJ-XZ]{_ANY_APOSTROPHE}[{LETTERS}]{{2,}}", _keep),
+    (rf"[{LETTERS}]+[aeiouyAEIOUY]{_ANY_APOSTROPHE}[aeiouA-Z][{LETTERS}]*|[oO]{_ANY_APOSTROPHE}[oO]", _keep),
+    (rf"(?i:e{_APOSTROPHE}er|c'mon|s{_APOSTROPHE}mores|cap{_APOSTROPHE}n|nor{_APOSTROPHE}easter)", _keep),
     (rf"(?i:dunkin|somethin|ol|[djl]){_APOSTROPHE}", _keep),
     (rf"(?P<token>[yY]{_APOSTROPHE})[{LETTERS}]", _keep),
-    # Addresses.
-    (rf"(?i:www)\.(?:{_IN_DOMAIN}{{1,1000}}\.){{1,100}}[A-Za-z]{{2,4}}", _keep),
-    (rf"(?i:https?)://[^\s\"<>|()\x00]{{1,1000}}{_ADDRESS_END}", _keep),
+    # Files and addresses.
+    (_FILE_NAME, _keep),
+    (
+        rf"(?i:www)\.(?:(?:(?!,){_IN_DOMAIN}){{1,100}}\.){{1,100}}[A-Za-z]{{2,4}}(?:/{_IN_PATH}{{1,1000}}{_ADDRESS_END})?",
+        _keep,
+    ),
+    (rf"(?i:https?)://{_IN_LINK}{{1,1000}}{_ADDRESS_END}", _keep),
 )
 
 # An area code in brackets, or a code of a country and of an area; U+00A0 takes the place of the spaces.
@@ -229,52 +243,48 @@ _FROM_DIGIT = _rules(
     (_NUMBER, _keep),
     (_WORD, _word),
     (rf"(?P<token>(?:{_HYPHENATED}|{_HYPHENATED_DOTTED}|{_WORD})\.)[,;:]", _keep),
-    (rf"(?P<token>{_WORD}){_CLITIC}", _keep),
-    (rf"{_PLAIN}+(?:\.{_PLAIN}+)*\.(?i:{_FILE_TYPES})(?=[\s!,.?]|$)", _keep),
-    (_HYPHENATED, _keep),
+    (rf"(?P<token>{_WORD}){_CLITIC}", _word),
+    (_FILE_NAME, _keep),
+    (_HYPHENATED, _word),
     (_HYPHENATED_DOTTED, _keep),
-    (_HYPHENATED_INITIALS, _keep),
     (_SLASHED, _keep),
-    (r"[0-9]{1,4}[ \u00a0-][0-9]{1,4}/[0-9]{1,4}", _joined),
-    (r"[0-9]{1,2}/[0-9]{1,2}/[0-9]{2,4}|[0-9]{1,2}-[0-9]{1,2}-[0-9]{2,4}", _keep),
+    (rf"(?:[{DIGITS}]{{1,4}}[ \u00a0-])?[{DIGITS}]{{1,4}}/[{DIGITS}]{{1,4}}", _joined),
+    (r"[0-9]{1,2}[/-][0-9]{1,2}[/-][0-9]{2,4}", _keep),
     (_PHONE, _joined),
 )
 
 _FROM_APOSTROPHE = _rules(
     (rf"(?i:{_APOSTROPHE}til+|{_APOSTROPHE}cause|{_APOSTROPHE}em)", _keep),
-    (r"(?i:['’\x92](?:tis|twas))", _split_at(2)),
+    (r"(?i:(?P<token>'t)(?:is|was))", _clitic),
     (rf"{_APOSTROPHE}[nN]{_APOSTROPHE}", _keep),
-    (r"(?P<token>'[nN])(?:\s|$)", _keep),
+    (rf"(?P<token>'[nN])(?:{_BLANK}|$)", _keep),
     (rf"(?!'){_APOSTROPHE}[nN]", _keep),
     (rf"{_APOSTROPHE}[2-9]0[sS]", _keep),
-    (rf"(?P<token>{_APOSTROPHE}[0-9]{{2}})(?:\s|$)", _keep),
-    (rf"(?P<token>{_APOSTROPHE}(?i:ll|re|ve))(?:[^A-Za-z]|$)", _clitic),
+    (rf"(?P<token>{_APOSTROPHE}[0-9]{{2}})(?:{_BLANK}|$)", _keep),
+    (r"(?P<token>'(?i:ll|re|ve))(?:[^A-Za-z]|$)", _clitic),
+    (r"[’\x92](?i:ll|re|ve)", _clitic),
     (r"(?P<token>['`])[A-Za-z][A-Za-z]", _drop),
     (rf"{_APOSTROPHE}[sdmSDM]", _clitic),
-    (rf"{_APOSTROPHE}", _drop),
+    (r"['’\x92]|&apos;", _drop),
+    (r"&(?i:apos);", _keep),
 )
 
 _FROM_SIGN = _rules(
     (rf"[+\-]?{_NUMBER}", _keep),
     (_PHONE, _joined),
-    (r"-{5,}|\*+|#+|_+|@+|[!?]{2,}|<<|>>", _keep),
+    (r"[⁻¹²³⁰⁴-⁹]+|[₀-₉]+|-{5,}|\*+|#+|_+|@+|[!?]{2,}|<<|>>", _keep),
     (r"\\[*]", _keep),
     (rf"[{_QUOTES}`]{{2}}", _quotes),
     (r"''|``|\.{3,5}|\.(?: \.){2,4}|-{2,4}|[!?]|[.,:;\-\"`“”«»‹›…—–―]", _drop),
     (rf"#{_LETTER}+|@[A-Za-z_][A-Za-z0-9_]*", _keep),
     (_FACE, _face),
     (r"[\-^x=~<>']_[\-^x=~<>']|\([\-^x=~<>']_?[\-^x=~<>']\)", _face),
-    (
-        rf"<{_SGML_NAME}(?: +{_SGML_NAME}(?:=(?:\"[^\"]*\"|'[^']*'))?)* */?>|</{_SGML_NAME} *>"
-        r"|<[!?][A-Za-z-][^>]{0,1000}>",
-        _joined,
-    ),
+    (_TAG, _joined),
     (r"&(?i:amp);", lambda text: ("&",)),
     (r"&(?i:lt);", lambda text: ("<",)),
     (r"&(?i:gt);", lambda text: (">",)),
-    (r"&(?i:nbsp);|&[mn]dash;|&quot;", _drop),
+    (r"&(?i:nbsp);|&(?i:[mn]dash);|&quot;", _drop),
     (r"&(?i:quot);|&#[0-9]+;", _keep),
-    (r"&APOS;", _keep),
     (r"(?i:-[lr][rsc]b-)", _keep),
     (rf"[{_SPELT_CLASS}]", _spell),
     (rf"[!-/:-@\[-`{{-~{SYMBOLS}]", _keep),
@@ -291,9 +301,9 @@ def _rules_for(character: str) -> list[_Rule]:
         rules += _FROM_DIGIT
     if re.match(r"['’\x92&`‘]", character):
         rules += _FROM_APOSTROPHE
-    if not rules or character in "&.,:'`’‘":
+    if not rules or character in "&.,:'`’‘\x92":
         rules = rules + _FROM_SIGN
-    return rules if character.isspace() else rules + _ANYWHERE
+    return rules + _ANYWHERE
 
 
 def _scan(text: str, *, stop: int) -> Iterator[str]:
@@ -325,7 +335,7 @@ def tokenize(caption: str, *, following: str = "") -> list[str]:
     for chunk in caption.split():
         known = _alone(chunk)
         if known is None:
-            text = caption.replace("\n", " ")
+            text = caption.translate(_AS_SPACE)
             found = _scan(f"{text}\n{following}", stop=len(text))
             return [token for token in found if token not in PUNCTUATION]
         words += known

@@ -1,9 +1,11 @@
 """Encoder, refiner and decoder as one module, and the configuration that rebuilds it."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
@@ -85,13 +87,35 @@ class CaptionModel(nn.Module):
 
     def encode(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
         """The grid that the decoder sees; arguments as of `GridEncoder.forward`."""
-        return self.refine(self.encoder(pixels, mask))
+        return self.refine(self.look(pixels, mask))
+
+    def look(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
+        """The encoder's grid, not yet refined; arguments as of `GridEncoder.forward`."""
+        # On a CPU convolutions learn no faster in 16 bits: 48 against 41 ms a picture was seen.
+        with torch.autocast("cpu", enabled=False) if pixels.device.type == "cpu" else nullcontext():
+            grid: Grid = self.encoder(pixels, mask)
+        return grid
 
     def refine(self, grid: Grid) -> Grid:
         """The encoder's grid, made ready for the decoder."""
         refined: Grid = self.refiner(grid)
         return refined
 
-    def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits and maps of captions that are known; see `Decoder.teach`."""
-        return self.decoder.teach(self.encode(pixels, mask), tokens)
+    def forward(
+        self, pictures: Tensor | Grid | None, tokens: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and maps of captions that are known; see `Decoder.teach`.
+
+        Args:
+            pictures: pixels, or the encoder's grids of them, or None for captions without pictures, which are
+                read with one blank grid.
+            tokens: as of `Decoder.teach`.
+            mask: of pixels; see `GridEncoder.forward`.
+        """
+        if pictures is None:
+            cells = self.encoder.grid_shape[0] * self.encoder.grid_shape[1]
+            device = next(self.decoder.parameters()).device
+            grid = Grid(torch.zeros(1, cells, self.config.refiner.width, device=device), self.encoder.grid_shape)
+            return self.decoder.teach(grid, tokens.to(device))
+        grid = pictures if isinstance(pictures, Grid) else self.look(pictures, mask)
+        return self.decoder.teach(self.refine(grid), tokens)

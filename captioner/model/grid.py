@@ -83,7 +83,8 @@ class GridRefiner(nn.Module):
         super().__init__()
         self.config = config
         self.normalise = nn.LayerNorm(channels)
-        self.position_gain = nn.Parameter(torch.tensor(float(config.position)))
+        # None where there are no positions: a parameter that is never used is an error under several processes.
+        self.position_gain = nn.Parameter(torch.tensor(float(config.position))) if config.position else None
         self.project = nn.Linear(channels, config.width)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -103,7 +104,7 @@ class GridRefiner(nn.Module):
     def forward(self, grid: Grid) -> Grid:
         """(B, h * w, channels) -> (B, h * w, width)."""
         x = self.project(self.normalise(grid.features))
-        if self.config.position:
+        if self.position_gain is not None:
             x = x + self.position_gain * sinusoidal_positions(*grid.shape, self.config.width).to(x)
         padding = None if grid.mask is None else ~grid.mask
         for layer in self.layers:

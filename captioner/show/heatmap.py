@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 FAINTEST_TOP = 3.0  # a caption whose maps stay below three times their even share must not look focused
 _STRONGEST = 0.82  # opacity at the top of the scale
-_THUMBNAIL_DPI = 60
-_THUMBNAIL_COLOURS = 128
+_SMALL_DPI = 60
 _PANEL_PIXELS = 480  # longer side of each panel's picture
 _COLOURS = colormaps["inferno"]
 
@@ -141,13 +140,10 @@ def _draw_scale(figure: Figure, axes: list[Axes], top: float) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-def thumbnail_figure(caption: "Caption") -> bytes:
-    """The figure of a caption as a small PNG of few colours."""
+def small_figure(caption: "Caption") -> bytes:
+    """The figure of a caption as a JPEG of some 50 to 100 KB."""
     buffer = io.BytesIO()
-    draw_caption(caption).savefig(buffer, format="png", dpi=_THUMBNAIL_DPI)
-    few_colours = Image.open(buffer).convert("RGB").quantize(_THUMBNAIL_COLOURS, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    few_colours.save(buffer, "PNG", optimize=True)
+    draw_caption(caption).savefig(buffer, format="jpeg", dpi=_SMALL_DPI, pil_kwargs={"quality": 85})
     return buffer.getvalue()
 
 

@@ -163,7 +163,7 @@ def notebook(caption: "Caption") -> str:
 
 def name_of(caption: "Caption") -> str:
     """What a page with this caption alone is called."""
-    return PurePath(caption.image).name or caption.text
+    return PurePath(caption.image).name or caption.text or "no words"
 
 
 def opening(title: str, *, embedded: bool = False) -> str:

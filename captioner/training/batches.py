@@ -1,27 +1,19 @@
 """Batches of pictures and captions: the same ones, in the same order, however often a run is interrupted."""
 
-import hashlib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from captioner.data.records import Box, Record
-from captioner.image import Geometry, fit, open_image
+from captioner.data.records import Boxes, Record
+from captioner.image import Geometry
 from captioner.metrics.ptb import tokenize
-from captioner.model.decoder import PAD
-from captioner.model.encoder import GridEncoder
-from captioner.model.grid import Grid
-from captioner.model.preprocess import normalise
+from captioner.model.decoder import END, PAD, START, UNKNOWN
+from captioner.training.views import View, draw_view, may_flip
 from captioner.vocabulary import Vocabulary
-
-_SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -30,37 +22,75 @@ class Batch:
 
     Attributes:
         pictures: (B,) places in the list of records.
-        flips: (B,) which of them are mirrored.
+        views: (B,) how each is looked at.
         tokens: (B * k, T), <start> words <end>, padded; k captions of each picture in a row.
         boxes: (B * k), where words of each caption are; see `captioner.data.records.Record.boxes`.
     """
 
     pictures: list[int]
-    flips: list[bool]
+    views: list[View]
     tokens: Tensor
-    boxes: list[Mapping[int, tuple[Box, ...]]]
+    boxes: list[Mapping[int, Boxes]]
+
+    @property
+    def copies(self) -> int:
+        """k, the captions of each picture."""
+        return len(self.tokens) // len(self.pictures)
+
+    @property
+    def words(self) -> int:
+        """Tokens that are asked for: the words and the ends."""
+        asked = self.tokens[:, 1:]
+        return int(((asked != PAD) & (asked != UNKNOWN)).sum())
+
+    @property
+    def placed(self) -> int:
+        """Words that have a box."""
+        return sum(word < self.tokens.shape[1] - 1 for boxes in self.boxes for word in boxes)
+
+    def parts(self, count: int) -> list["Batch"]:
+        """The batch dealt to ``count`` processes or rounds, as evenly as may be.
+
+        Raises:
+            ValueError: there are fewer pictures than parts.
+        """
+        if count > len(self.pictures):
+            raise ValueError(f"{len(self.pictures)} pictures cannot be dealt to {count}")
+        edges = [len(self.pictures) * i // count for i in range(count + 1)]
+        k = self.copies
+        return [
+            replace(
+                self,
+                pictures=self.pictures[a:b],
+                views=self.views[a:b],
+                tokens=self.tokens[a * k : b * k],
+                boxes=self.boxes[a * k : b * k],
+            )
+            for a, b in pairwise(edges)
+        ]
 
     def map_targets(self, geometries: Sequence[Geometry]) -> Tensor:
-        """The share of each cell that a box of each word covers, (B * k, T - 1, h, w); 0 without a box.
-
-        Of several boxes of a word, the one that covers most of the cell.
+        """The share of each cell that the boxes of each word cover, (B * k, T - 1, h, w); 0 without a box.
 
         Args:
-            geometries: of the B pictures.
+            geometries: of the B pictures as they are looked at.
         """
-        copies, steps = len(self.tokens) // len(self.pictures), self.tokens.shape[1] - 1
+        steps = self.tokens.shape[1] - 1
         targets = torch.zeros(len(self.tokens), steps, *geometries[0].grid)
-        for row, boxes in enumerate(self.boxes):
-            geometry, flipped = geometries[row // copies], self.flips[row // copies]
-            for word, several in boxes.items():
+        for row, words in enumerate(self.boxes):
+            view, geometry = self.views[row // self.copies], geometries[row // self.copies]
+            for word, boxes in words.items():
                 if word < steps:
-                    covered = [geometry.coverage(_mirrored(box) if flipped else box) for box in several]
-                    targets[row, word] = torch.from_numpy(np.maximum.reduce(covered))
+                    covered = np.max([geometry.coverage(view.of_box(box)) for box in boxes], axis=0)
+                    targets[row, word] = torch.from_numpy(covered)
         return targets
 
 
 class CaptionBatches:
-    """Deals the captions of a split into batches; seed and epoch alone decide what an epoch looks like."""
+    """Deals the captions of a split into batches; seed and epoch alone decide what an epoch looks like.
+
+    Every batch is full: the last of an epoch is filled up with the epoch's first pictures.
+    """
 
     def __init__(
         self,
@@ -72,32 +102,36 @@ class CaptionBatches:
         longest: int,
         flips: bool,
         seed: int,
+        cut: float = 0.0,
+        light: float = 0.0,
     ) -> None:
         self.encoded = [
             [vocabulary.encode(tokenize(caption)[:longest]) for caption in record.captions] for record in records
         ]
-        self.may_flip = [flips and not any(_SIDED.search(caption) for caption in record.captions) for record in records]
+        self.may_flip = [flips and may_flip(record.captions) for record in records]
         self.boxes = [record.boxes for record in records]
-        self.batch_pictures = batch_pictures
+        self.batch_pictures = min(batch_pictures, len(records))
         self.captions_per_picture = captions_per_picture
         self.seed = seed
+        self.cut, self.light = cut, light
 
     def __len__(self) -> int:
         """Batches of an epoch."""
         return -(-len(self.encoded) // self.batch_pictures)
 
-    def epoch(self, number: int, *, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from the ``start``-th on."""
-        random = np.random.default_rng((self.seed, number))
-        order = random.permutation(len(self.encoded))
-        flips = random.random(len(self.encoded)) < 0.5
+    def epoch(self, number: int, *, start: int = 0, steady: bool = False) -> Iterator[Batch]:
+        """The batches of an epoch from the ``start``-th on; ``steady`` for views that are mirrored at most."""
+        order = np.random.default_rng((self.seed, number)).permutation(len(self.encoded))
+        cut, light = (0.0, 0.0) if steady else (self.cut, self.light)
         for step in range(start, len(self)):
-            pictures = order[step * self.batch_pictures : (step + 1) * self.batch_pictures].tolist()
+            places = np.arange(step * self.batch_pictures, (step + 1) * self.batch_pictures) % len(order)
+            pictures = order[places].tolist()
             draw = np.random.default_rng((self.seed, number, step))
+            views = [draw_view(draw, flip=self.may_flip[i], cut=cut, light=light) for i in pictures]
             chosen = [(picture, i) for picture in pictures for i in self._choose(picture, draw)]
             yield Batch(
                 pictures=pictures,
-                flips=[bool(flips[i] and self.may_flip[i]) for i in pictures],
+                views=views,
                 tokens=pad([self.encoded[picture][i] for picture, i in chosen]),
                 boxes=[self.boxes[picture][i] if self.boxes[picture] else {} for picture, i in chosen],
             )
@@ -111,9 +145,27 @@ class CaptionBatches:
         return order[:k]
 
 
-def _mirrored(box: Box) -> Box:
-    left, top, right, bottom = box
-    return 1 - right, top, 1 - left, bottom
+class TextBatches:
+    """Deals captions without pictures, (N, T) a batch; seed and epoch alone decide what an epoch looks like."""
+
+    def __init__(
+        self, captions: Sequence[str], vocabulary: Vocabulary, *, batch_captions: int, longest: int, seed: int
+    ) -> None:
+        encoded = (vocabulary.encode(tokenize(caption)[:longest]) for caption in captions)
+        self.encoded = [np.array(ids, dtype=np.int32) for ids in encoded]
+        self.batch_captions = min(batch_captions, len(self.encoded))
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.encoded) // self.batch_captions)
+
+    def epoch(self, number: int, *, start: int = 0) -> Iterator[Tensor]:
+        """The batches of an epoch from the ``start``-th on."""
+        order = np.random.default_rng((self.seed, number)).permutation(len(self.encoded))
+        for step in range(start, len(self)):
+            places = np.arange(step * self.batch_captions, (step + 1) * self.batch_captions) % len(order)
+            yield pad([self.encoded[i].tolist() for i in order[places]])
 
 
 def pad(captions: Sequence[Sequence[int]]) -> Tensor:
@@ -125,103 +177,7 @@ def pad(captions: Sequence[Sequence[int]]) -> Tensor:
     return tokens
 
 
-class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures as the encoder takes them, by (place, mirrored): uint8 (side, side, 3) and mask (h, w)."""
-
-    def __init__(self, images: Sequence[Path], encoder: GridEncoder) -> None:
-        self.images = images
-        self.side, self.pad = encoder.config.side or 0, encoder.config.pad
-        self.grid = encoder.grid_shape
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def geometry(self, size: tuple[int, int]) -> Geometry:
-        """The geometry of a picture of (width, height)."""
-        return Geometry(size=size, side=self.side, grid=self.grid, pad=self.pad)
-
-    def __getitem__(self, key: tuple[int, bool]) -> tuple[Tensor, Tensor]:
-        place, flip = key
-        image = open_image(self.images[place])
-        if flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        geometry = self.geometry(image.size)
-        return torch.from_numpy(fit(image, geometry).copy()), torch.from_numpy(geometry.mask)
-
-
-def encode_batches(
-    encoder: GridEncoder,
-    pictures: Pictures,
-    keys: Sequence[Sequence[tuple[int, bool]]],
-    *,
-    device: torch.device,
-    workers: int = 0,
-) -> Iterator[Grid]:
-    """The encoder's grids of batches of (place, mirrored), in order."""
-    loader = DataLoader(
-        pictures,
-        batch_sampler=[list(batch) for batch in keys],
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else it would draw from the random state that a resumed run restores
-    )
-    for pixels, mask in loader:
-        x = normalise(pixels.to(device, non_blocking=True), encoder.config)
-        yield encoder(x, mask.to(device) if pictures.pad else None)
-
-
-class StoredGrids:
-    """The grids of a frozen encoder, kept on disk in 16 bits, mirror images beside them.
-
-    The file is named by what its content depends on, so that an interrupted run finds it again and another
-    encoder or other pictures never do.
-    """
-
-    def __init__(self, encoder: GridEncoder, pictures: Pictures, folder: Path, *, mirrored: bool) -> None:
-        self.encoder, self.pictures = encoder, pictures
-        self.views = 2 if mirrored else 1
-        cells = encoder.grid_shape[0] * encoder.grid_shape[1]
-        self.shape = (len(pictures), self.views, cells, encoder.channels)
-        self.file = folder / f"grids-{self._fingerprint()}.npy"
-        self.masks = folder / f"{self.file.stem}-masks.npy"
-
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256(repr((self.encoder.config, self.shape)).encode())
-        for image in self.pictures.images:
-            digest.update(str(image).encode())
-        for tensor in self.encoder.state_dict().values():
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-    @torch.inference_mode()
-    def fill(self, *, device: torch.device, workers: int, batch: int, progress: Callable[[int, int], None]) -> None:
-        """Encode every picture, unless the file is there. ``progress`` is told pictures done and all."""
-        if self.file.exists() and self.masks.exists():
-            return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_suffix(".partial")
-        store = np.lib.format.open_memmap(partial, "w+", dtype=np.float16, shape=self.shape)
-        masks = np.ones((len(self.pictures), self.views, self.shape[2]), dtype=np.bool_)
-        everything = [(place, bool(view)) for place in range(len(self.pictures)) for view in range(self.views)]
-        keys = [everything[i : i + batch] for i in range(0, len(everything), batch)]
-        grids = encode_batches(self.encoder, self.pictures, keys, device=device, workers=workers)
-        flat, flat_masks = store.reshape(-1, *self.shape[2:]), masks.reshape(-1, self.shape[2])
-        done = 0
-        for grid in grids:
-            flat[done : done + len(grid)] = grid.features.half().cpu().numpy()
-            if grid.mask is not None:
-                flat_masks[done : done + len(grid)] = grid.mask.cpu().numpy()
-            done += len(grid)
-            progress(done, len(everything))
-        store.flush()
-        np.save(self.masks, masks)
-        partial.replace(self.file)
-
-    def read(self, keys: Sequence[Sequence[tuple[int, bool]]], *, device: torch.device) -> Iterator[Grid]:
-        """The grids of batches of (place, mirrored), in order."""
-        store, masks = np.load(self.file, mmap_mode="r"), np.load(self.masks)
-        for batch in keys:
-            places, views = [place for place, _ in batch], [int(flip) for _, flip in batch]
-            features = torch.from_numpy(store[places, views]).to(device).float()
-            mask = torch.from_numpy(masks[places, views]).to(device) if self.pictures.pad else None
-            yield Grid(features, self.encoder.grid_shape, mask)
+def hide_words(tokens: Tensor, share: float) -> Tensor:
+    """The tokens with a share of their words, at random, behind ``<unk>`` (Bowman et al. 2016, section 3.1)."""
+    words = (tokens != PAD) & (tokens != START) & (tokens != END)
+    return tokens.masked_fill(words & (torch.rand(tokens.shape, device=tokens.device) < share), UNKNOWN)

@@ -1,35 +1,39 @@
-"""The training loop: cross-entropy, in two phases, resumable at any step.
+"""The training loop: on one device or many, resumable at any step.
 
 What a step does depends on the recipe and the step's number alone; weights, optimiser, running average and
-random state are saved together. So a run that is killed and started again ends where it would have ended.
+random state are saved together. So a run that is killed and started again ends where it would have ended. A
+step's pictures are dealt to the processes, and their gradients summed: so many processes end where one would.
 """
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
-from captioner.checkpoint import Checkpoint, save, write_tensors
-from captioner.checkpoint import load as load_checkpoint
+from captioner.checkpoint import Checkpoint, save
 from captioner.data.records import Record, of_split
-from captioner.errors import CheckpointError, DataError, OptionError
-from captioner.image import open_image
+from captioner.decoding import Beam
+from captioner.errors import DataError
+from captioner.image import Geometry, open_image
 from captioner.metrics.ptb import tokenize
-from captioner.model.caption_model import DECODERS, CaptionModel, ModelConfig
-from captioner.model.encoder import EncoderConfig
-from captioner.model.grid import Grid, RefinerConfig
-from captioner.training.batches import Batch, CaptionBatches, Pictures, StoredGrids, encode_batches
-from captioner.training.dev import score_captions
-from captioner.training.losses import caption_loss, doubly_stochastic_penalty, map_supervision
+from captioner.model.caption_model import CaptionModel
+from captioner.training.batches import Batch, pad
+from captioner.training.dev import encode_records, score_captions, write_captions
+from captioner.training.grids import Pictures, Pixels, StoredGrids, load_batches
+from captioner.training.memory import keep_memory
+from captioner.training.objectives import Figures, Objective, Part, Reward, Seen, Text, Words, perplexity
 from captioner.training.recipe import Recipe
-from captioner.vocabulary import Vocabulary
+from captioner.training.run_folder import RunFolder
+from captioner.training.start import first_model
+from captioner.training.views import View
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Told what is being done, how much of it is done, of how much, and figures to show."""
@@ -39,19 +43,21 @@ class Trainer:
     """One run: a recipe, records, a folder.
 
     The folder gets ``recipe.json``, ``log.jsonl`` (a line every so many steps and one each epoch),
-    ``best.safetensors`` (the model of the best free-running dev score), ``last.safetensors`` and
-    ``state.safetensors`` (to resume).
+    ``best.safetensors`` (the model of the best dev score), ``last.safetensors`` and ``state.safetensors`` (to
+    resume). Under ``torchrun`` or ``accelerate launch`` each process makes a Trainer, and they share the work.
 
     Args:
         recipe: what to do.
         records: with the splits train and dev; the pictures must open (see `captioner.data.records.usable`).
         output: the run's folder; where it holds a state, the run goes on from there.
+        text: captions without pictures, for the objective "text".
         device: to train on; None for a GPU where there is one.
-        report: called every step.
+        report: called every step, by the first process alone.
 
     Raises:
-        DataError: no training or dev pictures.
-        OptionError: the folder holds a run of another recipe.
+        DataError: no training or dev pictures, fewer pictures in a step than parts to deal them to, or no text for
+            the objective "text".
+        OptionError: the folder holds a run of another recipe, or the recipe does not fit its first model.
     """
 
     def __init__(
@@ -60,42 +66,50 @@ class Trainer:
         records: Sequence[Record],
         output: str | Path,
         *,
+        text: Sequence[str] = (),
         device: str | torch.device | None = None,
         report: Report | None = None,
     ) -> None:
-        self.recipe, self.output = recipe, Path(output)
+        self.recipe = recipe
         self.train_records, self.dev_records = of_split(records, "train"), of_split(records, "dev")
         for split, found in (("train", self.train_records), ("dev", self.dev_records)):
             if not found:
                 raise DataError(f"the data has no pictures of the split '{split}': training needs train and dev")
+        if recipe.objective == "text" and not text:
+            raise DataError("the objective 'text' needs captions without pictures: give --text")
         if recipe.dev_pictures:
             self.dev_records = self.dev_records[: recipe.dev_pictures]
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.report: Report = report or (lambda *_: None)
-        self._claim_folder()
+        self.accelerator = Accelerator(cpu=device is not None and torch.device(device).type == "cpu")
+        self.device = self.accelerator.device if device is None else torch.device(device)
+        if self.device.type == "cpu":
+            keep_memory()
+        self.is_first = self.accelerator.is_main_process
+        self.parts = self.accelerator.num_processes * recipe.accumulate
+        if min(recipe.batch_pictures, len(self.train_records)) < self.parts:
+            raise DataError(
+                f"a step of {min(recipe.batch_pictures, len(self.train_records))} pictures cannot be dealt to "
+                f"{self.accelerator.num_processes} processes in {recipe.accumulate} rounds: take larger steps"
+            )
+        self.report: Report = report if report and self.is_first else (lambda *_: None)
+        self.folder = RunFolder(Path(output), first=self.is_first)
+        self.folder.claim({**recipe.as_dict(), "training_pictures": len(self.train_records)})
+        self.accelerator.wait_for_everyone()
 
         torch.manual_seed(recipe.seed)
-        self.model, self.vocabulary = self._new_model()
+        self.model, self.vocabulary = first_model(recipe, self.train_records)
         self.model.to(self.device)
-        self.batches = CaptionBatches(
-            self.train_records,
-            self.vocabulary,
-            batch_pictures=recipe.batch_pictures,
-            captions_per_picture=recipe.captions_per_picture,
-            longest=recipe.longest,
-            flips=recipe.flips,
-            seed=recipe.seed,
-        )
         self.pictures = Pictures([record.image for record in self.train_records], self.model.encoder)
         # Boxes are in fractions of a picture; where cells lie on it depends on its shape.
-        self.sizes = {
+        self._sizes = {
             i: open_image(record.image).size
             for i, record in enumerate(self.train_records)
-            if recipe.map_supervision and record.boxes
+            if recipe.map_supervision and record.boxes and recipe.objective != "text"
         }
+        self.objective = self._new_objective(text)
         self.optimizer = self._new_optimizer()
         self.average = {name: tensor.clone() for name, tensor in self._learned()} if recipe.average else {}
         self.step, self.best, self.best_epoch = 0, -math.inf, -1
+        torch.manual_seed(recipe.seed + 1_000_003 * self.accelerator.process_index)  # each process its own dropout
         self._saved_at = time.monotonic()
         self._resume()
 
@@ -103,83 +117,108 @@ class Trainer:
 
     def run(self) -> Path:
         """Train to the last epoch; the path of the best model."""
-        total = self.recipe.epochs * len(self.batches)
-        for epoch in range(self.step // len(self.batches), self.recipe.epochs):
-            frozen = epoch < self.recipe.frozen_epochs
-            self.model.encoder.train_from(None if frozen else self.recipe.train_from)
-            self.model.train()
-            start = self.step % len(self.batches)
+        steps, recipe = len(self.objective), self.recipe
+        total = recipe.epochs * steps
+        for epoch in range(self.step // steps, recipe.epochs):
+            frozen = epoch < recipe.frozen_epochs
+            self._enter_phase(frozen=frozen)
+            stored = frozen and recipe.cache and recipe.objective != "text"
+            batches = list(self.objective.epoch(epoch, start=self.step % steps, steady=stored))
             began, losses = time.monotonic(), 0.0
-            batches = list(self.batches.epoch(epoch, start=start))
-            for grid, batch in self._with_grids(batches, frozen=frozen):
-                figures = self._learn(grid, batch, self._rate(self.step, total))
+            for batch, rounds in self._with_pictures(batches, stored=stored):
+                figures = self._learn(batch, rounds, self._rate(self.step, total))
                 self.step += 1
                 losses += figures["loss"]
                 if self.step % 20 == 0:
-                    self._log({"step": self.step, "epoch": epoch, **figures})
-                self.report(f"epoch {epoch + 1}/{self.recipe.epochs}", self.step, total, figures)
-                within = self.step % len(self.batches) > 0  # the last step is saved with the epoch's scores
-                if within and time.monotonic() - self._saved_at > self.recipe.save_minutes * 60:
+                    self.folder.log({"step": self.step, "epoch": epoch, **figures})
+                self.report(f"epoch {epoch + 1}/{recipe.epochs}", self.step, total, figures)
+                within = self.step % steps > 0  # the last step is saved with the epoch's scores
+                if within and self._is_time_to_save():
                     self._save_state()
             self._end_epoch(epoch, losses / max(1, len(batches)), time.monotonic() - began)
-        return self.output / "best.safetensors"
+        return self.folder.best
 
-    def _learn(self, grid: Grid, batch: Batch, rate: float) -> dict[str, float]:
-        """One step on encoded pictures."""
+    def _enter_phase(self, *, frozen: bool) -> None:
+        """Choose what learns. Gradients of several processes meet in a wrapper that must know it."""
+        recipe, model = self.recipe, self.model
+        model.encoder.train_from(None if frozen or recipe.objective == "text" else recipe.train_from)
+        model.refiner.requires_grad_(recipe.objective != "text")
+        # Samples are drawn without dropout, and so must be what is learned from them.
+        model.train(recipe.objective != "reward")
+        self.accelerator.free_memory()
+        self.taught = self.accelerator.prepare_model(model) if self.accelerator.num_processes > 1 else model
+
+    def _learn(self, batch: Batch, rounds: Sequence[tuple[Batch, Seen]], rate: float) -> Figures:
+        """One step; this process has its parts of it."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate
-        tokens = batch.tokens.to(self.device)
-        reads, says = tokens[:, :-1], tokens[:, 1:]
-        with self._autocast():
-            refined = self.model.refine(grid)
-            logits, maps = self.model.decoder.teach(refined, reads)
-            loss = caption_loss(logits, says, label_smoothing=self.recipe.label_smoothing)
-            if self.recipe.map_regularisation:
-                copies = len(tokens) // len(grid)
-                mask = None if grid.mask is None else grid.mask.repeat_interleave(copies, 0).unflatten(1, grid.shape)
-                loss = loss + self.recipe.map_regularisation * doubly_stochastic_penalty(maps.float(), says, mask)
-            if self.recipe.map_supervision and any(batch.boxes):
-                sizes = [self.sizes.get(picture, (1, 1)) for picture in batch.pictures]
-                targets = batch.map_targets([self.pictures.geometry(size) for size in sizes])
-                loss = loss + self.recipe.map_supervision * map_supervision(maps.float(), targets.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        sums: Figures = {}
+        for i, (mine, seen) in enumerate(rounds):
+            last = i == len(rounds) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.taught):
+                loss, figures = self.objective.loss(self._teach, Part(mine, batch), seen)
+                # The wrapper averages over the processes what is to be summed.
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+            for name, value in {"loss": loss.item(), **figures}.items():
+                sums[name] = sums.get(name, 0.0) + value
         learned = [tensor for _, tensor in self._learned() if tensor.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(learned, self.recipe.clip)
         self.optimizer.step()
         self._follow_average()
-        return {"loss": loss.item(), "gradient": norm.item(), "rate": rate}
+        if self.accelerator.num_processes > 1:
+            together = self.accelerator.reduce(torch.tensor(list(sums.values()), device=self.device), "sum")
+            sums = dict(zip(sums, together.tolist(), strict=True))
+        return {**sums, "gradient": norm.item(), "rate": rate}
 
-    def _with_grids(self, batches: Sequence[Batch], *, frozen: bool) -> Iterator[tuple[Grid, Batch]]:
-        """Each batch with its grid, made or read one at a time."""
-        keys = [list(zip(batch.pictures, batch.flips, strict=True)) for batch in batches]
-        if frozen and self.recipe.cache:
-            stored = StoredGrids(self.model.encoder, self.pictures, self.output, mirrored=self.recipe.flips)
-            stored.fill(
+    def _teach(self, seen: Seen, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        pictures, mask = (seen.values, seen.mask) if isinstance(seen, Pixels) else (seen, None)
+        with self._autocast():
+            logits, maps = self.taught(pictures, tokens, mask)
+        return logits, maps
+
+    def _with_pictures(
+        self, batches: Sequence[Batch], *, stored: bool
+    ) -> Iterator[tuple[Batch, list[tuple[Batch, Seen]]]]:
+        """Each batch with this process's parts of it and their pictures, made or read one at a time."""
+        first = self.accelerator.process_index * self.recipe.accumulate
+        mine = [batch.parts(self.parts)[first : first + self.recipe.accumulate] for batch in batches]
+        if self.recipe.objective == "text":
+            for batch, parts in zip(batches, mine, strict=True):
+                yield batch, [(part, None) for part in parts]
+            return
+        keys = [list(zip(part.pictures, part.views, strict=True)) for parts in mine for part in parts]
+        seen: Iterator[Seen]
+        if stored:
+            grids = StoredGrids(self.model.encoder, self.pictures, self.folder.path, mirrored=self.recipe.flips)
+            grids.fill(
                 device=self.device,
                 workers=self.recipe.workers,
                 batch=self.recipe.batch_pictures,
                 progress=lambda done, all_: self.report("grids", done, all_, {}),
+                process=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+                wait=self.accelerator.wait_for_everyone,
             )
-            grids = stored.read(keys, device=self.device)
+            seen = grids.read(keys, device=self.device)
         else:
-            grids = encode_batches(
+            seen = load_batches(
                 self.model.encoder, self.pictures, keys, device=self.device, workers=self.recipe.workers
             )
-        yield from zip(grids, batches, strict=True)
+        for batch, parts in zip(batches, mine, strict=True):
+            yield batch, list(zip(parts, islice(seen, len(parts)), strict=True))
+
+    # Scores
 
     def _end_epoch(self, epoch: int, loss: float, seconds: float) -> None:
         scored = self._averaged_model()
-        scores = score_captions(
-            scored,
-            self.vocabulary,
-            self.dev_records,
-            beam=self.recipe.dev_beam,
-            longest=self.recipe.longest,
-            device=self.device,
-            workers=self.recipe.workers,
-        )
-        self._log({"epoch": epoch, "step": self.step, "train_loss": loss, "seconds": seconds, "dev": scores})
+        if self.recipe.objective == "text":
+            scores = {"perplexity": self._dev_perplexity(scored)}
+            score = -scores["perplexity"]
+        else:
+            scores = score_captions(self._dev_captions(scored), self.dev_records)
+            score = scores["cider"]
+        self.folder.log({"epoch": epoch, "step": self.step, "train_loss": loss, "seconds": seconds, "dev": scores})
         about = {
             "recipe": self.recipe.as_dict(),
             "epoch": epoch + 1,
@@ -187,34 +226,48 @@ class Trainer:
             "dev": scores,
         }
         checkpoint = Checkpoint(model=scored, vocabulary=self.vocabulary, about=about)
-        if scores["cider"] > self.best:
-            self.best, self.best_epoch = scores["cider"], epoch
-            save(self.output / "best.safetensors", checkpoint)
-        save(self.output / "last.safetensors", checkpoint)
+        if score > self.best:
+            self.best, self.best_epoch = score, epoch
+            if self.is_first:
+                save(self.folder.best, checkpoint)
+        if self.is_first:
+            save(self.folder.last, checkpoint)
         self._save_state()
-        self.report(f"dev after epoch {epoch + 1}", self.step, self.recipe.epochs * len(self.batches), scores)
+        self.report(f"dev after epoch {epoch + 1}", self.step, self.recipe.epochs * len(self.objective), scores)
+
+    def _dev_captions(self, model: CaptionModel) -> dict[str, str]:
+        """Free-running captions of the dev split; each process writes its share."""
+        mine = self.dev_records[self.accelerator.process_index :: self.accelerator.num_processes]
+        grids = encode_records(model, mine, device=self.device, workers=self.recipe.workers)
+        options = Beam(width=self.recipe.dev_beam, max_length=self.recipe.longest)
+        captions = write_captions(model, self.vocabulary, mine, grids, options=options)
+        if self.accelerator.num_processes == 1:
+            return captions
+        return dict(gather_object(list(captions.items())))
+
+    def _dev_perplexity(self, model: CaptionModel) -> float:
+        rows = [
+            self.vocabulary.encode(tokenize(caption)[: self.recipe.longest])
+            for record in self.dev_records
+            for caption in record.captions
+        ]
+        rows.sort(key=len)  # like lengths together, for little padding
+        return perplexity(model, [pad(rows[i : i + 256]) for i in range(0, len(rows), 256)])
 
     # The parts
 
-    def _new_model(self) -> tuple[CaptionModel, Vocabulary]:
-        recipe = self.recipe
-        if recipe.start_from:
-            start = load_checkpoint(recipe.start_from)
-            return start.model, start.vocabulary
-        vocabulary = Vocabulary.build(
-            (tokenize(caption) for record in self.train_records for caption in record.captions),
-            minimum_count=recipe.minimum_count,
-        )
-        try:
-            config = ModelConfig(
-                encoder=EncoderConfig(backbone=recipe.backbone, **recipe.encoder_options),
-                refiner=RefinerConfig(**recipe.refiner_options),
-                decoder=DECODERS[recipe.decoder](**recipe.decoder_options),
-            )
-        except TypeError as error:
-            raise OptionError(f"an option of the model is not known: {error}") from None
-        model = CaptionModel(config, vocabulary_size=len(vocabulary), weights=recipe.weights or None)
-        return model, vocabulary
+    def _new_objective(self, text: Sequence[str]) -> Objective:
+        if self.recipe.objective == "text":
+            return Text(self.recipe, text, self.vocabulary)
+        words = Words(self.recipe, self.train_records, self.vocabulary, self._geometry)
+        if self.recipe.objective == "words":
+            return words
+        return Reward(self.recipe, self.train_records, words, self.vocabulary, self.model, self._autocast)
+
+    def _geometry(self, picture: int, view: View) -> Geometry:
+        width, height = self._sizes.get(picture, (1, 1))
+        left, top, right, bottom = view.cut
+        return self.pictures.geometry((max(1, round(width * (right - left))), max(1, round(height * (bottom - top)))))
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         """Matrices decay, the rest does not; the encoder has a rate of its own."""
@@ -231,6 +284,7 @@ class Trainer:
                 for (of_encoder, decays), tensors in groups.items()
             ],
             betas=(0.9, 0.98),
+            fused=True,
         )
 
     def _learned(self) -> list[tuple[str, Tensor]]:
@@ -242,7 +296,8 @@ class Trainer:
         if step < self.recipe.warm_up:
             return (step + 1) / self.recipe.warm_up
         done = (step - self.recipe.warm_up) / max(1, total - self.recipe.warm_up)
-        return 0.5 * (1 + math.cos(math.pi * done))
+        lowest = self.recipe.final_rate
+        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         wanted = self.recipe.precision
@@ -256,8 +311,8 @@ class Trainer:
             # Short at first, so that the first epochs are not dragged down by the random start.
             decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
-                for name, tensor in self._learned():
-                    self.average[name].lerp_(tensor, 1 - decay)
+                names, tensors = zip(*self._learned(), strict=True)
+                torch._foreach_lerp_([self.average[name] for name in names], list(tensors), 1 - decay)
 
     def _averaged_model(self) -> CaptionModel:
         """A copy of the model with the running average for weights, in evaluation mode."""
@@ -265,76 +320,54 @@ class Trainer:
         model.load_state_dict({**self.model.state_dict(), **self.average})
         return model.eval()
 
-    # The folder
+    # The state
 
-    def _claim_folder(self) -> None:
-        file = self.output / "recipe.json"
-        mine = {**self.recipe.as_dict(), "training_pictures": len(self.train_records)}
-        if file.exists():
-            theirs = json.loads(file.read_text())
-            # Options that change nothing of what is learned may differ when a run goes on.
-            free = {"workers", "save_minutes"}
-            changed = [name for name in mine if name not in free and theirs.get(name) != mine[name]]
-            if changed:
-                name = changed[0]
-                raise OptionError(
-                    f"{self.output} holds a run with {name} {theirs.get(name)!r}, not {mine[name]!r}: "
-                    "give another --output, or the same options to go on with it"
-                )
-            return
-        self.output.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(mine, indent=1) + "\n")
-
-    def _log(self, line: dict[str, Any]) -> None:
-        with (self.output / "log.jsonl").open("a") as file:
-            file.write(json.dumps({**line, "time": round(time.time(), 1)}) + "\n")
+    def _is_time_to_save(self) -> bool:
+        """Whether the first process finds that it is; all must agree, for they save together."""
+        due = time.monotonic() - self._saved_at > self.recipe.save_minutes * 60
+        if self.accelerator.num_processes == 1:
+            return due
+        votes = torch.tensor(float(due and self.is_first), device=self.device)
+        return bool(self.accelerator.reduce(votes, "sum").item() > 0)
 
     def _save_state(self) -> None:
-        tensors = {
-            f"model.{name}": tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()
-        }
-        tensors |= {f"average.{name}": tensor.cpu().contiguous() for name, tensor in self.average.items()}
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
         for i, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": value.cpu().contiguous() for name, value in values.items()}
-        tensors["random.cpu"] = torch.get_rng_state()
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in values.items()}
+        states = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        progress = {"step": self.step, "best": self.best, "best_epoch": self.best_epoch}
-        write_tensors(self.output / "state.safetensors", tensors, {"progress": json.dumps(progress)})
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        for process, theirs in enumerate(gather_object([states])):
+            tensors |= {f"random.{process}.{kind}": state for kind, state in theirs.items()}
+        self.folder.save_state(tensors, {"step": self.step, "best": self.best, "best_epoch": self.best_epoch})
         self._saved_at = time.monotonic()
 
     def _resume(self) -> None:
-        file = self.output / "state.safetensors"
-        if not file.exists():
+        found = self.folder.load_state()
+        if found is None:
             return
-        try:
-            with safe_open(file, framework="pt") as opened:
-                progress = json.loads(opened.metadata()["progress"])
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{file}: damaged ({error}); remove it to start anew") from None
+        tensors, progress = found
         self.model.load_state_dict(_below("model.", tensors))
         self.average = {name: tensor.to(self.device) for name, tensor in _below("average.", tensors).items()}
+        learned = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below("optimizer.", tensors).items():
             i, _, part = name.partition(".")
+            if part != "step":  # laid out in memory as its weights are, for the fused step goes by memory
+                tensor = torch.empty_like(learned[int(i)]).copy_(tensor)
             state.setdefault(int(i), {})[part] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        torch.set_rng_state(tensors["random.cpu"])
-        if self.device.type == "cuda" and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        # A run that goes on with more processes than it had: the new ones keep the state they were seeded with.
+        random = _below(f"random.{self.accelerator.process_index}.", tensors)
+        if random:
+            torch.set_rng_state(random["cpu"])
+        if self.device.type == "cuda" and "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], self.device)
         self.step, self.best, self.best_epoch = progress["step"], progress["best"], progress["best_epoch"]
-        self._forget_log_after(self.step)
-
-    def _forget_log_after(self, step: int) -> None:
-        """The log lines of steps that will be done again."""
-        file = self.output / "log.jsonl"
-        if file.exists():
-            lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            file.write_text("".join(kept))
+        self.folder.forget_log_after(self.step)
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

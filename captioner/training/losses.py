@@ -7,7 +7,7 @@ from torch import Tensor
 from captioner.model.decoder import PAD, UNKNOWN
 
 
-def caption_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def caption_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, count: int | None = None) -> Tensor:
     """Cross-entropy, the mean over the words to be said.
 
     ``<unk>`` is read but never asked for: a model that learned to say it would have to be kept from it.
@@ -16,19 +16,42 @@ def caption_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.
         logits: (N, T, V).
         targets: (N, T), padded with PAD.
         label_smoothing: share of the target spread over all words (Szegedy et al. 2016).
+        count: what the sum is divided by, where these are a part of a larger batch; None for the words here.
     """
     asked = targets.masked_fill(targets == UNKNOWN, PAD)
     return F.cross_entropy(
-        logits.flatten(0, 1).float(), asked.flatten(), ignore_index=PAD, label_smoothing=label_smoothing
-    )
+        logits.flatten(0, 1).float(),
+        asked.flatten(),
+        ignore_index=PAD,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    ) / (count or (asked != PAD).sum())
 
 
-def map_supervision(maps: Tensor, targets: Tensor) -> Tensor:
+def reward_loss(logits: Tensor, samples: Tensor, advantage: Tensor, *, count: int | None = None) -> Tensor:
+    """The policy gradient's loss: ``-advantage * log p(sample)``, the mean over the words of the samples.
+
+    Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning", eq. 8.
+
+    Args:
+        logits: (N, T, V), for each word of the samples.
+        samples: (N, T), the words and ends that were drawn, padded with PAD.
+        advantage: (N,), each sample's reward less its baseline.
+        count: as of `caption_loss`.
+    """
+    log_p = -F.cross_entropy(
+        logits.flatten(0, 1).float(), samples.flatten(), ignore_index=PAD, reduction="none"
+    ).view_as(samples)
+    return -(advantage[:, None] * log_p).sum() / (count or (samples != PAD).sum())
+
+
+def map_supervision(maps: Tensor, targets: Tensor, *, count: int | None = None) -> Tensor:
     """How much of the attention misses what the word names: ``-log(share inside)``, the mean over known words.
 
     Args:
         maps: (N, T, h, w).
-        targets: (N, T, h, w), the share of each cell that the word's box covers; all 0 where no box is known.
+        targets: (N, T, h, w), the share of each cell that the word's boxes cover; all 0 where no box is known.
+        count: as of `caption_loss`.
 
     Returns:
         A scalar; 0 where no word has a box.
@@ -37,10 +60,12 @@ def map_supervision(maps: Tensor, targets: Tensor) -> Tensor:
     if not known.any():
         return maps.sum() * 0
     inside = (maps * targets).sum((2, 3))[known]
-    return -inside.clamp(min=1e-6).log().mean()
+    return -inside.clamp(min=1e-6).log().sum() / (count or len(inside))
 
 
-def doubly_stochastic_penalty(maps: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
+def doubly_stochastic_penalty(
+    maps: Tensor, targets: Tensor, mask: Tensor | None = None, *, count: int | None = None
+) -> Tensor:
     """How unevenly a caption's maps cover the picture, the mean over captions.
 
     Show, Attend and Tell (eq. 14) asks each cell for attention of 1 in all, which 11 words cannot give to 196
@@ -51,6 +76,7 @@ def doubly_stochastic_penalty(maps: Tensor, targets: Tensor, mask: Tensor | None
         maps: (N, T, h, w).
         targets: (N, T), padded with PAD.
         mask: (N, h, w), True where a cell holds picture; None where every cell does.
+        count: as of `caption_loss`, in captions.
     """
     spoken = (targets != PAD).to(maps.dtype)  # (N, T)
     coverage = torch.einsum("nt,nthw->nhw", spoken, maps)
@@ -58,4 +84,4 @@ def doubly_stochastic_penalty(maps: Tensor, targets: Tensor, mask: Tensor | None
     cells = valid.sum((1, 2)).clamp(min=1)
     share = spoken.sum(1) / cells  # (N,)
     uneven = (coverage / share.clamp(min=1e-6)[:, None, None] - 1).square() * valid
-    return (uneven.sum((1, 2)) / cells).mean()
+    return (uneven.sum((1, 2)) / cells).sum() / (count or len(maps))

@@ -1,9 +1,40 @@
 """Everything that decides what a training run does."""
 
+import tomllib
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from captioner.errors import OptionError
+
+OBJECTIVES = ("words", "reward", "text")
+BASELINES = ("samples", "greedy")
+
+# Smallest values; "above" is not reached itself, "below" is not either.
+_AT_LEAST = {
+    "epochs": 1,
+    "frozen_epochs": 0,
+    "train_from": 0,
+    "batch_pictures": 1,
+    "captions_per_picture": 1,
+    "longest": 1,
+    "minimum_count": 1,
+    "warm_up": 0,
+    "workers": 0,
+    "dev_beam": 1,
+    "dev_pictures": 0,
+    "samples": 1,
+    "accumulate": 1,
+    "encoder_learning_rate": 0,
+    "weight_decay": 0,
+    "map_regularisation": 0,
+    "map_supervision": 0,
+    "cross_entropy": 0,
+}
+_ABOVE_ZERO = ("learning_rate", "clip", "save_minutes")
+_SHARES = ("label_smoothing", "average", "hide_words", "own_words", "cut", "light", "final_rate")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -14,10 +45,15 @@ def _option(default: Any, text: str) -> Any:
 class Recipe:
     """The options of a run, each with what it means; stored in the run's folder and in its models.
 
+    A run has one objective: "words" is cross-entropy on the captions of pictures; "reward" is self-critical
+    training on CIDEr-D, from a model that knows its words; "text" teaches a decoder the language, from captions
+    without pictures. Runs are chained by ``start_from``, ``encoder_from`` and ``decoder_from``.
+
     The encoder learns in two phases: for ``frozen_epochs`` it stays as it is, then it learns from the stage
     ``train_from`` on until the last epoch.
     """
 
+    objective: str = _option("words", "words (cross-entropy), reward (self-critical, on CIDEr-D) or text (no pictures)")
     decoder: str = _option("lstm", "lstm or transformer")
     decoder_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "JSON: options of the decoder's configuration"}
@@ -31,25 +67,38 @@ class Recipe:
     )
     weights: str = _option("", "the encoder's first weights: torchvision, a file, or empty for random ones")
     start_from: str = _option("", "a model file to start from, with its vocabulary; empty for none")
+    encoder_from: str = _option("", "a model file whose encoder to take; empty for a new one")
+    decoder_from: str = _option("", "a model file whose decoder and vocabulary to take; empty for new ones")
 
-    epochs: int = _option(10, "times over the training pictures")
+    epochs: int = _option(10, "times over the training data")
     frozen_epochs: int = _option(6, "of them, the first, with the encoder frozen")
     train_from: int = _option(0, "the first stage of the encoder that learns after that")
-    batch_pictures: int = _option(40, "pictures of a batch")
+    batch_pictures: int = _option(40, "pictures of a step, over all processes")
     captions_per_picture: int = _option(5, "captions of each that share one pass of the encoder")
+    accumulate: int = _option(1, "rounds in which a step is computed, to save memory")
     longest: int = _option(24, "words; longer training captions are cut")
     minimum_count: int = _option(5, "a word rarer than this in the training captions is unknown")
 
     learning_rate: float = _option(8e-4, "the peak, of refiner and decoder")
     encoder_learning_rate: float = _option(1e-4, "the peak, of the encoder")
-    warm_up: int = _option(300, "steps of rising learning rate; after them it falls along a cosine to zero")
+    warm_up: int = _option(300, "steps of rising learning rate; after them it falls along a cosine")
+    final_rate: float = _option(0.0, "share of the peak at which the cosine ends")
     weight_decay: float = _option(0.01, "of AdamW, on matrices")
-    label_smoothing: float = _option(0.1, "share of the target spread over all words")
-    map_regularisation: float = _option(0.0, "weight of the doubly stochastic penalty on the maps")
-    map_supervision: float = _option(0.0, "weight of the penalty on maps that miss the boxes of their words")
     clip: float = _option(1.0, "largest norm of the gradient")
     average: float = _option(0.998, "decay of the running average of the weights that is scored and kept; 0 for none")
+
+    label_smoothing: float = _option(0.1, "share of the target spread over all words")
+    hide_words: float = _option(0.0, "share of the words read that are hidden behind <unk>")
+    own_words: float = _option(0.0, "share of the words read that are the model's own guesses (scheduled sampling)")
+    map_regularisation: float = _option(0.0, "weight of the doubly stochastic penalty on the maps")
+    map_supervision: float = _option(0.0, "weight of the penalty on maps that miss the boxes of their words")
+    samples: int = _option(5, "captions drawn for each picture, where the objective is reward")
+    baseline: str = _option("samples", "what a sample's reward is compared with: the other samples, or greedy")
+    cross_entropy: float = _option(0.1, "weight of cross-entropy beside the reward")
+
     flips: bool = _option(True, "mirror pictures at random, but where a caption says left or right")
+    cut: float = _option(0.0, "largest share of each side of a picture that is cut off, while the encoder learns")
+    light: float = _option(0.0, "variation of brightness, contrast and saturation, while the encoder learns")
     precision: str = _option("auto", "auto (bfloat16 where a GPU has it), float32 or bfloat16")
     seed: int = _option(1, "of everything that is drawn at random")
 
@@ -60,34 +109,31 @@ class Recipe:
     dev_pictures: int = _option(0, "at most so many dev pictures are scored; 0 for all")
 
     def __post_init__(self) -> None:
-        if self.decoder not in ("lstm", "transformer"):
-            raise OptionError(f"decoder must be lstm or transformer, not '{self.decoder}'")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise OptionError(f"precision must be auto, float32 or bfloat16, not '{self.precision}'")
-        for name, low in {
-            "epochs": 1,
-            "frozen_epochs": 0,
-            "train_from": 0,
-            "batch_pictures": 1,
-            "captions_per_picture": 1,
-            "longest": 1,
-            "minimum_count": 1,
-            "warm_up": 0,
-            "workers": 0,
-            "dev_beam": 1,
-            "dev_pictures": 0,
+        for name, known in {
+            "objective": OBJECTIVES,
+            "decoder": ("lstm", "transformer"),
+            "precision": ("auto", "float32", "bfloat16"),
+            "baseline": BASELINES,
         }.items():
-            if getattr(self, name) < low:
+            if getattr(self, name) not in known:
+                *some, last = known
+                raise OptionError(f"{name} must be {', '.join(some)} or {last}, not '{getattr(self, name)}'")
+        for name, low in _AT_LEAST.items():
+            if not getattr(self, name) >= low:
                 raise OptionError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "save_minutes"):
+        for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("encoder_learning_rate", "weight_decay", "map_regularisation", "map_supervision"):
-            if not getattr(self, name) >= 0:
-                raise OptionError(f"{name} must not be negative, as {getattr(self, name)} is")
-        for name in ("label_smoothing", "average"):
+        for name in _SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.objective == "reward":
+            if not self.start_from:
+                raise OptionError("the objective 'reward' improves a model that knows its words: give start_from")
+            if self.baseline == "samples" and self.samples < 2:
+                raise OptionError("a baseline of the other samples needs at least 2 samples")
+        if self.start_from and (self.encoder_from or self.decoder_from):
+            raise OptionError("start_from is a whole model: encoder_from and decoder_from do not go with it")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -102,3 +148,44 @@ def options() -> tuple["Field[Any]", ...]:
 def default_of(option: "Field[Any]") -> Any:
     """An option's default."""
     return option.default_factory() if option.default_factory is not MISSING else option.default
+
+
+def named_recipes() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(Path(file.name).stem for file in files(__package__).joinpath("recipes").iterdir())
+
+
+def read_recipe(name: str | Path) -> dict[str, Any]:
+    """The options that a recipe's file sets: a name of `named_recipes`, or the path of a TOML file.
+
+    Raises:
+        OptionError: there is none, it is not TOML, or an option is not known or of another type.
+    """
+    if str(name) in named_recipes():
+        text, place = files(__package__).joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8"), str(name)
+    else:
+        place = str(name)
+        if not Path(name).is_file():
+            raise OptionError(
+                f"no recipe is called '{name}', nor is that a file; there are {', '.join(named_recipes())}"
+            )
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"{name}: cannot be read ({error})") from None
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"{place}: not TOML ({error})") from None
+    return _checked(values, place)
+
+
+def _checked(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    known = {option.name: default_of(option) for option in options()}
+    for name, value in values.items():
+        if name not in known:
+            raise OptionError(f"{place}: no option is called '{name}'; 'captioner train --help' lists them")
+        kinds = (int, float) if isinstance(known[name], float) else (type(known[name]),)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(known[name], bool)):
+            raise OptionError(f"{place}: {name} must be of the kind of {known[name]!r}, not {value!r}")
+    return dict(values)

@@ -7,6 +7,7 @@ import argparse
 import itertools
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from captioner.data.records import Record, of_split, usable
 from captioner.decoding import Beam
 from captioner.errors import CaptionerError
 from captioner.metrics import Scores, evaluate
-from captioner.training.dev import write_captions
+from captioner.model.grid import Grid
+from captioner.training.dev import encode_records, write_captions
 
-WIDTHS = (3, 5)
-LENGTH_PENALTIES = (0.0, 0.5, 0.8, 1.0)
+WIDTHS = (2, 3, 5)
+LENGTH_PENALTIES = (0.0, 0.5, 1.0)
 
 
 def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Beam, dict[str, float]]:
@@ -33,20 +35,19 @@ def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Be
         dev: records of the dev split.
     """
     tried = {}
+    grids = list(encode_records(model.model, dev, device=torch.device("cpu")))
     for width, penalty in itertools.product(WIDTHS, LENGTH_PENALTIES):
         options = Beam(width=width, length_penalty=penalty)
-        scores = score(model, dev, options)
+        scores = score(model, dev, grids, options)
         tried[options] = scores
         print(f"dev  beam {width}  length penalty {penalty}  {_line(scores)}", file=sys.stderr, flush=True)
     best = max(tried, key=lambda options: tried[options].cider)
     return best, figures(tried[best])
 
 
-def score(model: checkpoint.Checkpoint, records: list[Record], options: Beam) -> Scores:
-    """Free-running captions of the records against all their references."""
-    captions = write_captions(
-        model.model, model.vocabulary, records, options=options, device=next(model.model.parameters()).device
-    )
+def score(model: checkpoint.Checkpoint, records: list[Record], grids: Iterable[Grid], options: Beam) -> Scores:
+    """Free-running captions of the records, whose grids are given, against all their references."""
+    captions = write_captions(model.model, model.vocabulary, records, grids, options=options)
     return evaluate(captions, {record.id: list(record.captions) for record in records})
 
 
@@ -76,14 +77,16 @@ def main() -> int:
         model = checkpoint.load(arguments.model)
         records, _ = usable([record for record in read(arguments.data) if record.split in ("dev", "test")])
         decoding, dev = choose_decoding(model, of_split(records, "dev"))
-        test = figures(score(model, of_split(records, "test"), decoding))
+        held_out = of_split(records, "test")
+        grids = encode_records(model.model, held_out, device=torch.device("cpu"))
+        test = figures(score(model, held_out, grids, decoding))
         about: dict[str, Any] = {
             **model.about,
             "decoding": {
                 name: value for name, value in asdict(decoding).items() if name in ("width", "length_penalty")
             },
             "dev": {"on": f"{arguments.name} dev", "scores": dev},
-            "test": {"on": f"{arguments.name} test", "pictures": len(of_split(records, "test")), "scores": test},
+            "test": {"on": f"{arguments.name} test", "pictures": len(held_out), "scores": test},
         }
         checkpoint.save(arguments.output, replace(model, about=about))
     except CaptionerError as error:

@@ -162,7 +162,7 @@ def test_a_picture_that_is_gone(make_caption: MakeCaption, tmp_path: Path) -> No
         caption.page(tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []
     assert caption._repr_html_() is None
-    assert caption._repr_png_() is None
+    assert caption._repr_jpeg_() is None
 
 
 # The document.
@@ -250,12 +250,18 @@ def test_a_notebook_shows_the_page_in_a_frame_of_its_own(make_caption: MakeCapti
 
 def test_what_shows_no_pages_shows_the_figure_small(make_caption: MakeCaption) -> None:
     geometry = Geometry(size=(800, 600), side=64, grid=(8, 8))
-    png = make_caption(["dog"] * 11, geometry=geometry)._repr_png_()
-    assert png is not None
-    assert len(png) < 500_000  # of noise
-    figure = Image.open(io.BytesIO(png))
-    assert figure.format == "PNG"
+    caption = make_caption(["dog"] * 11, geometry=geometry)
+    shown = caption._repr_jpeg_()
+    assert shown is not None
+    assert len(shown) < 400_000  # of noise
+    figure = Image.open(io.BytesIO(shown)).convert("RGB")
     assert 400 < figure.width < 1200
+    full = caption.figure()
+    whole = io.BytesIO()
+    full.savefig(whole, dpi=60)
+    # Its colours are those of the figure.
+    difference = np.asarray(figure, dtype=float) - np.asarray(Image.open(whole).convert("RGB"), dtype=float)
+    assert np.abs(difference).mean() < 10
 
 
 # Files.

@@ -15,9 +15,11 @@ from captioner.data.records import Record
 from captioner.data.scenes import write_scenes
 from captioner.errors import DataError, OptionError
 from captioner.image import Geometry
-from captioner.training.batches import Batch, CaptionBatches, Pictures, StoredGrids, encode_batches
+from captioner.training.batches import Batch, CaptionBatches
+from captioner.training.grids import Pictures, StoredGrids, encode_batches
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
+from captioner.training.views import View
 from captioner.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore::captioner.metrics.evaluate.FewPicturesWarning")  # 4 on dev
@@ -72,7 +74,7 @@ def test_an_epoch_has_every_picture_once_and_another_order_each_time(records: li
 def test_an_epoch_that_is_entered_late_goes_on_as_it_would_have(records: list[Record]) -> None:
     whole = list(batches_of(records).epoch(3))
     for a, b in zip(whole[4:], batches_of(records).epoch(3, start=4), strict=True):
-        assert (a.pictures, a.flips, a.boxes) == (b.pictures, b.flips, b.boxes)
+        assert (a.pictures, a.views, a.boxes) == (b.pictures, b.views, b.boxes)
         assert torch.equal(a.tokens, b.tokens)
 
 
@@ -83,8 +85,8 @@ def test_pictures_that_say_left_or_right_are_never_mirrored(records: list[Record
         p
         for n in range(20)
         for b in batches_of(records).epoch(n)
-        for p, f in zip(b.pictures, b.flips, strict=True)
-        if f
+        for p, view in zip(b.pictures, b.views, strict=True)
+        if view.flip
     }
     assert flipped == set(range(len(records))) - sided
 
@@ -104,29 +106,29 @@ def test_captions_of_a_picture_are_all_different_while_there_are_enough() -> Non
     assert len(set(rows(5))) == 3
 
 
-def test_map_targets_follow_a_mirrored_picture(records: list[Record]) -> None:
-    pictures = Pictures([r.image for r in records], encoder())
-    geometry = pictures.geometry((96, 72))
-    mirrored = 0
-    for batch in batches_of(records).epoch(0):
+def test_map_targets_follow_what_is_seen_of_a_picture(records: list[Record]) -> None:
+    geometry = Pictures([r.image for r in records], encoder()).geometry((96, 72))
+    mirrored = cut = 0
+    for batch in batches_of(records, cut=0.3).epoch(0):
         targets = batch.map_targets([geometry] * len(batch.pictures))
-        for row, boxes in enumerate(batch.boxes):
-            for word, (box,) in boxes.items():
-                plain = geometry.coverage(box)
-                flip = batch.flips[row // 2]
-                mirrored += flip
-                np.testing.assert_allclose(targets[row, word], plain[:, ::-1] if flip else plain, atol=1e-6)
-    assert mirrored, "none was mirrored: the test would show nothing"
+        for row, words in enumerate(batch.boxes):
+            view = batch.views[row // 2]
+            mirrored, cut = mirrored + view.flip, cut + (view.cut != (0.0, 0.0, 1.0, 1.0))
+            for word, boxes in words.items():
+                expected = np.max([geometry.coverage(view.of_box(box)) for box in boxes], axis=0)
+                np.testing.assert_allclose(targets[row, word], expected, atol=1e-6)
+    assert mirrored and cut, "none was: the test would show nothing"
 
 
 def test_map_targets_of_several_boxes_are_their_union() -> None:
     geometry = Geometry(size=(40, 40), side=40, grid=(2, 2))
     left, lower = (0.0, 0.0, 0.5, 0.75), (0.25, 0.5, 1.0, 1.0)
-    batch = Batch(pictures=[0], flips=[False], tokens=torch.tensor([[1, 4, 5, 2]]), boxes=[{1: (left, lower)}])
+    batch = Batch(pictures=[0], views=[View()], tokens=torch.tensor([[1, 4, 5, 2]]), boxes=[{1: (left, lower)}])
     targets = batch.map_targets([geometry])
     assert targets[0, 1].tolist() == [[1.0, 0.0], [0.5, 1.0]]
     assert targets[0, [0, 2]].abs().sum() == 0
-    mirrored = Batch(pictures=[0], flips=[True], tokens=batch.tokens, boxes=batch.boxes)
+    assert batch.placed == 1
+    mirrored = Batch(pictures=[0], views=[View(flip=True)], tokens=batch.tokens, boxes=batch.boxes)
     assert mirrored.map_targets([geometry])[0, 1].tolist() == [[0.0, 1.0], [1.0, 0.5]]
 
 
@@ -144,7 +146,7 @@ def test_stored_grids_are_what_the_encoder_gives(records: list[Record], tmp_path
     told: list[tuple[int, int]] = []
     stored.fill(device=device, workers=0, batch=7, progress=lambda done, every: told.append((done, every)))
     assert told[-1] == (2 * len(records), 2 * len(records))
-    keys = [[(3, False), (3, True), (0, True)]]
+    keys = [[(3, View()), (3, View(flip=True)), (0, View(flip=True))]]
     with torch.no_grad():
         (fresh,) = encode_batches(frozen, pictures, keys, device=device)
     (read_back,) = stored.read(keys, device=device)
@@ -248,7 +250,11 @@ def test_a_split_without_pictures_is_named(records: list[Record], tmp_path: Path
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), not 1.0"),
         ({"precision": "int8"}, "not 'int8'"),
-        ({"map_supervision": -1.0}, "map_supervision must not be negative"),
+        ({"objective": "speed"}, "words, reward or text, not 'speed'"),
+        ({"objective": "reward"}, "give start_from"),
+        ({"objective": "reward", "start_from": "a", "samples": 1}, "at least 2 samples"),
+        ({"start_from": "a", "encoder_from": "b"}, "encoder_from and decoder_from do not go with it"),
+        ({"map_supervision": -1.0}, "map_supervision must be at least 0, not -1.0"),
     ],
 )
 def test_options_out_of_range_are_named(changes: dict[str, object], said: str) -> None:
@@ -268,6 +274,6 @@ def test_a_picture_that_was_turned_is_trained_on_upright(tmp_path: Path) -> None
     exif = Image.Exif()
     exif[0x0112] = 3
     image.save(tmp_path / "turned.png", exif=exif)
-    pixels, _ = Pictures([tmp_path / "turned.png"], encoder())[0, False]
+    pixels, _ = Pictures([tmp_path / "turned.png"], encoder())[0, View()]
     assert pixels[16, 4].tolist() == [255, 255, 255]
     assert pixels[16, 28].tolist() == [0, 0, 0]

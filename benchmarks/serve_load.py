@@ -1,0 +1,157 @@
+"""How a server bears many clients: answers by status, their times, and its memory from start to end.
+
+    python benchmarks/serve_load.py [--model NAME|PATH] [--clients 16] [--seconds 30] [--pictures FOLDER]
+
+Starts ``captioner serve`` and asks it from as many clients as are wanted, each of which sends its next picture as
+soon as it has the last one's caption, on a connection that it keeps. A 503 is waited out as its Retry-After says.
+Pictures are drawn scenes as JPEG where no folder is given. The clients share the machine's cores with the server.
+"""
+
+import argparse
+import io
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+from captioner.data.scenes import draw_scene
+
+SAMPLE_SECONDS = 0.5
+
+
+@dataclass
+class Tally:
+    """What the clients have seen."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, status: str, seconds: float) -> None:
+        with self.lock:
+            self.statuses[status] += 1
+            if status == "200":
+                self.seconds.append(seconds)
+
+
+def client(url: str, pictures: list[bytes], first: int, end: float, tally: Tally) -> None:
+    """Ask until the time is over."""
+    with httpx2.Client(base_url=url, timeout=120, trust_env=False) as connection:
+        number = first
+        while time.monotonic() < end:
+            picture = pictures[number % len(pictures)]
+            number += 1
+            began = time.monotonic()
+            try:
+                response = connection.post("/v1/captions", files={"file": (f"{number}.jpg", picture)})
+                status = str(response.status_code)
+                if status == "200" and not response.json()["captions"][0]["caption"]:
+                    status = "200 without a caption"
+            except httpx2.HTTPError as error:
+                response, status = None, type(error).__name__
+            tally.add(status, time.monotonic() - began)
+            if response is not None and status == "503":
+                time.sleep(float(response.headers["Retry-After"]))
+
+
+def memory(process: int) -> float:
+    """Megabytes of memory that a process occupies (Linux)."""
+    status = Path(f"/proc/{process}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+def watch(process: int, end: float, samples: list[float]) -> None:
+    """Sample a process's memory until the time is over."""
+    while time.monotonic() < end:
+        samples.append(memory(process))
+        time.sleep(SAMPLE_SECONDS)
+
+
+def pictures_of(folder: Path | None, count: int) -> list[bytes]:
+    """The bytes of the pictures to send."""
+    if folder is not None:
+        return [path.read_bytes() for path in sorted(folder.glob("*.jpg"))[:count]]
+    contents = []
+    for seed in range(count):
+        buffer = io.BytesIO()
+        draw_scene(seed, size=(640, 480)).image.save(buffer, "JPEG", quality=90)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+def start(arguments: argparse.Namespace) -> tuple[subprocess.Popen[str], str]:
+    """The server, and its address once it is ready."""
+    command = [sys.executable, "-m", "captioner.cli", "serve", "--port", "0", "--model", arguments.model]
+    command += ["--batch", str(arguments.batch), "--queue", str(arguments.queue)]
+    command += ["--max-files", str(min(16, arguments.queue))]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    line = server.stderr.readline()
+    found = re.search(r"http://\S+:\d+", line)
+    if not found:
+        sys.exit(line + server.stderr.read())
+    while httpx2.get(f"{found[0]}/health/ready", timeout=60, trust_env=False).status_code != 200:
+        time.sleep(0.1)
+    return server, found[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--queue", type=int, default=64)
+    arguments = parser.parse_args()
+    pictures = pictures_of(arguments.pictures, 64)
+    server, url = start(arguments)
+    at_rest = memory(server.pid)
+    tally, samples = Tally(), list[float]()
+    began = time.monotonic()
+    end = began + arguments.seconds
+    threads = [
+        threading.Thread(target=client, args=(url, pictures, 4 * number, end, tally))
+        for number in range(arguments.clients)
+    ]
+    threads.append(threading.Thread(target=watch, args=(server.pid, end, samples)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = time.monotonic() - began
+    after = memory(server.pid)
+    server.send_signal(signal.SIGTERM)
+    code = server.wait(60)
+
+    print(
+        f"{arguments.clients} clients for {took:.0f} s, batches of up to {arguments.batch}, queue of {arguments.queue}"
+    )
+    print("answers:", ", ".join(f"{status}: {count}" for status, count in sorted(tally.statuses.items())))
+    if len(tally.seconds) > 1:
+        hundredths = statistics.quantiles(tally.seconds, n=100)
+        print(
+            f"captions: {len(tally.seconds) / took:.1f}/s; time of an answer: median "
+            f"{statistics.median(tally.seconds):.2f} s, 99th percentile {hundredths[98]:.2f} s, "
+            f"longest {max(tally.seconds):.2f} s"
+        )
+    third = max(1, len(samples) // 3)
+    parts = (samples[:third], samples[third : 2 * third], samples[2 * third :])
+    means = "  ".join(f"{statistics.mean(part):.0f}" for part in parts if part)
+    print(
+        f"memory in MB: at rest {at_rest:.0f}; mean of each third {means}; most {max(samples):.0f}; after {after:.0f}"
+    )
+    print(f"the server ended with exit code {code}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The addresses of the server: the page, the API under /v1, its description at /docs, and its health."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Path, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from captioner.caption import Caption
+from captioner.serve import schemas
+from captioner.serve.files import EXAMPLES, File, example, static_files
+from captioner.serve.guard import Guard
+from captioner.serve.problems import Problem, answer_with_problems
+from captioner.serve.schemas import Options, form_schema, problem_responses
+from captioner.serve.service import Outcome, Service
+from captioner.serve.settings import MEGABYTE
+from captioner.serve.uploads import Form, read_form
+from captioner.version import __version__
+
+_ABOUT = """Captions for pictures, and with every word a map of where the model looked when it chose that word.
+
+    curl -F file=@photo.jpg -F beam=5 http://127.0.0.1:8000/v1/captions
+
+Errors are problem objects (RFC 9457). Nothing that is sent is stored."""
+
+_T = TypeVar("_T")
+
+
+def create_app(service: Service, *, hosts: Collection[str] | None = None) -> ASGIApp:
+    """The application.
+
+    Args:
+        service: what captions.
+        hosts: names and addresses that requests may be for; None for all.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="captioner",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    answer_with_problems(app)
+    _add_files(app)
+    _add_api(app, service)
+    _add_health(app, service)
+    return Guard(app, hosts=hosts)
+
+
+def _add_files(app: FastAPI) -> None:
+    files = static_files()
+
+    def answer(request: Request, file: File) -> Response:
+        headers = {"ETag": file.tag, "Cache-Control": "no-cache"}
+        if request.headers.get("if-none-match") == file.tag:
+            return Response(status_code=304, headers=headers)
+        return Response(file.content, headers=headers, media_type=file.kind)
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def page(request: Request) -> Response:
+        return answer(request, files["index.html"])
+
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return answer(request, files["docs.html"])
+
+    @app.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def static(request: Request, name: str) -> Response:
+        if name not in files:  # these and no others: no path of a request is ever opened
+            raise Problem(404, "not-found", f"there is no file called '{name[:60]}'")
+        return answer(request, files[name])
+
+    @app.get("/examples/{number}.png", include_in_schema=False)
+    async def an_example(request: Request, number: Annotated[int, Path(ge=0, lt=EXAMPLES)]) -> Response:
+        """A picture that the program draws, to try things with."""
+        return answer(request, await asyncio.to_thread(example, number))
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/health/live", tags=["health"])
+    async def live() -> dict[str, str]:
+        """The process runs."""
+        return {"status": "live"}
+
+    @app.get("/health/ready", tags=["health"], responses=problem_responses((503, "not ready, or stopping")))
+    async def ready() -> dict[str, str]:
+        """The model is loaded and has captioned a picture; the server is not stopping."""
+        if service.held.closing:
+            raise Problem(503, "closing", "the server is stopping", retry_after=5)
+        if not service.ready:
+            raise Problem(503, "not-ready", "the model is being warmed up", retry_after=1)
+        return {"status": "ready", "model": service.models.default}
+
+
+def _add_api(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", tags=["captions"], response_model=schemas.Offer)
+    async def offer() -> Response:
+        """The models that requests can choose from, and how much they may send."""
+        limits = service.limits
+        found = {
+            "max_upload": limits.max_upload * MEGABYTE,
+            "max_pixels": limits.max_pixels,
+            "max_files": limits.max_files,
+        }
+        models = await asyncio.to_thread(service.models.describe)
+        return JSONResponse({"version": __version__, "models": models, "limits": found})
+
+    @app.post(
+        "/v1/captions",
+        tags=["captions"],
+        response_model=schemas.Captions,
+        openapi_extra=form_schema(),
+        responses=problem_responses(
+            (400, "the form is damaged or cut off"),
+            (408, "the request arrives too slowly"),
+            (413, "too many bytes, pixels or files"),
+            (415, "no multipart form"),
+            (422, "no picture, or options out of their range"),
+            (503, "the queue is full; Retry-After says when to try again"),
+        ),
+    )
+    async def captions(request: Request) -> Response:
+        """Caption pictures.
+
+        Of several pictures, those that cannot be captioned have a `problem` in place of a caption; where there is
+        none that can, the answer itself is a problem.
+        """
+        if request.query_params:
+            name = next(iter(request.query_params))
+            raise Problem(422, "invalid-options", f"{name[:60]}: options are fields of the form, not of the address")
+        if service.batcher.is_full:  # before anything of the upload is read
+            raise service.batcher.full()
+        try:
+            with service.held.account() as account:
+                form = await read_form(request, account)
+                return await _unless_client_leaves(request, _answer(service, form))
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody is left to read it
+
+
+async def _answer(service: Service, form: Form) -> Response:
+    options = Options.of_form(form.fields)
+    if not form.files:
+        raise Problem(422, "invalid-form", "no picture: send at least one in the field 'file'")
+    if options.format == "png" and len(form.files) > 1:
+        raise Problem(422, "invalid-options", f"format: a figure shows one picture, not {len(form.files)}")
+    model, search = await service.decoding(options)
+    keep = options.viewer or options.format != "json"
+    outcomes = await service.caption_all(form.files, model, search, keep_pictures=keep)
+    good = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
+    lines = [
+        await _line(service, upload.name, outcome, viewer=options.viewer)
+        for upload, outcome in zip(form.files, outcomes, strict=True)
+    ]
+    if not good:
+        raise _none_of(outcomes, lines)
+    if options.format == "png":
+        return _download(await service.draw(good[0]), "image/png", "words.png")
+    if options.format == "html":
+        return _download(await service.page(good), "text/html; charset=utf-8", "words.html")
+    return JSONResponse({"captions": lines})
+
+
+async def _line(service: Service, name: str, outcome: Outcome, *, viewer: bool) -> dict[str, Any]:
+    if isinstance(outcome, Problem):
+        return {"image": name, "problem": outcome.as_dict()}
+    line = outcome.as_dict()
+    if viewer:
+        line["viewer"] = await service.for_viewer(outcome)
+    return line
+
+
+def _none_of(outcomes: list[Outcome], lines: list[dict[str, Any]]) -> Problem:
+    """The problem of a request of which no picture could be captioned."""
+    first = next(outcome for outcome in outcomes if isinstance(outcome, Problem))
+    if len(outcomes) == 1:
+        return first
+    status = max(outcome.status for outcome in outcomes if isinstance(outcome, Problem))
+    return Problem(status, "no-captions", f"none of {len(lines)} pictures could be captioned", more={"captions": lines})
+
+
+def _download(content: bytes, kind: str, name: str) -> Response:
+    return Response(content, headers={"Content-Disposition": f'attachment; filename="{name}"'}, media_type=kind)
+
+
+async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """The result of some work, which is given up when the client hangs up.
+
+    Raises:
+        ClientDisconnect: the client has hung up.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        for each in (task, gone):
+            each.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await each
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

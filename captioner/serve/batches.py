@@ -1,0 +1,134 @@
+"""Captions in batches: pictures that wait at the same time go through the model together."""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from captioner.caption import Caption
+from captioner.captioner import Captioner, Prepared
+from captioner.decoding import Greedy
+from captioner.serve.problems import Problem
+from captioner.serve.settings import Limits
+
+
+@dataclass(eq=False)
+class _Job:
+    """A picture that waits for its caption; cancelling ``caption`` takes it out of the queue."""
+
+    model: Captioner
+    options: Greedy
+    prepared: Prepared
+    caption: "asyncio.Future[Caption]"
+    since: float = field(default_factory=time.monotonic)
+
+    def goes_with(self, other: "_Job") -> bool:
+        return self.model is other.model and self.options == other.options
+
+
+class Batcher:
+    """A bounded queue of pictures, and one thread that captions them.
+
+    Everything but the captioning happens in the event loop, so nothing needs a lock.
+
+    Attributes:
+        places: taken by pictures that wait or are being captioned, or that are on their way to the queue.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.places = 0
+        self._jobs: deque[_Job] = deque()
+        self._arrived = asyncio.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="captions")
+        self._seconds_each = 0.2  # of a picture, as measured lately
+
+    @contextmanager
+    def take_places(self, count: int) -> Iterator[None]:
+        """Places for so many pictures, until the block ends.
+
+        Raises:
+            Problem: 503, there are no so many.
+        """
+        if self.places + count > self.limits.queue:
+            raise self.full()
+        self.places += count
+        try:
+            yield
+        finally:
+            self.places -= count
+
+    @property
+    def is_full(self) -> bool:
+        return self.places >= self.limits.queue
+
+    def full(self) -> Problem:
+        """What is answered when there is no place; it says when some are likely to be free."""
+        seconds = min(60, max(1, math.ceil(self.places * self._seconds_each / 2)))
+        detail = f"{self.places} pictures are waiting and {self.limits.queue} may: try again in {seconds} s"
+        return Problem(503, "queue-full", detail, retry_after=seconds)
+
+    async def caption(self, model: Captioner, options: Greedy, prepared: Prepared) -> Caption:
+        """The caption of a picture that has a place. Cancelling it takes the picture out of the queue."""
+        job = _Job(model, options, prepared, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        self._arrived.set()
+        try:
+            return await job.caption
+        finally:
+            with suppress(ValueError):  # it has been taken
+                self._jobs.remove(job)
+
+    async def run(self) -> None:
+        """Caption what comes, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wait_for_batch()
+            jobs = self._take_batch()
+            if not jobs:
+                continue
+            began = time.monotonic()
+            work = partial(jobs[0].model.caption_prepared, [job.prepared for job in jobs], options=jobs[0].options)
+            try:
+                captions = await loop.run_in_executor(self._worker, work)
+                for job, caption in zip(jobs, captions, strict=True):
+                    if not job.caption.done():  # its client may have left meanwhile
+                        job.caption.set_result(caption)
+            except Exception as error:  # of this batch alone: the next one is to be captioned all the same
+                for job in jobs:
+                    if not job.caption.done():
+                        job.caption.set_exception(error)
+                continue
+            self._seconds_each += 0.2 * ((time.monotonic() - began) / len(jobs) - self._seconds_each)
+
+    def close(self) -> None:
+        """End the thread after what it is doing."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    async def _wait_for_batch(self) -> None:
+        """Until a batch is full, or its first picture has waited for others long enough."""
+        while not self._jobs:
+            self._arrived.clear()
+            await self._arrived.wait()
+        while self._jobs:
+            first = self._jobs[0]
+            left = first.since + self.limits.wait_ms / 1000 - time.monotonic()
+            if left <= 0 or sum(first.goes_with(job) for job in self._jobs) >= self.limits.batch:
+                return
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), left)
+
+    def _take_batch(self) -> list[_Job]:
+        """The picture that has waited longest, and those that can go with it."""
+        batch: list[_Job] = []
+        for job in list(self._jobs):
+            if len(batch) < self.limits.batch and (not batch or batch[0].goes_with(job)):
+                self._jobs.remove(job)
+                batch.append(job)
+        return batch

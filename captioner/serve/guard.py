@@ -1,0 +1,108 @@
+"""What stands before the application: who may ask, and what browsers may do with the answers."""
+
+import ipaddress
+from collections.abc import Collection
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from captioner.serve.problems import Problem
+
+_PAGE = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_DOCS = _PAGE.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")  # Swagger UI styles its elements inline
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+class Guard:
+    """An ASGI application around another: checks Host and Origin, and adds headers to every answer.
+
+    A page elsewhere on the web may let its own name point to 127.0.0.1 and so read what a server there says; such
+    a request bears that name as its Host. It may also send forms here, without reading the answers; these bear
+    its Origin. Both are refused.
+
+    Args:
+        app: what is guarded.
+        hosts: names and addresses that a request may be for; None for all.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None) -> None:
+        self.app = app
+        self.hosts = None if hosts is None else {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        policy = _DOCS if scope["path"] == "/docs" else _PAGE
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = policy
+                headers.update(HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        problem = self._refuse(scope["method"], Headers(scope=scope))
+        app = self.app if problem is None else problem.response()
+        await app(scope, receive, send_with_headers)
+
+    def _refuse(self, method: str, headers: Headers) -> Problem | None:
+        host = headers.get("host", "")
+        if self.hosts is not None and _name(host) not in self.hosts:
+            detail = f"this server is not '{host[:100]}'; --allow-host lets it answer to another name"
+            return Problem(421, "wrong-host", detail)
+        if method in ("GET", "HEAD"):
+            return None
+        origin = headers.get("origin")
+        if origin is not None and not self._is_ours(origin, host):
+            return Problem(403, "other-origin", f"pages of '{origin[:100]}' may not send pictures here")
+        if headers.get("sec-fetch-site") == "cross-site":
+            return Problem(403, "other-origin", "pages of other sites may not send pictures here")
+        return None
+
+    def _is_ours(self, origin: str, host: str) -> bool:
+        _, _, place = origin.partition("://")
+        return bool(place) and (place.lower() == host.lower() or _name(place) in (self.hosts or ()))
+
+
+def hosts_of(address: str, others: Collection[str]) -> set[str] | None:
+    """The names under which a server may be asked that listens on an address.
+
+    One that only this machine reaches goes by its usual names; of one that others reach, every name is good, unless
+    ``others`` says which.
+    """
+    own = {"localhost", "127.0.0.1", "[::1]"}
+    if is_loopback(address):
+        return own | {_bracketed(address)} | set(others)
+    return own | {_bracketed(address)} | set(others) if others else None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address or name is this machine's own."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _name(host: str) -> str:
+    """The host without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0].lower() + "]"
+    return host.partition(":")[0].lower()

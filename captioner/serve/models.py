@@ -1,0 +1,79 @@
+"""The models that a server offers, those that ship and the one that it was given, each loaded when first asked for."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from captioner.captioner import Captioner, find_model, load, shipped_models
+from captioner.checkpoint import read_header
+from captioner.errors import CheckpointError
+from captioner.serve.problems import Problem
+
+
+class Models:
+    """Models by name.
+
+    Args:
+        given: the name or path of the default one, which is loaded at once.
+        device: where they compute; None for the CPU.
+
+    Raises:
+        CheckpointError: there is no such model, or its file is damaged.
+        OptionError: there is no such device.
+    """
+
+    def __init__(self, given: str, *, device: str | None = None) -> None:
+        path = find_model(given)
+        self.default = path.stem
+        self.device = device
+        self.paths: dict[str, Path] = {self.default: path}
+        for name, shipped in shipped_models().items():
+            self.paths.setdefault(name, shipped)
+        self._loaded: dict[str, Captioner] = {self.default: load(path, device=device)}
+        self._loading: dict[str, asyncio.Task[Captioner]] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
+
+    async def get(self, name: str | None) -> Captioner:
+        """A model, None for the default one.
+
+        Raises:
+            Problem: 422, there is no model of this name; 500, its file is damaged.
+        """
+        name = self.default if name is None else name
+        if name in self._loaded:
+            return self._loaded[name]
+        if name not in self.paths:
+            detail = f"model: none is called '{name[:60]}'; there are {', '.join(self.paths)}"
+            raise Problem(422, "invalid-options", detail)
+        if name not in self._loading:
+            self._loading[name] = asyncio.create_task(self._load(name))
+        return await asyncio.shield(self._loading[name])  # others may wait for it too
+
+    async def _load(self, name: str) -> Captioner:
+        try:
+            self._loaded[name] = await asyncio.to_thread(load, self.paths[name], device=self.device)
+            return self._loaded[name]
+        except CheckpointError:
+            raise Problem(500, "damaged-model", f"the file of the model '{name}' is damaged") from None
+        finally:
+            del self._loading[name]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What is known about each model; the default one first. Reads the headers of their files."""
+        return [{"name": name, "default": name == self.default, **self._describe(name)} for name in self.paths]
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        if name not in self._facts:
+            try:
+                header = read_header(self.paths[name])
+            except CheckpointError:  # it was there when the server started
+                return {"damaged": True}
+            about = header["about"]
+            self._facts[name] = {
+                "encoder": header["config"].get("encoder", {}).get("backbone"),
+                "decoder": header["config"].get("decoder", {}).get("kind"),
+                "words": len(header["vocabulary"]),
+                "decoding": about.get("decoding", {}),
+                "test": about.get("test", {}),
+            }
+        return self._facts[name]

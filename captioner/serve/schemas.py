@@ -1,0 +1,139 @@
+"""The shapes of what the API takes and gives. They check the options of a request, and /docs shows them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from captioner.serve.problems import SCHEMA, Problem, describe
+
+WIDEST_BEAM = 10
+LONGEST_CAPTION = 50
+
+
+class Options(BaseModel):
+    """How a request wants its captions; what it leaves out, the model's file says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(None, description="a name that /v1/models lists; the server's own if left out")
+    beam: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="width of the beam; 1 is greedy")
+    n_best: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="captions of each picture")
+    length_penalty: float | None = Field(None, ge=0, le=5, description="score = sum(log p) / words ** length_penalty")
+    max_length: int | None = Field(None, ge=1, le=LONGEST_CAPTION, description="most words")
+    min_length: int | None = Field(None, ge=0, le=LONGEST_CAPTION, description="fewest words")
+    no_repeat_ngram: int | None = Field(None, ge=0, le=LONGEST_CAPTION, description="no so many words in a row twice")
+    format: Literal["json", "html", "png"] = Field(
+        "json", description="json; html, a page that holds all it shows; png, the figure of one picture"
+    )
+    viewer: bool = Field(False, description="add what the page's viewer needs: the picture, small, and packed maps")
+
+    def of_search(self) -> dict[str, Any]:
+        """The options of `Captioner.options` that were given."""
+        given = self.model_dump(exclude_none=True, exclude={"model", "format", "viewer"})
+        if "beam" in given:
+            given["width"] = given.pop("beam")
+        return given
+
+    @classmethod
+    def of_form(cls, fields: dict[str, str]) -> "Options":
+        """The options among a form's fields.
+
+        Raises:
+            Problem: 422, an option that is not known or out of its range.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            detail = "; ".join(describe({**each}) for each in error.errors(include_url=False))
+            raise Problem(422, "invalid-options", detail) from None
+
+
+class SaidWord(BaseModel):
+    """A word, its probability given the words before it, and where the model looked."""
+
+    word: str
+    probability: float
+    map: list[list[float]] = Field(description="grid rows of cells; they sum to 1 over the cells that hold picture")
+
+
+class OtherCaption(BaseModel):
+    """Another caption of the picture."""
+
+    caption: str
+    score: float
+
+
+class CaptionLine(BaseModel):
+    """A caption, as a line of `captioner caption --json`; or the picture's name and what is wrong with it."""
+
+    image: str = Field(description="the file's name")
+    caption: str
+    score: float
+    finished: bool
+    model: str
+    grid: tuple[int, int] = Field(description="(h, w) cells")
+    size: tuple[int, int] = Field(description="(width, height) of the upright picture")
+    words: list[SaidWord]
+    alternatives: list[OtherCaption]
+    viewer: dict[str, Any] | None = Field(None, description="only where it was asked for")
+
+
+class FailedPicture(BaseModel):
+    """A picture that could not be captioned."""
+
+    image: str
+    problem: dict[str, Any] = Field(description="a problem object, RFC 9457")
+
+
+class Captions(BaseModel):
+    """One entry for each picture, in the order of the request."""
+
+    captions: list[CaptionLine | FailedPicture]
+
+
+class ModelLine(BaseModel):
+    """A model that the server offers."""
+
+    name: str
+    default: bool
+    encoder: str | None = None
+    decoder: str | None = None
+    words: int | None = Field(None, description="size of the vocabulary")
+    decoding: dict[str, Any] = Field({}, description="its own options of the search")
+    test: dict[str, Any] = Field({}, description="the scores that it was measured at")
+
+
+class UploadLimits(BaseModel):
+    """How much a request may send."""
+
+    max_upload: int = Field(description="bytes of a picture")
+    max_pixels: int = Field(description="pixels of a picture")
+    max_files: int = Field(description="pictures of a request")
+
+
+class Offer(BaseModel):
+    """What the server can do; its default model comes first."""
+
+    version: str
+    models: list[ModelLine]
+    limits: UploadLimits
+
+
+def form_schema() -> dict[str, Any]:
+    """The body of POST /v1/captions, for OpenAPI."""
+    schema = Options.model_json_schema()
+    pictures = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "the pictures"}
+    properties = {"file": pictures}
+    for name, property_ in schema["properties"].items():
+        kinds = [kind for kind in property_.pop("anyOf", []) if kind != {"type": "null"}]
+        properties[name] = {**(kinds[0] if kinds else {}), **property_}
+        if properties[name].get("default", 0) is None:
+            del properties[name]["default"]
+    content = {"schema": {"type": "object", "required": ["file"], "properties": properties}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
+
+
+def problem_responses(*statuses: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
+    """The errors of an operation, for OpenAPI."""
+    content = {"application/problem+json": {"schema": SCHEMA}}
+    return {status: {"description": text, "content": content} for status, text in statuses}

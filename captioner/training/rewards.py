@@ -1,0 +1,86 @@
+"""What a caption is worth while it is trained on: CIDEr-D with the end of the caption in it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from captioner.data.records import Record
+from captioner.metrics.cider import DocumentFrequencies, cider_of
+from captioner.metrics.description import FUNCTION_WORDS
+from captioner.metrics.ptb import tokenize
+from captioner.model.decoder import END, PAD, START, UNKNOWN, AnyDecoder
+from captioner.model.grid import Grid
+from captioner.vocabulary import Vocabulary
+
+NEVER_SAID = (PAD, START, UNKNOWN)
+_END = "<end>"
+
+
+class CiderReward:
+    """CIDEr-D of drawn captions against the references of their pictures.
+
+    The end is a word of every caption, else a caption that stops after "with a" would lose nothing by it.
+    Document frequencies are those of the training split.
+
+    Args:
+        records: of the training split.
+        vocabulary: of the model.
+    """
+
+    def __init__(self, records: Sequence[Record], vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.references = [[[*tokenize(caption), _END] for caption in record.captions] for record in records]
+        self.document_frequencies = DocumentFrequencies.of(self.references)
+
+    def words(self, tokens: Tensor) -> list[list[str]]:
+        """The words of each row (N, T), the end among them where it was reached."""
+        return [[_END if i == END else self.vocabulary.words[i] for i in row if i != PAD] for row in tokens.tolist()]
+
+    def __call__(self, captions: Sequence[Sequence[str]], pictures: Sequence[int]) -> NDArray[np.float64]:
+        """The rewards (N,), 0 to 10; caption ``n`` is of the picture at the place ``pictures[n // (N / B)]``."""
+        copies = len(captions) // len(pictures)
+        references = [self.references[picture] for picture in pictures for _ in range(copies)]
+        return cider_of(captions, references, document_frequencies=self.document_frequencies)
+
+
+def breaks_off(caption: Sequence[str]) -> bool:
+    """Whether a caption of `CiderReward.words` ends in a function word, or does not end."""
+    return len(caption) < 2 or caption[-1] != _END or caption[-2] in FUNCTION_WORDS
+
+
+@torch.no_grad()
+def draw_captions(decoder: AnyDecoder, grid: Grid, *, count: int, longest: int, greedy: bool = False) -> Tensor:
+    """Captions drawn from the model's distribution, as fast as may be: no maps, no scores.
+
+    Args:
+        decoder: any.
+        grid: of B pictures, refined.
+        count: k captions for each picture.
+        longest: words; a caption that goes on is cut off, without an end.
+        greedy: the likeliest words instead.
+
+    Returns:
+        (B * k, T), words and ends, padded with PAD after the end.
+    """
+    rows = len(grid) * count
+    copies = torch.arange(len(grid), device=grid.features.device).repeat_interleave(count)
+    state = decoder.begin(grid).select(copies)
+    word = copies.new_full((rows,), START)
+    ended = torch.zeros_like(word, dtype=torch.bool)
+    said: list[Tensor] = []
+    for _ in range(longest + 1):
+        logits, _, state = decoder.step(word, state)
+        logits = logits.float().index_fill(-1, copies.new_tensor(NEVER_SAID), float("-inf"))
+        word = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1)[:, 0]
+        word = word.masked_fill(ended, PAD)
+        said.append(word)
+        ended = ended | (word == END)
+        if ended.all():
+            break
+    tokens = torch.stack(said, 1)
+    if tokens.shape[1] > longest:  # whoever has not ended by now has one word too many
+        tokens[:, longest] = tokens[:, longest].where(tokens[:, longest] == END, PAD)
+    return tokens

@@ -1,0 +1,71 @@
+"""The model that a run starts from: new, or made of parts of earlier ones."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from captioner.checkpoint import Checkpoint
+from captioner.checkpoint import load as load_checkpoint
+from captioner.data.records import Record
+from captioner.errors import OptionError
+from captioner.metrics.ptb import tokenize
+from captioner.model.caption_model import DECODERS, CaptionModel, ModelConfig
+from captioner.model.encoder import EncoderConfig
+from captioner.model.grid import RefinerConfig
+from captioner.training.recipe import Recipe
+from captioner.vocabulary import Vocabulary
+
+
+def first_model(recipe: Recipe, records: Sequence[Record]) -> tuple[CaptionModel, Vocabulary]:
+    """The model before its first step.
+
+    Args:
+        recipe: says of what it is made.
+        records: of the training split, which the vocabulary comes from.
+
+    Raises:
+        OptionError: an option of the model is not known, or parts do not fit together.
+        CheckpointError: a model file does not load.
+    """
+    if recipe.start_from:
+        start = load_checkpoint(recipe.start_from)
+        return start.model, start.vocabulary
+    encoder = load_checkpoint(recipe.encoder_from) if recipe.encoder_from else None
+    decoder = load_checkpoint(recipe.decoder_from) if recipe.decoder_from else None
+    vocabulary = decoder.vocabulary if decoder else _vocabulary(recipe, records)
+    config = _config(recipe, encoder, decoder)
+    model = CaptionModel(config, vocabulary_size=len(vocabulary), weights=None if encoder else recipe.weights or None)
+    if encoder:
+        model.encoder.load_state_dict(encoder.model.encoder.state_dict())
+    if decoder:
+        if decoder.model.config.refiner.width != config.refiner.width:
+            raise OptionError(
+                f"the decoder of {recipe.decoder_from} looks at grids of width "
+                f"{decoder.model.config.refiner.width}, not {config.refiner.width}: set the refiner's width to that"
+            )
+        model.decoder.load_state_dict(decoder.model.decoder.state_dict())
+    return model, vocabulary
+
+
+def _vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:
+    captions = (tokenize(caption) for record in records for caption in record.captions)
+    return Vocabulary.build(captions, minimum_count=recipe.minimum_count)
+
+
+def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | None) -> ModelConfig:
+    try:
+        config = ModelConfig(
+            encoder=encoder.model.config.encoder
+            if encoder
+            else EncoderConfig(backbone=recipe.backbone, **recipe.encoder_options),
+            refiner=RefinerConfig(**recipe.refiner_options),
+            decoder=DECODERS[recipe.decoder](**recipe.decoder_options),
+        )
+    except TypeError as error:
+        raise OptionError(f"an option of the model is not known: {error}") from None
+    if decoder is None:
+        return config
+    # What is learned is in the file; what is not, such as dropout, the recipe may change.
+    kept = decoder.model.config.decoder
+    if isinstance(kept, type(config.decoder)) and "dropout" in recipe.decoder_options:
+        kept = replace(kept, dropout=config.decoder.dropout)
+    return replace(config, decoder=kept)

@@ -1,0 +1,150 @@
+"""Shards hold what folders hold, and a run on either ends with the same weights."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from captioner.checkpoint import load
+from captioner.data import shards
+from captioner.data.readers import read
+from captioner.data.records import Record, usable
+from captioner.data.scenes import write_scenes
+from captioner.data.shards import read_shards, write_shards
+from captioner.errors import DataError
+from captioner.image import open_image
+from captioner.training.loop import Trainer
+from captioner.training.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("scenes"), count=12, dev=3, size=(96, 72))
+
+
+@pytest.fixture(scope="module")
+def packed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write_shards(read(scenes), folder, pictures=5)
+    return folder
+
+
+def by_id(records: list[Record]) -> dict[str, Record]:
+    return {record.id: record for record in records}
+
+
+def test_shards_hold_what_they_were_made_of(scenes: Path, packed: Path) -> None:
+    assert sorted(file.name for file in packed.iterdir()) == [
+        "dev-000000.tar", "train-000000.tar", "train-000001.tar", "train-000002.tar",
+    ]  # fmt: skip
+    ours, theirs = by_id(read(packed)), by_id(read(scenes))
+    assert ours.keys() == theirs.keys()
+    for key, record in ours.items():
+        assert (record.captions, record.split, record.boxes) == (
+            theirs[key].captions, theirs[key].split, theirs[key].boxes,
+        )  # fmt: skip
+        assert open_image(record.image).tobytes() == open_image(theirs[key].image).tobytes()
+
+
+def test_a_run_on_shards_ends_as_one_on_a_folder(scenes: Path, packed: Path, tmp_path: Path) -> None:
+    recipe = Recipe(
+        decoder_options={"width": 16, "embedding": 16, "output_hidden": 16, "attention_width": 16, "heads": 2},
+        backbone="tiny",
+        encoder_options={"side": 32},
+        refiner_options={"width": 16},
+        epochs=2,
+        frozen_epochs=1,
+        minimum_count=1,
+        batch_pictures=4,
+        captions_per_picture=1,
+        map_supervision=0.1,
+        longest=12,
+    )
+    ends = [
+        load(Trainer(recipe, read(data), tmp_path / data.name, device="cpu").run()).model.state_dict()
+        for data in (scenes, packed)
+    ]
+    torch.testing.assert_close(*ends)
+
+
+def test_pictures_in_shards_that_do_not_open_are_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        add(tar, "a.jpg", b"no picture")
+        add(tar, "a.txt", b"a dog\na brown dog\n")
+        add(tar, "b.jpg", picture())
+        add(tar, "b.json", json.dumps({"caption": "a cat", "split": "val"}).encode())
+    records = read_shards(tmp_path)
+    assert [(r.id, r.captions, r.split) for r in records] == [
+        ("a", ("a dog", "a brown dog"), "train"),
+        ("b", ("a cat",), "dev"),
+    ]
+    good, faults = usable(records)
+    assert [record.id for record in good] == ["b"]
+    name = f"{tmp_path}/train-0.tar/a.jpg"
+    assert faults == {name: f"{name}: not an image in a format that is known"}
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), "red").save(file, "jpeg")
+    return file.getvalue()
+
+
+BAD: dict[str, tuple[dict[str, bytes], str]] = {
+    "a picture alone": ({"a.jpg": picture()}, "a.jpg: no captions beside it"),
+    "JSON cut off": ({"a.jpg": picture(), "a.json": b'{"caption": '}, "a.json: not a JSON object"),
+    "a list": ({"a.jpg": picture(), "a.json": b"[1]"}, "a.json: not a JSON object"),
+    "a caption that is a number": ({"a.jpg": picture(), "a.json": b'{"caption": 3}'}, "must be a list of texts, not 3"),
+    "a split of no name": (
+        {"a.jpg": picture(), "a.json": b'{"caption": "a dog", "split": "dve"}'},
+        "the split 'dve' is none of",
+    ),
+    "boxes of another number": (
+        {"a.jpg": picture(), "a.json": b'{"captions": ["a dog", "a cat"], "boxes": [{}]}'},
+        "1 sets of boxes for 2 captions",
+    ),
+    "no pictures": ({"a.txt": b"a dog"}, "no pictures in its shards"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_shards_are_named(what: str, tmp_path: Path) -> None:
+    files, said = BAD[what]
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for name, content in files.items():
+            add(tar, name, content)
+    with pytest.raises(DataError, match=r"train-0.tar|shards") as error:
+        read(tmp_path)
+    assert said in str(error.value)
+
+
+def test_a_file_that_is_no_tar_or_cut_off_is_named(tmp_path: Path, packed: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(b"no tar at all" * 100)
+    with pytest.raises(DataError, match=r"x.tar: no tar file, or cut off"):
+        read(tmp_path / "x.tar")
+    whole = (packed / "dev-000000.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"x.tar: no tar file, or cut off"):
+        read(tmp_path / "x.tar")
+    with pytest.raises(DataError, match=r"y.tar: no such shard"):
+        read(tmp_path / "y.tar")
+
+
+def test_the_command_makes_shards_and_does_not_write_over_them(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["shards", str(scenes), str(tmp_path / "out"), "--pictures", "8"])
+    assert shards.main() == 0
+    assert capsys.readouterr().out == f"3 shards in {tmp_path / 'out'}\n"
+    assert shards.main() == 2
+    assert "holds shards already" in capsys.readouterr().err

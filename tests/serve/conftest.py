@@ -1,0 +1,210 @@
+"""A server with the tiny model: in this process, on a real port, so that a test can hold its model up."""
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi", reason="needs the extra 'serve', which is not installed")
+pytest.importorskip("uvicorn", reason="needs the extra 'serve', which is not installed")
+
+from captioner.captioner import Captioner
+from captioner.serve.app import create_app
+from captioner.serve.guard import hosts_of
+from captioner.serve.models import Models
+from captioner.serve.server import listen, make_server
+from captioner.serve.service import Service
+from captioner.serve.settings import Limits
+
+Problem = dict[str, Any]
+
+
+@dataclass
+class Gate:
+    """Stands before the model: while it is closed, a batch waits; it knows the batches that came."""
+
+    batches: list[int] = field(default_factory=list)
+    _open: threading.Event = field(default_factory=threading.Event)
+    _came: threading.Condition = field(default_factory=threading.Condition)
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def pass_through(self, pictures: int) -> None:
+        with self._came:
+            self.batches.append(pictures)
+            self._came.notify_all()
+        assert self._open.wait(30), "the test never opened the gate"
+
+    def wait_for_batch(self, count: int = 1) -> None:
+        """Until so many batches have come."""
+        with self._came:
+            assert self._came.wait_for(lambda: len(self.batches) >= count, 30)
+
+
+@dataclass
+class Running:
+    """A server that runs in a thread of this process."""
+
+    url: str
+    address: tuple[str, int]
+    service: Service
+    server: Any
+    thread: threading.Thread
+    gate: Gate
+
+    def client(self, **options: Any) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=30, trust_env=False, **options)
+
+    def post(self, *files: tuple[str, bytes], **fields: Any) -> httpx2.Response:
+        """POST /v1/captions with files (name, bytes) and fields."""
+        with self.client() as client:
+            return client.post("/v1/captions", files=[("file", file) for file in files], data=fields)
+
+    def in_background(self, *files: tuple[str, bytes], **fields: Any) -> "Answer":
+        """As `post`, but at once; the answer comes later."""
+        return Answer(lambda: self.post(*files, **fields))
+
+    def connect(self) -> socket.socket:
+        """A bare connection."""
+        return socket.create_connection(self.address, timeout=30)
+
+    def wait_until(self, what: Callable[["Running"], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not what(self):
+            assert time.monotonic() < deadline, "what was waited for did not happen"
+            time.sleep(0.005)
+
+
+class Answer:
+    """What a thread that asks will be told."""
+
+    def __init__(self, ask: Callable[[], httpx2.Response]) -> None:
+        self._found: list[Any] = []
+        self._thread = threading.Thread(target=self._run, args=(ask,), daemon=True)
+        self._thread.start()
+
+    def _run(self, ask: Callable[[], httpx2.Response]) -> None:
+        try:
+            self._found.append(ask())
+        except Exception as error:
+            self._found.append(error)
+
+    @property
+    def is_there(self) -> bool:
+        return bool(self._found)
+
+    def get(self) -> httpx2.Response:
+        self._thread.join(30)
+        assert self._found, "no answer came"
+        if isinstance(self._found[0], Exception):
+            raise self._found[0]
+        response: httpx2.Response = self._found[0]
+        return response
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def serve() -> Serve:
+    """Run a server with a model and limits, while a ``with`` block lasts."""
+
+    @contextmanager
+    def run(model: Path, *, hosts: tuple[str, ...] = (), **limits: int) -> Iterator[Running]:
+        service, gate = Service(Models(str(model)), Limits(**limits)), Gate()
+        gate.open()
+        with listen("127.0.0.1", 0) as sock:
+            address = sock.getsockname()
+            server = make_server(create_app(service, hosts=hosts_of("127.0.0.1", hosts)), service)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+            thread.start()
+            running = Running(f"http://127.0.0.1:{address[1]}", address, service, server, thread, gate)
+            running.wait_until(lambda running: running.service.ready)
+            captioned = Captioner.caption_prepared
+
+            def watched(self: Captioner, ready: Any, **options: Any) -> Any:
+                gate.pass_through(len(ready))
+                return captioned(self, ready, **options)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Captioner, "caption_prepared", watched)
+                try:
+                    yield running
+                finally:
+                    gate.open()
+                    server.should_exit = True
+                    thread.join(60)
+                    assert not thread.is_alive(), "the server did not end"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, tiny_model: Path) -> Iterator[Running]:
+    """A server with small limits, shared by the tests of a module."""
+    limits = {"max_upload": 1, "max_request": 2, "max_held": 4, "max_pixels": 200_000, "max_files": 4, "queue": 8}
+    with serve(tiny_model, **limits) as running:
+        yield running
+
+
+@pytest.fixture
+def picture(make_picture: Callable[..., Path]) -> bytes:
+    """The bytes of a small PNG."""
+    return make_picture("made.png", size=(50, 30)).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def bomb() -> bytes:
+    """100 megapixels in a few kilobytes."""
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def problem_of(response: httpx2.Response, status: int) -> Problem:
+    """The problem object that an answer is, and nothing else."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: Problem = response.json()
+    assert {"type", "title", "status", "detail"} <= problem.keys()
+    assert problem["status"] == status
+    assert problem["type"].startswith("urn:captioner:problem:")
+    assert "Traceback" not in response.text
+    assert response.headers["x-content-type-options"] == "nosniff"
+    return problem
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What a connection brings until its other end closes it."""
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """The head and body of one answer, by its Content-Length."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        part = connection.recv(65536)
+        assert part, f"closed after {got!r}"
+        got += part
+    head, _, body = got.partition(b"\r\n\r\n")
+    lines = [line.partition(b":") for line in head.lower().split(b"\r\n")]
+    length = next(int(value) for name, _, value in lines if name == b"content-length")
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body

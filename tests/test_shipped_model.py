@@ -1,0 +1,74 @@
+"""The model that ships: small, honest about itself, and as good as its card says."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import captioner
+from captioner.captioner import Captioner, shipped_models
+from captioner.checkpoint import read_header
+from captioner.cli import main
+from captioner.data.scenes import dog_frisbee_park
+
+CARD = Path(__file__).resolve().parents[1] / "checkpoints" / "README.md"
+
+
+@pytest.fixture(scope="module")
+def model() -> Captioner:
+    return captioner.load()
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_it_is_small_and_says_where_it_comes_from(name: str) -> None:
+    path = shipped_models()[name]
+    assert path.stat().st_size < 40e6
+    about = read_header(path)["about"]
+    assert about["recipe"]["weights"], "where its encoder started"
+    assert about["test"]["pictures"] == 1000
+    assert set(about["decoding"]) == {"width", "length_penalty"}
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_the_card_has_the_scores_of_the_file(name: str) -> None:
+    about = read_header(shipped_models()[name])["about"]
+    card = CARD.read_text()
+    for split in ("dev", "test"):
+        scores = about[split]["scores"]
+        row = " | ".join(
+            f"{scores[measure]:.1f}" for measure in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
+        )
+        assert row in card, f"the card lacks the {split} scores of {name}: {row}"
+
+
+def test_the_demo_scene_is_described(model: Captioner) -> None:
+    caption = model.caption(dog_frisbee_park().image)
+    assert caption.text == dog_frisbee_park().caption
+
+
+def test_it_never_says_unknown_nor_a_word_twice_in_a_row(model: Captioner) -> None:
+    noise = torch.randint(0, 256, (8, 90, 120, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for caption in model.caption(list(noise.numpy())):
+        assert caption.words
+        texts = [word.text for word in caption.words]
+        assert not set(texts) & {"<unk>", "<pad>", "<start>", "<end>"}
+        assert all(0 < word.probability <= 1 for word in caption.words)
+        assert caption.maps.sum((1, 2)) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_the_test_score_is_what_the_card_says(shared: Path) -> None:
+    flickr = shared / "data" / "flickr8k"
+    printed = io.StringIO()
+    arguments = ["--annotations", str(flickr / "Flickr8k.token.txt"), "--split", "Flickr_8k.testImages.txt"]
+    with contextlib.redirect_stdout(printed):
+        code = main(["evaluate", *arguments, "--images", str(flickr / "images"), "--no-baselines", "--json"])
+    assert code == 0
+    found = json.loads(printed.getvalue())["scores"]
+    claimed = read_header(shipped_models()["default"])["about"]["test"]["scores"]
+    for measure, value in claimed.items():
+        assert 100 * found[measure] == pytest.approx(value, abs=0.05), measure

@@ -1,0 +1,181 @@
+"""What a run strives for, beside plain cross-entropy: the language alone, hidden words, guesses; parts of runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from captioner.checkpoint import load
+from captioner.data.readers import read
+from captioner.errors import DataError, OptionError
+from captioner.model.decoder import END, PAD, START, UNKNOWN
+from captioner.training.batches import TextBatches, hide_words
+from captioner.training.command import read_text
+from captioner.training.loop import Trainer
+from captioner.training.objectives import Words
+from captioner.training.recipe import Recipe, default_of, named_recipes, options, read_recipe
+from captioner.vocabulary import Vocabulary
+
+SMALL = {
+    "lstm": {"width": 32, "embedding": 24, "output_hidden": 32, "attention_width": 16, "heads": 2, "dropout": 0.0},
+    "transformer": {"width": 32, "layers": 1, "heads": 2, "hidden": 32, "dropout": 0.0},
+}
+
+
+def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
+    values: dict[str, object] = {
+        "decoder": decoder,
+        "decoder_options": SMALL[decoder],
+        "backbone": "tiny",
+        "encoder_options": {"side": 48},
+        "refiner_options": {"width": 48},
+        "minimum_count": 1,
+        "epochs": 3,
+        "frozen_epochs": 3,
+        "batch_pictures": 20,
+        "captions_per_picture": 1,
+        "learning_rate": 5e-3,
+        "label_smoothing": 0.0,
+        "warm_up": 2,
+        "average": 0.0,
+        "longest": 12,
+    }
+    return Recipe(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("decoder", SMALL)
+def test_text_teaches_the_decoder_and_nothing_else(decoder: str, scene_run: Path, tmp_path: Path) -> None:
+    records = read(scene_run / "scenes")
+    text = [caption for record in records for caption in record.captions]
+    trainer = Trainer(recipe(decoder, objective="text"), records, tmp_path, text=text, device="cpu")
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.run()
+    moved = {
+        name.split(".")[0]
+        for name, tensor in trainer.model.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
+    assert moved == {"decoder"}
+    measured = [line["dev"]["perplexity"] for line in trainer.folder.read_log() if "dev" in line]
+    assert measured[-1] < measured[0] < len(trainer.vocabulary)
+    best = load(trainer.folder.best)
+    assert best.about["dev"]["perplexity"] == min(measured)
+
+
+def test_a_run_takes_the_encoder_of_one_and_the_decoder_of_another(scene_run: Path, tmp_path: Path) -> None:
+    records = read(scene_run / "scenes")
+    spoken = Trainer(
+        recipe(objective="text", epochs=1), records, tmp_path / "text", text=["a dog in a park"], device="cpu"
+    ).run()
+    seeing = scene_run / "last.safetensors"
+    both = Trainer(recipe(encoder_from=str(seeing), decoder_from=str(spoken)), records, tmp_path / "both", device="cpu")
+    ours, encoder, decoder = (model.state_dict() for model in (both.model, load(seeing).model, load(spoken).model))
+    for name, tensor in ours.items():
+        if not name.startswith("refiner."):
+            assert torch.equal(tensor, (encoder if name.startswith("encoder.") else decoder)[name]), name
+    assert both.vocabulary == load(spoken).vocabulary
+
+
+def test_a_decoder_of_another_width_is_refused(scene_run: Path, tmp_path: Path) -> None:
+    records, model = read(scene_run / "scenes"), str(scene_run / "last.safetensors")
+    with pytest.raises(OptionError, match="looks at grids of width 48, not 16: set the refiner's width"):
+        Trainer(recipe(decoder_from=model, refiner_options={"width": 16}), records, tmp_path, device="cpu")
+
+
+def test_text_is_asked_for(scene_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="give --text"):
+        Trainer(recipe(objective="text"), read(scene_run / "scenes"), tmp_path, device="cpu")
+
+
+def test_text_is_dealt_whole_and_the_same_from_any_step_on() -> None:
+    words = Vocabulary.build([["a", "b", "c", "d", "e", "f", "g"]], minimum_count=1)
+    batches = TextBatches(list("abcdefg"), words, batch_captions=3, longest=5, seed=1)
+    whole = list(batches.epoch(2))
+    assert len(whole) == len(batches) == 3
+    assert {int(row[1]) for tokens in whole for row in tokens} == set(range(4, 11))
+    for ours, theirs in zip(batches.epoch(2, start=1), whole[1:], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_words_are_hidden_at_the_share_asked_for_and_marks_never() -> None:
+    torch.manual_seed(0)
+    tokens = torch.tensor([[START, 5, 6, 7, 8, END, PAD]] * 2000)
+    hidden = hide_words(tokens, 0.3)
+    changed = hidden != tokens
+    assert not changed[:, [0, 5, 6]].any()
+    assert (hidden[changed] == UNKNOWN).all()
+    assert changed[:, 1:5].float().mean() == pytest.approx(0.3, abs=0.02)
+
+
+def test_guesses_take_the_place_of_words_and_of_nothing_else(scene_run: Path) -> None:
+    records = read(scene_run / "scenes")
+    start = load(scene_run / "last.safetensors")
+    given = recipe(own_words=0.999)
+    words = Words(given, [r for r in records if r.split == "train"], start.vocabulary, pytest.fail)
+    batch = next(words.epoch(0, start=0, steady=True))
+    reads = batch.tokens[:, :-1]
+    certain = torch.full((*reads.shape, len(start.vocabulary)), -50.0)
+    certain[..., UNKNOWN], certain[..., 7] = 50.0, 40.0  # what may not be said is likeliest, word 7 comes next
+    mixed = words._mix_in_guesses(lambda seen, tokens: (certain.clone(), tokens), None, reads)
+    is_word = (reads != PAD) & (reads != START) & (reads != END)
+    assert torch.equal(mixed[~is_word], reads[~is_word])
+    assert (mixed[is_word] == 7).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("name", named_recipes())
+def test_named_recipes_are_whole(name: str) -> None:
+    values = read_recipe(name)
+    if values.get("objective") == "reward":
+        values["start_from"] = "model"
+    made = Recipe(**values)
+    assert any(getattr(made, option.name) != default_of(option) for option in options()), "it says nothing"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("epochs = ", "not TOML"),
+        ("epoch = 3", "no option is called 'epoch'"),
+        ("epochs = 'three'", "epochs must be of the kind of 10, not 'three'"),
+        ("epochs = true", "epochs must be of the kind of 10, not True"),
+    ],
+)
+def test_a_recipe_that_is_wrong_is_named(content: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(content)
+    with pytest.raises(OptionError, match=said):
+        read_recipe(file)
+
+
+def test_a_recipe_that_is_not_there_is_named() -> None:
+    with pytest.raises(OptionError, match=r"no recipe is called 'flicker', nor is that a file; there are .*flickr8k"):
+        read_recipe("flicker")
+
+
+def test_text_is_read_by_the_line(tmp_path: Path) -> None:
+    import gzip
+
+    (tmp_path / "a.txt").write_text("a dog\n\n  a cat \n", encoding="utf-8")
+    assert read_text(tmp_path / "a.txt") == ["a dog", "a cat"]
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a dog\n"))
+    assert read_text(tmp_path / "a.txt.gz") == ["a dog"]
+    (tmp_path / "b.gz").write_bytes(b"no gzip")
+    (tmp_path / "c.txt").write_text("\n")
+    for name, said in {"b.gz": "cannot be read", "c.txt": "no captions in it", "d.txt": "no such file"}.items():
+        with pytest.raises(DataError, match=said):
+            read_text(tmp_path / name)
+
+
+def test_the_command_takes_a_recipe_and_what_is_said_goes_before_it(scene_run: Path, tmp_path: Path) -> None:
+    from captioner.cli import main
+
+    file = tmp_path / "mine.toml"
+    lines = ['backbone = "tiny"', "epochs = 1", "frozen_epochs = 0", "minimum_count = 1", "batch_pictures = 50"]
+    lines += ["captions_per_picture = 1", "[encoder_options]", "side = 32", "[refiner_options]", "width = 16"]
+    file.write_text("\n".join([*lines, "[decoder_options]", *(f"{k} = {v}" for k, v in SMALL["lstm"].items())]))
+    run = tmp_path / "run"
+    command = ["train", "--data", str(scene_run / "scenes"), "--output", str(run), "--device", "cpu"]
+    assert main([*command, "--recipe", str(file), "--batch-pictures", "25"]) == 0
+    used = json.loads((run / "recipe.json").read_text())
+    assert (used["epochs"], used["batch_pictures"], used["backbone"]) == (1, 25, "tiny")

@@ -1,0 +1,167 @@
+"""The reward, what is drawn for it, and that training on it raises it."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from captioner.checkpoint import load
+from captioner.data.readers import read
+from captioner.data.records import Record
+from captioner.metrics import evaluate
+from captioner.model.caption_model import CaptionModel, ModelConfig
+from captioner.model.decoder import END, PAD, START, UNKNOWN
+from captioner.model.encoder import EncoderConfig
+from captioner.model.grid import Grid, RefinerConfig
+from captioner.model.lstm import LSTMConfig
+from captioner.model.transformer import TransformerConfig
+from captioner.training.grids import Pictures, encode_batches
+from captioner.training.losses import reward_loss
+from captioner.training.objectives import Part, Reward, Words
+from captioner.training.recipe import Recipe
+from captioner.training.rewards import CiderReward, breaks_off, draw_captions
+from captioner.vocabulary import Vocabulary
+
+DECODERS = {
+    "lstm": LSTMConfig(width=16, embedding=16, output_hidden=16, attention_width=16, heads=2),
+    "transformer": TransformerConfig(width=16, layers=1, heads=2, hidden=16),
+}
+
+
+def model(decoder: str, *, words: int = 9) -> CaptionModel:
+    torch.manual_seed(3)
+    config = ModelConfig(
+        encoder=EncoderConfig(backbone="tiny", side=32),
+        refiner=RefinerConfig(width=16),
+        decoder=DECODERS[decoder],  # type: ignore[arg-type]
+    )
+    return CaptionModel(config, vocabulary_size=words).eval()
+
+
+def records() -> list[Record]:
+    sentences = [
+        ("a dog runs in the park", "the dog is in a park"),
+        ("a red ball on the grass", "the ball is red"),
+        ("two people walk along", "people walk in the street"),
+    ]
+    return [Record(Path(f"{i}.jpg"), captions, "train", str(i)) for i, captions in enumerate(sentences)]
+
+
+def test_the_reward_is_cider_with_the_end_as_a_word() -> None:
+    given = records()
+    words = Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1)
+    reward = CiderReward(given, words)
+    captions = ["a dog is in the park", "the red ball", "people walk"]
+    with pytest.warns(UserWarning, match="3 pictures"):
+        expected = evaluate(
+            {i: f"{caption} stop" for i, caption in enumerate(captions)},
+            {i: [f"{caption} stop" for caption in r.captions] for i, r in enumerate(given)},
+        ).cider_per_picture
+    ended = [[*caption.split(), "<end>"] for caption in captions]
+    assert reward(ended, [0, 1, 2]) == pytest.approx(expected)
+
+
+def test_a_caption_that_does_not_end_loses_by_it() -> None:
+    given = records()
+    reward = CiderReward(given, Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1))
+    whole = [record.captions[0].split() for record in given]
+    assert (reward(whole, [0, 1, 2]) < reward([[*words, "<end>"] for words in whole], [0, 1, 2])).all()
+
+
+def test_captions_of_a_picture_stand_in_a_row() -> None:
+    given = records()
+    reward = CiderReward(given, Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1))
+    right = ["a", "dog", "runs", "in", "the", "park", "<end>"]
+    wrong = ["two", "people", "<end>"]
+    values = reward([wrong, wrong, right, wrong], [2, 0])
+    assert values[2] > values[3]
+    assert values[0] == values[1] > values[3]
+
+
+def test_words_of_drawn_ids_keep_the_end_and_drop_the_padding() -> None:
+    given = records()
+    words = Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1)
+    dog = words.ids["dog"]
+    drawn = torch.tensor([[dog, END, PAD, PAD], [dog, dog, dog, dog]])
+    assert CiderReward(given, words).words(drawn) == [["dog", "<end>"], ["dog"] * 4]
+
+
+@pytest.mark.parametrize(
+    ("caption", "broken"),
+    [("a dog <end>", False), ("a dog with a <end>", True), ("a dog", True), ("<end>", True), ("", True)],
+)
+def test_captions_that_break_off_are_told(caption: str, broken: bool) -> None:
+    assert breaks_off(caption.split()) is broken
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_captions_are_drawn_from_the_models_distribution(decoder: str) -> None:
+    small = model(decoder)
+    with torch.no_grad():
+        grid = small.refine(Grid(torch.randn(1, 16, small.encoder.channels), (4, 4)))
+        logits, _ = small.decoder.teach(grid, torch.tensor([[START]]))
+    logits[..., [PAD, START, UNKNOWN]] = float("-inf")
+    p = logits[0, 0].softmax(-1)
+    drawn = draw_captions(small.decoder, grid, count=20_000, longest=1)[:, 0]
+    shares = torch.bincount(drawn, minlength=len(p)) / len(drawn)
+    assert (shares - p).abs().max() < 0.015  # four standard deviations at p = 1/2
+    assert shares[[PAD, START, UNKNOWN]].sum() == 0
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_drawn_captions_are_padded_after_their_end_and_cut_at_the_limit(decoder: str) -> None:
+    small = model(decoder)
+    grid = small.refine(Grid(torch.randn(2, 16, small.encoder.channels), (4, 4)))
+    drawn = draw_captions(small.decoder, grid, count=300, longest=4)
+    assert drawn.shape == (600, 5)
+    ends = (drawn == END).long()
+    assert ends.sum(1).max() == 1
+    assert ((ends.cumsum(1) - ends) * (drawn != PAD)).sum() == 0, "nothing follows an end"
+    unended = drawn[ends.sum(1) == 0]
+    assert len(unended)
+    assert (unended[:, 4] == PAD).all(), "a caption that is cut off has 4 words and no end"
+    greedy = draw_captions(small.decoder, grid, count=1, longest=4, greedy=True)
+    assert torch.equal(greedy, draw_captions(small.decoder, grid, count=1, longest=4, greedy=True))
+
+
+def test_the_policy_gradient_is_the_formula() -> None:
+    logits = torch.randn(2, 3, 6, requires_grad=True)
+    samples = torch.tensor([[4, 2, 0], [5, 5, 2]])
+    advantage = torch.tensor([0.5, -2.0])
+    log_p = logits.log_softmax(-1)
+    first = log_p[0, 0, 4] + log_p[0, 1, 2]
+    second = log_p[1, 0, 5] + log_p[1, 1, 5] + log_p[1, 2, 2]
+    expected = -(0.5 * first - 2.0 * second) / 5
+    torch.testing.assert_close(reward_loss(logits, samples, advantage), expected)
+    torch.testing.assert_close(reward_loss(logits, samples, advantage, count=10), expected / 2)
+
+
+@pytest.mark.parametrize("baseline", ["samples", "greedy"])
+def test_training_on_the_reward_raises_it(scene_run: Path, baseline: str) -> None:
+    """On one batch, over and over: samples must come to be worth far more than they were."""
+    start = load(scene_run / "last.safetensors")
+    given = [record for record in read(scene_run / "scenes") if record.split == "train"]
+    recipe = Recipe(
+        objective="reward", start_from="-", batch_pictures=10, samples=10, baseline=baseline, captions_per_picture=1,
+        cross_entropy=0.01, label_smoothing=0.0, longest=12, flips=False,
+    )  # fmt: skip
+    small = start.model
+    words = Words(recipe, given, start.vocabulary, pytest.fail)  # no boxes are asked for
+    objective = Reward(recipe, given, words, start.vocabulary, small, nullcontext)
+    batch = next(objective.epoch(0, start=0, steady=True))
+    pictures = Pictures([record.image for record in given], small.encoder)
+    keys = [list(zip(batch.pictures, batch.views, strict=True))]
+    with torch.no_grad():
+        (grid,) = encode_batches(small.encoder, pictures, keys, device=torch.device("cpu"))
+
+    torch.manual_seed(0)
+    learned = [*small.refiner.parameters(), *small.decoder.parameters()]
+    optimizer, rewards = torch.optim.Adam(learned, lr=2e-3), []
+    for _ in range(80):
+        loss, figures = objective.loss(small, Part(batch, batch), grid)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rewards.append(figures["reward"])
+    assert sum(rewards[-10:]) > 1.5 * sum(rewards[:10]), rewards
