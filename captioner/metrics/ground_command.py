@@ -71,8 +71,18 @@ def run(options: argparse.Namespace) -> int:
     reading = MapReading.stored({} if options.plain else model.about, options.explain)
     sources = SOURCES if options.captions == "both" else (options.captions,)
     found, failures = _ground(options, model, records, truth, reading, sources)
-    findings = {source: _findings(options, model, [g for g in found if g.source == source]) for source in sources}
-    notes = [f"{left_out:,} pictures of the split have no annotated things and are left out"] if left_out else []
+    findings, silent = {}, []
+    for source in sources:
+        some = [grounded for grounded in found if grounded.source == source]
+        if any(grounded.mentions for grounded in some):
+            findings[source] = _findings(options, model, some)
+        else:
+            silent.append(f"no caption of {source} names a thing that is annotated in its picture")
+    if not findings:
+        raise DataError(f"{'; '.join(silent)}: there is nothing to measure")
+    notes = list(silent)
+    if left_out:
+        notes.append(f"{left_out:,} pictures of the split have no annotated things and are left out")
     notes += [
         f"{some.absent:,} nouns of {source} name what is not in the picture; they are not counted"
         for source, some in findings.items()
@@ -193,5 +203,6 @@ def _findings(options: argparse.Namespace, model: "Captioner", found: list["Grou
         # One caption of a picture: each takes dozens of encodings.
         tried = {grounded.record.id: grounded for grounded in reversed(found) if grounded.places}
         trials = [trial for grounded in tried.values() for trial in try_out(model, grounded, seed=options.seed)]
-        faithfulness = summarise(trials, resamples=options.resamples, seed=options.seed)
+        if trials:  # the model may know none of the words
+            faithfulness = summarise(trials, resamples=options.resamples, seed=options.seed)
     return Findings(shares, by_class, sum(grounded.absent for grounded in found), faithfulness)
