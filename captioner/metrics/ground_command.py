@@ -35,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="captions that the model writes, references that it reads, or both (default)",
     )
     parser.add_argument("--masks", action="store_true", help="hold maps against outlines rather than boxes")
-    parser.add_argument("--faithfulness", action="store_true", help="deletion and insertion curves as well (slow)")
+    parser.add_argument(
+        "--faithfulness",
+        action="store_true",
+        help="deletion and insertion curves as well, of one caption a picture (slow: some 60 encodings of each)",
+    )
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
     model.add_argument("--device", help="cpu, cuda, ...; the CPU if not given")
@@ -67,8 +71,18 @@ def run(options: argparse.Namespace) -> int:
     reading = MapReading.stored({} if options.plain else model.about, options.explain)
     sources = SOURCES if options.captions == "both" else (options.captions,)
     found, failures = _ground(options, model, records, truth, reading, sources)
-    findings = {source: _findings(options, model, [g for g in found if g.source == source]) for source in sources}
-    notes = [f"{left_out:,} pictures of the split have no annotated things and are left out"] if left_out else []
+    findings, silent = {}, []
+    for source in sources:
+        some = [grounded for grounded in found if grounded.source == source]
+        if any(grounded.mentions for grounded in some):
+            findings[source] = _findings(options, model, some)
+        else:
+            silent.append(f"no caption of {source} names a thing that is annotated in its picture")
+    if not findings:
+        raise DataError(f"{'; '.join(silent)}: there is nothing to measure")
+    notes = list(silent)
+    if left_out:
+        notes.append(f"{left_out:,} pictures of the split have no annotated things and are left out")
     notes += [
         f"{some.absent:,} nouns of {source} name what is not in the picture; they are not counted"
         for source, some in findings.items()
@@ -186,6 +200,9 @@ def _findings(options: argparse.Namespace, model: "Captioner", found: list["Grou
     shares, by_class = average(mentions, aims, resamples=options.resamples, seed=options.seed)
     faithfulness = None
     if options.faithfulness:
-        trials = [trial for grounded in found for trial in try_out(model, grounded, seed=options.seed)]
-        faithfulness = summarise(trials, resamples=options.resamples, seed=options.seed)
+        # One caption of a picture: each takes dozens of encodings.
+        tried = {grounded.record.id: grounded for grounded in reversed(found) if grounded.places}
+        trials = [trial for grounded in tried.values() for trial in try_out(model, grounded, seed=options.seed)]
+        if trials:  # the model may know none of the words
+            faithfulness = summarise(trials, resamples=options.resamples, seed=options.seed)
     return Findings(shares, by_class, sum(grounded.absent for grounded in found), faithfulness)

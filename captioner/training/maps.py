@@ -59,7 +59,7 @@ class Candidate:
 
     def __str__(self) -> str:
         if self.reading.explain != "attention":
-            return f"{self.reading.explain}, sinks {self.reading.sinks}"
+            return f"{self.reading.explain} (on fewer pictures), sinks {self.reading.sinks}"
         return f"heads {','.join(map(str, self.heads))}, sinks {self.reading.sinks}, delay {self.reading.delay}"
 
 
@@ -274,7 +274,18 @@ def _choose_and_write(arguments: argparse.Namespace) -> None:
         "nouns": sum(len(case.targets) for case in cases),
         "plain": before.as_dict(),
         "attention": {"heads": list(best.heads), **asdict(best.reading), **tried[best].as_dict()},
-        **({"gradient": {**asdict(gradient.reading), **tried[gradient].as_dict()}} if gradient else {}),
+        **(
+            {
+                "gradient": {
+                    "pictures": len({case.picture for case in some}),
+                    **asdict(gradient.reading),
+                    **tried[gradient].as_dict(),
+                    "attention_there": score(some, best).as_dict(),
+                }
+            }
+            if gradient
+            else {}
+        ),
         "default": default,
     }
     checkpoint.save(arguments.output, with_reading(model, best, gradient, measured, default=default))
