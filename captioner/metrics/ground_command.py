@@ -158,21 +158,16 @@ def _ground(
     reading: Any,
     sources: tuple[str, ...],
 ) -> tuple[list["Grounded"], int]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from captioner.ground import ground
+    from captioner.progress import progress
 
     failures = 0
-    console = Console(stderr=True)
-    columns = (TextColumn("captions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("captions", total=len(records) * len(sources))
+    with progress("captions", len(records) * len(sources)) as (advance, say):
 
         def on_error(_: Any, error: Exception) -> None:
             nonlocal failures
             failures += 1
-            print(f"captioner: {error}", file=sys.stderr)
+            say(f"captioner: {error}")
 
         found = list(
             ground(
@@ -183,7 +178,7 @@ def _ground(
                 explain=reading,
                 options=model.options(width=options.beam) if options.beam else None,
                 on_error=on_error,
-                advance=lambda: bar.advance(task),
+                advance=advance,
             )
         )
     return found, failures
