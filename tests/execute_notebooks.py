@@ -62,6 +62,11 @@ def execute(path: Path, folder: Path, *, timeout: int = 600) -> NotebookNode:
     notebook.metadata = nbformat.from_dict(_METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})
+        for output in cell.get("outputs", []):
+            if (
+                len(output.get("data", {})) > 1
+            ):  # where more is shown, the text in its place only names objects, and paths
+                output.data.pop("text/plain", None)
     return notebook
 
 

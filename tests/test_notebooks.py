@@ -18,8 +18,9 @@ MODELS = {
     "coco_scores": ("default",),
     "how_attention_works": ("default",),
 }
-LARGEST = 600_000  # bytes of a file; a notebook that is read on the web must open at once
+LARGEST = 800_000  # bytes of a file; a notebook that is read on the web must open at once
 LARGEST_OUTPUT = 250_000
+_BASE64 = re.compile(r"[\w+/=]{100,}")  # pictures and maps, in which any short word may stand by chance
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -41,10 +42,11 @@ def check_outputs(notebook: NotebookNode) -> None:
         assert output.output_type != "error", output
         assert output.get("name") != "stderr", output.text
         assert sum(map(len, shown(output).values())) < LARGEST_OUTPUT
-        text = shown(output).get("text/plain", "")
-        assert not [place for place in private if place in text], text
-        # Where only the name of an object is shown, its picture was meant.
-        assert set(shown(output)) != {"text/plain"} or not re.match(r"<[\w.]+( object)? ", text), text
+        for form, text in shown(output).items():
+            words = "" if form.startswith("image/") else _BASE64.sub("", text)
+            assert not [place for place in private if place in words], words
+        # A figure that is shown by its name alone was meant to be seen.
+        assert not shown(output).get("text/plain", "").startswith("<Figure")
 
 
 def test_there_are_the_three() -> None:
