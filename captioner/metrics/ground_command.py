@@ -49,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("attention", "gradient", "occlusion"),
         help="what maps are made of; what the model's file says if not given",
     )
-    model.add_argument("--plain", action="store_true", help="maps as they come, without what the model's file says")
+    model.add_argument(
+        "--plain",
+        action="store_true",
+        help="maps as the heads give them, without what the model's file says is done to them",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON and no table")
     output.add_argument("--worst", type=Path, metavar="FILE", help=f"a page of the {_WORST} worst cases, .html")
