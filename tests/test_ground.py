@@ -138,7 +138,7 @@ def test_the_command_prints_tables_json_and_the_page(
     printed = capsys.readouterr().out
     for words in ("references that the model read", "points at it", "another word's map", "an even map", "dev, maps:"):
         assert words in printed
-    assert "no caption of written names" in printed or "captions that the model wrote" in printed
+    assert "none of the captions that the model wrote names" in printed or "captions that the model wrote" in printed
     assert "Where the maps were wrong" in (tmp_path / "worst.html").read_text()
 
     assert main([*arguments, "--json", "--captions", "references", "--faithfulness", "--pictures", "7"]) == 0

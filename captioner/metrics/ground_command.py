@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from captioner.metrics.ground_report import Findings
 
 _WORST = 40
+_SAID = {"written": "captions that the model wrote", "references": "references"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,14 +82,14 @@ def run(options: argparse.Namespace) -> int:
         if any(grounded.mentions for grounded in some):
             findings[source] = _findings(options, model, some)
         else:
-            silent.append(f"no caption of {source} names a thing that is annotated in its picture")
+            silent.append(f"none of the {_SAID[source]} names a thing that is annotated in its picture")
     if not findings:
         raise DataError(f"{'; '.join(silent)}: there is nothing to measure")
     notes = list(silent)
     if left_out:
         notes.append(f"{left_out:,} pictures of the split have no annotated things and are left out")
     notes += [
-        f"{some.absent:,} nouns of {source} name what is not in the picture; they are not counted"
+        f"{some.absent:,} nouns of {_SAID[source]} name what is not in the picture; they are not counted"
         for source, some in findings.items()
         if some.absent
     ]
