@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,8 @@ def _save_frequencies(annotations: "Annotations", path: Path, *, partial: bool) 
     from captioner.metrics.cider import DocumentFrequencies
     from captioner.metrics.references import References
 
-    references = References({key: group for key, group in annotations.references.items() if group or not partial})
+    with _naming(Path(annotations.source)):
+        references = References({key: group for key, group in annotations.references.items() if group or not partial})
     if not references:
         raise DataError(f"{annotations.source} has no captions to count")
     DocumentFrequencies.of(list(references.values())).save(path)
@@ -108,6 +110,10 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError(f"--bootstrap must be at least 1, not {options.bootstrap}")
     if options.seed < 0:
         raise OptionError(f"--seed must not be negative, as {options.seed} is")
+    for name in ("per_image", "save_results", "save_document_frequencies"):
+        path = getattr(options, name)
+        if path is not None and not path.parent.is_dir():  # said now and not after an hour of captioning
+            raise OptionError(f"--{name.replace('_', '-')}: cannot write {path}: there is no folder {path.parent}")
     if options.images is None:
         for name in ("model", "device", "beam", "save_results"):
             if getattr(options, name) is not None:
@@ -142,14 +148,19 @@ def _report(
         texts, captions, other = _common(texts, captions, other)
         total = max(len(annotations.references), len(texts))
         notes.append(f"partial: {len(texts):,} of {total:,} pictures scored")
-    references = References(texts)
-    scores = evaluate(captions, references, document_frequencies=frequencies)
+    with _naming(options.annotations):
+        references = References(texts)
+    with _naming(options.results):
+        scores = evaluate(captions, references, document_frequencies=frequencies)
+    others = None
+    if other is not None:
+        with _naming(options.compare):
+            others = evaluate(other, references, document_frequencies=frequencies)
     described = describe(tokenize_all([captions[key] for key in texts]))
     if described.empty:
         notes.append(f"{described.empty} captions have no words; the first is of picture {_first_empty(captions)!r}")
     measures: dict[Measure, bool] = {"METEOR": options.meteor, "SPICE": options.spice}
     extra = {measure: java_score(measure, captions, texts) for measure, wanted in measures.items() if wanted}
-    others = evaluate(other, references, document_frequencies=frequencies) if other is not None else None
     return Report(
         scores=scores,
         signature=f"{scores.signature} | set {options.annotations.name}{f' {options.split}' if options.split else ''}",
@@ -163,6 +174,15 @@ def _report(
         other=others,
         differences=compare(scores, others, seed=options.seed) if others is not None else None,
     )
+
+
+@contextmanager
+def _naming(path: Path | None) -> Iterator[None]:
+    """Faults of a file's content get its name, where there is one."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}" if path else str(error)) from None
 
 
 def _common(
@@ -213,9 +233,9 @@ def _show(options: argparse.Namespace, report: "Report", captions: Mapping["Id",
 
     from captioner.metrics.report import print_report, write_per_picture
 
-    if options.per_image is not None:
-        write_per_picture(report, captions, options.per_image)
     if options.json:
         print(json.dumps(report.as_dict(), indent=1))
     else:
         print_report(report, Console(width=None if sys.stdout.isatty() else 160))
+    if options.per_image is not None:
+        write_per_picture(report, captions, options.per_image)

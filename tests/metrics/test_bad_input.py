@@ -212,17 +212,23 @@ def test_json_lines_under_another_name(write: Write) -> None:
 
 # What the command gets that the readers alone cannot know to be wrong.
 TOGETHER: dict[tuple[str, str], tuple[Any, str]] = {
-    ("results", "a missing id"): ([{"image_id": 1, "caption": "a"}], "1 of 2 pictures have no caption, the first is 2"),
+    ("results", "a missing id"): (
+        [{"image_id": 1, "caption": "a"}],
+        "bad.json: 1 of 2 pictures have no caption, the first is 2",
+    ),
     ("results", "an extra id"): (
         [{"image_id": number, "caption": "a"} for number in (1, 2, 7)],
-        "1 captions are of pictures without references, the first is 7",
+        "bad.json: 1 captions are of pictures without references, the first is 7",
     ),
     ("results", "no id in common"): (
         [{"image_id": "x.jpg", "caption": "a"}],
-        "no id is in both: captions have 'x.jpg', references 1",
+        "bad.json: no id is in both: captions have 'x.jpg', references 1",
     ),
     ("results", "no captions"): ([], "bad.json has no captions"),
-    ("annotations", "a picture without captions"): (coco({1: ["a"], 2: []}), "picture 2 has no reference caption"),
+    ("annotations", "a picture without captions"): (
+        coco({1: ["a"], 2: []}),
+        "bad.json: picture 2 has no reference caption",
+    ),
     ("annotations", "mixed ids"): (
         {"annotations": [{"image_id": key, "caption": "a"} for key in (1, "2")]},
         "bad.json has ids of two types, 1 and '2'",

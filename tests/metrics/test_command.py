@@ -180,8 +180,18 @@ def test_meteor_without_its_program_says_what_is_missing(
 
 
 def test_a_file_that_cannot_be_written(evaluate_command: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(OptionError, match=r"--per-image: cannot write .*out.csv: there is no folder .*no"):
         evaluate_command(*arguments(files, "--per-image", tmp_path / "no" / "out.csv"))
+    with pytest.raises(DataError, match=r"cannot write .*: Is a directory"):
+        evaluate_command(*arguments(files, "--per-image", tmp_path))
+
+
+def test_of_two_results_files_the_one_at_fault_is_named(
+    evaluate_command: Run, files: tuple[Path, Path], write: Write
+) -> None:
+    some = write("some.json", [{"image_id": key, "caption": "a dog"} for key in range(1, 56)])
+    with pytest.raises(DataError, match=r"some.json: 5 of 60 pictures have no caption, the first is 56;"):
+        evaluate_command(*arguments(files, "--compare", some))
 
 
 class PretendCaptioner:
