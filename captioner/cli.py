@@ -8,12 +8,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.errors import CaptionerError, DataError, OptionError
+from captioner.progress import progress
 from captioner.version import __version__
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def run_caption(options: argparse.Namespace) -> int:
 
         model = load(options.model, device=options.device)
         how = _decoding_options(options, model)
-        with page or nullcontext(), _progress("captions", len(todo)) as (advance, say):
+        with page or nullcontext(), progress("captions", len(todo)) as (advance, say):
 
             def on_error(_: Any, error: CaptionerError) -> None:
                 nonlocal failed
@@ -219,25 +220,6 @@ def _decoding_options(options: argparse.Namespace, model: "Captioner") -> "Greed
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """How to advance a bar and how to print a line beside it; the bar is drawn only on a terminal."""
-    if total < 2 or not sys.stderr.isatty():
-        yield lambda: None, lambda line: print(line, file=sys.stderr, flush=True)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # The bar may catch what is printed only where both are on the terminal, else captions miss their file or pipe.
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as bar:
-        task = bar.add_task(what, total=total)
-        yield (
-            lambda: bar.advance(task),
-            lambda line: bar.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True),
-        )
 
 
 # models

@@ -161,12 +161,17 @@ def try_out(model: Captioner, grounded: Grounded, *, seed: int = 0) -> list[Tria
         # Cells of equal strength in random order, else an uninformative map would begin at the top left.
         strength = grounded.caption.words[place.word].map.astype(np.float64)
         orders.append(strength + 1e-12 * random.random(geometry.grid))
-    cells = [chosen for order in orders for chosen in orders_of(np.where(geometry.mask, order, -np.inf), counts)]
     gray, fog = mean_colour(pixels, geometry), blurred(pixels, geometry)
-    variants = [blot_out(pixels, gray, some) for some in cells] + [blot_out(fog, pixels, some) for some in cells]
+    # Nothing and everything are the same in every order, and encoded once.
+    variants = [pixels, gray, fog]
+    for order in orders:
+        cells = orders_of(np.where(geometry.mask, order, -np.inf), counts)[1:-1]
+        variants += [blot_out(pixels, gray, some) for some in cells] + [blot_out(fog, pixels, some) for some in cells]
     ids = model.vocabulary.encode([word.text for word in grounded.caption.words])[1:-1]
-    p = np.exp(log_probabilities(model.model, variants, geometry, [ids])[:, 0].astype(np.float64))
-    p = p.reshape(2, len(orders), len(LEVELS), -1)  # deletion and insertion, order, level, word
+    found = np.exp(log_probabilities(model.model, variants, geometry, [ids])[:, 0, :-1].astype(np.float64))
+    p = np.empty((2, len(orders), len(LEVELS), len(ids)))  # deletion and insertion, order, level, word
+    p[0, :, 0], p[0, :, -1], p[1, :, 0], p[1, :, -1] = found[0], found[1], found[2], found[0]
+    p[:, :, 1:-1] = found[3:].reshape(len(orders), 2, -1, len(ids)).swapaxes(0, 1)
     by_chance = p[:, :_RANDOM_ORDERS].mean(1)
     return [
         Trial(

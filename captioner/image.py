@@ -75,7 +75,8 @@ def _open(picture: Picture, *, max_pixels: int) -> tuple[Image.Image, int]:
             _refuse_bomb(opened, name, max_pixels)
             orientation = opened.getexif().get(_ORIENTATION, 1)  # first: loading a TIFF turns it and forgets
             opened.load()
-            upright = ImageOps.exif_transpose(opened)
+            upright = ImageOps.exif_transpose(opened)  # a copy, whether it turns or not
+            del opened  # 50 megapixels are 200 megabytes
             rgb = _to_rgb(upright)
     except ImageError:
         raise
@@ -141,8 +142,9 @@ def _refuse_bomb(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of an image that is ours alone: it may be what is returned."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
+        return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float64)
         return Image.fromarray(_stretch(values, image.mode)).convert("RGB")

@@ -35,7 +35,9 @@ FINAL_UNLESS_UPPER = _words("ppte ppty pte ptes pty ptys")
 # Only before a digit: "no. 7", "fig. 5".
 BEFORE_DIGIT = _words("art ca fig figs no nos op pp prop")
 
-# After "N. " these begin a sentence when capitalised, so that the single letter loses its period.
+ALL = ALWAYS | ALWAYS_UNLESS_UPPER | FINAL | FINAL_IF_CAPITALISED | FINAL_UNLESS_UPPER | BEFORE_DIGIT
+
+# After "N. " these begin a sentence when capitalised or in capitals, so that the single letter loses its period.
 SENTENCE_STARTERS = _words("""
 a about according after an as at but earlier he her here however if in it last many more now once one
 other our she since so some such that the their then there these they this we what when while yet you

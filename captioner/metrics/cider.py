@@ -13,8 +13,10 @@ so the figure, is 0.
 
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 from captioner.errors import DataError, OptionError
 from captioner.metrics.ngrams import MAX_ORDER, Ngrams, Order, distinct_sorted, lookup, number_words
+from captioner.metrics.textfiles import parse_json, read_text
 
 _SIGMA = 6.0
 _FORMAT = "captioner document frequencies 1"
@@ -63,14 +66,13 @@ class DocumentFrequencies:
     @classmethod
     def load(cls, path: str | Path) -> "DocumentFrequencies":
         """Read a table that ``save`` wrote. Raises DataError where the file is anything else."""
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"cannot read document frequencies from {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON: {error}; write the table with DocumentFrequencies.save") from None
+        path = Path(path)
+        content = parse_json(read_text(path), path=path)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise DataError(f"{path} holds no document frequencies; write the table with DocumentFrequencies.save")
+            raise DataError(
+                f"{path} holds no document frequencies; make a table of a set of references with "
+                "captioner evaluate --annotations FILE --save-document-frequencies TABLE"
+            )
         pictures, counts = content.get("pictures"), content.get("counts")
         if not isinstance(pictures, int) or pictures < 1 or not isinstance(counts, dict):
             raise DataError(f"{path}: 'pictures' must be a positive number and 'counts' an object")
@@ -78,6 +80,12 @@ class DocumentFrequencies:
         if wrong is not None:
             raise DataError(f"{path}: the count of {wrong!r} is {counts[wrong]!r}, not a number of pictures")
         return cls(pictures, counts)
+
+    @cached_property
+    def checksum(self) -> int:
+        """Of the counts in any order: two tables that differ can be told apart."""
+        lines = (f"{gram} {count}".encode("utf-8", "surrogatepass") for gram, count in self.counts.items())
+        return sum(map(zlib.crc32, lines)) % 2**32
 
 
 class CiderScorer:

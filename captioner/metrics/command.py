@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the references: COCO or Karpathy JSON, Flickr8k token file, CSV, JSONL; .gz too",
     )
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--results", type=Path, metavar="FILE", help="captions: COCO results, CSV, JSONL; .gz too")
     source.add_argument("--images", type=Path, metavar="DIR", help="caption the pictures in this folder, then score")
     parser.add_argument("--split", help="score one split: its name, or a file that lists file names")
     parser.add_argument("--partial", action="store_true", help="score the pictures that are there")
     parser.add_argument(
-        "--document-frequencies", type=Path, metavar="FILE", help="for CIDEr; those of the scored set if not given"
+        "--document-frequencies",
+        type=Path,
+        metavar="FILE",
+        help="a saved table for CIDEr; those of the scored set if not given",
     )
     parser.add_argument(
-        "--save-document-frequencies", type=Path, metavar="FILE", help="write those of the references scored"
+        "--save-document-frequencies",
+        type=Path,
+        metavar="FILE",
+        help="write those of the annotations; needs neither --results nor --images",
     )
     more = parser.add_argument_group("beside the scores")
     more.add_argument("--compare", type=Path, metavar="FILE", help="other results: differences and their p-values")
@@ -63,13 +70,17 @@ def run(options: argparse.Namespace) -> int:
 
     _check(options)
     annotations = read_annotations(options.annotations, split=options.split)
+    if options.save_document_frequencies is not None:
+        _save_frequencies(annotations, options.save_document_frequencies, partial=options.partial)
+    if options.results is None and options.images is None:
+        return 0
     frequencies = DocumentFrequencies.load(options.document_frequencies) if options.document_frequencies else None
     failed = 0
     if options.images is not None:
         captions, failed = _caption_pictures(options, annotations)
     else:
-        captions = name_as(read_results(options.results), annotations)
-    other = name_as(read_results(options.compare), annotations) if options.compare else None
+        captions = name_as(read_results(options.results), annotations, partial=options.partial)
+    other = name_as(read_results(options.compare), annotations, partial=options.partial) if options.compare else None
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FewPicturesWarning)
@@ -80,11 +91,29 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _save_frequencies(annotations: "Annotations", path: Path, *, partial: bool) -> None:
+    from captioner.metrics.cider import DocumentFrequencies
+    from captioner.metrics.references import References
+
+    with _naming(Path(annotations.source)):
+        references = References({key: group for key, group in annotations.references.items() if group or not partial})
+    if not references:
+        raise DataError(f"{annotations.source} has no captions to count")
+    DocumentFrequencies.of(list(references.values())).save(path)
+    print(f"captioner: {path}: document frequencies of {len(references):,} pictures", file=sys.stderr)
+
+
 def _check(options: argparse.Namespace) -> None:
+    if options.results is None and options.images is None and options.save_document_frequencies is None:
+        raise OptionError("give captions to score: --results FILE, or --images DIR to caption its pictures first")
     if options.bootstrap is not None and options.bootstrap < 1:
         raise OptionError(f"--bootstrap must be at least 1, not {options.bootstrap}")
     if options.seed < 0:
         raise OptionError(f"--seed must not be negative, as {options.seed} is")
+    for name in ("per_image", "save_results", "save_document_frequencies"):
+        path = getattr(options, name)
+        if path is not None and not path.parent.is_dir():  # said now and not after an hour of captioning
+            raise OptionError(f"--{name.replace('_', '-')}: cannot write {path}: there is no folder {path.parent}")
     if options.images is None:
         for name in ("model", "device", "beam", "save_results"):
             if getattr(options, name) is not None:
@@ -105,7 +134,6 @@ def _report(
     frequencies: "DocumentFrequencies | None",
 ) -> "Report":
     from captioner.metrics.baselines import constant_scores, human_scores
-    from captioner.metrics.cider import DocumentFrequencies
     from captioner.metrics.description import describe
     from captioner.metrics.evaluate import evaluate
     from captioner.metrics.meteor import Measure, java_score
@@ -120,16 +148,19 @@ def _report(
         texts, captions, other = _common(texts, captions, other)
         total = max(len(annotations.references), len(texts))
         notes.append(f"partial: {len(texts):,} of {total:,} pictures scored")
-    references = References(texts)
-    scores = evaluate(captions, references, document_frequencies=frequencies)
-    if options.save_document_frequencies:
-        DocumentFrequencies.of(list(references.values())).save(options.save_document_frequencies)
+    with _naming(options.annotations):
+        references = References(texts)
+    with _naming(options.results):
+        scores = evaluate(captions, references, document_frequencies=frequencies)
+    others = None
+    if other is not None:
+        with _naming(options.compare):
+            others = evaluate(other, references, document_frequencies=frequencies)
     described = describe(tokenize_all([captions[key] for key in texts]))
     if described.empty:
         notes.append(f"{described.empty} captions have no words; the first is of picture {_first_empty(captions)!r}")
     measures: dict[Measure, bool] = {"METEOR": options.meteor, "SPICE": options.spice}
     extra = {measure: java_score(measure, captions, texts) for measure, wanted in measures.items() if wanted}
-    others = evaluate(other, references, document_frequencies=frequencies) if other is not None else None
     return Report(
         scores=scores,
         signature=f"{scores.signature} | set {options.annotations.name}{f' {options.split}' if options.split else ''}",
@@ -143,6 +174,15 @@ def _report(
         other=others,
         differences=compare(scores, others, seed=options.seed) if others is not None else None,
     )
+
+
+@contextmanager
+def _naming(path: Path | None) -> Iterator[None]:
+    """Faults of a file's content get its name, where there is one."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}" if path else str(error)) from None
 
 
 def _common(
@@ -193,9 +233,9 @@ def _show(options: argparse.Namespace, report: "Report", captions: Mapping["Id",
 
     from captioner.metrics.report import print_report, write_per_picture
 
-    if options.per_image is not None:
-        write_per_picture(report, captions, options.per_image)
     if options.json:
         print(json.dumps(report.as_dict(), indent=1))
     else:
         print_report(report, Console(width=None if sys.stdout.isatty() else 160))
+    if options.per_image is not None:
+        write_per_picture(report, captions, options.per_image)

@@ -22,7 +22,7 @@ class Description:
     shortest: int
     longest: int
     vocabulary: int  # different words in all captions together
-    distinct: float  # share of captions that no other caption equals, counting each once
+    distinct: float  # number of different captions, as a share of all
     repeats: float  # share that holds some pair of words twice
     unfinished: float  # share that ends in a function word
     empty: int  # captions without a word

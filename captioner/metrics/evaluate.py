@@ -103,9 +103,10 @@ def evaluate(
     ids = _matched(hypotheses, references, partial=partial)
     words = tokenize_all([checked_caption(hypotheses[key], of=key, what="caption") for key in ids])
     groups = [references[key] for key in ids]
-    if document_frequencies is None and len(ids) < FEW_PICTURES:
+    counted = len(ids) if document_frequencies is None else document_frequencies.pictures
+    if counted < FEW_PICTURES:
         warnings.warn(
-            f"CIDEr's document frequencies come from {len(ids)} pictures; below {FEW_PICTURES} the figure means "
+            f"CIDEr's document frequencies come from {counted} pictures; below {FEW_PICTURES} the figure means "
             "little: score more pictures, or give the frequencies of a larger set",
             FewPicturesWarning,
             stacklevel=2,
@@ -185,7 +186,9 @@ def _signature(
 ) -> str:
     numbers = [len(group) for group in references]
     fewest, most = min(numbers), max(numbers)
-    frequencies = f"table of {document_frequencies.pictures}" if document_frequencies else "scored set"
+    frequencies = "scored set"
+    if document_frequencies is not None:
+        frequencies = f"table of {document_frequencies.pictures} {document_frequencies.checksum:08x}"
     # Two figures whose signatures have the same checksum were measured against the same references.
     checksum = 0
     for key, group in sorted((str(key), group) for key, group in zip(ids, references, strict=True)):

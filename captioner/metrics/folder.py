@@ -58,27 +58,21 @@ def _captions(
     keys: dict[Path, Id], *, model: str | None, device: str | None, beam: int | None
 ) -> tuple[dict[Id, str], int]:
     from captioner.captioner import DEFAULT_MODEL, load
+    from captioner.progress import progress
 
     captioner = load(model or DEFAULT_MODEL, device=device)
     how = captioner.options(width=beam) if beam is not None else None
     captions: dict[Id, str] = {}
     broken = 0
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("captions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("captions", total=len(keys))
+    with progress("captions", len(keys)) as (advance, say):
 
         def skip(_: Any, error: ImageError) -> None:
             nonlocal broken
             broken += 1
-            bar.advance(task)
-            print(f"captioner: {error}", file=sys.stderr)
+            advance()
+            say(f"captioner: {error}")
 
         for caption in captioner.caption_all(list(keys), options=how, on_error=skip):
             captions[keys[Path(caption.image)]] = caption.text
-            bar.advance(task)
+            advance()
     return captions, broken

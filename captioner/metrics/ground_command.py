@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from captioner.metrics.ground_report import Findings
 
 _WORST = 40
+_SAID = {"written": "captions that the model wrote", "references": "references"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="captions that the model writes, references that it reads, or both (default)",
     )
     parser.add_argument("--masks", action="store_true", help="hold maps against outlines rather than boxes")
-    parser.add_argument("--faithfulness", action="store_true", help="deletion and insertion curves as well (slow)")
+    parser.add_argument(
+        "--faithfulness",
+        action="store_true",
+        help="deletion and insertion curves as well, of one caption a picture (slow: some 60 encodings of each)",
+    )
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
     model.add_argument("--device", help="cpu, cuda, ...; the CPU if not given")
@@ -45,7 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("attention", "gradient", "occlusion"),
         help="what maps are made of; what the model's file says if not given",
     )
-    model.add_argument("--plain", action="store_true", help="maps as they come, without what the model's file says")
+    model.add_argument(
+        "--plain",
+        action="store_true",
+        help="maps as the heads give them, without what the model's file says is done to them",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON and no table")
     output.add_argument("--worst", type=Path, metavar="FILE", help=f"a page of the {_WORST} worst cases, .html")
@@ -67,10 +76,20 @@ def run(options: argparse.Namespace) -> int:
     reading = MapReading.stored({} if options.plain else model.about, options.explain)
     sources = SOURCES if options.captions == "both" else (options.captions,)
     found, failures = _ground(options, model, records, truth, reading, sources)
-    findings = {source: _findings(options, model, [g for g in found if g.source == source]) for source in sources}
-    notes = [f"{left_out:,} pictures of the split have no annotated things and are left out"] if left_out else []
+    findings, silent = {}, []
+    for source in sources:
+        some = [grounded for grounded in found if grounded.source == source]
+        if any(grounded.mentions for grounded in some):
+            findings[source] = _findings(options, model, some)
+        else:
+            silent.append(f"none of the {_SAID[source]} names a thing that is annotated in its picture")
+    if not findings:
+        raise DataError(f"{'; '.join(silent)}: there is nothing to measure")
+    notes = list(silent)
+    if left_out:
+        notes.append(f"{left_out:,} pictures of the split have no annotated things and are left out")
     notes += [
-        f"{some.absent:,} nouns of {source} name what is not in the picture; they are not counted"
+        f"{some.absent:,} nouns of {_SAID[source]} name what is not in the picture; they are not counted"
         for source, some in findings.items()
         if some.absent
     ]
@@ -144,21 +163,16 @@ def _ground(
     reading: Any,
     sources: tuple[str, ...],
 ) -> tuple[list["Grounded"], int]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from captioner.ground import ground
+    from captioner.progress import progress
 
     failures = 0
-    console = Console(stderr=True)
-    columns = (TextColumn("captions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("captions", total=len(records) * len(sources))
+    with progress("captions", len(records) * len(sources)) as (advance, say):
 
         def on_error(_: Any, error: Exception) -> None:
             nonlocal failures
             failures += 1
-            print(f"captioner: {error}", file=sys.stderr)
+            say(f"captioner: {error}")
 
         found = list(
             ground(
@@ -169,7 +183,7 @@ def _ground(
                 explain=reading,
                 options=model.options(width=options.beam) if options.beam else None,
                 on_error=on_error,
-                advance=lambda: bar.advance(task),
+                advance=advance,
             )
         )
     return found, failures
@@ -186,6 +200,9 @@ def _findings(options: argparse.Namespace, model: "Captioner", found: list["Grou
     shares, by_class = average(mentions, aims, resamples=options.resamples, seed=options.seed)
     faithfulness = None
     if options.faithfulness:
-        trials = [trial for grounded in found for trial in try_out(model, grounded, seed=options.seed)]
-        faithfulness = summarise(trials, resamples=options.resamples, seed=options.seed)
+        # One caption of a picture: each takes dozens of encodings.
+        tried = {grounded.record.id: grounded for grounded in reversed(found) if grounded.places}
+        trials = [trial for grounded in tried.values() for trial in try_out(model, grounded, seed=options.seed)]
+        if trials:  # the model may know none of the words
+            faithfulness = summarise(trials, resamples=options.resamples, seed=options.seed)
     return Findings(shares, by_class, sum(grounded.absent for grounded in found), faithfulness)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from captioner.metrics.faithfulness import LEVELS, Faithfulness
-from captioner.metrics.grounding import RIVALS, Figure, Shares
+from captioner.metrics.grounding import FEWEST_PICTURES, RIVALS, Figure, Shares
 
 _FEWEST = 5  # mentions of a class that gets a line of its own in the table; JSON has all
 _TITLES = {"written": "captions that the model wrote", "references": "references that the model read"}
@@ -143,20 +143,23 @@ def _classes(found: Findings) -> Table:
     many = {name: shares for name, shares in found.by_class.items() if shares.mentions >= _FEWEST}
     for category, shares in many.items():
         baseline = shares.pointing[shares.best_baseline]
+        sure = shares.pictures >= FEWEST_PICTURES
         table.add_row(
             category,
             f"{shares.mentions:,}",
             f"{shares.pictures:,}",
-            *_cells(shares.pointing["maps"]),
+            f"{shares.pointing['maps'].value:.1%}",
+            _interval(shares.pointing["maps"]) if sure else "",
             f"{shares.best_baseline} {baseline.value:.1%}",
-            _interval(baseline),
+            _interval(baseline) if sure else "",
             f"{shares.mass['maps'].value:.1%}",
             f"{shares.mass['even'].value:.1%}",
             "above all baselines" if shares.beats_baselines else "",
         )
     few = len(found.by_class) - len(many)
-    if few:
-        table.caption = f"{few} classes with fewer than {_FEWEST} nouns are in --json alone"
+    table.caption = f"no intervals from fewer than {FEWEST_PICTURES} pictures" + (
+        f"; {few} classes with fewer than {_FEWEST} nouns are in --json alone" if few else ""
+    )
     return table
 
 

@@ -27,6 +27,9 @@ from captioner.metrics.resampling import Interval
 
 Floats = NDArray[np.float64]
 
+FEWEST_PICTURES = 10
+"""Drawing fewer pictures anew says nothing of how sure a figure is: one picture has an interval without width."""
+
 RIVALS = ("maps", "another word", "centre", "even")
 """What is measured: the maps, then the baselines."""
 
@@ -205,7 +208,9 @@ class Shares:
 
     @property
     def beats_baselines(self) -> bool:
-        """Whether the interval of the maps' pointing lies above those of all baselines."""
+        """Whether the interval of the maps' pointing lies above those of all baselines, on enough pictures to say."""
+        if self.pictures < FEWEST_PICTURES:
+            return False
         low = self.pointing["maps"].interval.low
         return all(low > self.pointing[name].interval.high for name in RIVALS[1:] if self.pointing[name].value >= 0)
 

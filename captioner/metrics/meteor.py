@@ -5,10 +5,12 @@ fetches its models on first use. Both get the words of this project's tokeniser.
 another measure with other parameters and no paraphrases, and is not offered in their place.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -38,16 +40,19 @@ def java_score(
     lacking = missing()
     if lacking is not None:
         raise OptionError(f"{measure} needs {lacking}; install it, or leave {measure} out")
-    module = importlib.import_module(f"pycocoevalcap.{measure.lower()}.{measure.lower()}")
-    scorer = getattr(module, measure.capitalize())()
     ids = list(references)
     ours = tokenize_all([hypotheses[key] for key in ids])
     theirs = iter(tokenize_all([caption for key in ids for caption in references[key]]))
     result = {key: [" ".join(words)] for key, words in zip(ids, ours, strict=True)}
     truth = {key: [" ".join(next(theirs)) for _ in references[key]] for key in ids}
     try:
-        total, each = scorer.compute_score(truth, result)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise OptionError(f"the {measure} program failed: {str(error) or type(error).__name__}") from error
+        with contextlib.redirect_stdout(sys.stderr):  # it tells of its downloads, in the midst of our JSON
+            module = importlib.import_module(f"pycocoevalcap.{measure.lower()}.{measure.lower()}")
+            total, each = getattr(module, measure.capitalize())().compute_score(truth, result)
+    except (OSError, ValueError, ImportError, subprocess.SubprocessError) as error:
+        fetched = "; it fetches its language models on first use, for which the machine must be on line"
+        raise OptionError(
+            f"the {measure} program failed: {str(error) or type(error).__name__}{fetched * (measure == 'SPICE')}"
+        ) from error
     values = [entry["All"]["f"] if isinstance(entry, dict) else entry for entry in each]
     return float(total), dict(zip(ids, map(float, values), strict=True))

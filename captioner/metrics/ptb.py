@@ -18,7 +18,7 @@ shift every later caption onto the wrong picture. Here they are white space.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import zip_longest
 
@@ -115,12 +115,15 @@ def _not_upper(words: frozenset[str]) -> str:
     return "(?:" + "|".join(f"[{word[0]}{word[0].upper()}]{word[1:]}" for word in sorted(words)) + ")"
 
 
+_IN_TWO = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])  # after three letters
 _ALWAYS = f"(?:{_any_of(abbreviations.ALWAYS)}|{_not_upper(abbreviations.ALWAYS_UNLESS_UPPER)})"
 _FINAL = (
     f"(?:{_any_of(abbreviations.FINAL)}|{_capitalised(abbreviations.FINAL_IF_CAPITALISED)}"
-    f"|{_not_upper(abbreviations.FINAL_UNLESS_UPPER)})"
+    rf"|{_not_upper(abbreviations.FINAL_UNLESS_UPPER)}|(?i:ph\.d|ed\.d))"
 )
-_STARTER = "(?:" + "|".join(word.capitalize() for word in sorted(abbreviations.SENTENCE_STARTERS)) + ")"
+_STARTER = (
+    "(?:" + "|".join(f"{word.capitalize()}|{word.upper()}" for word in sorted(abbreviations.SENTENCE_STARTERS)) + ")"
+)
 
 # ------------------------------------------------------------------------------------------------------
 # What becomes of a match
@@ -191,11 +194,10 @@ _FROM_LETTER = _rules(
     (rf"(?P<token>[A-Za-z]*[A-MO-Za-mo-z])[nN]{_ANY_APOSTROPHE}[tT]", _keep),
     (rf"[nN]{_ANY_APOSTROPHE}[tT]", _clitic),
     (rf"(?P<token>{_WORD}){_CLITIC}", _word),
-    (r"(?=(?i:cannot|gonna|gotta|lemme|gimme|wanna))(?P<token>...)(?i:not|na|ta|me)", _keep),
+    (rf"(?={_any_of(_IN_TWO)})(?P<token>...)(?i:not|na|ta|me)", _keep),
     # Initials, acronyms and abbreviations keep their period.
     (rf"(?P<token>[A-Za-z])\.{_BLANK}+(?:(?:{_STARTER}|M[Rr]\.|Ms\.)(?:{_BLANK}|$)|{_TAG})", _keep),
     (r"[A-Za-z](?:\.[A-Za-z])*\.|[A-Za-z](?:\.[A-Za-z])+", _keep),
-    (r"(?i:ph\.d|ed\.d)\.?", _keep),
     (rf"{_ALWAYS}\.", _keep),
     (rf"(?P<token>{_FINAL}\.)(?:-?(?s:.))", _keep),
     (rf"{_FINAL}\.", _keep),
@@ -306,23 +308,61 @@ def _rules_for(character: str) -> list[_Rule]:
     return rules + _ANYWHERE
 
 
-def _scan(text: str, *, stop: int) -> Iterator[str]:
-    """The tokens that begin before ``stop``, by maximal munch; white space and unknown signs leave none."""
+def _next(text: str, place: int) -> tuple[tuple[str, ...], int]:
+    """What stands at a place, by maximal munch: its tokens, and where the rest begins. White space and unknown signs
+    leave none."""
+    longest = token_end = place
+    chosen: _Action = _drop
+    for pattern, action in _rules_for(text[place]):
+        match = pattern.match(text, place)
+        if match is not None and match.end() > longest:
+            end = match.end("token") if "token" in pattern.groupindex else match.end()
+            if end > place:
+                longest, token_end, chosen = match.end(), end, action
+    if token_end == place:
+        return (), place + 1
+    return tuple(token for token in chosen(text[place:token_end]) if token not in PUNCTUATION), token_end
+
+
+# Chunks whose tokens no neighbour can change: words, a clitic and one mark after them; no initials.
+_INDEPENDENT = re.compile(r"(?:[A-Za-z]{2,}(?:-[A-Za-z]+)*(?:'(?:s|re|ll|ve|d))?[.,!?;:]?|[A-Za-z],?|[.,!?;:\"&-])")
+_NEEDS_DIGIT = frozenset(f"{word}." for word in abbreviations.BEFORE_DIGIT)
+_CHUNK = re.compile(r"\S+")
+# Of these, whole words with a mark that goes; most chunks are, and need not be put before every rule.
+_WHOLE_WORD = re.compile(r"([A-Za-z]{2,}(?:-[A-Za-z]+)*)[.,!?;:]?")
+_NOT_WHOLE = abbreviations.ALL | _IN_TWO
+
+
+@lru_cache(maxsize=1 << 16)
+def _alone(chunk: str) -> tuple[str, ...] | None:
+    """The words of a chunk between white space, or None where they may depend on what surrounds it."""
+    if not _INDEPENDENT.fullmatch(chunk) or chunk.lower() in _NEEDS_DIGIT:
+        return None
+    whole = _WHOLE_WORD.fullmatch(chunk)
+    if whole and (word := whole[1].lower()) not in _NOT_WHOLE:
+        return (word,)
+    text, place = f"{chunk}\n", 0
+    words: list[str] = []
+    while place < len(chunk):
+        found, place = _next(text, place)
+        words += found
+    return tuple(words)
+
+
+def _in_context(caption: str, following: str) -> list[str]:
+    """The words of a caption that holds chunks whose words depend on what surrounds them."""
+    text = f"{caption.translate(_AS_SPACE)}\n{following}"
+    words: list[str] = []
     place = 0
-    while place < stop:
-        longest = token_end = place
-        chosen: _Action = _drop
-        for pattern, action in _rules_for(text[place]):
-            match = pattern.match(text, place)
-            if match is not None and match.end() > longest:
-                end = match.end("token") if "token" in pattern.groupindex else match.end()
-                if end > place:
-                    longest, token_end, chosen = match.end(), end, action
-        if token_end == place:
-            place += 1
-            continue
-        yield from chosen(text[place:token_end])
-        place = token_end
+    while place < len(caption):
+        chunk = _CHUNK.match(text, place) if place == 0 or text[place - 1] == " " else None
+        known = _alone(chunk[0]) if chunk else None
+        if chunk and known is not None:
+            found, place = known, chunk.end()
+        else:
+            found, place = _next(text, place)
+        words += found
+    return words
 
 
 def tokenize(caption: str, *, following: str = "") -> list[str]:
@@ -335,24 +375,9 @@ def tokenize(caption: str, *, following: str = "") -> list[str]:
     for chunk in caption.split():
         known = _alone(chunk)
         if known is None:
-            text = caption.translate(_AS_SPACE)
-            found = _scan(f"{text}\n{following}", stop=len(text))
-            return [token for token in found if token not in PUNCTUATION]
+            return _in_context(caption, following)
         words += known
     return words
-
-
-# Chunks whose tokens no neighbour can change: words, a clitic and one mark after them; no initials.
-_INDEPENDENT = re.compile(r"(?:[A-Za-z]{2,}(?:-[A-Za-z]+)*(?:'(?:s|re|ll|ve|d))?[.,!?;:]?|[A-Za-z],?|[.,!?;:\"&-])")
-_NEEDS_DIGIT = frozenset(f"{word}." for word in abbreviations.BEFORE_DIGIT)
-
-
-@lru_cache(maxsize=1 << 16)
-def _alone(chunk: str) -> tuple[str, ...] | None:
-    """The words of a chunk between white space, or None where they may depend on what surrounds it."""
-    if not _INDEPENDENT.fullmatch(chunk) or chunk.lower() in _NEEDS_DIGIT:
-        return None
-    return tuple(token for token in _scan(f"{chunk}\n", stop=len(chunk)) if token not in PUNCTUATION)
 
 
 _OPEN_END = re.compile(rf"(?:\A|[^A-Za-z0-9])(?:[A-Za-z]|{_any_of(abbreviations.BEFORE_DIGIT)})\.\s*\Z")

@@ -51,8 +51,9 @@ class References(Mapping[Key, list[list[str]]]):
         one_type_of_ids(list(captions), where="the references")
         lines: list[str] = []
         for key, group in captions.items():
-            if isinstance(group, str):
-                raise DataError(f"the references of picture {key!r} are one string; give a list of captions")
+            if isinstance(group, str) or not isinstance(group, Sequence):
+                what = "one string" if isinstance(group, str) else _shown(group)
+                raise DataError(f"the references of picture {key!r} are {what}; give a list of captions")
             if not group:
                 raise DataError(f"picture {key!r} has no reference caption; add one, or leave the picture out")
             lines += [checked_caption(caption, of=key, what="reference caption") for caption in group]

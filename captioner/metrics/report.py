@@ -1,7 +1,6 @@
 """The result of an evaluation for people (tables) and for programs (JSON, CSV)."""
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,14 +111,6 @@ def _row(report: Report, name: str) -> list[str]:
     if report.human is not None:
         row.append(f"{report.human.as_dict()[name]:.4f}")
     return row
-
-
-def write_json(report: Report, path: Path) -> None:
-    """Write ``Report.as_dict()`` to a file."""
-    try:
-        path.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_per_picture(report: Report, captions: Mapping[Any, str], path: Path) -> None:

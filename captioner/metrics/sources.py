@@ -34,6 +34,13 @@ def read_annotations(path: str | Path, *, split: str | None = None) -> Annotatio
     give none, the path of a list of file names as Flickr8k has them.
     """
     path = Path(path)
+    found = _annotations(path, split)
+    if not found.references:
+        raise DataError(f"{path} has no captions{f' of split {split!r}' if split else ''}")
+    return found
+
+
+def _annotations(path: Path, split: str | None) -> Annotations:
     text = read_text(path)
     if not is_json(path, text):
         return _from_rows(path, text, split)
@@ -68,27 +75,41 @@ def read_results(path: str | Path) -> dict[Id, str]:
         if key in captions:
             raise DataError(f"{place}: a second caption of picture {key!r}; keep one")
         captions[key] = _caption(row, place, key)
+    if not captions:
+        raise DataError(f"{path} has no captions")
     _one_type(captions, path)
     return captions
 
 
-def name_as(results: dict[Id, str], annotations: Annotations) -> dict[Id, str]:
+def name_as(results: dict[Id, str], annotations: Annotations, *, partial: bool = False) -> dict[Id, str]:
     """The results by the annotations' ids, where they name pictures in another way that can only mean one thing.
 
-    That is: numbers written as strings (CSV has no others), and file names that the annotations give.
+    That is: numbers written as strings and strings as numbers (CSV has no numbers), and file names, of which the last
+    part counts ("photos/x.jpg" is x.jpg). Results that name none of the annotated pictures come back as they are; of
+    those that name some, the others raise DataError, or are left out with ``partial``.
     """
     if any(key in annotations.references for key in results):
         return results
-    if all(isinstance(key, int) for key in annotations.references):
-        if all(isinstance(key, str) and key.isdecimal() and str(int(key)) == key for key in results):
-            return {int(key): caption for key, caption in results.items()}
-        by_name = {PurePosixPath(name).name: key for key, name in annotations.file_names.items()}
-        renamed = [by_name.get(PurePosixPath(str(key)).name) for key in results]
-        if len(by_name) == len(annotations.file_names) and len({*renamed}) == len(results) and None not in renamed:
-            return {key: text for key, text in zip(renamed, results.values(), strict=True) if key is not None}
-    elif all(isinstance(key, int) for key in results) and all(str(key).isdecimal() for key in annotations.references):
-        return {str(key): caption for key, caption in results.items()}
+    by_text = {str(key): key for key in annotations.references}
+    by_name = {PurePosixPath(name).name: key for key, name in annotations.file_names.items()}
+    if len(by_name) < len(annotations.file_names):
+        by_name = {}  # two folders hold a picture of the same name
+    for known, name_of in ((by_text, str), (by_name, _last_part)):
+        renamed = {known[name_of(key)]: caption for key, caption in results.items() if name_of(key) in known}
+        unknown = [key for key in results if name_of(key) not in known]
+        if not renamed or len(renamed) + len(unknown) < len(results):
+            continue
+        if unknown and not partial:
+            raise DataError(
+                f"{len(unknown)} captions are of pictures without references, the first is {unknown[0]!r}; "
+                "remove them, or score only the others (--partial)"
+            )
+        return renamed
     return results
+
+
+def _last_part(key: Id) -> str:
+    return PurePosixPath(str(key)).name
 
 
 def _from_coco(path: Path, content: dict[str, Any], split: str | None) -> Annotations:
@@ -107,8 +128,6 @@ def _from_coco(path: Path, content: dict[str, Any], split: str | None) -> Annota
         references[key] = []
         if isinstance(image.get("file_name"), str):
             file_names[key] = image["file_name"]
-    if split is not None and not references:
-        raise DataError(f"{path} has no pictures of split {split!r}")
     listed = bool(references)
     seen: set[Id] = set()
     for number, annotation in enumerate(content["annotations"]):
@@ -174,8 +193,6 @@ def _from_rows(path: Path, text: str, split: str | None) -> Annotations:
     absent = sorted((wanted or set()) - {str(key) for key in references})
     if absent:
         raise DataError(f"{path} has no captions of {len(absent)} pictures of {split}, the first is {absent[0]!r}")
-    if not references:
-        raise DataError(f"{path} has no captions{f' of split {split!r}' if split else ''}")
     _one_type(references, path)
     return Annotations(str(path), references, {key: key for key in references if isinstance(key, str)})
 

@@ -59,21 +59,16 @@ def is_json(path: Path, text: str) -> bool:
     start = text.lstrip()[:1]
     if start == "[":
         return True
-    if start != "{" or _suffix(path) in (".jsonl", ".ndjson"):
+    if start != "{" or path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
         return False
-    if _suffix(path) == ".json":
+    first, _, rest = text.strip().partition("\n")
+    if not rest:
         return True
-    first = text.lstrip().partition("\n")[0]
     try:
         json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return True  # an object over several lines
-    return not text.lstrip()[len(first) :].strip()
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    return False
 
 
 def rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:

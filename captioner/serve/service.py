@@ -16,6 +16,7 @@ from captioner.captioner import Captioner
 from captioner.decoding import Beam
 from captioner.errors import CaptionerError, ImageError, OptionError, TooManyPixelsError
 from captioner.serve.batches import Batcher
+from captioner.serve.memory import give_back
 from captioner.serve.models import Models
 from captioner.serve.problems import Problem, fault
 from captioner.serve.schemas import Options
@@ -42,6 +43,7 @@ class Service:
         self.batcher = Batcher(limits)
         self.held = Held(limits)
         self.ready = False
+        self._done = 0  # pictures so far
         # Two pictures of the most pixels are as many as memory should hold at a time.
         self._opening = ThreadPoolExecutor(2, thread_name_prefix="pictures")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="figures")
@@ -51,10 +53,11 @@ class Service:
         """Caption while the block runs."""
         batches = asyncio.create_task(self.batcher.run())
         warming = asyncio.create_task(self._warm_up())
+        giving_back = asyncio.create_task(give_back(lambda: self._done))
         try:
             yield
         finally:
-            for task in (batches, warming):
+            for task in (batches, warming, giving_back):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
@@ -119,6 +122,8 @@ class Service:
             return Problem(422, "invalid-options", str(error))
         except Exception as error:
             return fault(error)
+        finally:
+            self._done += 1
 
     async def draw(self, caption: Caption) -> bytes:
         """The figure of a caption, PNG."""

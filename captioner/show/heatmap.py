@@ -1,8 +1,9 @@
 """Maps laid over the picture, exactly where they belong.
 
-All maps of a caption share one scale: how many times the attention of a cell exceeds its even share. An even
-map is invisible, and the strongest glow of the figure is the strongest attention of the caption. (Stretching
-each map to its own range would make a flat map look as if it had something to say.)
+All maps of a caption share one scale: how many times the attention of a cell exceeds its even share, in logarithms,
+for twice as much means as much from 2 as from 20 times the even share. An even map is invisible, and the strongest
+glow of the figure is the strongest attention of the caption. (Stretching each map to its own range would make a flat
+map look as if it had something to say.)
 """
 
 import io
@@ -13,7 +14,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.interpolate import PchipInterpolator
@@ -42,6 +43,12 @@ def top_of_scale(caption: "Caption") -> float:
     """The value, in multiples of the even share, at which the caption's scale ends."""
     strongest = max((float(times_even(m, caption.geometry).max()) for m in caption.maps), default=1.0)
     return max(strongest, FAINTEST_TOP)
+
+
+def glow(map_: "NDArray[np.float32]", geometry: Geometry, *, top: float) -> "NDArray[np.float32]":
+    """How strongly each cell of a map (h, w) glows: 0 at the even share and below, 1 at the top of the scale."""
+    values = times_even(map_, geometry)
+    return np.asarray((np.log(values.clip(1)) / np.log(top)).clip(0, 1), dtype=np.float32)
 
 
 def on_picture(
@@ -86,16 +93,15 @@ def overlay(
         top: the end of the scale, in multiples of the even share; see `top_of_scale`.
         smooth: see `on_picture`.
     """
-    spread = on_picture(times_even(map_, geometry), geometry, picture.size, smooth=smooth)
-    strength = ((spread - 1) / (top - 1)).clip(0, 1)[:, :, None]  # 0 at the even share and below
-    glow = _COLOURS(0.3 + 0.7 * strength[:, :, 0])[:, :, :3] * 255
-    alpha = _opacity(strength)
-    blended = np.asarray(picture, dtype=np.float32) * (1 - alpha) + glow * alpha
+    strength = on_picture(glow(map_, geometry, top=top), geometry, picture.size, smooth=smooth)
+    colours = _COLOURS(0.3 + 0.7 * strength)[:, :, :3] * 255
+    alpha = _opacity(strength)[:, :, None]
+    blended = np.asarray(picture, dtype=np.float32) * (1 - alpha) + colours * alpha
     return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
 
 
 def _opacity(strength: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    return np.asarray(_STRONGEST * strength**0.8, dtype=np.float32)  # weak maps would else be hard to see
+    return np.asarray(_STRONGEST * strength, dtype=np.float32)
 
 
 def draw_caption(caption: "Caption", *, smooth: bool = True) -> Figure:
@@ -134,8 +140,11 @@ def _draw_scale(figure: Figure, axes: list[Axes], top: float) -> None:
     steps = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = _opacity(steps)[:, None]
     on_white = 1 - alpha + _COLOURS(0.3 + 0.7 * steps)[:, :3] * alpha
-    scale = ScalarMappable(Normalize(1, top), ListedColormap(on_white))
+    scale = ScalarMappable(LogNorm(1, top), ListedColormap(on_white))
     bar = figure.colorbar(scale, ax=axes, location="bottom", shrink=0.35, aspect=40, pad=0.02)
+    ticks = [value for value in (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500) if value <= top]
+    bar.set_ticks(ticks, labels=[str(value) for value in ticks], minor=False)
+    bar.ax.minorticks_off()
     bar.set_label("attention of a cell, in multiples of its even share", fontsize=8)
     bar.ax.tick_params(labelsize=8)
 

@@ -84,9 +84,9 @@ def quantise(maps: "Sequence[NDArray[np.float32]]", geometry: "Geometry") -> "tu
     """The maps of a caption in a byte a cell, on the one scale that figures use too.
 
     The byte `EVEN` is exactly the even share, so that an even map stays invisible. Below it, bytes are linear down to
-    no attention; above it, linear up to ``top``: as in `captioner.show.heatmap`, the strongest cell of the caption, or
-    3 where all are weaker. In multiples of the even share, a value is therefore off by at most ``1 / 128`` below 1, and
-    by at most ``(top - 1) / 382`` above: a 382nd of the visible scale, whatever the grid.
+    no attention; above it, logarithmic up to ``top``: as in `captioner.show.heatmap`, the strongest cell of the
+    caption, or 3 where all are weaker. In multiples of the even share, a value is therefore off by at most ``1 / 128``
+    below 1, and above by at most a factor ``top ** (1 / 382)``: a 382nd of the visible scale, whatever the grid.
 
     Args:
         maps: one (h, w) for each word.
@@ -99,14 +99,14 @@ def quantise(maps: "Sequence[NDArray[np.float32]]", geometry: "Geometry") -> "tu
         return np.zeros((0, *geometry.grid), dtype=np.uint8), FAINTEST_TOP
     values = np.stack([times_even(map_, geometry) for map_ in maps])
     top = max(float(values.max()), FAINTEST_TOP)
-    above = EVEN + (values - 1) / (top - 1) * (255 - EVEN)
+    above = EVEN + np.log(values.clip(1)) / np.log(top) * (255 - EVEN)
     return np.where(values < 1, values * EVEN, above).round().clip(0, 255).astype(np.uint8), top
 
 
 def restore(maps: "NDArray[np.uint8]", top: float) -> "NDArray[np.float32]":
     """What `quantise` made bytes of, in multiples of the even share; the viewer does the same."""
     steps = maps.astype(np.float32)
-    return np.where(steps < EVEN, steps / EVEN, 1 + (steps - EVEN) / (255 - EVEN) * (top - 1)).astype(np.float32)
+    return np.where(steps < EVEN, steps / EVEN, top ** ((steps - EVEN) / (255 - EVEN))).astype(np.float32)
 
 
 def _data_uri(picture: Image.Image, longest: int) -> str:

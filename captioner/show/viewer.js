@@ -31,14 +31,14 @@
       for (let i = 0; i < 3; i++) {
         table[step * 4 + i] = stops[first][i] * (1 - share) + stops[first + 1][i] * share;
       }
-      table[step * 4 + 3] = 255 * Math.pow(step / 255, 0.8); // weak maps would else be hard to see
+      table[step * 4 + 3] = step;
     }
     return table;
   }
 
   // Maps.
 
-  /** A caption of the data with its maps as numbers: multiples of the even share. */
+  /** A caption of the data with its maps as numbers, multiples of the even share, and as how strongly each cell glows. */
   function decode(caption, cells) {
     const bytes = atob(caption.maps);
     const top = caption.scale[0];
@@ -48,10 +48,12 @@
     const maps = caption.words.map((_, word) =>
       Float32Array.from({ length: cells }, (_, cell) => {
         const byte = bytes.charCodeAt(word * cells + cell);
-        return byte < EVEN ? byte / EVEN : 1 + ((byte - EVEN) / (255 - EVEN)) * (top - 1);
+        return byte < EVEN ? byte / EVEN : Math.pow(top, (byte - EVEN) / (255 - EVEN));
       }),
     );
-    return { text: caption.text, score: caption.score, finished: caption.finished, words: caption.words, top, maps };
+    const glows = maps.map((map) => map.map((value) => Math.log(Math.max(value, 1)) / Math.log(top)));
+    const { text, score, finished, words } = caption;
+    return { text, score, finished, words, top, maps, glows };
   }
 
   /** For each pixel along an axis: the cells whose centres it lies between, and the weights of their values and slopes. */
@@ -85,15 +87,15 @@
   }
 
   /** Paint a map over the whole of a canvas, which covers the picture exactly. */
-  function paint(canvas, map, top, data, smooth) {
+  function paint(canvas, glow, data, smooth) {
     const { width, height } = canvas;
     if (!width || !height) return;
     const [rows, columns] = data.grid;
     const [left, upper, right, lower] = data.extent;
     const across = between(width, data.size[0], left, right, columns, smooth);
     const down = between(height, data.size[1], upper, lower, rows, smooth);
-    const downSlopes = new Float32Array(map.length);
-    for (let column = 0; column < columns; column++) slopes(map, column, columns, down.last, downSlopes);
+    const downSlopes = new Float32Array(glow.length);
+    for (let column = 0; column < columns; column++) slopes(glow, column, columns, down.last, downSlopes);
     const line = new Float32Array(columns);
     const lineSlopes = new Float32Array(columns);
     const context = canvas.getContext("2d");
@@ -104,18 +106,17 @@
       const two = down.second[y] * columns;
       const [a, b, c, d] = down.weights.subarray(y * 4, y * 4 + 4);
       for (let i = 0; i < columns; i++) {
-        line[i] = map[one + i] * a + map[two + i] * b + downSlopes[one + i] * c + downSlopes[two + i] * d;
+        line[i] = glow[one + i] * a + glow[two + i] * b + downSlopes[one + i] * c + downSlopes[two + i] * d;
       }
       slopes(line, 0, 1, across.last, lineSlopes);
       for (let x = 0; x < width; x++, at += 4) {
         const first = across.first[x];
         const second = across.second[x];
-        const value =
+        const strength =
           line[first] * across.weights[x * 4] +
           line[second] * across.weights[x * 4 + 1] +
           lineSlopes[first] * across.weights[x * 4 + 2] +
           lineSlopes[second] * across.weights[x * 4 + 3];
-        const strength = (value - 1) / (top - 1); // 0 at the even share and below
         if (strength <= 0) continue;
         const step = Math.min(255, Math.round(strength * 255)) * 4;
         pixels[at] = TABLE[step];
@@ -202,7 +203,7 @@
     constructor(element, data, { compact = false, enlarge = null } = {}) {
       this.data = data;
       this.readings = data.captions.map((caption) => decode(caption, data.grid[0] * data.grid[1]));
-      this.even = new Float32Array(data.grid[0] * data.grid[1]).fill(1);
+      this.dark = new Float32Array(data.grid[0] * data.grid[1]);
       this.compact = compact;
       this.smooth = data.smooth !== false;
       this.chosen = null; // the word that was clicked, reached by key, or is being played
@@ -320,7 +321,7 @@
       this.chosen = this.hovered = null;
       this.reading = this.readings[index];
       this.image.alt = this.reading.text;
-      this.values = this.even;
+      this.values = this.dark;
       this.buildSentence();
       if (this.compact) return this.show();
       this.scaleEnd.textContent = times(this.reading.top);
@@ -379,7 +380,7 @@
     paintStrip() {
       (this.thumbnails || []).forEach((item, i) => {
         const canvas = item.querySelector("canvas");
-        paint(canvas, this.reading.maps[i], this.reading.top, this.data, this.smooth);
+        paint(canvas, this.reading.glows[i], this.data, this.smooth);
       });
     }
 
@@ -432,8 +433,7 @@
         const column = Math.floor(((x - left) / (right - left)) * columns);
         const row = Math.floor(((y - upper) / (lower - upper)) * rows);
         if (column >= 0 && column < columns && row >= 0 && row < rows) {
-          const { maps, top } = this.reading;
-          strengths = maps.map((map) => Math.max(0, (map[row * columns + column] - 1) / (top - 1)));
+          strengths = this.reading.glows.map((glow) => glow[row * columns + column]);
         }
       }
       this.words.forEach((word, i) => word.style.setProperty("--cv-look", String(strengths ? strengths[i] : 0)));
@@ -450,7 +450,7 @@
       }
       this.tell(now);
       if (now !== null) this.bringIntoStrip(now);
-      this.fade(now === null ? this.even : this.reading.maps[now]);
+      this.fade(now === null ? this.dark : this.reading.glows[now]);
     }
 
     tell(now) {
@@ -498,7 +498,7 @@
 
     lay(values) {
       this.values = values;
-      paint(this.canvas, values, this.reading.top, this.data, this.smooth);
+      paint(this.canvas, values, this.data, this.smooth);
     }
 
     /** Smoothly interpolated, or the cells as they are. */

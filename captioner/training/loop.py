@@ -32,7 +32,7 @@ from captioner.training.memory import keep_memory
 from captioner.training.objectives import Figures, Objective, Part, Reward, Seen, Text, Words, perplexity
 from captioner.training.recipe import Recipe
 from captioner.training.run_folder import RunFolder
-from captioner.training.start import first_model
+from captioner.training.start import earlier_recipes, first_model
 from captioner.training.views import View
 
 Report = Callable[[str, int, int, dict[str, float]], None]
@@ -97,6 +97,7 @@ class Trainer:
 
         torch.manual_seed(recipe.seed)
         self.model, self.vocabulary = first_model(recipe, self.train_records)
+        self._earlier = earlier_recipes(recipe)
         self.model.to(self.device)
         self.pictures = Pictures([record.image for record in self.train_records], self.model.encoder)
         # Boxes are in fractions of a picture; where cells lie on it depends on its shape.
@@ -220,7 +221,8 @@ class Trainer:
             score = scores["cider"]
         self.folder.log({"epoch": epoch, "step": self.step, "train_loss": loss, "seconds": seconds, "dev": scores})
         about = {
-            "recipe": self.recipe.as_dict(),
+            "recipe": self.recipe.for_readers(),
+            "earlier": self._earlier,
             "epoch": epoch + 1,
             "training_pictures": len(self.train_records),
             "dev": scores,

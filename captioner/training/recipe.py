@@ -34,6 +34,7 @@ _AT_LEAST = {
     "cross_entropy": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "clip", "save_minutes")
+_FILES = ("weights", "start_from", "encoder_from", "decoder_from")
 _SHARES = ("label_smoothing", "average", "hide_words", "own_words", "cut", "light", "final_rate")
 
 
@@ -138,6 +139,11 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+    def for_readers(self) -> dict[str, Any]:
+        """As `as_dict`, for a model that others get: of files the last two parts of their paths."""
+        shown = {name: "/".join(Path(getattr(self, name)).parts[-2:]) for name in _FILES}
+        return {**self.as_dict(), **shown}
 
 
 def options() -> tuple["Field[Any]", ...]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from captioner.checkpoint import Checkpoint
+from captioner.checkpoint import Checkpoint, read_header
 from captioner.checkpoint import load as load_checkpoint
 from captioner.data.records import Record
 from captioner.errors import OptionError
@@ -44,6 +45,16 @@ def first_model(recipe: Recipe, records: Sequence[Record]) -> tuple[CaptionModel
             )
         model.decoder.load_state_dict(decoder.model.decoder.state_dict())
     return model, vocabulary
+
+
+def earlier_recipes(recipe: Recipe) -> list[dict[str, Any]]:
+    """The recipes of the runs that this one goes on from, the first one first."""
+    found: list[dict[str, Any]] = []
+    for file in (recipe.start_from, recipe.encoder_from, recipe.decoder_from):
+        if file:
+            about = read_header(file)["about"]
+            found += [*about.get("earlier", []), about["recipe"]] if "recipe" in about else []
+    return found
 
 
 def _vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from captioner.cli import main
 from captioner.errors import DataError
 from captioner.metrics import evaluate
 from captioner.metrics.sources import name_as, read_annotations, read_results
@@ -37,6 +38,7 @@ IN_PYTHON: dict[str, tuple[Any, Any, str]] = {
     "mixed ids of references": ({1: "a"}, {1: ["a"], "2": ["b"]}, "the references mix ids of two types, 1 and '2';"),
     "a picture without references": ({1: "a", 2: "b"}, {1: ["a"], 2: []}, "picture 2 has no reference caption;"),
     "a reference that is None": ({1: "a", 2: "b"}, {1: ["a"], 2: [None]}, "the reference caption of picture 2 is None"),
+    "references as a number": ({1: "a", 2: "b"}, {1: ["a"], 2: 5}, "the references of picture 2 are 5 (int);"),
     "references as one string": ({1: "a", 2: "b"}, {1: ["a"], 2: "b"}, "the references of picture 2 are one string;"),
     "no captions": ({}, REFERENCES, "there are no captions to score"),
     "no references": ({1: "a dog"}, {}, "there are no references to score"),
@@ -186,5 +188,74 @@ def test_numbers_as_strings_and_file_names_find_their_pictures(write: Write) -> 
     expected = {1: "a dog", 2: "a cat"}
     assert name_as({"1": "a dog", "2": "a cat"}, annotations) == expected
     assert name_as({"val/000000000001.jpg": "a dog", "val/000000000002.jpg": "a cat"}, annotations) == expected
-    unclear: dict[Any, str] = {"01": "a dog", "2": "a cat"}
-    assert name_as(unclear, annotations) == unclear
+    more: dict[Any, str] = {"1": "a dog", "02": "a cat"}
+    with pytest.raises(DataError, match="1 captions are of pictures without references, the first is '02';"):
+        name_as(more, annotations)
+    assert name_as(more, annotations, partial=True) == {1: "a dog"}
+    twice: dict[Any, str] = {"a/000000000001.jpg": "a dog", "b/000000000001.jpg": "a cat"}
+    assert name_as(twice, annotations) == twice
+
+
+def test_results_with_folders_find_pictures_that_go_by_their_file_names(write: Write) -> None:
+    """What ``captioner caption photos/ --output mine.jsonl`` writes, against a token file."""
+    annotations = read_annotations(write("tokens.txt", "x.jpg#0\ta dog\ny.jpg#0\ta cat\n"))
+    results = read_results(write("mine.jsonl", '{"image": "photos/x.jpg", "caption": "a dog"}\n'))
+    assert name_as(results, annotations) == {"x.jpg": "a dog"}
+    same = read_annotations(write("rows.csv", "image,caption\na/x.jpg,a dog\nb/x.jpg,a cat\n"))
+    assert name_as(results, same) == results
+
+
+def test_json_lines_under_another_name(write: Write) -> None:
+    lines = '{"image_id": 1, "caption": "a dog"}\n{"image_id": 2, "caption": "a cat"}\n'
+    assert read_results(write("mine.json", lines)) == {1: "a dog", 2: "a cat"}
+
+
+# What the command gets that the readers alone cannot know to be wrong.
+TOGETHER: dict[tuple[str, str], tuple[Any, str]] = {
+    ("results", "a missing id"): (
+        [{"image_id": 1, "caption": "a"}],
+        "bad.json: 1 of 2 pictures have no caption, the first is 2",
+    ),
+    ("results", "an extra id"): (
+        [{"image_id": number, "caption": "a"} for number in (1, 2, 7)],
+        "bad.json: 1 captions are of pictures without references, the first is 7",
+    ),
+    ("results", "no id in common"): (
+        [{"image_id": "x.jpg", "caption": "a"}],
+        "bad.json: no id is in both: captions have 'x.jpg', references 1",
+    ),
+    ("results", "no captions"): ([], "bad.json has no captions"),
+    ("annotations", "a picture without captions"): (
+        coco({1: ["a"], 2: []}),
+        "bad.json: picture 2 has no reference caption",
+    ),
+    ("annotations", "mixed ids"): (
+        {"annotations": [{"image_id": key, "caption": "a"} for key in (1, "2")]},
+        "bad.json has ids of two types, 1 and '2'",
+    ),
+    ("annotations", "no captions"): ({"images": [], "annotations": []}, "bad.json has no captions"),
+}
+BAD_FILES = {
+    **{("results", what): bad for what, bad in RESULTS.items()},
+    **{("annotations", what): bad for what, bad in ANNOTATIONS.items()},
+    **TOGETHER,
+}
+
+
+@pytest.mark.parametrize("which", BAD_FILES, ids=" ".join)
+def test_as_a_user_sees_it(write: Write, capsys: pytest.CaptureFixture[str], which: tuple[str, str]) -> None:
+    """Exit code 2, nothing on standard output, one line on standard error that names the file or the picture."""
+    kind, what = which
+    suffix = "csv" if what.startswith("CSV") else "jsonl" if what.startswith("JSON lines") else "json"
+    files = {
+        "annotations": write("refs.json", coco(REFERENCES)),
+        "results": write("mine.json", [{"image_id": 1, "caption": "a"}, {"image_id": 2, "caption": "b"}]),
+    }
+    content, message = BAD_FILES[which]
+    files[kind] = write(f"bad.{suffix}", content)
+    code = main(["evaluate", "--annotations", str(files["annotations"]), "--results", str(files["results"])])
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    assert captured.err.startswith("captioner: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err

@@ -93,7 +93,7 @@ def test_per_image_file(evaluate_command: Run, files: tuple[Path, Path], tmp_pat
         rows = list(csv.DictReader(file))
     assert [row["image_id"] for row in rows] == [str(key) for key in range(1, 61)]
     assert rows[0]["caption"] == "a cat in the grass"
-    scores = evaluate({1: "a cat in the grass"}, {1: references(1)}, document_frequencies=DocumentFrequencies(1, {}))
+    scores = evaluate({1: "a cat in the grass"}, {1: references(1)}, document_frequencies=DocumentFrequencies(99, {}))
     assert float(rows[0]["BLEU-2"]) == pytest.approx(scores.bleu[1], rel=1e-8)
 
 
@@ -131,7 +131,21 @@ def test_saved_document_frequencies(evaluate_command: Run, files: tuple[Path, Pa
     _, first, _ = evaluate_command(*arguments(files, "--json", "--save-document-frequencies", table))
     _, second, _ = evaluate_command(*arguments(files, "--json", "--document-frequencies", table))
     assert json.loads(second)["scores"] == pytest.approx(json.loads(first)["scores"])
-    assert "document frequencies table of 60" in json.loads(second)["signature"]
+    assert "document frequencies table of 60 " in json.loads(second)["signature"]
+
+
+def test_a_table_of_document_frequencies_needs_no_results(
+    evaluate_command: Run, files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.json"
+    code, printed, errors = evaluate_command("--annotations", files[0], "--save-document-frequencies", table)
+    assert (code, printed) == (0, "")
+    assert errors == f"captioner: {table}: document frequencies of 60 pictures\n"
+    assert DocumentFrequencies.load(table).pictures == 60
+    with pytest.raises(OptionError, match="give captions to score: --results FILE, or --images DIR"):
+        evaluate_command("--annotations", files[0])
+    with pytest.raises(DataError, match=r"refs.json holds no document frequencies; make a table .* --save-document"):
+        evaluate_command(*arguments(files, "--document-frequencies", files[0]))
 
 
 def test_empty_captions_are_named(evaluate_command: Run, files: tuple[Path, Path], write: Write) -> None:
@@ -166,8 +180,18 @@ def test_meteor_without_its_program_says_what_is_missing(
 
 
 def test_a_file_that_cannot_be_written(evaluate_command: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(OptionError, match=r"--per-image: cannot write .*out.csv: there is no folder .*no"):
         evaluate_command(*arguments(files, "--per-image", tmp_path / "no" / "out.csv"))
+    with pytest.raises(DataError, match=r"cannot write .*: Is a directory"):
+        evaluate_command(*arguments(files, "--per-image", tmp_path))
+
+
+def test_of_two_results_files_the_one_at_fault_is_named(
+    evaluate_command: Run, files: tuple[Path, Path], write: Write
+) -> None:
+    some = write("some.json", [{"image_id": key, "caption": "a dog"} for key in range(1, 56)])
+    with pytest.raises(DataError, match=r"some.json: 5 of 60 pictures have no caption, the first is 56;"):
+        evaluate_command(*arguments(files, "--compare", some))
 
 
 class PretendCaptioner:

@@ -8,6 +8,10 @@ import pytest
 MODULES = [
     "captioner.metrics",
     "captioner.metrics.command",
+    "captioner.metrics.faithfulness",
+    "captioner.metrics.ground_command",
+    "captioner.metrics.ground_report",
+    "captioner.metrics.grounding",
     "captioner.metrics.judgement",
     "captioner.metrics.meteor",
     "captioner.metrics.report",
@@ -32,4 +36,4 @@ def test_scores_import_neither_torch_nor_what_needs_it() -> None:
 
 @pytest.mark.parametrize("heavy", ["rich", "scipy", "nltk"])
 def test_options_of_the_command_cost_little(heavy: str) -> None:
-    assert heavy not in imported("import captioner.metrics.command")
+    assert heavy not in imported("import captioner.metrics.command, captioner.metrics.ground_command")

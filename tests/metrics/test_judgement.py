@@ -1,14 +1,19 @@
 """Scores of single pairs and their correlation with ratings, on made judgements with known answers."""
 
 import importlib.util
+import random
 import sys
 from pathlib import Path
 
 import pytest
+from scipy.stats import kendalltau
 
 from captioner.errors import DataError
 from captioner.metrics import evaluate
 from captioner.metrics.judgement import correlations, read_captions, read_judgements, score_pairs
+from captioner.metrics.rouge import rouge_l
+
+pytestmark = pytest.mark.filterwarnings("ignore::captioner.metrics.FewPicturesWarning")
 
 ANIMALS = ["dog", "cat", "horse", "bird"]
 CAPTIONS = {
@@ -44,14 +49,32 @@ def test_own_captions_are_left_out_and_ratings_are_items(folder: Path) -> None:
     assert found["ROUGE-L"] == pytest.approx(1.0)
 
 
+def test_each_rating_is_an_item_of_the_tau(tmp_path: Path) -> None:
+    """The standard setting worked out by hand: own captions left out, three items a pair, tau-c."""
+    draw = random.Random(3)
+    rows = [
+        (f"{animal}.jpg", name, [str(draw.randint(1, 4)) for _ in range(3)]) for animal in ANIMALS for name in CAPTIONS
+    ]
+    (tmp_path / "j.txt").write_text("".join("\t".join([picture, name, *given]) + "\n" for picture, name, given in rows))
+    scores, ratings = [], []
+    for picture, name, given in rows:
+        if name.startswith(picture):
+            continue
+        own = [text.split() for other, text in CAPTIONS.items() if other.startswith(picture)]
+        scores += [rouge_l(CAPTIONS[name].split(), own)] * 3
+        ratings += [int(rating) for rating in given]
+    assert len(ratings) == 3 * (len(rows) - len(CAPTIONS))
+    found = correlations(read_judgements(tmp_path / "j.txt"), CAPTIONS)
+    assert found["ROUGE-L"] == pytest.approx(kendalltau(scores, ratings, variant="c").statistic)
+
+
 def test_pairs_may_repeat_a_picture() -> None:
     references = {animal: [text for name, text in CAPTIONS.items() if name.startswith(animal)] for animal in ANIMALS}
     pairs = [("dog", "a dog"), ("dog", "a cat runs"), ("bird", "one bird")]
     scores = score_pairs(pairs, references)
     assert scores.ids == (0, 1, 2)
     for row, (picture, caption) in enumerate(pairs):
-        with pytest.warns(UserWarning):
-            alone = evaluate({picture: caption}, {picture: references[picture]})
+        alone = evaluate({picture: caption}, {picture: references[picture]})
         assert scores.bleu_per_picture[row].tolist() == pytest.approx(alone.bleu_per_picture[0].tolist())
         assert scores.rouge_l_per_picture[row] == pytest.approx(alone.rouge_l)
     assert scores.cider_per_picture[2] > scores.cider_per_picture[1]

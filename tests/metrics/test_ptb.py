@@ -1,10 +1,12 @@
 """The rules of the tokeniser, each on made captions, and what must hold for any text."""
 
+import time
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captioner.metrics.ptb import PUNCTUATION, _alone, _scan, tokenize, tokenize_all
+from captioner.metrics.ptb import PUNCTUATION, _alone, _next, tokenize, tokenize_all
 
 RULES = {
     "lower case, punctuation dropped": ("A dog, a cat; and -- a BIRD!", "a dog a cat and a bird"),
@@ -37,6 +39,18 @@ RULES = {
     "soft hyphens join": ("foot\u00adball", "football"),
     "separators of lines are space": ("a\rb\x0bc\x0cd\u2028e\u2029f\x85g", "a b c d e f g"),
     "lone surrogates are space": ("a\ud800b \udfff", "a b"),
+    "opening quotes and accents as apostrophes": ("o‘clock O`Brien ma‛am isn‘t", "o‘clock o`brien ma‛am is n`t"),
+    "but not n't after another n": ("mann't inn't", "mann t inn t"),
+    "'t before is and was": ("'twas22 'tisn't ’tis", "'t was22 't is n't tis"),
+    "initials before a tag or a title": ("on S. <b> and T. Mr. X, V. Mrs. Y", "on s <b> and t mr. x v. mrs. y"),
+    "typographic clitics from the left": ("’reflective 'reflective ’vespas", "'re flective reflective 've spas"),
+    "initials on both sides of a hyphen": ("the u.s.-u.k.-border Corp.-i.e.-x", "the u.s.-u.k.-border corp.-i.e.-x"),
+    "sites have no capitals": ("O.—dogs.com •Dogs.COM •dogs.COM", "o. —dogs.com • dogs.com •dogs.com"),
+    "paths": ("www.my-dogs.com/x{y, flickr.com/ab{", "www.my-dogs.com/x{y flickr.com/ab -lcb-"),
+    "soft hyphens are letters": ("mother-in\u00adlaw a.\u00adb good.\u00ad", "mother-inlaw a.b good."),
+    "marks not beside underscores": ("cafe\u0301_bar a_b 5\u0301", "cafe\u0301 _ bar a_b 5 \u0301"),
+    "digits of all scripts": ("１/２ 5 １/２ 1/27-11", "１/２ 5\u00a0１/２ 1/27-11"),
+    "superscripts together": ("10⁻³ ²₂ H₂₂", "10 ⁻³ ² ₂ h ₂₂"),
     "nothing": ("", ""),
     "only punctuation": (" . , -- ... ", ""),
 }
@@ -91,12 +105,75 @@ def test_surrounding_space_changes_nothing(text: str) -> None:
     assert tokenize(f"  {text} ") == tokenize(text)
 
 
-@given(st.lists(st.sampled_from(["dog", "Jr.", "it's", "close-up,", "cannot", "a", "wow!", "-", "ol-x."]), max_size=8))
+def by_rules_alone(caption: str) -> list[str]:
+    """The words without the short cut for chunks that no neighbour can change."""
+    words: list[str] = []
+    place = 0
+    while place < len(caption):
+        found, place = _next(f"{caption}\n", place)
+        words += found
+    return words
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "dog",
+                "Jr.",
+                "it's",
+                "close-up,",
+                "cannot",
+                "Wash.",
+                "GONNA!",
+                "dog.",
+                "ab-st.",
+                "Multi-A.",
+                "a",
+                "wow!",
+                "-",
+                "ol-x.",
+            ]
+        ),
+        max_size=8,
+    )
+)
 def test_chunks_known_alone_are_what_the_whole_caption_gives(chunks: list[str]) -> None:
-    caption = " ".join(chunks)
     assert all(_alone(chunk) is not None for chunk in chunks)
-    scanned = [token for token in _scan(caption + "\n", stop=len(caption)) if token not in PUNCTUATION]
-    assert tokenize(caption) == scanned
+    assert tokenize(" ".join(chunks)) == by_rules_alone(" ".join(chunks))
+
+
+@given(st.lists(st.sampled_from([*PIECES, "dog ", "it's ", ". ", "A ", "Mr. "]), max_size=12).map("".join))
+def test_the_short_cut_changes_nothing(caption: str) -> None:
+    assert tokenize(caption) == by_rules_alone(caption)
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters="\n\r\x0b\x0c\x1c\x1d\x1e"), max_size=40))
+def test_the_short_cut_changes_nothing_of_ascii(caption: str) -> None:
+    assert tokenize(caption) == by_rules_alone(caption)
+
+
+@given(
+    st.lists(st.sampled_from(["A", "dog's", "don't", "close-up", "(left)", "Mr.", "U.S.", "cannot", "12:30", "café"]))
+)
+def test_words_are_their_own_words(pieces: list[str]) -> None:
+    """Tokenising twice changes nothing where no word has lost its neighbour."""
+    words = tokenize(" ".join(pieces))
+    assert tokenize(" ".join(words)) == words
+
+
+@given(
+    st.lists(
+        st.sampled_from([*PIECES, "www.", "http://", "a@", "no.", "&apos;", "♥", "\u0301"]), min_size=1, max_size=6
+    )
+)
+@settings(max_examples=60)
+def test_no_pattern_makes_a_long_chunk_slow(pieces: list[str]) -> None:
+    """8,000 characters of any repeated pattern; a rule that looks again from every character takes minutes."""
+    pattern = "".join(pieces) or "a"
+    start = time.process_time()
+    tokenize((pattern * 8000)[:8000])
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(

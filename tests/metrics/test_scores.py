@@ -136,13 +136,24 @@ def test_document_frequencies_of_a_larger_set_change_the_figure_and_its_signatur
     assert own.cider == 0.0  # everything in the references is in all of them
     assert other.cider_per_picture[0] == pytest.approx(5.0)  # two orders of four, both perfect
     assert "scored set" in own.signature
-    assert "table of 1000" in other.signature
+    assert f"table of 1000 {table.checksum:08x}" in other.signature
+    assert table.checksum == DocumentFrequencies(1000, dict(reversed(table.counts.items()))).checksum
+    assert table.checksum != DocumentFrequencies(1000, {**table.counts, "dog": 11}).checksum
+
+
+def test_a_table_of_few_pictures_is_warned_of() -> None:
+    captions = dict.fromkeys(range(60), "a dog")
+    with pytest.warns(FewPicturesWarning, match="come from 49 pictures"):
+        evaluate(
+            captions, {key: ["a dog"] for key in captions}, document_frequencies=DocumentFrequencies(49, {"a": 49})
+        )
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1, 2", "not JSON"),
+        ("[1, 2", "line 1 column "),
+        ("[" * 100_000, "nested too deeply"),
         ("[]", "no document frequencies"),
         ('{"format": "captioner document frequencies 1", "pictures": 0, "counts": {}}', "positive"),
         ('{"format": "captioner document frequencies 1", "pictures": 2, "counts": {"a": "x"}}', "'a' is 'x'"),

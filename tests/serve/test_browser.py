@@ -77,6 +77,9 @@ def test_a_picture_comes_back_as_a_caption(
 ) -> None:
     path = make_picture("my photo.png", size=(90, 60))
     page = open_page(server)
+    heading = page.get_by_role("heading", name="captioner").bounding_box()
+    assert heading is not None
+    assert heading["width"] > 100  # the viewer's own pages hide theirs
     upload(page, path)
     wait_for_captions(page, 1)
     card = cards(page).first

@@ -18,7 +18,7 @@ import captioner
 from captioner.caption import Caption
 from captioner.data.scenes import dog_frisbee_park, draw_scene
 from captioner.image import Geometry
-from captioner.show.heatmap import on_picture, overlay, times_even, top_of_scale
+from captioner.show.heatmap import glow, on_picture, overlay, top_of_scale
 from captioner.show.page import page as page_of
 from captioner.show.page import payload
 
@@ -295,9 +295,8 @@ def test_the_maps_on_the_canvas_are_those_of_the_caption(
     opened = show(caption.page())
     opened.word("dog").click()
     alpha = opened.map()
-    spread = on_picture(times_even(map_, geometry), geometry, alpha.shape[::-1])
-    strength = ((spread - 1) / (top_of_scale(caption) - 1)).clip(0, 1)
-    np.testing.assert_allclose(alpha, strength**0.8, atol=0.02)
+    strength = on_picture(glow(map_, geometry, top=top_of_scale(caption)), geometry, alpha.shape[::-1])
+    np.testing.assert_allclose(alpha, strength, atol=0.02)
 
 
 def test_an_even_map_changes_nothing(show: Callable[..., Opened], make_caption: MakeCaption) -> None:

@@ -75,6 +75,9 @@ def test_a_run_takes_the_encoder_of_one_and_the_decoder_of_another(scene_run: Pa
         if not name.startswith("refiner."):
             assert torch.equal(tensor, (encoder if name.startswith("encoder.") else decoder)[name]), name
     assert both.vocabulary == load(spoken).vocabulary
+    about = load(both.run()).about
+    assert [recipe["objective"] for recipe in about["earlier"]] == ["words", "text"]
+    assert about["recipe"]["encoder_from"] == "/".join(seeing.parts[-2:])
 
 
 def test_a_decoder_of_another_width_is_refused(scene_run: Path, tmp_path: Path) -> None:
