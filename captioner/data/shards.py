@@ -10,6 +10,7 @@ read from where they lie: so a run deals them in any order, and resumes exactly,
 import argparse
 import io
 import json
+import re
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ def _read_shard(shard: Path) -> Iterator[Record]:
     pictures: dict[str, ShardPicture] = {}
     about: dict[str, dict[str, Any]] = {}
     try:
-        with tarfile.open(shard) as tar:
+        with tarfile.open(shard, "r:") as tar:  # not compressed: pictures are read from where they lie
             for member in tar:
                 if not member.isfile():
                     continue
@@ -110,11 +111,13 @@ def _about(content: bytes, suffix: str, place: str) -> dict[str, Any]:
 def _record(key: str, picture: ShardPicture, about: Mapping[str, Any]) -> Record:
     from captioner.data.readers import read_boxes
 
-    by_name = next((split for name, split in _SPLITS.items() if picture.shard.name.startswith(name)), "")
+    by_name = _SPLITS.get(re.split(r"[-_.]", picture.shard.name)[0], "")
     split = about.get("split", by_name or split_by_name(key))
     if split not in ("", *_SPLITS):
         raise DataError(f"{picture}: the split '{split}' is none of {', '.join(_SPLITS)}")
-    given = about.get("boxes", [])
+    given = about.get("boxes") or []
+    if not isinstance(given, list):
+        raise DataError(f"{picture}: 'boxes' must be a list with an entry for each caption, not {given}")
     boxes: tuple[Mapping[int, Boxes], ...] = tuple(read_boxes(words, str(picture)) for words in given)
     if boxes and len(boxes) != len(about["captions"]):
         raise DataError(f"{picture}: {len(boxes)} sets of boxes for {len(about['captions'])} captions")
@@ -122,7 +125,7 @@ def _record(key: str, picture: ShardPicture, about: Mapping[str, Any]) -> Record
         image=picture,
         captions=tuple(about["captions"]),
         split=_SPLITS.get(split, ""),
-        id=str(about.get("id", key)),
+        id=str(about.get("id", f"{picture.shard.stem}/{key}")),
         boxes=boxes,
     )
 

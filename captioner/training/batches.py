@@ -109,7 +109,10 @@ class CaptionBatches:
             [vocabulary.encode(tokenize(caption)[:longest]) for caption in record.captions] for record in records
         ]
         self.may_flip = [flips and may_flip(record.captions) for record in records]
-        self.boxes = [record.boxes for record in records]
+        self.boxes = [
+            [{word: boxes for word, boxes in words.items() if word < longest} for words in record.boxes]
+            for record in records
+        ]
         self.batch_pictures = min(batch_pictures, len(records))
         self.captions_per_picture = captions_per_picture
         self.seed = seed

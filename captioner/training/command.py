@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _json_object(text: str) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Train a model, or go on training it."""
     from captioner.data.readers import read
-    from captioner.data.records import of_split, usable
+    from captioner.data.records import of_split, refuse_leaks, usable
 
     chosen = read_recipe(arguments.recipe) if arguments.recipe else {}
     for option in options():
@@ -73,8 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError("--images goes with one --data; several look for their pictures beside their captions")
     text = [caption for path in arguments.text for caption in read_text(path)]
     first, *others = (read(path, images=arguments.images) for path in arguments.data)
-    records = [record for record in first if record.split in ("train", "dev")]
-    records += [record for more in others for record in of_split(more, "train")]
+    added = [record for more in others for record in of_split(more, "train")]
+    refuse_leaks([*(record for record in first if record.split), *added])
+    records = [record for record in first if record.split in ("train", "dev")] + added
     faults: dict[str, str] = {}
     if recipe.objective != "text":  # which opens none
         total = len(records)
@@ -106,7 +108,7 @@ def read_text(path: Path) -> list[str]:
         content = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file of captions") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     captions = [line.strip() for line in content.split("\n") if line.strip()]
     if not captions:

@@ -1,8 +1,9 @@
 """The training loop: on one device or many, resumable at any step.
 
-What a step does depends on the recipe and the step's number alone; weights, optimiser, running average and
-random state are saved together. So a run that is killed and started again ends where it would have ended. A
-step's pictures are dealt to the processes, and their gradients summed: so many processes end where one would.
+Which pictures a step holds depends on the recipe and the step's number alone; weights, optimiser, running average
+and random state are saved together. So a run that is killed and started again ends where it would have ended. A
+step's pictures are dealt to the processes, and their gradients summed: so many processes end where one would, but
+for what each draws for itself (dropout, samples, hidden words).
 """
 
 import math
@@ -21,7 +22,7 @@ from torch import Tensor
 from captioner.checkpoint import Checkpoint, save
 from captioner.data.records import Record, of_split
 from captioner.decoding import Beam
-from captioner.errors import DataError
+from captioner.errors import DataError, OptionError
 from captioner.image import Geometry, open_image
 from captioner.metrics.ptb import tokenize
 from captioner.model.caption_model import CaptionModel
@@ -79,24 +80,35 @@ class Trainer:
             raise DataError("the objective 'text' needs captions without pictures: give --text")
         if recipe.dev_pictures:
             self.dev_records = self.dev_records[: recipe.dev_pictures]
+        if device is not None:
+            try:
+                torch.empty(0, device=device)
+            except (RuntimeError, AssertionError):  # the latter where torch was built without CUDA
+                raise OptionError(f"there is no device '{device}' here: 'cpu' is everywhere") from None
         self.accelerator = Accelerator(cpu=device is not None and torch.device(device).type == "cpu")
         self.device = self.accelerator.device if device is None else torch.device(device)
         if self.device.type == "cpu":
             keep_memory()
         self.is_first = self.accelerator.is_main_process
         self.parts = self.accelerator.num_processes * recipe.accumulate
-        if min(recipe.batch_pictures, len(self.train_records)) < self.parts:
+        if recipe.objective == "text":
+            size, what = min(recipe.batch_pictures * recipe.captions_per_picture, len(text)), "captions"
+        else:
+            size, what = min(recipe.batch_pictures, len(self.train_records)), "pictures"
+        if size < self.parts:
             raise DataError(
-                f"a step of {min(recipe.batch_pictures, len(self.train_records))} pictures cannot be dealt to "
+                f"a step of {size} {what} cannot be dealt to "
                 f"{self.accelerator.num_processes} processes in {recipe.accumulate} rounds: take larger steps"
             )
         self.report: Report = report if report and self.is_first else (lambda *_: None)
-        self.folder = RunFolder(Path(output), first=self.is_first)
-        self.folder.claim({**recipe.as_dict(), "training_pictures": len(self.train_records)})
-        self.accelerator.wait_for_everyone()
 
         torch.manual_seed(recipe.seed)
         self.model, self.vocabulary = first_model(recipe, self.train_records)
+        if recipe.objective != "text" and recipe.frozen_epochs < recipe.epochs:
+            self.model.encoder.train_from(recipe.train_from)  # says now, not hours later, if there is no such stage
+        self.folder = RunFolder(Path(output), first=self.is_first)
+        self.folder.claim({**recipe.as_dict(), "training_pictures": len(self.train_records)})
+        self.accelerator.wait_for_everyone()
         self._earlier = earlier_recipes(recipe)
         self.model.to(self.device)
         self.pictures = Pictures([record.image for record in self.train_records], self.model.encoder)
@@ -124,7 +136,7 @@ class Trainer:
             frozen = epoch < recipe.frozen_epochs
             self._enter_phase(frozen=frozen)
             stored = frozen and recipe.cache and recipe.objective != "text"
-            batches = list(self.objective.epoch(epoch, start=self.step % steps, steady=stored))
+            batches = list(self.objective.epoch(epoch, start=self.step % steps, steady=frozen))
             began, losses = time.monotonic(), 0.0
             for batch, rounds in self._with_pictures(batches, stored=stored):
                 figures = self._learn(batch, rounds, self._rate(self.step, total))
@@ -348,6 +360,7 @@ class Trainer:
     def _resume(self) -> None:
         found = self.folder.load_state()
         if found is None:
+            self.folder.forget_log_after(0)  # of a run that was killed before it saved anything
             return
         tensors, progress = found
         self.model.load_state_dict(_below("model.", tensors))

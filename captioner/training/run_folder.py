@@ -45,7 +45,7 @@ class RunFolder:
                     )
         elif self.first:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._recipe.write_text(json.dumps(recipe, indent=1) + "\n")
+            _write(self._recipe, json.dumps(recipe, indent=1) + "\n")
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append a line, with the time."""
@@ -64,7 +64,7 @@ class RunFolder:
         """Remove the lines of steps that will be done again."""
         if self.first and self._log.exists():
             kept = [json.dumps(line) + "\n" for line in self.read_log() if line["step"] <= step]
-            self._log.write_text("".join(kept))
+            _write(self._log, "".join(kept))
 
     def save_state(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
         """Write what the run goes on from."""
@@ -86,3 +86,10 @@ class RunFolder:
                 return {name: opened.get_tensor(name) for name in opened.keys()}, progress  # noqa: SIM118
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{self._state}: damaged ({error}); remove it to start anew") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)

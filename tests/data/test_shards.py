@@ -79,11 +79,11 @@ def test_pictures_in_shards_that_do_not_open_are_named(tmp_path: Path) -> None:
         add(tar, "b.json", json.dumps({"caption": "a cat", "split": "val"}).encode())
     records = read_shards(tmp_path)
     assert [(r.id, r.captions, r.split) for r in records] == [
-        ("a", ("a dog", "a brown dog"), "train"),
-        ("b", ("a cat",), "dev"),
+        ("train-0/a", ("a dog", "a brown dog"), "train"),
+        ("train-0/b", ("a cat",), "dev"),
     ]
     good, faults = usable(records)
-    assert [record.id for record in good] == ["b"]
+    assert [record.id for record in good] == ["train-0/b"]
     name = f"{tmp_path}/train-0.tar/a.jpg"
     assert faults == {name: f"{name}: not an image in a format that is known"}
 
@@ -112,6 +112,10 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
     "boxes of another number": (
         {"a.jpg": picture(), "a.json": b'{"captions": ["a dog", "a cat"], "boxes": [{}]}'},
         "1 sets of boxes for 2 captions",
+    ),
+    "boxes that are no list": (
+        {"a.jpg": picture(), "a.json": b'{"caption": "a dog", "boxes": 3}'},
+        "'boxes' must be a list",
     ),
     "no pictures": ({"a.txt": b"a dog"}, "no pictures in its shards"),
 }
