@@ -26,7 +26,7 @@ def find_pictures(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
                 for file in path.rglob("*")
                 if file.suffix.lower() in SUFFIXES
                 and not any(part.startswith(".") for part in file.relative_to(path).parts)
-                and file.is_file()
+                and (file.is_file() or (file.is_symlink() and not file.exists()))  # a link to nowhere is named later
             )
             if not inside:
                 failures.append(f"{path}: no pictures in this folder (looked for {', '.join(sorted(SUFFIXES))})")

@@ -145,6 +145,45 @@ def test_a_folder_skips_and_names_what_is_broken(command: Command, folder: Path)
     assert run.err == "captioner: photos/broken.jpg: not an image in a format that is known\n"
 
 
+def test_a_link_to_nowhere_in_a_folder_is_named(command: Command, make_picture: MakePicture, tmp_path: Path) -> None:
+    make_picture("photos/a.png")
+    (tmp_path / "photos" / "gone.jpg").symlink_to("moved-away.jpg")
+    (tmp_path / "photos" / "same.png").symlink_to("a.png")
+    run = command("caption", "photos")
+    assert run.code == 1
+    assert [line.split("\t")[0] for line in run.out.splitlines()] == ["photos/a.png", "photos/same.png"]
+    assert run.err == "captioner: photos/gone.jpg: no such file\n"
+
+
+# Odd pictures that are pictures all the same: a name, and how a plain one is made into it.
+ODD_PICTURES: dict[str, Callable[[Image.Image, Path], None]] = {
+    "gray.png": lambda image, path: image.convert("L").save(path),
+    "one-bit.png": lambda image, path: image.convert("1").save(path),
+    "palette.png": lambda image, path: image.convert("P").save(path),
+    "transparent.png": lambda image, path: image.convert("RGBA").save(path),
+    "gray-transparent.png": lambda image, path: image.convert("LA").save(path),
+    "sixteen-bit.png": lambda image, path: image.convert("I;16").save(path),
+    "floating.tif": lambda image, path: image.convert("F").save(path),
+    "cmyk.jpg": lambda image, path: image.convert("CMYK").save(path),
+    "animated.gif": lambda image, path: image.save(path, save_all=True, append_images=[image.rotate(90)]),
+    "one-pixel.png": lambda image, path: image.resize((1, 1)).save(path),
+    "a-line.png": lambda image, path: image.resize((2000, 1)).save(path),
+    "no-ending": lambda image, path: image.save(path, "PNG"),
+    "wrong-ending.jpg": lambda image, path: image.save(path, "PNG"),
+    "größe 狗.webp": lambda image, path: image.save(path),
+}
+
+
+def test_odd_pictures_are_captioned_all_the_same(command: Command, make_picture: MakePicture, tmp_path: Path) -> None:
+    plain = Image.open(make_picture())
+    for name, save in ODD_PICTURES.items():
+        save(plain, tmp_path / name)
+    run = command("caption", *ODD_PICTURES)
+    assert (run.code, run.err) == (0, "")
+    assert [line.split("\t")[0] for line in run.out.splitlines()] == list(ODD_PICTURES)
+    assert all(line.split("\t")[1] for line in run.out.splitlines())
+
+
 def test_what_is_missing_is_named_and_the_rest_done(command: Command, folder: Path) -> None:
     run = command("caption", "nowhere.jpg", "photos/a.png")
     assert run.code == 1
@@ -317,6 +356,11 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("a text file", "caption text.jpg", 2, "text.jpg: not an image in a format that is known"),
     ("an empty file", "caption empty.jpg", 2, "empty.jpg: the file is empty"),
     ("a truncated picture", "caption cut.jpg", 2, "cut.jpg: truncated or damaged"),
+    ("a document", "caption paper.pdf", 2, "paper.pdf: not an image in a format that is known"),
+    ("a drawing", "caption drawing.svg", 2, "drawing.svg: not an image in a format that is known"),
+    ("a device", "caption /dev/null", 2, "/dev/null: not an image in a format that is known"),
+    ("a folder named as a picture", "caption folder.jpg", 2, "folder.jpg: no pictures in this folder"),
+    ("a link to nowhere", "caption gone.jpg", 2, "gone.jpg: no such file or folder"),
     ("a decompression bomb", "caption bomb.png", 2, "bomb.png: 20000 x 20000 is more than the limit of 100,000,000"),
     ("a picture above the limit", "caption {} --max-pixels 9", 2, "photo.png: 40 x 30 is more than the limit of 9 "),
     ("a limit of nothing", "caption {} --max-pixels 0", 2, "--max-pixels must be at least 1, not 0"),
@@ -328,6 +372,8 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("an unknown model", "caption {} --model bset", 2, "no model is called 'bset'; shipped: default."),
     ("a missing model file", "caption {} --model x/y.safetensors", 2, "x/y.safetensors: no such model file"),
     ("a model file that is none", "caption {} --model ./text.jpg", 2, "text.jpg: not a whole safetensors file"),
+    ("a model file that is cut", "caption {} --model ./model.safetensors", 2, "model.safetensors: not a whole safet"),
+    ("a folder as a model", "caption {} --model ./nothing", 2, "nothing: no such model file"),
     ("a device that is not there", "caption {} --device gpu", 2, "there is no device 'gpu' here"),
     # the output
     ("results of another kind", "caption {} --output out.docx", 2, "results end in .txt, .jsonl or .csv, not '.docx'"),
@@ -374,7 +420,14 @@ def bomb() -> bytes:
 
 @pytest.mark.parametrize(("arguments", "code", "says"), [row[1:] for row in BAD_INPUTS], ids=[b[0] for b in BAD_INPUTS])
 def test_bad_input(
-    command: Command, make_picture: MakePicture, bomb: bytes, tmp_path: Path, arguments: str, code: int, says: str
+    command: Command,
+    make_picture: MakePicture,
+    tiny_model: Path,
+    bomb: bytes,
+    tmp_path: Path,
+    arguments: str,
+    code: int,
+    says: str,
 ) -> None:
     """One line on standard error that names what is wrong, the right exit code, never a traceback."""
     make_picture()
@@ -386,6 +439,11 @@ def test_bad_input(
     (tmp_path / "notes.txt").write_text("buy milk\n")
     (tmp_path / "table.csv").write_text("name,age\nann,3\n")
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "gone.jpg").symlink_to("moved-away.jpg")
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.4\n")
+    (tmp_path / "drawing.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    (tmp_path / "model.safetensors").write_bytes(tiny_model.read_bytes()[:-100])
 
     words = ["photo.png" if word == "{}" else "" if word == "EMPTY" else word for word in arguments.split()]
     run = command(*words)

@@ -44,7 +44,7 @@ def differing(path: Path, *, caption: int, tokens: int, escaped: bool = True) ->
 def test_words_of_coco(gold: Path) -> None:
     lines, wrong = differing(gold / "ptb_coco_val2017.tsv.gz", caption=1, tokens=2)
     assert lines == 25_014
-    assert wrong <= NEIGHBOUR_DEPENDENT
+    assert wrong == NEIGHBOUR_DEPENDENT - {"39631"}  # that one differs only when read in the order of pictures
 
 
 def test_words_of_coco_in_the_official_order(gold: Path) -> None:

@@ -1,0 +1,75 @@
+"""A training process that is killed outright, and started again by the same command."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from captioner.data.scenes import write_scenes
+
+SMALL = {
+    "lstm": {"width": 16, "embedding": 16, "output_hidden": 16, "attention_width": 16, "heads": 2},
+    "transformer": {"width": 16, "layers": 1, "heads": 2, "hidden": 16},
+}
+
+
+def train(scenes: Path, output: Path, decoder: str) -> list[str]:
+    """The command, in which nothing says whether the run is new: saved after every step, with dropout."""
+    options = {
+        "data": scenes,
+        "output": output,
+        "device": "cpu",
+        "decoder": decoder,
+        "decoder-options": json.dumps(SMALL[decoder]),
+        "backbone": "tiny",
+        "encoder-options": json.dumps({"side": 32}),
+        "refiner-options": json.dumps({"width": 16}),
+        "minimum-count": 1,
+        "epochs": 4,
+        "frozen-epochs": 2,
+        "batch-pictures": 4,
+        "captions-per-picture": 2,
+        "warm-up": 2,
+        "save-minutes": 1e-9,
+    }
+    return [sys.executable, "-m", "captioner.cli", "train"] + [
+        word for name, value in options.items() for word in (f"--{name}", str(value))
+    ]
+
+
+def kill_after_steps(command: list[str], state: Path, saves: int) -> None:
+    """Start the command and kill it with SIGKILL when it has saved its state so many times anew."""
+    before = state.stat().st_mtime_ns if state.exists() else None
+    seen = {before}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(seen) <= saves and process.poll() is None and time.monotonic() < deadline:
+        if state.exists():
+            seen.add(state.stat().st_mtime_ns)
+        time.sleep(0.001)
+    assert process.poll() is None, "it was over before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("decoder", SMALL)
+def test_a_process_that_is_killed_and_started_again_ends_with_the_same_weights(decoder: str, tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path / "scenes", count=21, dev=5, size=(96, 72))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(train(scenes, whole, decoder), check=True, capture_output=True)
+    kill_after_steps(train(scenes, killed, decoder), killed / "state.safetensors", 3)
+    kill_after_steps(train(scenes, killed, decoder), killed / "state.safetensors", 6)
+    subprocess.run(train(scenes, killed, decoder), check=True, capture_output=True)
+    for name in ("last.safetensors", "best.safetensors"):
+        ours, theirs = load_file(whole / name), load_file(killed / name)
+        assert ours.keys() == theirs.keys()
+        for key, tensor in ours.items():
+            assert torch.equal(tensor, theirs[key]), (name, key)
+    ends = [[json.loads(line) for line in (run / "log.jsonl").open()] for run in (whole, killed)]
+    assert [line["dev"] for line in ends[0] if "dev" in line] == [line["dev"] for line in ends[1] if "dev" in line]
