@@ -406,6 +406,8 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("training without captions", "train --data nothing --output run", 2, "nothing: no captions found"),
     ("training without --output", "train --data nothing", 2, "the following arguments are required: --output"),
     ("training with a wrong recipe", "train --data nothing --output run --epochs 0", 2, "epochs must be at least 1"),
+    ("training with no JSON", "train --data x --output run --decoder-options {bad", 2, "'{bad' is no JSON object"),
+    ("training with a list", "train --data x --output run --decoder-options [1]", 2, "'[1]' is no JSON object"),
     ("training on a table of no captions", "train --data table.csv --output run", 2, "must name the columns image,"),
     ("scoring without results", "evaluate --annotations nowhere.json --results x.json", 2, "nowhere.json"),
 ]

@@ -53,9 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"'{text}' is no JSON object")
+        raise argparse.ArgumentTypeError(f"'{text}' is no JSON object such as '{{\"width\": 512}}'")
     return value
 
 
