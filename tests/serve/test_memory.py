@@ -1,11 +1,19 @@
 """Memory is given back while work is done, and only then."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from captioner.serve import memory
+
+
+def in_a_thread(work: Coroutine[Any, Any, None]) -> None:
+    """Run work in a thread of its own: the browser of other tests occupies this one's loop."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
 
 
 def test_memory_is_given_back_after_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,12 +36,10 @@ def test_memory_is_given_back_after_work(monkeypatch: pytest.MonkeyPatch) -> Non
         assert calls == [0]  # once, for nothing has been done since
         task.cancel()
 
-    with asyncio.Runner() as runner:
-        runner.run(run())
+    in_a_thread(run())
 
 
 def test_a_library_that_cannot_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert memory.find_trim() is None
-    with asyncio.Runner() as runner:
-        runner.run(asyncio.wait_for(memory.give_back(lambda: 0), 5))  # returns at once
+    in_a_thread(asyncio.wait_for(memory.give_back(lambda: 0), 5))  # returns at once
