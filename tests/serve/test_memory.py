@@ -10,10 +10,10 @@ import pytest
 from captioner.serve import memory
 
 
-def in_a_thread(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """A browser that other tests opened leaves a loop running in the main thread, where no other may run then."""
+def in_a_thread(work: Coroutine[Any, Any, None]) -> None:
+    """Run work in a thread of its own: the browser of other tests occupies this one's loop."""
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: asyncio.run(run())).result()
+        pool.submit(asyncio.run, work).result()
 
 
 def test_memory_is_given_back_after_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,10 +36,10 @@ def test_memory_is_given_back_after_work(monkeypatch: pytest.MonkeyPatch) -> Non
         assert calls == [0]  # once, for nothing has been done since
         task.cancel()
 
-    in_a_thread(run)
+    in_a_thread(run())
 
 
 def test_a_library_that_cannot_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert memory.find_trim() is None
-    in_a_thread(lambda: asyncio.wait_for(memory.give_back(lambda: 0), 5))  # returns at once
+    in_a_thread(asyncio.wait_for(memory.give_back(lambda: 0), 5))  # returns at once
