@@ -48,7 +48,8 @@ class Decoder(Protocol[State]):
             tokens: (B * k, T), k captions of each picture in a row, each beginning with START.
 
         Returns:
-            logits (B * k, T, V) and maps (B * k, T, h, w).
+            logits (B * k, T, V) and maps (B * k, T, h, w); what is said after an END or PAD means nothing, and may
+            be 0.
         """
 
 
@@ -64,3 +65,9 @@ def captions_per_picture(rows: int, pictures: int) -> int:
     if rows == 0 or rows % pictures:
         raise ValueError(f"{rows} captions cannot be dealt evenly to {pictures} pictures")
     return rows // pictures
+
+
+def still_reading(tokens: Tensor) -> Tensor:
+    """True for the tokens of captions (N, T) before their first END or PAD: those that a next word follows."""
+    over = (tokens == END) | (tokens == PAD)
+    return ~over.int().cummax(1).values.bool()

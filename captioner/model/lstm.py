@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.model.attention import Seen, build_attention
-from captioner.model.decoder import captions_per_picture
+from captioner.model.decoder import captions_per_picture, still_reading
 from captioner.model.grid import Grid
 
 
@@ -134,35 +134,49 @@ class LSTMDecoder(nn.Module):
         state = self.begin(grid)
         copies = captions_per_picture(len(tokens), len(grid))
         state = state.select(torch.arange(len(grid), device=tokens.device).repeat_interleave(copies))
-        words = self.dropout(self.embed(tokens))  # (N, T, E)
+        # Captions differ in length, and half of a batch is padding: a row that has ended goes no further.
+        reading = still_reading(tokens)
+        place = reading.t().nonzero(as_tuple=True)[::-1]  # rows and steps, step by step
+        counts = [count for count in reading.sum(0).tolist() if count]
+        words = self.dropout(self.embed(tokens[place]))  # (P, E), the words of all steps
         hidden, contexts, maps = [], [], []
-        for word in words.unbind(1):
-            weights, state = self._advance(word, state)
+        for t, word in enumerate(words.split(counts)):
+            if t and counts[t] < counts[t - 1]:
+                state = state.select(reading[reading[:, t - 1], t])
+            weights, state = self._advance(word, state, reading[:, t] if counts[t] < len(tokens) else None)
             hidden.append(state.hidden)
             contexts.append(state.context)
             maps.append(weights)
         # The output layer, most of the arithmetic, is done once for all steps.
-        logits = self._say(words, torch.stack(hidden, 1), torch.stack(contexts, 1))
-        return logits, torch.stack(maps, 1).unflatten(-1, state.shape)
+        logits, weights = self._say(words, torch.cat(hidden), torch.cat(contexts)), torch.cat(maps)
+        all_logits = logits.new_zeros(*tokens.shape, logits.shape[1]).index_put(place, logits)
+        all_maps = weights.new_zeros(*tokens.shape, weights.shape[1]).index_put(place, weights)
+        return all_logits, all_maps.unflatten(-1, state.shape)
 
-    def _advance(self, word: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """One step of attention and LSTM over embedded words (N, E); weights are (N, L)."""
+    def _advance(self, word: Tensor, state: LSTMState, rows: Tensor | None = None) -> tuple[Tensor, LSTMState]:
+        """One step of attention and LSTM over embedded words (N, E); weights are (N, L).
+
+        ``rows`` (M,) is True for the N rows of a batch that these are; None where they are all of it.
+        """
         if self.config.look_after_reading:
             hidden, cell = self.lstm(torch.cat((word, state.context), 1), (state.hidden, state.cell))
-            context, weights = self._look(hidden, state.seen)
+            context, weights = self._look(hidden, state.seen, rows)
         else:
-            context, weights = self._look(state.hidden, state.seen)
+            context, weights = self._look(state.hidden, state.seen, rows)
             hidden, cell = self.lstm(torch.cat((word, context), 1), (state.hidden, state.cell))
         return weights, LSTMState(hidden, cell, context, state.seen, state.shape)
 
-    def _look(self, hidden: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
-        pictures = seen.keys.shape[0]
+    def _look(self, hidden: Tensor, seen: Seen, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        query = self.query_norm(hidden)
+        if rows is not None:  # the attention wants as many rows of every picture
+            query = query.new_zeros(len(rows), query.shape[1]).masked_scatter(rows[:, None], query)
         # (B, k, width): the rows of a picture share its grid
-        query = self.query_norm(hidden).unflatten(0, (pictures, -1))
-        context, by_head = self.attention.forward_heads(query, seen)
-        weights = by_head[:, list(self.config.read_heads())].mean(1)  # (B, k, L)
+        context, by_head = self.attention.forward_heads(query.unflatten(0, (seen.keys.shape[0], -1)), seen)
+        context, weights = context.flatten(0, 1), by_head[:, list(self.config.read_heads())].mean(1).flatten(0, 1)
+        if rows is not None:
+            context, weights = context[rows], weights[rows]
         gate = self.gate(hidden).sigmoid()  # beta, (N, 1)
-        return gate * context.flatten(0, 1), weights.flatten(0, 1)
+        return gate * context, weights
 
     def _say(self, word: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         x = word + self.from_hidden(self.dropout(hidden)) + self.from_context(context)

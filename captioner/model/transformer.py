@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.model.attention import MultiHeadAttention, Seen
-from captioner.model.decoder import captions_per_picture
+from captioner.model.decoder import captions_per_picture, still_reading
 from captioner.model.grid import Grid
 
 
@@ -156,7 +156,11 @@ class TransformerDecoder(nn.Module):
         captions_per_picture(len(tokens), len(grid))
         seen = tuple(block.look.look_at(grid) for block in self._blocks())
         x, weights, _ = self._run(self._embed(tokens, 0), seen, None)
-        return self._say(x), self._map(weights).unflatten(-1, grid.shape)
+        # Captions differ in length, and half of a batch is padding: of it, nothing is said.
+        reading = still_reading(tokens)
+        said = self._say(x[reading])  # (P, V)
+        logits = said.new_zeros(*tokens.shape, said.shape[1]).index_put((reading,), said)
+        return logits, self._map(weights).unflatten(-1, grid.shape)
 
     def _blocks(self) -> list[TransformerBlock]:
         return [block for block in self.blocks if isinstance(block, TransformerBlock)]
@@ -195,4 +199,4 @@ class TransformerDecoder(nn.Module):
         return torch.stack(heads).mean(0)
 
     def _say(self, x: Tensor) -> Tensor:
-        return F.linear(self.norm(x), self.embed.weight, self.bias)  # (N, T, V)
+        return F.linear(self.norm(x), self.embed.weight, self.bias)  # (..., V)

@@ -34,6 +34,15 @@ _PANEL_PIXELS = 480  # longer side of each panel's picture
 _COLOURS = colormaps["inferno"]
 
 
+class CaptionFigure(Figure):
+    """A figure that a notebook shows where it is the value of a cell, though no backend was chosen there."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=_SMALL_DPI)
+        return buffer.getvalue()
+
+
 def times_even(map_: "NDArray[np.float32]", geometry: Geometry) -> "NDArray[np.float32]":
     """A map (h, w) in multiples of the even share: 1 everywhere for a uniform map, whatever the grid."""
     return map_ * np.float32(geometry.mask.sum())
@@ -104,7 +113,7 @@ def _opacity(strength: "NDArray[np.float32]") -> "NDArray[np.float32]":
     return np.asarray(_STRONGEST * strength, dtype=np.float32)
 
 
-def draw_caption(caption: "Caption", *, smooth: bool = True) -> Figure:
+def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
     """The picture, then once per word the picture with the word's map; titles are word and probability.
 
     Args:
@@ -119,7 +128,7 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> Figure:
     rows = -(-panels // columns)
     panel_width = 2.6
     panel_height = panel_width * height / width + 0.35
-    figure = Figure(figsize=(columns * panel_width, rows * panel_height + 1.1), layout="constrained")
+    figure = CaptionFigure(figsize=(columns * panel_width, rows * panel_height + 1.1), layout="constrained")
     # A file name or a word may hold a dollar sign: never formulae.
     figure.suptitle(caption.text, fontsize=13, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

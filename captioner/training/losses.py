@@ -18,14 +18,9 @@ def caption_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.
         label_smoothing: share of the target spread over all words (Szegedy et al. 2016).
         count: what the sum is divided by, where these are a part of a larger batch; None for the words here.
     """
-    asked = targets.masked_fill(targets == UNKNOWN, PAD)
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(),
-        asked.flatten(),
-        ignore_index=PAD,
-        label_smoothing=label_smoothing,
-        reduction="sum",
-    ) / (count or (asked != PAD).sum())
+    asked = (targets != UNKNOWN) & (targets != PAD)
+    loss = F.cross_entropy(logits[asked].float(), targets[asked], label_smoothing=label_smoothing, reduction="sum")
+    return loss / (count or asked.sum())
 
 
 def reward_loss(logits: Tensor, samples: Tensor, advantage: Tensor, *, count: int | None = None) -> Tensor:

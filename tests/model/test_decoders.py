@@ -7,7 +7,7 @@ import torch
 
 from captioner.errors import OptionError
 from captioner.model.caption_model import CaptionModel, ModelConfig
-from captioner.model.decoder import START, captions_per_picture
+from captioner.model.decoder import END, PAD, START, captions_per_picture, still_reading
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import Grid, GridRefiner, RefinerConfig, sinusoidal_positions
 from captioner.model.lstm import LSTMConfig
@@ -75,6 +75,28 @@ def test_a_caption_depends_on_no_other_caption(model: CaptionModel) -> None:
         assert grid.mask is not None
         alone, _ = model.decoder.teach(Grid(grid.features[one], (3, 4), grid.mask[one]), tokens[row : row + 1])
         torch.testing.assert_close(alone[0], logits[row], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[7, 3, 5, 1, 7, 2], [2, 2, 2, 2, 2, 2], [3, 1, 1, 6, 1, 1]])
+def test_captions_of_many_lengths_are_taught_together(model: CaptionModel, lengths: list[int]) -> None:
+    grid, whole = made(copies=3)
+    padded = whole.clone()
+    for row, length in enumerate(lengths):
+        padded[row, length:] = PAD
+        padded[row, length : length + 1] = END
+    reading = still_reading(padded)
+    assert reading.sum(1).tolist() == lengths
+    for a, b in zip(model.decoder.teach(grid, whole), model.decoder.teach(grid, padded), strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a[reading], b[reading], rtol=0, atol=1e-5)
+    gradients = []
+    for tokens in (whole, padded):
+        logits, maps = model.decoder.teach(grid, tokens)
+        value = logits[reading].logsumexp(-1).sum() + maps[reading].square().sum()
+        gradients.append(torch.autograd.grad(value, list(model.decoder.parameters()), allow_unused=True))
+    for one, other in zip(*gradients, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_word_depends_on_no_later_word(model: CaptionModel) -> None:

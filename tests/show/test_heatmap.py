@@ -1,5 +1,6 @@
 """Maps lie on the picture exactly where they belong, on one scale, and an even map shows nothing."""
 
+import io
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -173,6 +174,13 @@ def test_words_with_special_characters_are_drawn_in_every_format(tmp_path: Path,
     assert path.read_bytes().startswith(MAGIC[suffix])
     if suffix == ".svg":
         ElementTree.parse(path)
+
+
+def test_a_notebook_shows_a_figure_that_is_the_value_of_a_cell() -> None:
+    png = draw_caption(make_caption(shapes([2.0]), ["dog"]))._repr_png_()
+    with Image.open(io.BytesIO(png)) as shown:
+        assert shown.format == "PNG"
+        assert np.ptp(np.asarray(shown.convert("L"))) > 100
 
 
 def test_figures_of_other_formats_are_refused(tmp_path: Path) -> None:
