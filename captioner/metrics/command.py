@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--results", type=Path, metavar="FILE", help="captions: COCO results, CSV, JSONL; .gz too")
     source.add_argument("--images", type=Path, metavar="DIR", help="caption the pictures in this folder, then score")
     parser.add_argument("--split", help="score one split: its name, or a file that lists file names")
+    parser.add_argument(
+        "--references",
+        type=int,
+        default=0,
+        metavar="N",
+        help="score the pictures with at least N references; those with fewer make figures that compare with no other",
+    )
     parser.add_argument("--partial", action="store_true", help="score the pictures that are there")
     parser.add_argument(
         "--document-frequencies",
@@ -69,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     from captioner.metrics.sources import name_as, read_annotations, read_results
 
     _check(options)
-    annotations = read_annotations(options.annotations, split=options.split)
+    annotations = read_annotations(options.annotations, split=options.split, at_least=options.references)
     if options.save_document_frequencies is not None:
         _save_frequencies(annotations, options.save_document_frequencies, partial=options.partial)
     if options.results is None and options.images is None:
@@ -108,6 +115,8 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError("give captions to score: --results FILE, or --images DIR to caption its pictures first")
     if options.bootstrap is not None and options.bootstrap < 1:
         raise OptionError(f"--bootstrap must be at least 1, not {options.bootstrap}")
+    if options.references < 0:
+        raise OptionError(f"--references must not be negative, as {options.references} is")
     if options.seed < 0:
         raise OptionError(f"--seed must not be negative, as {options.seed} is")
     for name in ("per_image", "save_results", "save_document_frequencies"):

@@ -5,7 +5,7 @@ are not text, annotations of unknown pictures raise DataError with the file, the
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,17 +27,25 @@ class Annotations:
     file_names: dict[Id, str] = field(default_factory=dict)  # where the file gives them
 
 
-def read_annotations(path: str | Path, *, split: str | None = None) -> Annotations:
+def read_annotations(path: str | Path, *, split: str | None = None, at_least: int = 0) -> Annotations:
     """Read references: COCO annotations, Karpathy's JSON, Flickr8k's token file, CSV or JSON lines; also gzipped.
 
     ``split`` keeps one split: the name of one that the file gives (Karpathy, a ``split`` field), or, for files that
-    give none, the path of a list of file names as Flickr8k has them.
+    give none, the path of a list of file names as Flickr8k has them. ``at_least`` leaves out the pictures with fewer
+    references: the more there are, the higher the scores.
     """
     path = Path(path)
     found = _annotations(path, split)
+    of_split = f" of split {split!r}" if split else ""
     if not found.references:
-        raise DataError(f"{path} has no captions{f' of split {split!r}' if split else ''}")
-    return found
+        raise DataError(f"{path} has no captions{of_split}")
+    if not at_least:
+        return found
+    kept = {key: group for key, group in found.references.items() if len(group) >= at_least}
+    if not kept:
+        most = max(map(len, found.references.values()))
+        raise DataError(f"{path}: no picture{of_split} has {at_least} references, but {most} at most")
+    return replace(found, references=kept)
 
 
 def _annotations(path: Path, split: str | None) -> Annotations:

@@ -119,6 +119,33 @@ def test_partial_says_so(evaluate_command: Run, files: tuple[Path, Path], write:
         evaluate_command("--annotations", files[0], "--results", other, "--partial")
 
 
+def test_pictures_with_few_references_can_be_left_out(evaluate_command: Run, write: Write) -> None:
+    counts = {key: 5 if key <= 55 else 2 for key in range(1, 61)}
+    annotations = write(
+        "refs.json",
+        {
+            "images": [{"id": key, "file_name": f"{key}.jpg"} for key in counts],
+            "annotations": [
+                {"image_id": key, "caption": text} for key, count in counts.items() for text in references(key)[:count]
+            ],
+        },
+    )
+    full = write(
+        "full.json",
+        {
+            "images": [],
+            "annotations": [{"image_id": key, "caption": text} for key in range(1, 56) for text in references(key)],
+        },
+    )
+    mine = write("mine.json", [{"image_id": key, "caption": "a dog in the grass"} for key in range(1, 56)])
+    code, some, _ = evaluate_command("--annotations", annotations, "--results", mine, "--references", 5, "--json")
+    assert code == 0
+    _, all_, _ = evaluate_command("--annotations", full, "--results", mine, "--json")
+    assert json.loads(some)["scores"] == json.loads(all_)["scores"]
+    with pytest.raises(DataError, match="no picture has 6 references, but 5 at most"):
+        evaluate_command("--annotations", annotations, "--results", mine, "--references", 6)
+
+
 def test_few_pictures_are_warned_of_once(evaluate_command: Run, write: Write) -> None:
     annotations = write("refs.csv", "image,caption\n1,a dog\n2,a cat\n")
     code, _, errors = evaluate_command("--annotations", annotations, "--results", annotations, "--no-baselines")
@@ -159,6 +186,7 @@ def test_empty_captions_are_named(evaluate_command: Run, files: tuple[Path, Path
     [
         (["--bootstrap", 0], "--bootstrap must be at least 1, not 0"),
         (["--seed", -1], "--seed must not be negative"),
+        (["--references", -1], "--references must not be negative"),
         (["--beam", 3], "--beam goes with --images"),
         (["--save-results", "x.json"], "--save-results goes with --images"),
     ],
