@@ -25,14 +25,14 @@ def model() -> Captioner:
 @pytest.mark.parametrize("name", shipped_models())
 def test_it_is_small_and_says_where_it_comes_from(name: str) -> None:
     path = shipped_models()[name]
-    assert path.stat().st_size < 40e6
+    assert path.stat().st_size < (60e6 if name == "best" else 25e6)
     about = read_header(path)["about"]
     recipes = [*about["earlier"], about["recipe"]]
     assert any(recipe["weights"] for recipe in recipes), "where its encoder started"
     files = ("weights", "start_from", "encoder_from", "decoder_from")
     assert not any(recipe[file].startswith("/") for recipe in recipes for file in files if file in recipe)
     assert about["test"]["pictures"] == 1000
-    assert set(about["decoding"]) == {"width", "length_penalty"}
+    assert {"width", "length_penalty"} <= set(about["decoding"])
 
 
 @pytest.mark.parametrize("name", shipped_models())

@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +19,49 @@ from captioner.data.readers import read
 from captioner.data.records import Record, of_split, usable
 from captioner.decoding import Beam
 from captioner.errors import CaptionerError
-from captioner.metrics import Scores, evaluate
+from captioner.metrics import Scores, evaluate, tokenize
+from captioner.metrics.description import Description, describe
 from captioner.model.grid import Grid
 from captioner.training.dev import encode_records, write_captions
 
-WIDTHS = (2, 3, 5)
+WIDTHS = (3, 5)
 LENGTH_PENALTIES = (0.0, 0.5, 1.0)
+NO_REPEATS = (0, 2)
 
 
 def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Beam, dict[str, float]]:
-    """The beam of the best dev CIDEr-D, and the figures that it reaches there.
+    """The beam of the best dev CIDEr-D that repeats itself no more than people do, and the figures that it reaches.
 
     Args:
         model: to be scored.
         dev: records of the dev split.
     """
+    people = describe([tokenize(caption) for record in dev for caption in record.captions]).repeats
+    print(f"dev  {people:.1%} of the references hold a pair of words twice", file=sys.stderr, flush=True)
     tried = {}
     grids = list(encode_records(model.model, dev, device=torch.device("cpu")))
-    for width, penalty in itertools.product(WIDTHS, LENGTH_PENALTIES):
-        options = Beam(width=width, length_penalty=penalty)
-        scores = score(model, dev, grids, options)
-        tried[options] = scores
-        print(f"dev  beam {width}  length penalty {penalty}  {_line(scores)}", file=sys.stderr, flush=True)
+    for width, penalty, no_repeat in itertools.product(WIDTHS, LENGTH_PENALTIES, NO_REPEATS):
+        options = Beam(width=width, length_penalty=penalty, no_repeat_ngram=no_repeat)
+        scores, looks = score(model, dev, grids, options)
+        if looks.repeats <= people:
+            tried[options] = scores
+        print(
+            f"dev  beam {width}  length penalty {penalty}  no {no_repeat} words twice  {_line(scores)}  "
+            f"{looks.mean_length:.1f} words, {looks.vocabulary} different, {looks.repeats:.1%} repeat",
+            file=sys.stderr,
+            flush=True,
+        )
     best = max(tried, key=lambda options: tried[options].cider)
     return best, figures(tried[best])
 
 
-def score(model: checkpoint.Checkpoint, records: list[Record], grids: Iterable[Grid], options: Beam) -> Scores:
+def score(
+    model: checkpoint.Checkpoint, records: list[Record], grids: Iterable[Grid], options: Beam
+) -> tuple[Scores, Description]:
     """Free-running captions of the records, whose grids are given, against all their references."""
     captions = write_captions(model.model, model.vocabulary, records, grids, options=options)
-    return evaluate(captions, {record.id: list(record.captions) for record in records})
+    scores = evaluate(captions, {record.id: list(record.captions) for record in records})
+    return scores, describe([tokenize(caption) for caption in captions.values()])
 
 
 def figures(scores: Scores) -> dict[str, float]:
@@ -79,12 +92,10 @@ def main() -> int:
         decoding, dev = choose_decoding(model, of_split(records, "dev"))
         held_out = of_split(records, "test")
         grids = encode_records(model.model, held_out, device=torch.device("cpu"))
-        test = figures(score(model, held_out, grids, decoding))
+        test = figures(score(model, held_out, grids, decoding)[0])
         about: dict[str, Any] = {
             **model.about,
-            "decoding": {
-                name: value for name, value in asdict(decoding).items() if name in ("width", "length_penalty")
-            },
+            "decoding": {name: getattr(decoding, name) for name in ("width", "length_penalty", "no_repeat_ngram")},
             "dev": {"on": f"{arguments.name} dev", "scores": dev},
             "test": {"on": f"{arguments.name} test", "pictures": len(held_out), "scores": test},
         }

@@ -1,0 +1,91 @@
+"""A model that ships has its decoding from dev and its scores from test, in its file."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from captioner import checkpoint
+from captioner.data.readers import read
+from captioner.data.records import Record, of_split
+from captioner.data.scenes import write_scenes
+from captioner.decoding import Beam
+from captioner.metrics import tokenize
+from captioner.metrics.description import describe
+from captioner.training import ship
+from captioner.training.dev import encode_records, score_captions, write_captions
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes with a test split."""
+    folder = tmp_path_factory.mktemp("scenes")
+    file = write_scenes(folder, count=1, dev=110, size=(96, 72))
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows[-55:]:
+        row["split"] = "test"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def repeats(captions: list[str]) -> float:
+    return describe([tokenize(caption) for caption in captions]).repeats
+
+
+def captions_of(model: checkpoint.Checkpoint, records: list[Record]) -> dict[str, str]:
+    grids = encode_records(model.model, records, device=torch.device("cpu"))
+    options = Beam(**model.about["decoding"])
+    return write_captions(model.model, model.vocabulary, records, grids, options=options)
+
+
+def test_the_file_holds_what_was_measured(
+    scene_run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = tmp_path / "model.safetensors"
+    arguments = [str(scene_run / "best.safetensors"), "--data", str(data), "--name", "scenes", "--output", str(shipped)]
+    monkeypatch.setattr(sys, "argv", ["ship", *arguments, "--threads", "1"])
+    assert ship.main() == 0
+    tried = [line for line in capsys.readouterr().err.splitlines() if "beam" in line]
+    assert len(tried) == len(ship.WIDTHS) * len(ship.LENGTH_PENALTIES) * len(ship.NO_REPEATS)
+    model = checkpoint.load(shipped)
+    records = read(data)
+    for split in ("dev", "test"):
+        some = of_split(records, split)
+        captions = captions_of(model, some)
+        stored = model.about[split]
+        assert stored["on"] == f"scenes {split}"
+        found = score_captions(captions, some)
+        for ours, theirs in {"bleu_1": "BLEU-1", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr"}.items():
+            assert stored["scores"][theirs] == pytest.approx(100 * found[ours], abs=0.006)
+    assert model.about["test"]["pictures"] == 55
+
+
+def test_a_decoding_that_repeats_itself_more_than_people_do_is_not_chosen(
+    scene_run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = checkpoint.load(scene_run / "best.safetensors")
+    dev = of_split(read(data), "dev")
+    assert repeats([caption for record in dev for caption in record.captions]) < 0.2
+    honest = ship.write_captions
+
+    def babbling(*arguments: object, options: Beam) -> dict[str, str]:
+        captions = honest(*arguments, options=options)  # type: ignore[arg-type]
+        if options.no_repeat_ngram:  # the worse captions by far, but none of them repeats
+            return dict.fromkeys(captions, "a dog")
+        return {name: text + " and a dog and a" * (i % 3 == 0) for i, (name, text) in enumerate(captions.items())}
+
+    monkeypatch.setattr(ship, "write_captions", babbling)
+    chosen, _ = ship.choose_decoding(model, dev)
+    assert chosen.no_repeat_ngram == 2
+
+
+def test_bad_input_is_one_line(
+    scene_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "none.jsonl"
+    arguments = [str(scene_run / "best.safetensors"), "--data", str(missing), "--output", str(tmp_path / "x")]
+    monkeypatch.setattr(sys, "argv", ["ship", *arguments])
+    assert ship.main() == 2
+    assert capsys.readouterr().err == f"ship: {missing}: no such file or folder\n"
