@@ -40,6 +40,14 @@ DECODERS = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _float32() -> Iterator[None]:
+    """Training by default in the same precision on every machine; what runs in a process of its own says so itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("captioner.training.precision.has_bfloat16", lambda device: False)
+        yield
+
+
 def tiny_checkpoint(decoder: str, *, pad: bool = False) -> checkpoint.Checkpoint:
     """An untrained model of a few kilobytes, the same at each call: 8 x 8 cells on 64 x 64 pixels."""
     torch.manual_seed(4)

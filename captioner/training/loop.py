@@ -26,6 +26,7 @@ from captioner.errors import DataError, OptionError
 from captioner.image import Geometry, open_image
 from captioner.metrics.ptb import tokenize
 from captioner.model.caption_model import CaptionModel
+from captioner.training import precision
 from captioner.training.batches import Batch, pad
 from captioner.training.dev import encode_records, score_captions, write_captions
 from captioner.training.grids import Pictures, Pixels, StoredGrids, load_batches
@@ -316,8 +317,7 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[Any]:
         wanted = self.recipe.precision
         if wanted == "auto":
-            able = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-            wanted = "bfloat16" if able else "float32"
+            wanted = "bfloat16" if precision.has_bfloat16(self.device) else "float32"
         return torch.autocast(self.device.type, torch.bfloat16) if wanted == "bfloat16" else nullcontext()
 
     def _follow_average(self) -> None:

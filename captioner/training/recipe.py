@@ -100,7 +100,7 @@ class Recipe:
     flips: bool = _option(True, "mirror pictures at random, but where a caption says left or right")
     cut: float = _option(0.0, "largest share of each side of a picture that is cut off, while the encoder learns")
     light: float = _option(0.0, "variation of brightness, contrast and saturation, while the encoder learns")
-    precision: str = _option("auto", "auto (bfloat16 where a GPU has it), float32 or bfloat16")
+    precision: str = _option("auto", "auto (bfloat16 where the device multiplies in it), float32 or bfloat16")
     seed: int = _option(1, "of everything that is drawn at random")
 
     cache: bool = _option(True, "keep the frozen encoder's grids on disk while it is frozen")

@@ -37,6 +37,7 @@ def train(scenes: Path, output: Path, decoder: str) -> list[str]:
         "captions-per-picture": 2,
         "warm-up": 2,
         "save-minutes": 1e-9,
+        "precision": "float32",
     }
     return [sys.executable, "-m", "captioner.cli", "train"] + [
         word for name, value in options.items() for word in (f"--{name}", str(value))

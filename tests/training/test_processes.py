@@ -40,6 +40,7 @@ def options(decoder: str, **changes: object) -> dict[str, object]:
         "map_supervision": 0.1,
         "map_regularisation": 0.1,
         "longest": 12,
+        "precision": "float32",
     }
     return values | changes
 

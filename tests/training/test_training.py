@@ -18,6 +18,7 @@ from captioner.image import Geometry
 from captioner.training.batches import Batch, CaptionBatches
 from captioner.training.grids import Pictures, StoredGrids, encode_batches
 from captioner.training.loop import Trainer
+from captioner.training.precision import has_bfloat16  # before the tests' own takes its place
 from captioner.training.recipe import Recipe
 from captioner.training.views import View
 from captioner.vocabulary import Vocabulary
@@ -277,3 +278,27 @@ def test_a_picture_that_was_turned_is_trained_on_upright(tmp_path: Path) -> None
     pixels, _ = Pictures([tmp_path / "turned.png"], encoder())[0, View()]
     assert pixels[16, 4].tolist() == [255, 255, 255]
     assert pixels[16, 28].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "able"),
+    [({"amx_bf16": True, "avx512_bf16": False}, True), ({"avx512_bf16": True}, True), ({"avx512_f": True}, False)],
+)
+def test_a_processor_that_only_imitates_bfloat16_is_not_asked_for_it(
+    capabilities: dict[str, bool], able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_bfloat16(torch.device("cpu")) is able
+
+
+@pytest.mark.parametrize(("precision", "able", "half"), [
+    ("auto", True, True), ("auto", False, False), ("float32", True, False), ("bfloat16", False, True),
+])  # fmt: skip
+def test_precision(
+    precision: str, able: bool, half: bool, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.training.precision.has_bfloat16", lambda device: able)
+    trainer = Trainer(recipe(precision=precision), records, tmp_path, device="cpu")
+    with trainer._autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if half else torch.float32)
