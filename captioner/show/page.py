@@ -1,8 +1,8 @@
 """Captions as web pages: hover a word and its map glows on the picture.
 
-One viewer, ``viewer.js`` and ``viewer.css`` beside this module, serves the page in a file, the notebook and the web
-server. It is given plain data, see `payload`; it needs no network and no framework, and it works under a
-content-security policy that lets nothing run but itself.
+One viewer, in ``viewer/`` beside this module, serves the page in a file, the notebook and the web server. It is
+given plain data, see `payload`; it needs no network and no framework, and it works under a content-security policy
+that lets nothing run but itself.
 """
 
 import base64
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from captioner.caption import Alternative, Caption, Word
     from captioner.image import Geometry
 
+_PARTS = ("maps", "elements", "viewer", "gallery")
 EVEN = 64
 """The byte of a cell that gets exactly its even share of the attention."""
 
@@ -124,10 +125,14 @@ def shown(name: str) -> str:
 
 @cache
 def assets() -> tuple[str, str]:
-    """The viewer: its script and its style sheet."""
-    folder = importlib.resources.files("captioner.show")
-    script, style = ((folder / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css"))
-    return script, style
+    """The viewer: its script and its style sheet.
+
+    The script is one, for the content-security policy to know it by its hash; its parts share a scope of their own.
+    """
+    folder = importlib.resources.files("captioner.show") / "viewer"
+    parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in _PARTS]
+    style = (folder / "viewer.css").read_text(encoding="utf-8")
+    return '(function () {\n"use strict";\n\n' + "\n".join(parts) + "})();\n", style
 
 
 def page(captions: "Sequence[Caption]", *, title: str | None = None, smooth: bool = True) -> str:

@@ -1,0 +1,78 @@
+/* What a page may ask for.
+
+   CaptionViewer.mount(element, data)      builds a viewer inside an element; what it returns has destroy()
+   CaptionViewer.gallery(element, [data])  small ones in a grid, each of which opens into a whole one
+
+   `data` is what captioner.show.page.payload makes. Nothing is loaded, evaluated or parsed as HTML. */
+
+function mount(element, data) {
+  const viewer = new Viewer(element, data);
+  return { destroy: () => viewer.destroy() };
+}
+
+/** Small viewers in a grid, each built when it comes near the screen; enlarged, one fills a dialog. */
+function gallery(element, datas) {
+  const how = asked("(hover: none)") ? "Tap a word" : "Point at a word";
+  const lead = make("p", "cv-lead", null, `${how} to see where the model looked; enlarge a picture to see all its words.`);
+  const list = make("ul", "cv-gallery");
+  const viewers = [];
+  const waiting = new Map();
+  const watcher = new IntersectionObserver(
+    (entries) => {
+      for (const { isIntersecting, target } of entries) {
+        if (!isIntersecting) continue;
+        watcher.unobserve(target);
+        const data = waiting.get(target);
+        target.className = "";
+        target.style.aspectRatio = "";
+        viewers.push(new Viewer(target, data, { compact: true, enlarge: () => viewers.push(enlarged(element, data)) }));
+      }
+    },
+    { rootMargin: "600px" },
+  );
+  for (const data of datas) {
+    const card = make("li", "cv-card", list);
+    const place = make("div", "cv-waiting", card);
+    place.style.aspectRatio = `${data.size[0]} / ${data.size[1]}`;
+    if (data.name) make("bdi", "cv-name", card, data.name);
+    waiting.set(place, data);
+  }
+  element.replaceChildren(lead, list);
+  waiting.forEach((_, place) => watcher.observe(place));
+  const destroy = () => {
+    watcher.disconnect();
+    viewers.forEach((viewer) => viewer.destroy());
+    lead.remove();
+    list.remove();
+  };
+  return { destroy };
+}
+
+function enlarged(element, data) {
+  const dialog = make("dialog", "cv-dialog", element);
+  dialog.setAttribute("aria-label", data.captions[0].text);
+  const close = button("cv-close", dialog, "Close");
+  icon(close, CLOSE);
+  const viewer = new Viewer(make("div", "", dialog), data);
+  const destroy = () => {
+    viewer.destroy();
+    dialog.remove();
+  };
+  close.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  dialog.addEventListener("close", destroy);
+  dialog.showModal();
+  return { destroy };
+}
+
+window.CaptionViewer = { mount, gallery };
+
+// A document of captioner.show.page holds its data in script elements.
+const here = document.querySelector("main.cv-here");
+if (here) {
+  const blocks = here.querySelectorAll('script[type="application/json"]');
+  const datas = Array.from(blocks, (block) => JSON.parse(block.textContent));
+  document.body.classList.toggle("cv-several", datas.length > 1);
+  if (datas.length > 1) gallery(here, datas);
+  else mount(here, datas[0]);
+}
