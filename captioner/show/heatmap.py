@@ -7,6 +7,7 @@ map look as if it had something to say.)
 """
 
 import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +38,21 @@ _COLOURS = colormaps["inferno"]
 class CaptionFigure(Figure):
     """A figure that a notebook shows where it is the value of a cell, though no backend was chosen there."""
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
+        if _notebook_draws_figures():
+            return None
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=_SMALL_DPI)
         return buffer.getvalue()
+
+
+def _notebook_draws_figures() -> bool:
+    """Whether the notebook that this runs in, if any, shows figures by itself, as after ``%matplotlib inline``."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return False
+    formatters = shell.display_formatter.formatters.values()
+    return any(Figure in formatter.type_printers for formatter in formatters)
 
 
 def times_even(map_: "NDArray[np.float32]", geometry: Geometry) -> "NDArray[np.float32]":
