@@ -68,7 +68,7 @@ def figures(scores: Scores) -> dict[str, float]:
     """Scores as papers print them, times 100."""
     bleu = {f"BLEU-{n}": value for n, value in enumerate(scores.bleu, 1)}
     return {
-        name: round(100 * value, 2)
+        name: round(100 * value, 4)
         for name, value in (bleu | {"ROUGE-L": scores.rouge_l, "CIDEr": scores.cider}).items()
     }
 
