@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.model.backbones import build_stages, find_backbone
+from captioner.model.folding import fold_norms
 from captioner.model.grid import Grid
 
 
@@ -64,6 +65,7 @@ class GridEncoder(nn.Module):
         self.stages = build_stages(
             config.backbone, stages=config.stages, last_blocks=config.last_blocks, weights=weights
         )
+        fold_norms(self.stages)
         # On a CPU, depthwise convolutions over interleaved channels are three times as fast.
         interleave_channels(self.stages)
         self.channels, self.grid_shape = _measure(self.stages, _side(config))
