@@ -7,12 +7,13 @@ picture uses the same formula on its own counts, and the corpus figure is not a 
 hence the formula here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.metrics.ngrams import MAX_ORDER, Ngrams, Order, distinct_sorted, lookup
+from captioner.metrics.ngrams import MAX_ORDER, Ngrams, Order, distinct_sorted, lookup, number_words
 
 # The official constants. They decide the order of pictures without a single 4-gram in common.
 _TINY = 1e-15
@@ -67,6 +68,24 @@ def _closest(ngrams: Ngrams) -> Floats:
     best_first = np.lexsort((ngrams.reference_length, distance, ngrams.picture))
     _, first = np.unique(ngrams.picture[best_first], return_index=True)
     return ngrams.reference_length[best_first][first].astype(np.float64)
+
+
+def smoothed_bleu_of(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Floats:
+    """BLEU-4 of each caption by itself, (P,), from 0 to 1: a reward, where BLEU proper would mostly be 0.
+
+    One is added to the n-grams that match and to those there are, for n above 1 (Lin and Och, "ORANGE", COLING
+    2004). Captions are lists of words; ``references[i]`` are those of ``hypotheses[i]``, at least one.
+    """
+    ngrams = number_words(hypotheses, references)
+    counter = BleuCounter(ngrams)
+    for order in ngrams.orders():
+        counter.add(order)
+    table = counter.counts().table()
+    matched, guessed = table[:, 1:MAX_ORDER], table[:, MAX_ORDER + 1 : 2 * MAX_ORDER]
+    matched += 1
+    guessed[:] = np.maximum(guessed, 1) + 1  # a caption too short for an n-gram is none that matches them all
+    of_orders: Floats = bleu(table)[:, -1]
+    return of_orders
 
 
 def bleu(table: Floats) -> Floats:

@@ -21,7 +21,7 @@ from captioner.training.batches import Batch, CaptionBatches, TextBatches, hide_
 from captioner.training.grids import Pixels
 from captioner.training.losses import caption_loss, doubly_stochastic_penalty, map_supervision, reward_loss
 from captioner.training.recipe import Recipe
-from captioner.training.rewards import NEVER_SAID, CiderReward, breaks_off, draw_captions
+from captioner.training.rewards import NEVER_SAID, CaptionReward, breaks_off, draw_captions
 from captioner.training.views import View
 from captioner.vocabulary import Vocabulary
 
@@ -141,7 +141,7 @@ class Reward:
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.recipe, self.words, self.model, self.autocast = recipe, words, model, autocast
-        self.reward = CiderReward(records, vocabulary)
+        self.reward = CaptionReward(records, vocabulary, bleu=recipe.bleu_reward)
 
     def __len__(self) -> int:
         return len(self.words)

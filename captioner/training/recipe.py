@@ -32,6 +32,7 @@ _AT_LEAST = {
     "map_regularisation": 0,
     "map_supervision": 0,
     "cross_entropy": 0,
+    "bleu_reward": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "clip", "save_minutes")
 _FILES = ("weights", "start_from", "encoder_from", "decoder_from")
@@ -95,6 +96,7 @@ class Recipe:
     map_supervision: float = _option(0.0, "weight of the penalty on maps that miss the boxes of their words")
     samples: int = _option(5, "captions drawn for each picture, where the objective is reward")
     baseline: str = _option("samples", "what a sample's reward is compared with: the other samples, or greedy")
+    bleu_reward: float = _option(0.0, "weight of BLEU-4 (0 to 1) in the reward beside CIDEr-D (0 to 10)")
     cross_entropy: float = _option(0.1, "weight of cross-entropy beside the reward")
 
     flips: bool = _option(True, "mirror pictures at random, but where a caption says left or right")

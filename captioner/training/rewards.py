@@ -1,4 +1,4 @@
-"""What a caption is worth while it is trained on: CIDEr-D with the end of the caption in it."""
+"""What a caption is worth while it is trained on: CIDEr-D, and BLEU-4 if wanted, with the end of the caption in it."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from captioner.data.records import Record
+from captioner.metrics.bleu import smoothed_bleu_of
 from captioner.metrics.cider import DocumentFrequencies, cider_of
 from captioner.metrics.description import FUNCTION_WORDS
 from captioner.metrics.ptb import tokenize
@@ -19,8 +20,8 @@ NEVER_SAID = (PAD, START, UNKNOWN)
 _END = "<end>"
 
 
-class CiderReward:
-    """CIDEr-D of drawn captions against the references of their pictures.
+class CaptionReward:
+    """CIDEr-D of drawn captions against the references of their pictures, and a share of BLEU-4.
 
     The end is a word of every caption, else a caption that stops after "with a" would lose nothing by it.
     Document frequencies are those of the training split.
@@ -28,10 +29,11 @@ class CiderReward:
     Args:
         records: of the training split.
         vocabulary: of the model.
+        bleu: weight of the captions' `smoothed_bleu_of`.
     """
 
-    def __init__(self, records: Sequence[Record], vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, records: Sequence[Record], vocabulary: Vocabulary, *, bleu: float = 0.0) -> None:
+        self.vocabulary, self.bleu = vocabulary, bleu
         self.references = [[[*tokenize(caption), _END] for caption in record.captions] for record in records]
         self.document_frequencies = DocumentFrequencies.of(self.references)
 
@@ -40,14 +42,15 @@ class CiderReward:
         return [[_END if i == END else self.vocabulary.words[i] for i in row if i != PAD] for row in tokens.tolist()]
 
     def __call__(self, captions: Sequence[Sequence[str]], pictures: Sequence[int]) -> NDArray[np.float64]:
-        """The rewards (N,), 0 to 10; caption ``n`` is of the picture at the place ``pictures[n // (N / B)]``."""
+        """The rewards (N,), 0 to 10 + ``bleu``; caption ``n`` is of the picture at ``pictures[n // (N / B)]``."""
         copies = len(captions) // len(pictures)
         references = [self.references[picture] for picture in pictures for _ in range(copies)]
-        return cider_of(captions, references, document_frequencies=self.document_frequencies)
+        rewards = cider_of(captions, references, document_frequencies=self.document_frequencies)
+        return rewards + self.bleu * smoothed_bleu_of(captions, references) if self.bleu else rewards
 
 
 def breaks_off(caption: Sequence[str]) -> bool:
-    """Whether a caption of `CiderReward.words` ends in a function word, or does not end."""
+    """Whether a caption of `CaptionReward.words` ends in a function word, or does not end."""
     return len(caption) < 2 or caption[-1] != _END or caption[-2] in FUNCTION_WORDS
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nltk.translate.bleu_score import corpus_bleu
+from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
 
 from captioner.errors import DataError, OptionError
 from captioner.metrics import DocumentFrequencies, FewPicturesWarning, References, cider_of, evaluate
+from captioner.metrics.bleu import smoothed_bleu_of
 from captioner.metrics.rouge import rouge_l
 
 pytestmark = pytest.mark.filterwarnings("ignore::captioner.metrics.FewPicturesWarning")
@@ -47,6 +48,17 @@ def test_bleu_is_that_of_nltk_where_every_order_matches(pairs: list[tuple[str, l
     )
     expected = corpus_bleu([[ref.split() for ref in group] for _, group in pairs], [text.split() for text, _ in pairs])
     assert scores.bleu[3] == pytest.approx(expected, abs=1e-8)
+
+
+@given(sets)
+def test_smoothed_bleu_is_that_of_nltk(pairs: list[tuple[str, list[str]]]) -> None:
+    hypotheses = [["a", *caption.split()] for caption, _ in pairs]
+    references = [[["a", *reference.split()] for reference in group] for _, group in pairs]
+    expected = [
+        sentence_bleu(group, words, smoothing_function=SmoothingFunction().method2)
+        for words, group in zip(hypotheses, references, strict=True)
+    ]
+    assert smoothed_bleu_of(hypotheses, references) == pytest.approx(expected, abs=1e-8)
 
 
 def test_rouge_takes_precision_and_recall_from_the_best_reference_each() -> None:

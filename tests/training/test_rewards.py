@@ -10,6 +10,7 @@ from captioner.checkpoint import load
 from captioner.data.readers import read
 from captioner.data.records import Record
 from captioner.metrics import evaluate
+from captioner.metrics.bleu import smoothed_bleu_of
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.decoder import END, PAD, START, UNKNOWN
 from captioner.model.encoder import EncoderConfig
@@ -20,7 +21,7 @@ from captioner.training.grids import Pictures, encode_batches
 from captioner.training.losses import reward_loss
 from captioner.training.objectives import Part, Reward, Words
 from captioner.training.recipe import Recipe
-from captioner.training.rewards import CiderReward, breaks_off, draw_captions
+from captioner.training.rewards import CaptionReward, breaks_off, draw_captions
 from captioner.vocabulary import Vocabulary
 
 DECODERS = {
@@ -51,7 +52,7 @@ def records() -> list[Record]:
 def test_the_reward_is_cider_with_the_end_as_a_word() -> None:
     given = records()
     words = Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1)
-    reward = CiderReward(given, words)
+    reward = CaptionReward(given, words)
     captions = ["a dog is in the park", "the red ball", "people walk"]
     with pytest.warns(UserWarning, match="3 pictures"):
         expected = evaluate(
@@ -62,16 +63,27 @@ def test_the_reward_is_cider_with_the_end_as_a_word() -> None:
     assert reward(ended, [0, 1, 2]) == pytest.approx(expected)
 
 
+def test_bleu_adds_its_share_to_the_reward() -> None:
+    given = records()
+    words = Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1)
+    captions = [[*text.split(), "<end>"] for text in ("a dog runs in the park", "the red ball", "people walk")]
+    places = [0, 1, 2]
+    cider, mixed = (CaptionReward(given, words, bleu=bleu)(captions, places) for bleu in (0.0, 2.0))
+    references = [[[*c.split(), "<end>"] for c in r.captions] for r in given]
+    assert mixed - cider == pytest.approx(2 * smoothed_bleu_of(captions, references))
+    assert (mixed - cider)[0] == pytest.approx(2)
+
+
 def test_a_caption_that_does_not_end_loses_by_it() -> None:
     given = records()
-    reward = CiderReward(given, Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1))
+    reward = CaptionReward(given, Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1))
     whole = [record.captions[0].split() for record in given]
     assert (reward(whole, [0, 1, 2]) < reward([[*words, "<end>"] for words in whole], [0, 1, 2])).all()
 
 
 def test_captions_of_a_picture_stand_in_a_row() -> None:
     given = records()
-    reward = CiderReward(given, Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1))
+    reward = CaptionReward(given, Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1))
     right = ["a", "dog", "runs", "in", "the", "park", "<end>"]
     wrong = ["two", "people", "<end>"]
     values = reward([wrong, wrong, right, wrong], [2, 0])
@@ -84,7 +96,7 @@ def test_words_of_drawn_ids_keep_the_end_and_drop_the_padding() -> None:
     words = Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1)
     dog = words.ids["dog"]
     drawn = torch.tensor([[dog, END, PAD, PAD], [dog, dog, dog, dog]])
-    assert CiderReward(given, words).words(drawn) == [["dog", "<end>"], ["dog"] * 4]
+    assert CaptionReward(given, words).words(drawn) == [["dog", "<end>"], ["dog"] * 4]
 
 
 @pytest.mark.parametrize(
