@@ -79,6 +79,9 @@ class Trainer:
                 raise DataError(f"the data has no pictures of the split '{split}': training needs train and dev")
         if recipe.objective == "text" and not text:
             raise DataError("the objective 'text' needs captions without pictures: give --text")
+        if 0 < recipe.train_pictures < (total := len(self.train_records)):
+            kept = (total * i // recipe.train_pictures for i in range(recipe.train_pictures))
+            self.train_records = [self.train_records[i] for i in kept]
         if recipe.dev_pictures:
             self.dev_records = self.dev_records[: recipe.dev_pictures]
         if device is not None:

@@ -25,6 +25,7 @@ _AT_LEAST = {
     "workers": 0,
     "dev_beam": 1,
     "dev_pictures": 0,
+    "train_pictures": 0,
     "samples": 1,
     "accumulate": 1,
     "encoder_learning_rate": 0,
@@ -72,6 +73,7 @@ class Recipe:
     encoder_from: str = _option("", "a model file whose encoder to take; empty for a new one")
     decoder_from: str = _option("", "a model file whose decoder and vocabulary to take; empty for new ones")
 
+    train_pictures: int = _option(0, "learn from so many of the training pictures, evenly spread; 0 for all")
     epochs: int = _option(10, "times over the training data")
     frozen_epochs: int = _option(6, "of them, the first, with the encoder frozen")
     train_from: int = _option(0, "the first stage of the encoder that learns after that")

@@ -1,6 +1,7 @@
 """Batches that never depend on interruptions, and runs that resume exactly."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,16 @@ def test_a_folder_of_another_recipe_is_not_gone_on_with(records: list[Record], t
     with pytest.raises(OptionError, match="holds a run with epochs 4, not 5"):
         Trainer(recipe(epochs=5), records, tmp_path, device="cpu")
     Trainer(recipe(workers=1), records, tmp_path, device="cpu")  # changes nothing of what is learned
+
+
+@pytest.mark.parametrize(("wanted", "rows"), [(3, [0, 6, 13]), (20, range(20)), (50, range(20)), (0, range(20))])
+def test_part_of_the_training_pictures_is_spread_over_all(
+    records: list[Record], tmp_path: Path, wanted: int, rows: Sequence[int]
+) -> None:
+    trained = [r for r in records if r.split == "train"]
+    trainer = Trainer(recipe(train_pictures=wanted, batch_pictures=2), records, tmp_path, device="cpu")
+    assert trainer.train_records == [trained[i] for i in rows]
+    assert len(trainer.dev_records) == 4
 
 
 def test_a_split_without_pictures_is_named(records: list[Record], tmp_path: Path) -> None:
