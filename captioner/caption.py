@@ -61,6 +61,7 @@ class Caption:
         image: the path of the picture, "" for one that came from memory.
         model: the name of the model.
         geometry: where the maps' cells lie on the picture.
+        explain: what the maps are made of: "attention", "gradient" or "occlusion"; see `captioner.explain`.
         alternatives: further captions, the best first, where more than one was asked for.
         source: what was captioned; a path is opened anew when the picture is asked for, so that a million
             captions hold no pixels.
@@ -73,6 +74,7 @@ class Caption:
     image: str
     model: str
     geometry: Geometry
+    explain: str = "attention"
     alternatives: tuple[Alternative, ...] = ()
     source: Picture = field(repr=False, compare=False)
 
@@ -105,6 +107,7 @@ class Caption:
             "score": round(self.score, 6),
             "finished": self.finished,
             "model": self.model,
+            "explain": self.explain,
             "grid": list(self.geometry.grid),
             "size": list(self.geometry.size),
             "words": [_word_as_dict(word) for word in self.words],

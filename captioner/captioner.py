@@ -189,7 +189,7 @@ class Captioner:
                 [replace(hypothesis, maps=torch.from_numpy(maps)) for hypothesis, (maps, _) in zip(*both, strict=True)]
                 for both in zip(found, told, strict=True)
             ]
-        return [self._finish(*both) for both in zip(ready, found, strict=True)]
+        return [self._finish(*both, reading) for both in zip(ready, found, strict=True)]
 
     def read(
         self,
@@ -224,7 +224,7 @@ class Captioner:
         for words, some, (maps, log_p) in zip(split, ids, told, strict=True):
             known = [math.exp(p) if i >= len(SPECIAL) else 0.0 for i, p in zip(some, log_p[:-1].tolist(), strict=True)]
             score = float(log_p.sum()) / len(log_p) ** self.default_options.length_penalty
-            found.append(self._caption(prepared, _said(words, known, maps, score=score, finished=True)))
+            found.append(self._caption(prepared, reading, _said(words, known, maps, score=score, finished=True)))
         return found
 
     def split(self, caption: str) -> list[str]:
@@ -242,7 +242,7 @@ class Captioner:
             return explain
         return self.map_reading if explain is None else MapReading.stored(self.about, explain)
 
-    def _finish(self, prepared: "Prepared", found: Sequence[Hypothesis]) -> Caption:
+    def _finish(self, prepared: "Prepared", found: Sequence[Hypothesis], reading: MapReading) -> Caption:
         best, *others = (
             _said(
                 self.vocabulary.decode(hypothesis.tokens),
@@ -253,9 +253,11 @@ class Captioner:
             )
             for hypothesis in found
         )
-        return self._caption(prepared, best, others)
+        return self._caption(prepared, reading, best, others)
 
-    def _caption(self, prepared: "Prepared", best: Alternative, others: Sequence[Alternative] = ()) -> Caption:
+    def _caption(
+        self, prepared: "Prepared", reading: MapReading, best: Alternative, others: Sequence[Alternative] = ()
+    ) -> Caption:
         source = prepared.picture
         return Caption(
             text=best.text,
@@ -265,6 +267,7 @@ class Captioner:
             image=os.fspath(source) if isinstance(source, (str, os.PathLike)) else "",
             model=self.name,
             geometry=prepared.geometry,
+            explain=reading.explain,
             alternatives=tuple(others),
             source=source,
         )

@@ -99,6 +99,7 @@ def test_every_way_gives_maps_of_one_format_and_the_same_captions(model: Caption
     found = model.caption(PICTURES, options=Beam(width=2, max_length=5, n_best=2), explain=explain)
     for one, other in zip(plain, found, strict=True):
         assert one.text == other.text
+        assert (one.explain, other.explain, other.as_dict()["explain"]) == ("attention", explain, explain)
         for maps in (other.maps, np.stack([word.map for word in other.alternatives[0].words])):
             assert maps.dtype == np.float32
             assert maps.min() >= 0

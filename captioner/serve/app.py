@@ -11,6 +11,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from captioner.caption import Caption
+from captioner.captioner import Captioner
+from captioner.decoding import Beam
 from captioner.serve import schemas
 from captioner.serve.files import EXAMPLES, File, example, static_files
 from captioner.serve.guard import Guard
@@ -18,7 +20,7 @@ from captioner.serve.problems import Problem, answer_with_problems
 from captioner.serve.schemas import Options, form_schema, problem_responses
 from captioner.serve.service import Outcome, Service
 from captioner.serve.settings import MEGABYTE
-from captioner.serve.uploads import Form, read_form
+from captioner.serve.uploads import Form, Upload, read_form
 from captioner.version import __version__
 
 _ABOUT = """Captions for pictures, and with every word a map of where the model looked when it chose that word.
@@ -157,12 +159,19 @@ async def _answer(service: Service, form: Form) -> Response:
     if options.format == "png" and len(form.files) > 1:
         raise Problem(422, "invalid-options", f"format: a figure shows one picture, not {len(form.files)}")
     model, search = await service.decoding(options)
+    async with service.turn(len(form.files)):  # until the answer is drawn: figures and pages take time and memory too
+        return await _caption_and_show(service, form.files, options, model, search)
+
+
+async def _caption_and_show(
+    service: Service, files: list[Upload], options: Options, model: Captioner, search: Beam
+) -> Response:
     keep = options.viewer or options.format != "json"
-    outcomes = await service.caption_all(form.files, model, search, keep_pictures=keep)
+    outcomes = await service.caption_all(files, model, search, keep_pictures=keep)
     good = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
     lines = [
         await _line(service, upload.name, outcome, viewer=options.viewer)
-        for upload, outcome in zip(form.files, outcomes, strict=True)
+        for upload, outcome in zip(files, outcomes, strict=True)
     ]
     if not good:
         raise _none_of(outcomes, lines)

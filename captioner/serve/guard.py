@@ -73,8 +73,13 @@ class Guard:
         return None
 
     def _is_ours(self, origin: str, host: str) -> bool:
+        """Whether a page comes from here, or from a name that a proxy before this server has."""
         _, _, place = origin.partition("://")
-        return bool(place) and (place.lower() == host.lower() or _name(place) in (self.hosts or ()))
+        name = _name(place)
+        # Other ports of this machine are other servers; a proxy's port is its own affair.
+        return bool(place) and (
+            place.lower() == host.lower() or (name in (self.hosts or ()) and not is_loopback(name.strip("[]")))
+        )
 
 
 def hosts_of(address: str, others: Collection[str]) -> set[str] | None:

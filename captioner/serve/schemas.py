@@ -61,6 +61,8 @@ class OtherCaption(BaseModel):
 
     caption: str
     score: float
+    finished: bool = Field(description="false where the length limit cut it off")
+    words: list[SaidWord]
 
 
 class CaptionLine(BaseModel):
@@ -71,6 +73,7 @@ class CaptionLine(BaseModel):
     score: float
     finished: bool
     model: str
+    explain: Literal["attention", "gradient", "occlusion"] = Field(description="what the maps are made of")
     grid: tuple[int, int] = Field(description="(h, w) cells")
     size: tuple[int, int] = Field(description="(width, height) of the upright picture")
     words: list[SaidWord]

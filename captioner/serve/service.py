@@ -87,22 +87,28 @@ class Service:
         except OptionError as error:
             raise Problem(422, "invalid-options", str(error)) from None
 
+    @asynccontextmanager
+    async def turn(self, pictures: int) -> AsyncIterator[None]:
+        """Places for a request's pictures, and the time that it has, until it is answered.
+
+        Raises:
+            Problem: 503, the queue is full or the answer took too long.
+        """
+        with self.batcher.take_places(pictures):
+            try:
+                async with asyncio.timeout(self.limits.timeout):
+                    yield
+            except TimeoutError:
+                detail = f"no answer after {self.limits.timeout} s: try again later"
+                raise Problem(503, "too-busy", detail, retry_after=self.limits.timeout) from None
+
     async def caption_all(
         self, uploads: list[Upload], model: Captioner, search: Beam, *, keep_pictures: bool
     ) -> list[Outcome]:
-        """The caption of each picture, or what is wrong with it.
-
-        Raises:
-            Problem: 503, the queue is full or the captions took too long.
-        """
-        with self.batcher.take_places(len(uploads)):
-            try:
-                async with asyncio.timeout(self.limits.timeout), asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._caption(each, model, search, keep_pictures)) for each in uploads]
-            except TimeoutError:
-                detail = f"no caption after {self.limits.timeout} s: try again later"
-                raise Problem(503, "too-busy", detail, retry_after=self.limits.timeout) from None
-            return [task.result() for task in tasks]
+        """The caption of each picture, or what is wrong with it; within a `turn`."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._caption(each, model, search, keep_pictures)) for each in uploads]
+        return [task.result() for task in tasks]
 
     async def _caption(self, upload: Upload, model: Captioner, search: Beam, keep_picture: bool) -> Outcome:
         try:

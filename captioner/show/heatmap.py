@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from captioner.caption import Caption
 
 FAINTEST_TOP = 3.0  # a caption whose maps stay below three times their even share must not look focused
+MAP_OF = {
+    "attention": "attention of a cell",
+    "gradient": "what a cell says for the word",
+    "occlusion": "what hiding a cell costs the word",
+}
+"""What a caption's maps are made of, by `Caption.explain`; the viewer's maps.js has the same words."""
 _STRONGEST = 0.82  # opacity at the top of the scale
 _SMALL_DPI = 60
 _PANEL_PIXELS = 480  # longer side of each panel's picture
@@ -153,11 +159,11 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
         axis.imshow(overlay(picture, word.map, caption.geometry, top=top, smooth=smooth))
         title = axis.set_title(f"{word.text}  {word.probability:.2f}", fontsize=11)
         title.set_parse_math(False)
-    _draw_scale(figure, list(axes), top)
+    _draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
     return figure
 
 
-def _draw_scale(figure: Figure, axes: list[Axes], top: float) -> None:
+def _draw_scale(figure: Figure, axes: list[Axes], top: float, what: str) -> None:
     steps = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = _opacity(steps)[:, None]
     on_white = 1 - alpha + _COLOURS(0.3 + 0.7 * steps)[:, :3] * alpha
@@ -166,7 +172,7 @@ def _draw_scale(figure: Figure, axes: list[Axes], top: float) -> None:
     ticks = [value for value in (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500) if value <= top]
     bar.set_ticks(ticks, labels=[str(value) for value in ticks], minor=False)
     bar.ax.minorticks_off()
-    bar.set_label("attention of a cell, in multiples of its even share", fontsize=8)
+    bar.set_label(f"{what}, in multiples of its even share", fontsize=8)
     bar.ax.tick_params(labelsize=8)
 
 

@@ -41,9 +41,9 @@ def payload(caption: "Caption", *, image_url: str | None = None, longest: int = 
     """What the viewer shows, as plain values for JSON.
 
     ``{"image", "name", "size": [width, height], "extent": [left, top, right, bottom], "grid": [h, w], "model",
-    "captions": [{"text", "score", "finished", "words": [{"word", "probability"}], "maps", "scale": [top]}]}``; the best
-    caption first. ``maps`` are the bytes of `quantise` for all words of a caption, in base64, and ``top`` the end of
-    the caption's scale.
+    "explain", "captions": [{"text", "score", "finished", "words": [{"word", "probability"}], "maps",
+    "scale": [top]}]}``; the best caption first. ``maps`` are the bytes of `quantise` for all words of a caption, in
+    base64, and ``top`` the end of the caption's scale.
 
     Args:
         caption: with its picture.
@@ -61,6 +61,7 @@ def payload(caption: "Caption", *, image_url: str | None = None, longest: int = 
         "extent": list(geometry.extent),
         "grid": list(geometry.grid),
         "model": caption.model,
+        "explain": caption.explain,
         "captions": [_caption_data(caption, geometry), *(_caption_data(a, geometry) for a in caption.alternatives)],
     }
 

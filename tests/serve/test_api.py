@@ -255,7 +255,8 @@ def test_requests_for_other_names_and_from_other_pages_are_refused(server: Runni
             problem_of(client.get("/v1/models", headers={"Host": host}), 421)
         for host in (f"localhost:{port}", "LOCALHOST", f"127.0.0.1:{port}", "[::1]:80"):
             assert client.get("/v1/models", headers={"Host": host}).status_code == 200
-        for origin in ("https://evil.example", "null", f"http://127.0.0.1.evil.example:{port}", "http://"):
+        others = ("http://127.0.0.1:9999", "http://localhost:3000", "http://[::1]:3000", "http://localhost")
+        for origin in ("https://evil.example", "null", f"http://127.0.0.1.evil.example:{port}", "http://", *others):
             problem_of(client.post("/v1/captions", files=files, headers={"Origin": origin}), 403)
         problem_of(client.post("/v1/captions", files=files, headers={"Sec-Fetch-Site": "cross-site"}), 403)
         own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
@@ -267,6 +268,10 @@ def test_further_names_can_be_allowed(serve: Serve, tiny_model: Path, picture: b
         headers = {"Host": "captions.example", "Origin": "https://captions.example"}
         files = {"file": ("a.png", picture)}
         assert client.post("/v1/captions", files=files, headers=headers).status_code == 200
+        own = {"Host": f"127.0.0.1:{running.address[1]}"}  # a proxy may ask under the server's own name
+        by_proxy = own | {"Origin": "https://captions.example:8443"}
+        assert client.post("/v1/captions", files=files, headers=by_proxy).status_code == 200
+        problem_of(client.post("/v1/captions", files=files, headers=own | {"Origin": "https://localhost:1"}), 403)
         problem_of(client.get("/", headers={"Host": "other.example"}), 421)
 
 

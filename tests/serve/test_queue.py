@@ -1,5 +1,6 @@
 """Batches, the bounded queue, clients that hang up, and the end of a server with work under way."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,6 +92,29 @@ def test_who_hangs_up_leaves_the_queue(small: Running, picture: bytes) -> None:
     small.gate.open()
     assert staying.get().status_code == late.get().status_code == 200
     assert small.gate.batches == [1, 1]  # nothing was computed for those who left
+
+
+@pytest.mark.parametrize("form", ["html", "png"])
+def test_pages_and_figures_keep_their_places_until_they_are_drawn(
+    small: Running, picture: bytes, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.gate.open()
+    drawing, finish = threading.Event(), threading.Event()
+
+    def draw(captions: object) -> bytes:
+        drawing.set()
+        assert finish.wait(30)
+        return b"drawn"
+
+    monkeypatch.setattr(f"captioner.serve.service.{'_page' if form == 'html' else '_draw'}", draw)
+    waiting = [small.in_background((f"{i}.png", picture), format=form) for i in range(4)]
+    assert drawing.wait(30)
+    small.wait_until(lambda running: sum(running.gate.batches) == 4)
+    assert small.service.batcher.places == 4
+    problem_of(small.post(("e.png", picture)), 503)
+    finish.set()
+    assert [answer.get().content for answer in waiting] == [b"drawn"] * 4
+    small.wait_until(places(0))
 
 
 def test_captions_that_take_too_long(serve: Serve, tiny_model: Path, picture: bytes) -> None:

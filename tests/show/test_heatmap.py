@@ -2,6 +2,7 @@
 
 import io
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 
 from captioner.caption import Caption, Word
 from captioner.errors import OptionError
+from captioner.explain import EXPLAIN
 from captioner.image import Geometry
-from captioner.show.heatmap import draw_caption, on_picture, overlay, save_figure, top_of_scale
+from captioner.show.heatmap import MAP_OF, draw_caption, on_picture, overlay, save_figure, top_of_scale
 
 GEOMETRIES = [
     Geometry(size=size, side=224, grid=grid, pad=pad)
@@ -134,6 +136,14 @@ def test_one_scale_for_the_whole_caption() -> None:
     # Alone, the weaker map would have the scale to itself and glow as the strong one does.
     alone = panels_of(draw_caption(make_caption(shapes([4.0]), ["dog"])))[1].astype(int)
     assert np.abs(alone - picture).mean() > 1.3 * np.abs(weak - picture).mean()
+
+
+@pytest.mark.parametrize("explain", EXPLAIN)
+def test_the_scale_says_what_the_maps_are_made_of(explain: str) -> None:
+    caption = replace(make_caption(shapes([8.0]), ["dog"]), explain=explain)
+    label = draw_caption(caption).axes[-1].get_xlabel()
+    assert label == f"{MAP_OF[explain]}, in multiples of its even share"
+    assert len(set(MAP_OF.values())) == len(EXPLAIN)
 
 
 def test_a_caption_of_nearly_even_maps_does_not_look_focused() -> None:

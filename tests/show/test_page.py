@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -127,6 +128,8 @@ def test_the_data_of_a_caption(make_caption: MakeCaption, tmp_path: Path) -> Non
     assert data["extent"] == pytest.approx(geometry.extent)
     assert data["grid"] == [2, 3]
     assert data["model"] == "tiny"
+    assert data["explain"] == "attention"
+    assert payload(replace(caption, explain="occlusion"))["explain"] == "occlusion"
     best, other = data["captions"]
     assert best["text"] == "a dog"
     assert best["words"] == [{"word": "a", "probability": 0.95}, {"word": "dog", "probability": 0.88}]

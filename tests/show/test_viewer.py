@@ -4,7 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import captioner
 from captioner.caption import Caption
 from captioner.data.scenes import dog_frisbee_park, draw_scene
 from captioner.image import Geometry
-from captioner.show.heatmap import glow, on_picture, overlay, top_of_scale
+from captioner.show.heatmap import MAP_OF, glow, on_picture, overlay, top_of_scale
 from captioner.show.page import page as page_of
 from captioner.show.page import payload
 
@@ -327,6 +327,25 @@ def test_the_place_is_told_in_words(
     opened = show(make_caption(["dog"], [one_cell(geometry, cell)], geometry=geometry).page())
     opened.word("dog").hover()
     assert opened.status == f"dog, 95% sure. Looked most {where}: 9.0× its even share."
+
+
+@pytest.mark.parametrize(
+    ("explain", "said"), [("gradient", "Was said most for what is"), ("occlusion", "Depends most on what is")]
+)
+def test_the_page_says_what_its_maps_are_made_of(
+    show: Callable[..., Opened], make_caption: MakeCaption, explain: str, said: str
+) -> None:
+    geometry = Geometry(size=(90, 90), side=66, grid=(3, 3))
+    caption = make_caption(
+        ["dog", "runs"], [one_cell(geometry, (0, 1)), np.full((3, 3), 1 / 9, np.float32)], geometry=geometry
+    )
+    opened = show(replace(caption, explain=explain).page())
+    opened.word("dog").hover()
+    assert opened.status == f"dog, 95% sure. {said} at the top: 9.0× its even share."
+    assert f"{MAP_OF[explain]}, in multiples of its even share" in opened.page.inner_text("body")
+    opened.word("runs").hover()
+    assert "Looked" not in opened.status
+    assert opened.status.endswith("of it alike.")
 
 
 # How it is used.

@@ -1,6 +1,12 @@
 /* Maps: from the bytes of the data to numbers, and from numbers to a glow over the picture. */
 
 const EVEN = 64; // the byte of a cell that gets its even share, as in page.py
+// What a map is made of: the scale's words, as in heatmap.py, and how a word's status begins.
+const MAP_OF = {
+  attention: { scale: "attention of a cell", most: "Looked most", evenly: "Looked evenly at all of it." },
+  gradient: { scale: "what a cell says for the word", most: "Was said most for what is", evenly: "Was said for all of it alike." },
+  occlusion: { scale: "what hiding a cell costs the word", most: "Depends most on what is", evenly: "Depends on all of it alike." },
+};
 const STRONGEST = 0.82; // opacity at the top of the scale, as in heatmap.py
 // The colour map inferno from 0.3 to 1, as in heatmap.py.
 const COLOURS = (
