@@ -1,13 +1,13 @@
 """Where the things are that a caption names, be it a reference or one that a model wrote."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from captioner.data.instances import Instances, find_instances
 from captioner.data.objects import name_objects
-from captioner.data.readers import caption_file
+from captioner.data.readers import caption_file, read
 from captioner.data.records import Box, Record
 from captioner.errors import DataError
 from captioner.metrics.grounding import Region
@@ -74,7 +74,24 @@ class FromBoxes:
 
     A caption that is one of the references has their boxes; in another, a word has the boxes that any reference
     has for that word.
+
+    Args:
+        things: words that have a box on some picture of the data set: where one is said of a picture whose references
+            have none for it, the thing is not there.
     """
+
+    def __init__(self, things: Collection[str] = ()) -> None:
+        self.things = frozenset(things)
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> "FromBoxes":
+        """What the boxes of a data set say."""
+        things = set()
+        for record in records:
+            for caption, boxes in zip(record.captions, record.boxes, strict=bool(record.boxes)):
+                words = tokenize(caption)
+                things |= {words[place] for place in boxes if place < len(words)}
+        return cls(things)
 
     def knows(self, record: Record) -> bool:
         return any(record.boxes)
@@ -92,7 +109,11 @@ class FromBoxes:
             for place, some in boxes.items():
                 if place < len(reference):
                     by_word.setdefault(reference[place], []).extend(some)
-        return [Place(i, word, Region.of_boxes(by_word[word])) for i, word in enumerate(words) if word in by_word]
+        return [
+            Place(i, word, Region.of_boxes(by_word[word]) if word in by_word else None)
+            for i, word in enumerate(words)
+            if word in by_word or word in self.things
+        ]
 
 
 def find_truth(data: str | Path, *, masks: bool = False) -> Truth:
@@ -110,4 +131,4 @@ def find_truth(data: str | Path, *, masks: bool = False) -> Truth:
         return FromInstances(Instances(beside), masks=masks)
     if masks:
         raise DataError(f"{data}: no instances*.json beside the captions, and masks come from there")
-    return FromBoxes()
+    return FromBoxes.of(read(data))

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--plain",
         action="store_true",
-        help="maps as the heads give them, without what the model's file says is done to them",
+        help="the mean of all heads of the decoder's last attention, whatever the model's file says",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON and no table")
@@ -74,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
     records, truth, left_out = _records(options)
     model = load(options.model, device=options.device)
     reading = MapReading.stored({} if options.plain else model.about, options.explain)
+    if options.plain:
+        model.model.make_maps_of(())
     sources = SOURCES if options.captions == "both" else (options.captions,)
     found, failures = _ground(options, model, records, truth, reading, sources)
     findings, silent = {}, []
@@ -101,12 +103,6 @@ def run(options: argparse.Namespace) -> int:
         findings=findings,
         notes=tuple(notes),
     )
-    if page is not None:
-        from captioner.ground import worst
-
-        with page as file:
-            for caption in worst(found, _WORST):
-                file.write(caption)
     if options.json:
         print(json.dumps(report.as_dict(), indent=1))
     else:
@@ -115,7 +111,21 @@ def run(options: argparse.Namespace) -> int:
         from captioner.metrics.ground_report import print_ground_report
 
         print_ground_report(report, Console(width=None if sys.stdout.isatty() else 160))
+    if page is not None:
+        _write_worst(page, found)
     return 1 if failures else 0
+
+
+def _write_worst(page: Any, found: list["Grounded"]) -> None:
+    from captioner.ground import worst
+
+    cases = worst(found, _WORST)
+    if not cases:
+        print(f"captioner: no map lay elsewhere, so {page.path} is not written", file=sys.stderr)
+        return
+    with page as file:
+        for caption in cases:
+            file.write(caption)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """Encoder, refiner and decoder as one module, and the configuration that rebuilds it."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,13 @@ class CaptionModel(nn.Module):
             self.decoder = TransformerDecoder(
                 vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder
             )
+
+    def make_maps_of(self, heads: Sequence[Any]) -> None:
+        """Choose the heads whose mean is a word's map; see the decoder's configuration. None gives its usual ones."""
+        decoder: Any = self.config.decoder
+        decoder = replace(decoder, map_heads=tuple(heads))
+        self.config = replace(self.config, decoder=decoder)
+        self.decoder.config = decoder
 
     def encode(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
         """The grid that the decoder sees; arguments as of `GridEncoder.forward`."""

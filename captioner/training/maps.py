@@ -190,13 +190,9 @@ def with_reading(
 ) -> checkpoint.Checkpoint:
     """The model with the chosen reading in its configuration and in what it says about itself."""
     config = model.model.config.decoder
-    decoder: Any
-    if isinstance(config, LSTMConfig):
-        decoder = replace(config, map_heads=best.heads)
-    else:
-        decoder = replace(config, map_heads=tuple(divmod(head, config.heads) for head in best.heads))
-    model.model.config = replace(model.model.config, decoder=decoder)
-    model.model.decoder.config = decoder
+    model.model.make_maps_of(
+        best.heads if isinstance(config, LSTMConfig) else [divmod(head, config.heads) for head in best.heads]
+    )
     readings = {"attention": best.reading} | ({"gradient": gradient.reading} if gradient else {})
     stored = MapReading.as_stored(readings[default], *readings.values())
     return replace(model, about={**model.about, "maps": stored, "maps_measured": measured})

@@ -1,6 +1,7 @@
 """What is known of where the nouns of any caption are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def test_another_caption_has_the_boxes_of_its_words() -> None:
     assert (place.word, place.category) == (2, "ball")
     assert inside(place.region, (0.1, 0.1), (0.7, 0.7), (0.7, 0.1)) == [True, True, False]
     assert FromBoxes().places(SCENE, ["nothing"]) == []
+
+
+def test_a_thing_of_the_data_set_that_is_not_in_the_picture_is_told() -> None:
+    other = replace(SCENE, captions=("a cup",), boxes=({1: (LEFT,)},), id="t")
+    plain = replace(SCENE, captions=("a lamp",), boxes=(), id="u")
+    truth = FromBoxes.of([SCENE, other, plain])
+    assert truth.things == {"ball", "cup"}
+    ball, cup = truth.places(SCENE, words("a green ball above a cup near a lamp"))
+    assert ball.region is not None
+    assert (cup.word, cup.category, cup.region) == (5, "cup", None)
 
 
 def test_written_scenes_are_their_own_truth(tmp_path: Path) -> None:
