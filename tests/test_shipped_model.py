@@ -28,7 +28,7 @@ def test_it_is_small_and_says_where_it_comes_from(name: str) -> None:
     assert path.stat().st_size < (60e6 if name == "best" else 25e6)
     about = read_header(path)["about"]
     recipes = [*about["earlier"], about["recipe"]]
-    assert any(recipe["weights"] for recipe in recipes), "where its encoder started"
+    assert any(recipe.get("weights") for recipe in recipes), "where its encoder started"
     files = ("weights", "start_from", "encoder_from", "decoder_from")
     assert not any(recipe[file].startswith("/") for recipe in recipes for file in files if file in recipe)
     assert about["test"]["pictures"] == 1000

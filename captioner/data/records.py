@@ -1,6 +1,7 @@
 """A picture and its captions, wherever they were read from; and a check of pictures before they are used."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,14 +71,31 @@ def split_by_name(name: str) -> str:
     return "dev" if zlib.crc32(name.encode()) % 20 == 0 else "train"
 
 
+# The names of COCO's and Flickr's pictures, which are the same wherever these are copied to.
+_COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{12})\.\w+")
+_FLICKR_NAME = re.compile(r"(\d+_[0-9a-f]{8,10})(?:_\w)?\.\w+")
+
+
 def refuse_leaks(records: Iterable[Record]) -> None:
-    """Make sure that no picture is in two splits.
+    """Make sure that no picture is in two splits: by its path, and where COCO or Flickr named it by that name.
 
     Raises:
         DataError: one is.
     """
-    seen: dict[Path | ShardPicture, str] = {}
+    seen: dict[object, tuple[str, object]] = {}
     for record in records:
-        before = seen.setdefault(record.image, record.split)
-        if before != record.split:
-            raise DataError(f"{record.image} is in the splits '{before}' and '{record.split}': keep it in one")
+        for key in {record.image, _known_as(record)}:
+            split, other = seen.setdefault(key, (record.split, record.image))
+            if split != record.split:
+                also = "" if other == record.image else f" (there as {other})"
+                raise DataError(f"{record.image} is in the splits '{split}'{also} and '{record.split}': keep it in one")
+
+
+def _known_as(record: Record) -> "Path | ShardPicture | str":
+    """The number of COCO's picture, or the name of Flickr's; else its path, since other names mean nothing."""
+    for name in (record.image.name.rpartition("/")[2], record.id):
+        for pattern in (_COCO_NAME, _FLICKR_NAME):
+            found = pattern.fullmatch(name)
+            if found:
+                return found[1]
+    return record.image

@@ -101,8 +101,8 @@ def _about(content: bytes, suffix: str, place: str) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
         raise DataError(f"{place}: not a JSON object in UTF-8 ({error})") from None
     captions = [captions] if isinstance(captions, str) else captions
-    if captions is None:
-        return {}
+    if captions is None:  # they may be in a .txt beside it
+        return {name: value for name, value in sample.items() if name not in ("caption", "captions")}
     if not isinstance(captions, list) or not all(isinstance(c, str) and c.strip() for c in captions):
         raise DataError(f"{place}: 'captions' must be a list of texts, not {str(captions)[:60]}")
     return {**sample, "captions": captions}

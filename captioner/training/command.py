@@ -97,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         best = trainer.run()
     if trainer.is_first:
         print(best)
-    return 1 if faults else 0
+    # A launcher takes any other exit code for a process that died.
+    return 1 if faults and os.environ.get("WORLD_SIZE", "1") == "1" else 0
 
 
 def read_text(path: Path) -> list[str]:

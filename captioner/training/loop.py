@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
 from captioner.checkpoint import Checkpoint, save
@@ -29,13 +29,16 @@ from captioner.model.caption_model import CaptionModel
 from captioner.training import precision
 from captioner.training.batches import Batch, pad
 from captioner.training.dev import encode_records, score_captions, write_captions
-from captioner.training.grids import Pictures, Pixels, StoredGrids, load_batches
+from captioner.training.epoch import EpochFigures, Figures
+from captioner.training.grids import Pictures, Pixels, StoredGrids, encode_batches, load_batches
 from captioner.training.memory import keep_memory
-from captioner.training.objectives import Figures, Objective, Part, Reward, Seen, Text, Words, perplexity
+from captioner.training.objectives import Objective, Part, Reward, Seen, Text, Words, perplexity
 from captioner.training.recipe import Recipe
 from captioner.training.run_folder import RunFolder
 from captioner.training.start import earlier_recipes, first_model
 from captioner.training.views import View
+
+_SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Told what is being done, how much of it is done, of how much, and figures to show."""
@@ -89,8 +92,18 @@ class Trainer:
                 torch.empty(0, device=device)
             except (RuntimeError, AssertionError):  # the latter where torch was built without CUDA
                 raise OptionError(f"there is no device '{device}' here: 'cpu' is everywhere") from None
-        self.accelerator = Accelerator(cpu=device is not None and torch.device(device).type == "cpu")
+        # Said here, for what `accelerate config` wrote on a machine would otherwise change what is learned.
+        cpu = device is not None and torch.device(device).type == "cpu"
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", gradient_accumulation_steps=1)
+        if self.accelerator.distributed_type in _SHARDED:
+            raise OptionError(
+                f"training does not go with {self.accelerator.distributed_type.value}: launch it without, "
+                "each process has the whole model"
+            )
         self.device = self.accelerator.device if device is None else torch.device(device)
+        self.precision = recipe.precision
+        if recipe.precision == "auto":
+            self.precision = "bfloat16" if precision.has_bfloat16(self.device) else "float32"
         if self.device.type == "cpu":
             keep_memory()
         self.is_first = self.accelerator.is_main_process
@@ -111,7 +124,9 @@ class Trainer:
         if recipe.objective != "text" and recipe.frozen_epochs < recipe.epochs:
             self.model.encoder.train_from(recipe.train_from)  # says now, not hours later, if there is no such stage
         self.folder = RunFolder(Path(output), first=self.is_first)
-        self.folder.claim({**recipe.as_dict(), "training_pictures": len(self.train_records)})
+        self.folder.claim(
+            {**recipe.as_dict(), "precision": self.precision, "training_pictures": len(self.train_records)}
+        )
         self.accelerator.wait_for_everyone()
         self._earlier = earlier_recipes(recipe)
         self.model.to(self.device)
@@ -126,6 +141,7 @@ class Trainer:
         self.optimizer = self._new_optimizer()
         self.average = {name: tensor.clone() for name, tensor in self._learned()} if recipe.average else {}
         self.step, self.best, self.best_epoch = 0, -math.inf, -1
+        self.figures = EpochFigures()
         torch.manual_seed(recipe.seed + 1_000_003 * self.accelerator.process_index)  # each process its own dropout
         self._saved_at = time.monotonic()
         self._resume()
@@ -140,19 +156,20 @@ class Trainer:
             frozen = epoch < recipe.frozen_epochs
             self._enter_phase(frozen=frozen)
             stored = frozen and recipe.cache and recipe.objective != "text"
-            batches = list(self.objective.epoch(epoch, start=self.step % steps, steady=frozen))
-            began, losses = time.monotonic(), 0.0
-            for batch, rounds in self._with_pictures(batches, stored=stored):
+            batches = list(self.objective.epoch(epoch, start=self.step % steps, steady=stored))
+            self.figures.begin()
+            for batch, rounds in self._with_pictures(batches, frozen=frozen, stored=stored):
                 figures = self._learn(batch, rounds, self._rate(self.step, total))
                 self.step += 1
-                losses += figures["loss"]
+                self.figures.add(figures)
                 if self.step % 20 == 0:
                     self.folder.log({"step": self.step, "epoch": epoch, **figures})
                 self.report(f"epoch {epoch + 1}/{recipe.epochs}", self.step, total, figures)
                 within = self.step % steps > 0  # the last step is saved with the epoch's scores
                 if within and self._is_time_to_save():
                     self._save_state()
-            self._end_epoch(epoch, losses / max(1, len(batches)), time.monotonic() - began)
+            self._end_epoch(epoch)
+        self.accelerator.wait_for_everyone()  # who ends first must not end the launcher while another still writes
         return self.folder.best
 
     def _enter_phase(self, *, frozen: bool) -> None:
@@ -176,7 +193,7 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.taught):
                 loss, figures = self.objective.loss(self._teach, Part(mine, batch), seen)
                 # The wrapper averages over the processes what is to be summed.
-                self.accelerator.backward(loss * self.accelerator.num_processes)
+                (loss * self.accelerator.num_processes).backward()
             for name, value in {"loss": loss.item(), **figures}.items():
                 sums[name] = sums.get(name, 0.0) + value
         learned = [tensor for _, tensor in self._learned() if tensor.grad is not None]
@@ -195,7 +212,7 @@ class Trainer:
         return logits, maps
 
     def _with_pictures(
-        self, batches: Sequence[Batch], *, stored: bool
+        self, batches: Sequence[Batch], *, frozen: bool, stored: bool
     ) -> Iterator[tuple[Batch, list[tuple[Batch, Seen]]]]:
         """Each batch with this process's parts of it and their pictures, made or read one at a time."""
         first = self.accelerator.process_index * self.recipe.accumulate
@@ -219,15 +236,16 @@ class Trainer:
             )
             seen = grids.read(keys, device=self.device)
         else:
-            seen = load_batches(
-                self.model.encoder, self.pictures, keys, device=self.device, workers=self.recipe.workers
-            )
+            # A frozen encoder looks once, however often the decoder asks; one that learns is part of each pass.
+            look = encode_batches if frozen else load_batches
+            seen = look(self.model.encoder, self.pictures, keys, device=self.device, workers=self.recipe.workers)
         for batch, parts in zip(batches, mine, strict=True):
             yield batch, list(zip(parts, islice(seen, len(parts)), strict=True))
 
     # Scores
 
-    def _end_epoch(self, epoch: int, loss: float, seconds: float) -> None:
+    def _end_epoch(self, epoch: int) -> None:
+        means, seconds = self.figures.end()
         scored = self._averaged_model()
         if self.recipe.objective == "text":
             scores = {"perplexity": self._dev_perplexity(scored)}
@@ -235,9 +253,10 @@ class Trainer:
         else:
             scores = score_captions(self._dev_captions(scored), self.dev_records)
             score = scores["cider"]
-        self.folder.log({"epoch": epoch, "step": self.step, "train_loss": loss, "seconds": seconds, "dev": scores})
+        train = {f"train_{name}": value for name, value in means.items()}
+        self.folder.log({"epoch": epoch, "step": self.step, **train, "seconds": seconds, "dev": scores})
         about = {
-            "recipe": self.recipe.for_readers(),
+            "recipe": {**self.recipe.for_readers(), "precision": self.precision},
             "earlier": self._earlier,
             "epoch": epoch + 1,
             "training_pictures": len(self.train_records),
@@ -318,10 +337,8 @@ class Trainer:
         return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        wanted = self.recipe.precision
-        if wanted == "auto":
-            wanted = "bfloat16" if precision.has_bfloat16(self.device) else "float32"
-        return torch.autocast(self.device.type, torch.bfloat16) if wanted == "bfloat16" else nullcontext()
+        sixteen = self.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16) if sixteen else nullcontext()
 
     def _follow_average(self) -> None:
         if self.average:
@@ -357,7 +374,8 @@ class Trainer:
             states["cuda"] = torch.cuda.get_rng_state(self.device)
         for process, theirs in enumerate(gather_object([states])):
             tensors |= {f"random.{process}.{kind}": state for kind, state in theirs.items()}
-        self.folder.save_state(tensors, {"step": self.step, "best": self.best, "best_epoch": self.best_epoch})
+        progress = {"step": self.step, "best": self.best, "best_epoch": self.best_epoch, **self.figures.so_far()}
+        self.folder.save_state(tensors, progress)
         self._saved_at = time.monotonic()
 
     def _resume(self) -> None:
@@ -384,6 +402,7 @@ class Trainer:
         if self.device.type == "cuda" and "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"], self.device)
         self.step, self.best, self.best_epoch = progress["step"], progress["best"], progress["best_epoch"]
+        self.figures.go_on(progress)
         self.folder.forget_log_after(self.step)
 
 

@@ -18,6 +18,7 @@ from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import END, PAD, START, UNKNOWN
 from captioner.model.grid import Grid
 from captioner.training.batches import Batch, CaptionBatches, TextBatches, hide_words
+from captioner.training.epoch import Figures
 from captioner.training.grids import Pixels
 from captioner.training.losses import caption_loss, doubly_stochastic_penalty, map_supervision, reward_loss
 from captioner.training.recipe import Recipe
@@ -25,7 +26,6 @@ from captioner.training.rewards import NEVER_SAID, CaptionReward, breaks_off, dr
 from captioner.training.views import View
 from captioner.vocabulary import Vocabulary
 
-Figures = dict[str, float]
 Seen = Pixels | Grid | None
 """What is known of a part's pictures: pixels, grids of the frozen encoder, or nothing."""
 

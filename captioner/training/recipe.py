@@ -37,6 +37,12 @@ _AT_LEAST = {
 }
 _ABOVE_ZERO = ("learning_rate", "clip", "save_minutes")
 _FILES = ("weights", "start_from", "encoder_from", "decoder_from")
+_OF_ENCODER, _OF_DECODER = ("backbone", "encoder_options", "weights"), ("decoder", "decoder_options")
+_GIVEN = {
+    "start_from": (*_OF_ENCODER, *_OF_DECODER, "refiner_options"),
+    "encoder_from": _OF_ENCODER,
+    "decoder_from": _OF_DECODER,
+}
 _SHARES = ("label_smoothing", "average", "hide_words", "own_words", "cut", "light", "final_rate")
 
 
@@ -140,14 +146,20 @@ class Recipe:
         if self.start_from and (self.encoder_from or self.decoder_from):
             raise OptionError("start_from is a whole model: encoder_from and decoder_from do not go with it")
 
+    @property
+    def given(self) -> set[str]:
+        """The options that a model file decides in their stead."""
+        return {name for file, names in _GIVEN.items() if getattr(self, file) for name in names}
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
     def for_readers(self) -> dict[str, Any]:
-        """As `as_dict`, for a model that others get: of files the last two parts of their paths."""
+        """As `as_dict`, for a model that others get: of files the last two parts of their paths, and without the
+        options that they decide."""
         shown = {name: "/".join(Path(getattr(self, name)).parts[-2:]) for name in _FILES}
-        return {**self.as_dict(), **shown}
+        return {name: value for name, value in {**self.as_dict(), **shown}.items() if name not in self.given}
 
 
 def options() -> tuple["Field[Any]", ...]:

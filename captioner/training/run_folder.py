@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captioner.checkpoint import write_tensors
 from captioner.errors import CheckpointError, OptionError
+from captioner.training.recipe import default_of, options
 
 # Options that change nothing of what is learned may differ when a run goes on.
 _FREE = {"workers", "save_minutes"}
@@ -37,10 +38,12 @@ class RunFolder:
         """
         if self._recipe.exists():
             theirs = json.loads(self._recipe.read_text())
+            defaults = {option.name: default_of(option) for option in options()}
             for name, mine in recipe.items():
-                if name not in _FREE and theirs.get(name) != mine:
+                before = theirs.get(name, defaults.get(name))  # a run of an older version did not know the option
+                if name not in _FREE and before != mine:
                     raise OptionError(
-                        f"{self.path} holds a run with {name} {theirs.get(name)!r}, not {mine!r}: "
+                        f"{self.path} holds a run with {name} {before!r}, not {mine!r}: "
                         "give another --output, or the same options to go on with it"
                     )
         elif self.first:

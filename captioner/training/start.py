@@ -12,7 +12,7 @@ from captioner.metrics.ptb import tokenize
 from captioner.model.caption_model import DECODERS, CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import RefinerConfig
-from captioner.training.recipe import Recipe
+from captioner.training.recipe import Recipe, default_of, options
 from captioner.vocabulary import Vocabulary
 
 
@@ -24,16 +24,19 @@ def first_model(recipe: Recipe, records: Sequence[Record]) -> tuple[CaptionModel
         records: of the training split, which the vocabulary comes from.
 
     Raises:
-        OptionError: an option of the model is not known, or parts do not fit together.
+        OptionError: an option of the model is not known, parts do not fit together, or an option asks of a part that
+            comes from a file what it is not.
         CheckpointError: a model file does not load.
     """
     if recipe.start_from:
         start = load_checkpoint(recipe.start_from)
+        _agree(recipe, start.model.config)
         return start.model, start.vocabulary
     encoder = load_checkpoint(recipe.encoder_from) if recipe.encoder_from else None
     decoder = load_checkpoint(recipe.decoder_from) if recipe.decoder_from else None
     vocabulary = decoder.vocabulary if decoder else _vocabulary(recipe, records)
     config = _config(recipe, encoder, decoder)
+    _agree(recipe, config)
     model = CaptionModel(config, vocabulary_size=len(vocabulary), weights=None if encoder else recipe.weights or None)
     if encoder:
         model.encoder.load_state_dict(encoder.model.encoder.state_dict())
@@ -55,6 +58,29 @@ def earlier_recipes(recipe: Recipe) -> list[dict[str, Any]]:
             about = read_header(file)["about"]
             found += [*about.get("earlier", []), about["recipe"]] if "recipe" in about else []
     return found
+
+
+def _agree(recipe: Recipe, config: ModelConfig) -> None:
+    """Make sure that what is asked of the parts that come from files is so: it would be passed over in silence."""
+    parts = {"encoder_options": config.encoder, "decoder_options": config.decoder, "refiner_options": config.refiner}
+    asked: list[tuple[str, Any, Any]] = []
+    if "backbone" in recipe.given:
+        asked.append(("backbone", recipe.backbone, config.encoder.backbone))
+    if "decoder" in recipe.given:
+        asked.append(("decoder", recipe.decoder, config.decoder_name))
+    defaults = {option.name: default_of(option) for option in options()}
+    asked = [one for one in asked if one[1] != defaults[one[0]]]
+    for option in recipe.given & parts.keys():
+        for name, value in getattr(recipe, option).items():
+            asked.append((f"{option}: {name}", value, getattr(parts[option], name, None)))
+    for name, wanted, found in asked:
+        if wanted != found and wanted != _as_json(found):
+            raise OptionError(f"{name} is {found!r} in the model that is gone on from, not {wanted!r}: leave it out")
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples as JSON has them."""
+    return [_as_json(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:

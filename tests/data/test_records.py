@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from captioner.data.records import Record, of_split, refuse_leaks, split_by_name, usable
+from captioner.data.shards import ShardPicture
 from captioner.errors import DataError
 
 
@@ -41,6 +43,31 @@ def test_one_in_twenty_goes_to_dev() -> None:
     counts = Counter(split_by_name(f"{i:06}.jpg") for i in range(20_000))
     assert set(counts) == {"train", "dev"}
     assert counts["dev"] == pytest.approx(1000, abs=150)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("val2014/COCO_val2014_000000391895.jpg", "val2017/000000391895.jpg"),
+        ("flickr8k/1032122270_ea6f0beedb.jpg", "flickr30k/1032122270_ea6f0beedb.png"),
+    ],
+)
+def test_a_picture_under_another_path_is_a_leak_where_its_name_is_known(one: str, other: str) -> None:
+    refuse_leaks([record(Path(one), "test"), record(Path(other), "test")])
+    with pytest.raises(DataError, match=f"{other} is in the splits 'test' .there as {one}. and 'train'"):
+        refuse_leaks([record(Path(one), "test"), record(Path(other))])
+    refuse_leaks([record(Path("a/000001.jpg"), "test"), record(Path("b/000001.jpg"))])  # no name that says anything
+
+
+def test_pictures_in_shards_are_known_by_their_ids(tmp_path: Path) -> None:
+    picture = ShardPicture(tmp_path / "train-0.tar", "000000.jpg", 0, 1)
+    with pytest.raises(DataError, match="keep it in one"):
+        refuse_leaks(
+            [
+                replace(record(Path("x.jpg")), image=picture, id="1032122270_ea6f0beedb.jpg"),
+                record(Path("flickr8k/1032122270_ea6f0beedb.jpg"), "test"),
+            ]
+        )
 
 
 def test_a_picture_in_two_splits_is_a_leak() -> None:

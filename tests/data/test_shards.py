@@ -50,6 +50,22 @@ def test_shards_hold_what_they_were_made_of(scenes: Path, packed: Path) -> None:
         assert open_image(record.image).tobytes() == open_image(theirs[key].image).tobytes()
 
 
+@pytest.mark.parametrize("order", [("json", "txt"), ("txt", "json")])
+def test_captions_in_a_txt_keep_what_the_json_says(tmp_path: Path, order: tuple[str, str]) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    about = {"split": "test", "id": "seven", "boxes": [{"1": [0, 0, 1, 1]}]}
+    files = {"json": json.dumps(about).encode(), "txt": b"a dog\n", "png": picture.getvalue()}
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for suffix in (*order, "png"):
+            member = tarfile.TarInfo(f"a.{suffix}")
+            member.size = len(files[suffix])
+            tar.addfile(member, io.BytesIO(files[suffix]))
+    (found,) = read_shards(tmp_path)
+    assert (found.split, found.id, found.captions) == ("test", "seven", ("a dog",))
+    assert found.boxes[0].keys() == {1}
+
+
 def test_a_run_on_shards_ends_as_one_on_a_folder(scenes: Path, packed: Path, tmp_path: Path) -> None:
     recipe = Recipe(
         decoder_options={"width": 16, "embedding": 16, "output_hidden": 16, "attention_width": 16, "heads": 2},

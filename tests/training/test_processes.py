@@ -1,16 +1,19 @@
 """Several processes, several rounds, one process: all end with the same weights."""
 
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
-from captioner.checkpoint import load
 from captioner.data.readers import read
 from captioner.data.scenes import write_scenes
 from captioner.errors import DataError
@@ -37,6 +40,7 @@ def options(decoder: str, **changes: object) -> dict[str, object]:
         "batch_pictures": 6,
         "captions_per_picture": 2,
         "warm_up": 2,
+        "clip": 1e9,  # nothing may take a wrong factor out of the gradients
         "map_supervision": 0.1,
         "map_regularisation": 0.1,
         "longest": 12,
@@ -51,9 +55,18 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(a: Path, b: Path) -> None:
-    theirs = load(b).model.state_dict()
-    for name, tensor in load(a).model.state_dict().items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+    """The weights of two runs, and their gradients: Adam's weights would hide a factor that all gradients have."""
+    ours, theirs = (load_file(run / "state.safetensors") for run in (a, b))
+    compared = [name for name in ours if name.startswith(("model.", "average.")) or name.endswith(".exp_avg")]
+    assert {name.partition(".")[0] for name in compared} == {"model", "average", "optimizer"}
+    for name in compared:
+        scale = ours[name].abs().max().item()
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-3 * scale + 1e-9, msg=name)
+
+
+def epochs(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").open()]
+    return [line for line in lines if "dev" in line]
 
 
 @pytest.mark.parametrize("decoder", SMALL)
@@ -61,21 +74,32 @@ def test_two_processes_end_where_one_does(decoder: str, scenes: Path, tmp_path: 
     one = Trainer(Recipe(**options(decoder)), read(scenes), tmp_path / "one", device="cpu")  # type: ignore[arg-type]
     one.run()
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    command += ["-m", "captioner.cli", "train", "--device", "cpu", "--data", str(scenes)]
-    command += ["--output", str(tmp_path / "two")]
-    for name, value in options(decoder).items():
-        text = json.dumps(value) if isinstance(value, dict) else str(value)
-        command += [f"--{name.replace('_', '-')}", text]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    done = launch(options(decoder), scenes, tmp_path / "two", ACCELERATE_MIXED_PRECISION="bf16")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == [str(tmp_path / "two" / "best.safetensors")], "one process speaks for both"
 
-    same(tmp_path / "one" / "last.safetensors", tmp_path / "two" / "last.safetensors")
-    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("one", "two")]
-    for ours, theirs in zip(*logs, strict=True):
+    same(tmp_path / "one", tmp_path / "two")
+    for ours, theirs in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
         assert ours["dev"] == pytest.approx(theirs["dev"], abs=1e-6), "each captioned its share of the dev split"
+        for figure in ("train_loss", "train_gradient"):
+            assert ours[figure] == pytest.approx(theirs[figure], rel=1e-4)
+
+
+def test_two_processes_train_on_the_reward_though_a_picture_is_missing(scenes: Path, tmp_path: Path) -> None:
+    start = Trainer(Recipe(**options("lstm", epochs=1)), read(scenes), tmp_path / "words", device="cpu")  # type: ignore[arg-type]
+    lines = [json.loads(line) for line in scenes.open()]
+    missing = next(line for line in lines if line["split"] == "train")
+    incomplete = scenes.with_name("incomplete.jsonl")
+    incomplete.write_text("".join(json.dumps(row) + "\n" for row in [*lines, {**missing, "image": "missing.png"}]))
+    given = options("lstm", objective="reward", start_from=str(start.run()), samples=2)
+    for name in ("decoder", "decoder_options", "backbone", "encoder_options", "refiner_options"):
+        del given[name]
+    done = launch(given, incomplete, tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "missing.png: no such file" in done.stderr
+    ends = epochs(tmp_path / "two")
+    assert len(ends) == 2
+    assert all(math.isfinite(line["train_loss"]) and 0 <= line["train_breaks_off"] <= 1 for line in ends)
 
 
 @pytest.mark.parametrize("decoder", SMALL)
@@ -84,13 +108,41 @@ def test_rounds_end_where_one_step_does(decoder: str, scenes: Path, tmp_path: Pa
     for rounds in (1, 3):
         recipe = Recipe(**options(decoder, accumulate=rounds))  # type: ignore[arg-type]
         Trainer(recipe, records, tmp_path / str(rounds), device="cpu").run()
-    same(tmp_path / "1" / "last.safetensors", tmp_path / "3" / "last.safetensors")
+    same(tmp_path / "1", tmp_path / "3")
+    ours, theirs = (epochs(tmp_path / rounds) for rounds in ("1", "3"))
+    assert [line["train_gradient"] for line in ours] == pytest.approx([line["train_gradient"] for line in theirs], 1e-4)
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_MIXED_PRECISION=fp16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4"])
+def test_what_accelerate_was_configured_to_do_elsewhere_changes_nothing(
+    variable: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(**options("lstm", epochs=1))  # type: ignore[arg-type]
+    Trainer(recipe, read(scenes), tmp_path / "plain", device="cpu").run()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(name, value)
+    Trainer(recipe, read(scenes), tmp_path / "configured", device="cpu").run()
+    same(tmp_path / "plain", tmp_path / "configured")
 
 
 def test_a_step_too_small_for_its_rounds_is_refused(scenes: Path, tmp_path: Path) -> None:
     recipe = Recipe(**options("lstm", accumulate=7))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="a step of 6 pictures cannot be dealt to 1 processes in 7 rounds"):
         Trainer(recipe, read(scenes), tmp_path / "run", device="cpu")
+
+
+def launch(
+    given: dict[str, object], data: Path, output: Path, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """A run of two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    command += ["-m", "captioner.cli", "train", "--device", "cpu", "--data", str(data), "--output", str(output)]
+    for name, value in given.items():
+        text = json.dumps(value) if isinstance(value, dict) else str(value)
+        command += [f"--{name.replace('_', '-')}", text]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
 
 
 def free_port() -> int:

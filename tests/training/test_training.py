@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,7 +174,26 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(
     records: list[Record], tmp_path: Path, decoder: str, kill_at: int
 ) -> None:
     # Saved after every step, so that the run is resumed in the middle of an epoch.
-    options = recipe(decoder, save_minutes=1e-9)
+    killed_and_resumed(recipe(decoder, save_minutes=1e-9), records, tmp_path, kill_at)
+
+
+@pytest.mark.parametrize("decoder", ["lstm", "transformer"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_so_does_one_that_is_trained_on_the_reward(
+    records: list[Record], tmp_path: Path, decoder: str, precision: str
+) -> None:
+    first = Trainer(recipe(decoder, epochs=1), records, tmp_path / "first", device="cpu").run()
+    options = recipe(
+        decoder, start_from=str(first), objective="reward", samples=3, bleu_reward=0.5, epochs=2, frozen_epochs=1,
+        own_words=0.2, cut=0.1, light=0.1, precision=precision, save_minutes=1e-9,
+    )  # fmt: skip
+    log = killed_and_resumed(options, records, tmp_path, 3)
+    ends = [line for line in log if "dev" in line]
+    assert all(0 <= line["train_breaks_off"] <= 1 and line["train_reward"] >= 0 for line in ends)
+
+
+def killed_and_resumed(options: Recipe, records: list[Record], tmp_path: Path, kill_at: int) -> list[dict[str, Any]]:
+    """The log of a run that was killed and went on; makes sure that it ends as one that was not."""
     whole = Trainer(options, records, tmp_path / "whole", device="cpu")
     whole.run()
 
@@ -191,11 +211,24 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(
     for name, tensor in whole.average.items():
         assert torch.equal(tensor, resumed.average[name]), name
 
-    def lines(run: str) -> list[dict[str, object]]:
+    def lines(run: str) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in line.items() if k not in ("time", "seconds", "train_loss")} for line in found]
+        return [{k: v for k, v in line.items() if k not in ("time", "seconds")} for line in found]
 
     assert lines("whole") == lines("killed")
+    return lines("killed")
+
+
+def test_the_average_follows_the_weights(records: list[Record], tmp_path: Path) -> None:
+    trainer = Trainer(recipe(average=0.25), records, tmp_path, device="cpu")
+    name, tensor = next(iter(trainer.model.named_parameters()))
+    before = trainer.average[name].clone()
+    with torch.no_grad():
+        tensor += 1
+    trainer.step = 100
+    trainer._follow_average()
+    torch.testing.assert_close(trainer.average[name], before * 0.25 + tensor.detach() * 0.75)
+    torch.testing.assert_close(trainer._averaged_model().state_dict()[name], trainer.average[name])
 
 
 def test_a_frozen_encoder_does_not_move_and_then_learns(records: list[Record], tmp_path: Path) -> None:
@@ -230,6 +263,37 @@ def test_a_run_can_start_from_a_model(records: list[Record], tmp_path: Path) -> 
     second = Trainer(recipe(epochs=1, start_from=str(first)), records, tmp_path / "b", device="cpu")
     assert second.vocabulary == load(first).vocabulary
     torch.testing.assert_close(second.model.state_dict(), load(first).model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decoder": "transformer"}, "decoder is 'lstm' in the model that is gone on from, not 'transformer'"),
+        ({"decoder_options": {"width": 32}}, "decoder_options: width is 16 in the model"),
+        ({"encoder_options": {"side": 64}}, "encoder_options: side is 32 in the model"),
+        ({"backbone": "resnet50"}, "backbone is 'tiny' in the model"),
+        ({"refiner_options": {"width": 8}}, "refiner_options: width is 16 in the model"),
+    ],
+)
+def test_what_is_asked_of_a_model_that_is_otherwise_is_refused(
+    records: list[Record], tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    first = str(Trainer(recipe(epochs=1, frozen_epochs=1), records, tmp_path / "a", device="cpu").run())
+    with pytest.raises(OptionError, match=said):
+        Trainer(recipe(start_from=first, **changes), records, tmp_path / "b", device="cpu")
+    about = load(Trainer(recipe(epochs=1, start_from=first), records, tmp_path / "c", device="cpu").run()).about
+    assert not {"decoder", "backbone", "decoder_options"} & about["recipe"].keys(), "the file decides"
+    assert about["recipe"]["precision"] == "float32", "what was computed in, not 'auto'"
+
+
+def test_a_run_of_a_version_without_an_option_goes_on(records: list[Record], tmp_path: Path) -> None:
+    Trainer(recipe(), records, tmp_path, device="cpu")
+    kept = json.loads((tmp_path / "recipe.json").read_text())
+    del kept["bleu_reward"]
+    (tmp_path / "recipe.json").write_text(json.dumps(kept))
+    Trainer(recipe(), records, tmp_path, device="cpu")
+    with pytest.raises(OptionError, match=r"holds a run with bleu_reward 0\.0, not 1\.0"):
+        Trainer(recipe(bleu_reward=1.0), records, tmp_path, device="cpu")
 
 
 def test_a_folder_of_another_recipe_is_not_gone_on_with(records: list[Record], tmp_path: Path) -> None:
