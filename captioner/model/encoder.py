@@ -23,6 +23,8 @@ class EncoderConfig:
         side: of the square input in pixels; None for the backbone's own.
         pad: keep the picture's shape and pad it to the square, rather than squash it.
         mean, std: of the channels, for values in [0, 1]; None for the backbone's own.
+        norm_eps: what batch-norm adds to the variance; None for torchvision's. Weights that were trained with
+            TensorFlow's EfficientNets want 1e-3.
     """
 
     backbone: str = "efficientnet_lite0"
@@ -32,6 +34,7 @@ class EncoderConfig:
     pad: bool = False
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    norm_eps: float | None = None
 
     def __post_init__(self) -> None:
         own = find_backbone(self.backbone)
@@ -42,6 +45,8 @@ class EncoderConfig:
         object.__setattr__(self, "std", tuple(self.std or ()))
         if not isinstance(self.side, int) or self.side < 32:
             raise OptionError(f"the encoder's side must be a whole number of at least 32, not {self.side}")
+        if self.norm_eps is not None and not self.norm_eps > 0:
+            raise OptionError(f"norm_eps must be above 0, not {self.norm_eps}")
         if len(self.mean or ()) != 3 or len(self.std or ()) != 3 or not all(s > 0 for s in self.std or ()):
             raise OptionError(f"mean and std need three values each, std positive, not {self.mean}, {self.std}")
 
@@ -65,6 +70,10 @@ class GridEncoder(nn.Module):
         self.stages = build_stages(
             config.backbone, stages=config.stages, last_blocks=config.last_blocks, weights=weights
         )
+        if config.norm_eps is not None:
+            for module in self.stages.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eps = config.norm_eps
         fold_norms(self.stages)
         # On a CPU, depthwise convolutions over interleaved channels are three times as fast.
         interleave_channels(self.stages)

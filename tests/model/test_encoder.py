@@ -126,6 +126,16 @@ def test_batch_norm_statistics_stay_put_unless_asked(update: bool) -> None:
     assert all(name.startswith("stages.4") for name in moved), "a frozen stage has drifted"
 
 
+def test_batch_norms_eps_is_part_of_the_configuration() -> None:
+    config = EncoderConfig(backbone="efficientnet_b4", side=64, norm_eps=1e-3)
+    norms = [m for m in GridEncoder(config).modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms and {norm.eps for norm in norms} == {1e-3}
+    usual = GridEncoder(EncoderConfig(backbone="efficientnet_b4", side=64))
+    assert {m.eps for m in usual.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {1e-5}
+    with pytest.raises(OptionError, match="norm_eps must be above 0, not 0"):
+        EncoderConfig(norm_eps=0)
+
+
 def test_frozen_stages_are_the_same_in_training_and_evaluation() -> None:
     encoder = GridEncoder(EncoderConfig(backbone="efficientnet_b0", side=64))  # has stochastic depth
     pixels = torch.randn(2, 3, 64, 64)
