@@ -5,6 +5,7 @@ thread, and of its metadata only the kernel's name stays.
 """
 
 import argparse
+import hashlib
 import os
 import re
 import sys
@@ -16,6 +17,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from traitlets.config import Config
+
+from captioner.captioner import shipped_models
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = tuple(sorted((ROOT / "notebooks").glob("*.ipynb")))
@@ -59,7 +62,7 @@ def execute(path: Path, folder: Path, *, timeout: int = 600) -> NotebookNode:
             config=Config({"KernelManager": how}),
         )
         client.execute(env=os.environ | environment)
-    notebook.metadata = nbformat.from_dict(_METADATA)
+    notebook.metadata = nbformat.from_dict(_METADATA | {"models": models_of(notebook)})
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})
         for output in cell.get("outputs", []):
@@ -68,6 +71,15 @@ def execute(path: Path, folder: Path, *, timeout: int = 600) -> NotebookNode:
             ):  # where more is shown, the text in its place only names objects, and paths
                 output.data.pop("text/plain", None)
     return notebook
+
+
+def models_of(notebook: NotebookNode) -> dict[str, str]:
+    """The shipped models that a notebook loads, each with a digest of its file: whose outputs are these?"""
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    names = set(re.findall(r'captioner\.load\("(\w+)"\)', code)) | (
+        {"default"} if "captioner.load()" in code else set()
+    )
+    return {name: hashlib.sha256(shipped_models()[name].read_bytes()).hexdigest()[:16] for name in sorted(names)}
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from captioner.captioner import shipped_models
 
 pytest.importorskip("nbclient", reason="needs nbclient, which is not installed")
 import nbformat
-from execute_notebooks import NOTEBOOKS, ROOT, execute
+from execute_notebooks import NOTEBOOKS, ROOT, execute, models_of
 from nbformat import NotebookNode
 
 MODELS = {
@@ -82,8 +82,17 @@ def test_the_repository_holds_the_outputs_of_a_whole_run(path: Path) -> None:
 
 
 @every_notebook
+def test_the_outputs_are_of_the_models_that_ship(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    models = models_of(notebook)
+    assert set(models) <= set(MODELS[path.stem])
+    assert notebook.metadata["models"] == models, "a model has changed since: run `make notebooks`"
+
+
+@every_notebook
 def test_nothing_but_cells_is_kept(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata.keys() == {"kernelspec", "language_info", "models"}
     assert notebook.metadata.kernelspec.name == "python3"
     assert notebook.metadata.language_info == {"name": "python"}
     assert all(cell.metadata == {} for cell in notebook.cells)
