@@ -53,7 +53,7 @@ def _complain(message: str) -> int:
 
 
 def _one_line(message: object) -> str:
-    return f"captioner: {' '.join(str(message).split())}"
+    return _printable(f"captioner: {' '.join(str(message).split())}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -177,7 +177,9 @@ def run_caption(options: argparse.Namespace) -> int:
                 elif options.json:
                     print(json.dumps(caption.as_dict()), flush=True)
                 else:
-                    print(f"{caption.image}\t{caption.text}" if len(found) > 1 else caption.text, flush=True)
+                    print(
+                        f"{_printable(caption.image)}\t{caption.text}" if len(found) > 1 else caption.text, flush=True
+                    )
                 done += 1
                 advance()
     if results is not None:
@@ -185,6 +187,11 @@ def run_caption(options: argparse.Namespace) -> int:
         already = f" ({skipped} were there)" if skipped else ""
         print(f"{options.output}: {done} captions{already}", file=sys.stderr)
     return (1 if done else 2) if failed else 0
+
+
+def _printable(name: str) -> str:
+    """A file's name on one line, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
 def _page_file(options: argparse.Namespace, count: int) -> "PageFile | None":

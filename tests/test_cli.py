@@ -89,6 +89,12 @@ def test_several_pictures_give_a_line_each(command: Command, make_picture: MakeP
     assert run.out == "".join(f"{path}\t{model.caption(path).text}\n" for path in paths)
 
 
+def test_names_cannot_break_lines_or_command_the_terminal(command: Command, make_picture: MakePicture) -> None:
+    paths = [make_picture("a\tb\nc\x1b[2J.png"), make_picture("é 猫.png", seed=1)]
+    lines = command("caption", *paths).out.splitlines()
+    assert [Path(line.split("\t")[0]).name for line in lines] == ["a\\tb\\nc\\x1b[2J.png", "é 猫.png"]
+
+
 def test_json_has_the_words_with_their_maps(command: Command, make_picture: MakePicture) -> None:
     run = command("caption", "--json", make_picture("a.png"), make_picture("b.png", seed=1))
     first, second = (json.loads(line) for line in run.out.splitlines())
