@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from captioner.captioner import load
+from captioner.serve import schemas
 from captioner.serve.files import EXAMPLES
 
 from .conftest import Running, Serve, problem_of
@@ -35,6 +36,11 @@ def test_a_picture_gives_what_the_command_line_gives(server: Running, tiny_model
     np.testing.assert_allclose(*maps, rtol=1e-3)
     assert [other["caption"] for other in line["alternatives"]] == [o["caption"] for o in expected["alternatives"]]
     assert "viewer" not in line
+    described = schemas.Captions.model_validate(response.json()).captions[0]
+    assert isinstance(described, schemas.CaptionLine)
+    assert line.keys() == schemas.CaptionLine.model_fields.keys() - {"viewer"}, "what /docs says is what comes"
+    assert line["words"][0].keys() == schemas.SaidWord.model_fields.keys()
+    assert line["alternatives"][0].keys() == schemas.OtherCaption.model_fields.keys()
 
 
 def test_several_pictures_keep_their_order_and_fail_alone(server: Running, make_picture: MakePicture) -> None:
