@@ -64,14 +64,17 @@ def test_it_never_says_unknown_nor_a_word_twice_in_a_row(model: Captioner) -> No
 
 @pytest.mark.slow
 @pytest.mark.shared
-def test_the_test_score_is_what_the_card_says(shared: Path) -> None:
+@pytest.mark.parametrize("name", shipped_models())
+def test_the_test_score_is_what_the_card_says(name: str, shared: Path) -> None:
     flickr = shared / "data" / "flickr8k"
     printed = io.StringIO()
     arguments = ["--annotations", str(flickr / "Flickr8k.token.txt"), "--split", "Flickr_8k.testImages.txt"]
     with contextlib.redirect_stdout(printed):
-        code = main(["evaluate", *arguments, "--images", str(flickr / "images"), "--no-baselines", "--json"])
+        code = main(
+            ["evaluate", *arguments, "--images", str(flickr / "images"), "--no-baselines", "--json", "--model", name]
+        )
     assert code == 0
     found = json.loads(printed.getvalue())["scores"]
-    claimed = read_header(shipped_models()["default"])["about"]["test"]["scores"]
+    claimed = read_header(shipped_models()[name])["about"]["test"]["scores"]
     for measure, value in claimed.items():
         assert 100 * found[measure] == pytest.approx(value, abs=0.05), measure
