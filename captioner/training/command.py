@@ -6,11 +6,15 @@ import json
 import os
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captioner.errors import DataError, OptionError
 from captioner.training.recipe import Recipe, default_of, named_recipes, options, read_recipe
+
+if TYPE_CHECKING:
+    from captioner.data.records import Record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +69,7 @@ def _json_object(text: str) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Train a model, or go on training it."""
     from captioner.data.readers import read
-    from captioner.data.records import of_split, refuse_leaks, usable
+    from captioner.data.records import of_split, refuse_leaks
 
     chosen = read_recipe(arguments.recipe) if arguments.recipe else {}
     for option in options():
@@ -83,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     faults: dict[str, str] = {}
     if recipe.objective != "text":  # which opens none
         total = len(records)
-        records, faults = usable(records)
+        records, faults = _usable_together(records, arguments.device)
         if faults and os.environ.get("RANK", "0") == "0":
             for what in list(faults.values())[:20]:
                 print(f"captioner: {what}", file=sys.stderr)
@@ -99,6 +103,21 @@ def run(arguments: argparse.Namespace) -> int:
         print(best)
     # A launcher takes any other exit code for a process that died.
     return 1 if faults and os.environ.get("WORLD_SIZE", "1") == "1" else 0
+
+
+def _usable_together(records: Sequence["Record"], device: str | None) -> tuple[list["Record"], dict[str, str]]:
+    """As `captioner.data.records.usable`; of launched processes each opens its share of the pictures."""
+    from captioner.data.records import usable
+
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return usable(records)
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState(cpu=device == "cpu")
+    _, mine = usable(records[state.process_index :: state.num_processes])
+    faults = {name: what for theirs in gather_object([mine]) for name, what in theirs.items()}
+    return [record for record in records if str(record.image) not in faults], faults
 
 
 def read_text(path: Path) -> list[str]:
