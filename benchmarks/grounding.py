@@ -65,12 +65,13 @@ def train(folder: Path, decoder: str, *, supervision: float) -> Path:
     return Trainer(recipe, read(scenes), run, device="cpu").run()
 
 
-def report(
-    model: Captioner, records: Sequence[Record], truth: Truth, readings: dict[str, MapReading], faithful: int
-) -> None:
+Readings = dict[str, tuple[Captioner, MapReading]]
+
+
+def report(records: Sequence[Record], truth: Truth, readings: Readings, faithful: int) -> None:
     """Print a line for each reading, then the baselines of the first."""
     baselines = None
-    for title, reading in readings.items():
+    for title, (model, reading) in readings.items():
         found = list(ground(model, records, truth, sources=("written",), explain=reading))
         mentions = [mention for grounded in found for mention in grounded.mentions]
         shares, by_class = average(mentions, [aim for grounded in found for aim in grounded.aims])
@@ -97,8 +98,11 @@ def write(figure: Figure) -> str:
     return f"{100 * figure.value:5.1f}% ({low:.1f} to {high:.1f})"
 
 
-def readings_of(model: Captioner) -> dict[str, MapReading]:
-    return {
+def readings_of(path: Path) -> Readings:
+    """Every way to read the maps of a model's file, and the heads as they were before any was chosen."""
+    model, plain = load(path), load(path)
+    plain.model.make_maps_of(())
+    readings = {
         "attention, as the file says": MapReading.stored(model.about, "attention"),
         "  and standardised": MapReading(sinks="standardise"),
         "  and its mean subtracted": MapReading(sinks="subtract"),
@@ -107,6 +111,8 @@ def readings_of(model: Captioner) -> dict[str, MapReading]:
         "occlusion, 3 x 3 cells": MapReading(explain="occlusion"),
         "occlusion, single cells": MapReading(explain="occlusion", block=1),
     }
+    before: Readings = {"attention, all heads": (plain, MapReading())}
+    return before | {title: (model, reading) for title, reading in readings.items()}
 
 
 def on_scenes(folder: Path, supervision: float, faithful: int, pictures: int) -> None:
@@ -117,14 +123,12 @@ def on_scenes(folder: Path, supervision: float, faithful: int, pictures: int) ->
     for decoder in DECODERS:
         path = train(folder, decoder, supervision=supervision)
         print(f"{decoder}, map supervision {supervision}:", flush=True)
-        plain = load(path)
-        report(plain, records, truth, {"attention, heads not chosen": MapReading()}, faithful)
         scenes = folder / "scenes"
         chosen = path.with_name("chosen.safetensors")
         choose(path, chosen, scenes)
         model = load(chosen)
         print(f"  chosen on dev: heads {model.model.config.decoder.map_heads}, {model.about['maps']}")
-        report(model, records, truth, readings_of(model), faithful)
+        report(records, truth, readings_of(chosen), faithful)
 
 
 def choose(path: Path, output: Path, data: Path) -> None:
@@ -155,8 +159,7 @@ def main() -> None:
         sys.exit("--model needs --data")
     truth = find_truth(arguments.data)
     records = [record for record in of_split(read(arguments.data), "dev") if truth.knows(record)][: arguments.pictures]
-    model = load(arguments.model)
-    report(model, records, truth, readings_of(model), arguments.faithful)
+    report(records, truth, readings_of(arguments.model), arguments.faithful)
 
 
 if __name__ == "__main__":
