@@ -1,4 +1,4 @@
-"""Pictures of the page, for looking at it: light, dark, on a phone, a gallery.
+"""Pictures of the page, for looking at it: light, dark, on a phone, a gallery; with a model, the server's page too.
 
     python benchmarks/screenshots.py FOLDER                     drawn scenes, with their boxes for maps
     python benchmarks/screenshots.py FOLDER --model default     drawn scenes as a model captions them
@@ -8,7 +8,10 @@ Needs playwright and a Chromium that is installed.
 """
 
 import argparse
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +112,39 @@ def shoot(browser: "Browser", file: Path, target: Path, *, word: int | None = No
     print(target)
 
 
+@contextmanager
+def serving(model: str) -> Iterator[str]:
+    """The address of a server that runs while the block does."""
+    command = [sys.executable, "-m", "captioner.cli", "serve", "--port", "0", "--model", model]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        line = server.stderr.readline()
+        found = re.search(r"http://\S+:\d+", line)
+        if found is None:
+            raise SystemExit(line + server.stderr.read())
+        try:
+            yield found[0]
+        finally:
+            server.terminate()
+
+
+def shoot_server(browser: "Browser", url: str, target: Path, pictures: list[Path], **context: object) -> None:
+    """A picture of the server's page after it has captioned some pictures, or the first of its own."""
+    with browser.new_context(**context) as made:  # type: ignore[arg-type]
+        tab: Page = made.new_page()
+        tab.goto(url)
+        if pictures:
+            tab.locator("#files").set_input_files(pictures)
+        else:
+            tab.locator("[data-example='0']").click()
+        words = tab.locator(".result .cv-word")
+        words.nth(min(2, len(pictures))).wait_for(timeout=60_000)
+        words.nth(2).hover()
+        tab.wait_for_timeout(600)
+        tab.screenshot(path=target, full_page=bool(context.get("is_mobile")))
+    print(target)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make pictures of the page.")
     parser.add_argument("folder", type=Path, help="where they go, with the pages")
@@ -130,6 +166,11 @@ def main() -> None:
         shoot(browser, single, options.folder / "phone.png", word=noun, **phone)
         shoot(browser, gallery, options.folder / "gallery.png", word=2, **wide)
         shoot(browser, gallery, options.folder / "gallery-dark.png", color_scheme="dark", **wide)
+        if options.model is not None:
+            sent = [Path(name) for name in find_pictures(options.pictures)[0]][:2] if options.pictures else []
+            with serving(options.model) as url:
+                shoot_server(browser, url, options.folder / "server.png", sent, **wide)
+                shoot_server(browser, url, options.folder / "server-phone.png", sent, **phone)
 
 
 if __name__ == "__main__":

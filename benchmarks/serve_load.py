@@ -1,6 +1,6 @@
 """How a server bears many clients: answers by status, their times, and its memory from start to end.
 
-    python benchmarks/serve_load.py [--model NAME|PATH] [--clients 16] [--seconds 30] [--pictures FOLDER]
+    python benchmarks/serve_load.py [--model NAME] [--clients 16] [--seconds 30] [--pictures FOLDER] [--format html]
 
 Starts ``captioner serve`` and asks it from as many clients as are wanted, each of which sends its next picture as
 soon as it has the last one's caption, on a connection that it keeps. A 503 is waited out as its Retry-After says.
@@ -42,7 +42,7 @@ class Tally:
                 self.seconds.append(seconds)
 
 
-def client(url: str, pictures: list[bytes], first: int, end: float, tally: Tally) -> None:
+def client(url: str, pictures: list[bytes], form: str, first: int, end: float, tally: Tally) -> None:
     """Ask until the time is over."""
     with httpx2.Client(base_url=url, timeout=120, trust_env=False) as connection:
         number = first
@@ -51,9 +51,10 @@ def client(url: str, pictures: list[bytes], first: int, end: float, tally: Tally
             number += 1
             began = time.monotonic()
             try:
-                response = connection.post("/v1/captions", files={"file": (f"{number}.jpg", picture)})
+                file = {"file": (f"{number}.jpg", picture)}
+                response = connection.post("/v1/captions", files=file, data={"format": form})
                 status = str(response.status_code)
-                if status == "200" and not response.json()["captions"][0]["caption"]:
+                if status == "200" and form == "json" and not response.json()["captions"][0]["caption"]:
                     status = "200 without a caption"
             except httpx2.HTTPError as error:
                 response, status = None, type(error).__name__
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--format", default="json", choices=("json", "html", "png"), help="what is asked for")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--queue", type=int, default=64)
     arguments = parser.parse_args()
@@ -120,7 +122,7 @@ def main() -> None:
     began = time.monotonic()
     end = began + arguments.seconds
     threads = [
-        threading.Thread(target=client, args=(url, pictures, 4 * number, end, tally))
+        threading.Thread(target=client, args=(url, pictures, arguments.format, 4 * number, end, tally))
         for number in range(arguments.clients)
     ]
     threads.append(threading.Thread(target=watch, args=(server.pid, end, samples)))
