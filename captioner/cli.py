@@ -7,6 +7,7 @@ or nothing could be done.
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -189,9 +190,13 @@ def run_caption(options: argparse.Namespace) -> int:
     return (1 if done else 2) if failed else 0
 
 
+# Control characters, line and paragraph separators, marks that turn the writing round, and what is no character.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def _printable(name: str) -> str:
     """A file's name on one line, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), name)
 
 
 def _page_file(options: argparse.Namespace, count: int) -> "PageFile | None":

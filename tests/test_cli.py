@@ -90,9 +90,9 @@ def test_several_pictures_give_a_line_each(command: Command, make_picture: MakeP
 
 
 def test_names_cannot_break_lines_or_command_the_terminal(command: Command, make_picture: MakePicture) -> None:
-    paths = [make_picture("a\tb\nc\x1b[2J.png"), make_picture("é 猫.png", seed=1)]
+    paths = [make_picture("a\tb\nc\x1b[2J.png"), make_picture("é 猫\u202f.png", seed=1)]
     lines = command("caption", *paths).out.splitlines()
-    assert [Path(line.split("\t")[0]).name for line in lines] == ["a\\tb\\nc\\x1b[2J.png", "é 猫.png"]
+    assert [Path(line.split("\t")[0]).name for line in lines] == ["a\\tb\\nc\\x1b[2J.png", "é 猫\u202f.png"]
 
 
 def test_json_has_the_words_with_their_maps(command: Command, make_picture: MakePicture) -> None:

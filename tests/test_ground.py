@@ -177,6 +177,17 @@ def test_plain_maps_are_those_of_all_heads(
     assert mass(one, "--explain", "attention") != pytest.approx(mass(every), rel=1e-3)
 
 
+def test_pictures_may_lie_elsewhere(
+    tiny_model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = tmp_path / "captions.jsonl"
+    alone.write_text((scenes / "captions.jsonl").read_text())
+    pictures = next(path.parent for path in scenes.rglob("*.png"))
+    arguments = ["--data", str(alone), "--images", str(pictures), "--model", str(tiny_model), "--pictures", "2"]
+    assert main(["ground", *arguments, "--captions", "references", "--resamples", "9"]) == 0
+    assert "points at it" in capsys.readouterr().out
+
+
 def test_no_page_is_written_where_no_map_was_wrong(
     tiny_model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,19 +76,27 @@ _COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{12})\.\w+")
 _FLICKR_NAME = re.compile(r"(\d+_[0-9a-f]{8,10})(?:_\w)?\.\w+")
 
 
-def refuse_leaks(records: Iterable[Record]) -> None:
-    """Make sure that no picture is in two splits: by its path, and where COCO or Flickr named it by that name.
+def refuse_leaks(*sets: Iterable[Record]) -> None:
+    """Make sure that no picture is in two splits.
+
+    A picture is known by its path; from one data set to another also by the name that COCO or Flickr gave it.
+
+    Args:
+        sets: the records of each data set.
 
     Raises:
         DataError: one is.
     """
-    seen: dict[object, tuple[str, object]] = {}
-    for record in records:
-        for key in {record.image, _known_as(record)}:
-            split, other = seen.setdefault(key, (record.split, record.image))
-            if split != record.split:
-                also = "" if other == record.image else f" (there as {other})"
-                raise DataError(f"{record.image} is in the splits '{split}'{also} and '{record.split}': keep it in one")
+    seen: dict[object, tuple[str, object, int]] = {}
+    for number, records in enumerate(sets):
+        for record in records:
+            for key in {record.image, _known_as(record)}:
+                split, other, owner = seen.setdefault(key, (record.split, record.image, number))
+                if split != record.split and (key == record.image or owner != number):
+                    also = "" if other == record.image else f" (there as {other})"
+                    raise DataError(
+                        f"{record.image} is in the splits '{split}'{also} and '{record.split}': keep it in one"
+                    )
 
 
 def _known_as(record: Record) -> "Path | ShardPicture | str":

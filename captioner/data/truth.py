@@ -116,11 +116,12 @@ class FromBoxes:
         ]
 
 
-def find_truth(data: str | Path, *, masks: bool = False) -> Truth:
+def find_truth(data: str | Path, *, images: str | Path | None = None, masks: bool = False) -> Truth:
     """What is known of a data set: the instances beside its captions, or else its captions' own boxes.
 
     Args:
         data: a file of captions or a folder that holds one, as of `captioner.data.readers.read`.
+        images: the folder of the pictures, as of `read`.
         masks: see `FromInstances`.
 
     Raises:
@@ -131,4 +132,4 @@ def find_truth(data: str | Path, *, masks: bool = False) -> Truth:
         return FromInstances(Instances(beside), masks=masks)
     if masks:
         raise DataError(f"{data}: no instances*.json beside the captions, and masks come from there")
-    return FromBoxes.of(read(data))
+    return FromBoxes.of(read(data, images=images))

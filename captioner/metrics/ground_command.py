@@ -155,7 +155,7 @@ def _records(options: argparse.Namespace) -> tuple[list["Record"], Any, int]:
     records = of_split(read(options.data, images=options.images), options.split)
     if not records:
         raise DataError(f"{options.data}: no pictures of the split '{options.split}'")
-    truth = find_truth(options.data, masks=options.masks)
+    truth = find_truth(options.data, images=options.images, masks=options.masks)
     known = [record for record in records if truth.knows(record)]
     if not known:
         raise DataError(

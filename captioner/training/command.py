@@ -81,9 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError("--images goes with one --data; several look for their pictures beside their captions")
     text = [caption for path in arguments.text for caption in read_text(path)]
     first, *others = (read(path, images=arguments.images) for path in arguments.data)
-    added = [record for more in others for record in of_split(more, "train")]
-    refuse_leaks([*(record for record in first if record.split), *added])
-    records = [record for record in first if record.split in ("train", "dev")] + added
+    added = [of_split(more, "train") for more in others]
+    refuse_leaks([record for record in first if record.split], *added)
+    records = [record for record in first if record.split in ("train", "dev")]
+    records += [record for more in added for record in more]
     faults: dict[str, str] = {}
     if recipe.objective != "text":  # which opens none
         total = len(records)

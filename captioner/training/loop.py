@@ -26,6 +26,8 @@ from captioner.errors import DataError, OptionError
 from captioner.image import Geometry, open_image
 from captioner.metrics.ptb import tokenize
 from captioner.model.caption_model import CaptionModel
+from captioner.model.encoder import GridEncoder
+from captioner.model.grid import Grid
 from captioner.training import precision
 from captioner.training.batches import Batch, pad
 from captioner.training.dev import encode_records, score_captions, write_captions
@@ -237,10 +239,20 @@ class Trainer:
             seen = grids.read(keys, device=self.device)
         else:
             # A frozen encoder looks once, however often the decoder asks; one that learns is part of each pass.
-            look = encode_batches if frozen else load_batches
+            look = self._encoded if frozen else load_batches
             seen = look(self.model.encoder, self.pictures, keys, device=self.device, workers=self.recipe.workers)
         for batch, parts in zip(batches, mine, strict=True):
             yield batch, list(zip(parts, islice(seen, len(parts)), strict=True))
+
+    def _encoded(self, encoder: GridEncoder, *arguments: Any, **options: Any) -> Iterator[Grid]:
+        """As `encode_batches`, in the run's precision where `CaptionModel.look` would be: not on a CPU."""
+        grids = encode_batches(encoder, *arguments, **options)
+        while True:
+            with torch.no_grad(), nullcontext() if self.device.type == "cpu" else self._autocast():
+                grid = next(grids, None)
+            if grid is None:
+                return
+            yield grid
 
     # Scores
 

@@ -41,7 +41,8 @@ class RunFolder:
             defaults = {option.name: default_of(option) for option in options()}
             for name, mine in recipe.items():
                 before = theirs.get(name, defaults.get(name))  # a run of an older version did not know the option
-                if name not in _FREE and before != mine:
+                unsaid = name == "precision" and before == "auto"  # so older versions kept it
+                if name not in _FREE and before != mine and not unsaid:
                     raise OptionError(
                         f"{self.path} holds a run with {name} {before!r}, not {mine!r}: "
                         "give another --output, or the same options to go on with it"

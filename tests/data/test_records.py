@@ -53,20 +53,19 @@ def test_one_in_twenty_goes_to_dev() -> None:
     ],
 )
 def test_a_picture_under_another_path_is_a_leak_where_its_name_is_known(one: str, other: str) -> None:
-    refuse_leaks([record(Path(one), "test"), record(Path(other), "test")])
+    refuse_leaks([record(Path(one), "test")], [record(Path(other), "test")])
     with pytest.raises(DataError, match=f"{other} is in the splits 'test' .there as {one}. and 'train'"):
-        refuse_leaks([record(Path(one), "test"), record(Path(other))])
-    refuse_leaks([record(Path("a/000001.jpg"), "test"), record(Path("b/000001.jpg"))])  # no name that says anything
+        refuse_leaks([record(Path(one), "test")], [record(Path(other))])
+    refuse_leaks([record(Path("a/000001.jpg"), "test")], [record(Path("b/000001.jpg"))])  # a name that says nothing
+    refuse_leaks([record(Path(one), "test"), record(Path(other))])  # within a set, its own names
 
 
 def test_pictures_in_shards_are_known_by_their_ids(tmp_path: Path) -> None:
     picture = ShardPicture(tmp_path / "train-0.tar", "000000.jpg", 0, 1)
     with pytest.raises(DataError, match="keep it in one"):
         refuse_leaks(
-            [
-                replace(record(Path("x.jpg")), image=picture, id="1032122270_ea6f0beedb.jpg"),
-                record(Path("flickr8k/1032122270_ea6f0beedb.jpg"), "test"),
-            ]
+            [replace(record(Path("x.jpg")), image=picture, id="1032122270_ea6f0beedb.jpg")],
+            [record(Path("flickr8k/1032122270_ea6f0beedb.jpg"), "test")],
         )
 
 

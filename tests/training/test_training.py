@@ -290,6 +290,7 @@ def test_a_run_of_a_version_without_an_option_goes_on(records: list[Record], tmp
     Trainer(recipe(), records, tmp_path, device="cpu")
     kept = json.loads((tmp_path / "recipe.json").read_text())
     del kept["bleu_reward"]
+    kept["precision"] = "auto"
     (tmp_path / "recipe.json").write_text(json.dumps(kept))
     Trainer(recipe(), records, tmp_path, device="cpu")
     with pytest.raises(OptionError, match=r"holds a run with bleu_reward 0\.0, not 1\.0"):

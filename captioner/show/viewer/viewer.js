@@ -91,7 +91,7 @@ class Viewer {
     context.putImageData(new ImageData(new Uint8ClampedArray(TABLE), 256, 1), 0, 0);
     const ends = make("p", "", scale);
     make("span", "", ends, "1×");
-    make("span", "", ends, `${MAP_OF[this.data.explain].scale}, in multiples of its even share`);
+    make("span", "", ends, `${(MAP_OF[this.data.explain] ?? MAP_OF.attention).scale}, in multiples of its even share`);
     this.scaleEnd = make("span", "", ends);
   }
 
@@ -273,7 +273,7 @@ class Viewer {
     const { times: most, where } = peak(this.reading.maps[now], this.data);
     make("b", "", this.status, word);
     this.status.append(`, ${percent(probability)} sure. `);
-    const said = MAP_OF[this.data.explain];
+    const said = MAP_OF[this.data.explain] ?? MAP_OF.attention;
     this.status.append(most < 1.05 ? said.evenly : `${said.most} ${where}: ${times(most)} its even share.`);
   }
 
