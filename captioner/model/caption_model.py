@@ -93,6 +93,11 @@ class CaptionModel(nn.Module):
         self.config = replace(self.config, decoder=decoder)
         self.decoder.config = decoder
 
+    def take_side(self, side: int) -> None:
+        """Take pictures of another size from now on; see `GridEncoder.take_side`."""
+        self.encoder.take_side(side)
+        self.config = replace(self.config, encoder=self.encoder.config)
+
     def encode(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
         """The grid that the decoder sees; arguments as of `GridEncoder.forward`."""
         return self.refine(self.look(pixels, mask))

@@ -1,6 +1,6 @@
 """A picture becomes a grid: convolutional features, one vector a cell, row-major."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -95,6 +95,20 @@ class GridEncoder(nn.Module):
             (height, width),
             None if mask is None else mask.flatten(1),
         )
+
+    def take_side(self, side: int) -> None:
+        """Take pictures of another size from now on. No weight changes, but the grid gets more or fewer cells.
+
+        A network shown larger pictures than it was trained on may see more in them (Touvron et al. 2019, "Fixing
+        the train-test resolution discrepancy").
+
+        Raises:
+            OptionError: the side is no whole number of at least 32.
+        """
+        self.config = replace(self.config, side=side)
+        training = self.stages.training
+        self.channels, self.grid_shape = _measure(self.stages, _side(self.config))
+        self.train(training)
 
     def train_from(self, stage: int | None, *, update_statistics: bool = False) -> None:
         """Choose what learns.

@@ -151,6 +151,10 @@ class Reward:
 
     def loss(self, teach: Teach, part: Part, seen: Seen) -> tuple[Tensor, Figures]:
         batch, k = part.batch, self.recipe.samples
+        if isinstance(seen, Pixels):  # looked at once: samples are drawn from the grids that are then learned on
+            with self.autocast():
+                seen = self.model.look(seen.values, seen.mask)
+        assert seen is not None
         samples, advantage, figures = self._draw(batch, seen)
         # Samples and references of a picture are rows of one pass: (B, k + copies, T).
         rows = [_per_picture(samples, k), _per_picture(batch.tokens.to(samples.device), batch.copies)[..., 1:]]
@@ -175,14 +179,12 @@ class Reward:
         return loss, {name: value * share for name, value in figures.items()}
 
     @torch.no_grad()
-    def _draw(self, batch: Batch, seen: Seen) -> tuple[Tensor, Tensor, Figures]:
+    def _draw(self, batch: Batch, grid: Grid) -> tuple[Tensor, Tensor, Figures]:
         """Samples (B * k, T), their advantage (B * k,), and means of this part."""
         model, longest, k = self.model, self.recipe.longest, self.recipe.samples
         training = model.training
         model.eval()
         with self.autocast():
-            grid = model.look(seen.values, seen.mask) if isinstance(seen, Pixels) else seen
-            assert grid is not None
             grid = model.refine(grid)
             samples = draw_captions(model.decoder, grid, count=k, longest=longest)
             greedy = self.recipe.baseline == "greedy"

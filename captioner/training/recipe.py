@@ -69,7 +69,8 @@ class Recipe:
     )
     backbone: str = _option("efficientnet_lite0", "the encoder's network")
     encoder_options: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "JSON: options of the encoder's configuration"}
+        default_factory=dict,
+        metadata={"help": "JSON: options of the encoder's configuration; an earlier model may be given another side"},
     )
     refiner_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "JSON: options of the grid refiner's configuration"}
@@ -157,9 +158,10 @@ class Recipe:
 
     def for_readers(self) -> dict[str, Any]:
         """As `as_dict`, for a model that others get: of files the last two parts of their paths, and without the
-        options that they decide."""
+        options that they decide, but for a size of the pictures that was set."""
         shown = {name: "/".join(Path(getattr(self, name)).parts[-2:]) for name in _FILES}
-        return {name: value for name, value in {**self.as_dict(), **shown}.items() if name not in self.given}
+        hidden = self.given - ({"encoder_options"} if self.encoder_options else set())
+        return {name: value for name, value in {**self.as_dict(), **shown}.items() if name not in hidden}
 
 
 def options() -> tuple["Field[Any]", ...]:

@@ -30,10 +30,13 @@ def first_model(recipe: Recipe, records: Sequence[Record]) -> tuple[CaptionModel
     """
     if recipe.start_from:
         start = load_checkpoint(recipe.start_from)
+        _take_side(recipe, start.model)
         _agree(recipe, start.model.config)
         return start.model, start.vocabulary
     encoder = load_checkpoint(recipe.encoder_from) if recipe.encoder_from else None
     decoder = load_checkpoint(recipe.decoder_from) if recipe.decoder_from else None
+    if encoder:
+        _take_side(recipe, encoder.model)
     vocabulary = decoder.vocabulary if decoder else _vocabulary(recipe, records)
     config = _config(recipe, encoder, decoder)
     _agree(recipe, config)
@@ -58,6 +61,12 @@ def earlier_recipes(recipe: Recipe) -> list[dict[str, Any]]:
             about = read_header(file)["about"]
             found += [*about.get("earlier", []), about["recipe"]] if "recipe" in about else []
     return found
+
+
+def _take_side(recipe: Recipe, model: CaptionModel) -> None:
+    """The size of the pictures is nothing that a file has learned: the recipe may change it."""
+    if "side" in recipe.encoder_options:
+        model.take_side(recipe.encoder_options["side"])
 
 
 def _agree(recipe: Recipe, config: ModelConfig) -> None:

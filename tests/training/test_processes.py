@@ -102,6 +102,40 @@ def test_two_processes_train_on_the_reward_though_a_picture_is_missing(scenes: P
     assert all(math.isfinite(line["train_loss"]) and 0 <= line["train_breaks_off"] <= 1 for line in ends)
 
 
+_KEEP_EQUAL = """
+import json, sys, torch, torch.distributed
+from captioner.data.readers import read
+from captioner.training.loop import Trainer
+from captioner.training.recipe import Recipe
+given = json.loads(sys.argv[1])
+trainer = Trainer(Recipe(**given), read(sys.argv[2]), sys.argv[3], device="cpu")
+before = torch.cat([p.detach().flatten() for p in trainer.model.encoder.parameters()])
+trainer.run()
+mine = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+both = [torch.empty_like(mine) for _ in range(2)]
+torch.distributed.all_gather(both, mine)
+after = torch.cat([p.detach().flatten() for p in trainer.model.encoder.parameters()])
+if trainer.is_first:
+    print(json.dumps([torch.equal(*both), (after - before).abs().max().item()]))
+"""
+
+
+def test_an_encoder_that_learns_from_the_reward_stays_the_same_in_both_processes(scenes: Path, tmp_path: Path) -> None:
+    start = Trainer(Recipe(**options("lstm", epochs=1)), read(scenes), tmp_path / "words", device="cpu")  # type: ignore[arg-type]
+    given = options("lstm", objective="reward", start_from=str(start.run()), samples=2, epochs=1, frozen_epochs=0)
+    for name in ("decoder", "decoder_options", "backbone", "encoder_options", "refiner_options"):
+        del given[name]
+    (tmp_path / "run.py").write_text(_KEEP_EQUAL)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    command += [str(tmp_path / "run.py"), json.dumps(given), str(scenes), str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    equal, moved = json.loads(done.stdout)
+    assert equal, "each process drew its own samples, and both learned from all"
+    assert moved > 1e-5, "the encoder learned"
+
+
 @pytest.mark.parametrize("decoder", SMALL)
 def test_rounds_end_where_one_step_does(decoder: str, scenes: Path, tmp_path: Path) -> None:
     records = read(scenes)

@@ -269,7 +269,7 @@ def test_a_run_can_start_from_a_model(records: list[Record], tmp_path: Path) -> 
     [
         ({"decoder": "transformer"}, "decoder is 'lstm' in the model that is gone on from, not 'transformer'"),
         ({"decoder_options": {"width": 32}}, "decoder_options: width is 16 in the model"),
-        ({"encoder_options": {"side": 64}}, "encoder_options: side is 32 in the model"),
+        ({"encoder_options": {"pad": True}}, "encoder_options: pad is False in the model"),
         ({"backbone": "resnet50"}, "backbone is 'tiny' in the model"),
         ({"refiner_options": {"width": 8}}, "refiner_options: width is 16 in the model"),
     ],
@@ -283,6 +283,29 @@ def test_what_is_asked_of_a_model_that_is_otherwise_is_refused(
     about = load(Trainer(recipe(epochs=1, start_from=first), records, tmp_path / "c", device="cpu").run()).about
     assert not {"decoder", "backbone", "decoder_options"} & about["recipe"].keys(), "the file decides"
     assert about["recipe"]["precision"] == "float32", "what was computed in, not 'auto'"
+
+
+@pytest.mark.parametrize("source", ["start_from", "encoder_from"])
+def test_an_earlier_model_can_be_shown_larger_pictures(source: str, records: list[Record], tmp_path: Path) -> None:
+    small = Trainer(recipe(epochs=1), records, tmp_path / "small", device="cpu")
+    first = str(small.run())
+    # Above all of its stages the network has halved the side as often as before: four times the cells.
+    larger = Trainer(
+        recipe(epochs=1, encoder_options={"side": 64}, **{source: first}), records, tmp_path / "large", device="cpu"
+    )
+    assert [2 * n for n in small.model.encoder.grid_shape] == list(larger.model.encoder.grid_shape)
+    learned = load(first).model.encoder.state_dict()
+    assert all(torch.equal(tensor, learned[name]) for name, tensor in larger.model.encoder.state_dict().items())
+    trained = load(larger.run())
+    assert trained.model.config.encoder.side == 64
+    assert trained.model.encoder.grid_shape == larger.model.encoder.grid_shape
+    assert trained.about["recipe"]["encoder_options"] == {"side": 64}, "readers are told"
+
+
+def test_a_side_that_no_encoder_takes_is_refused(records: list[Record], tmp_path: Path) -> None:
+    first = str(Trainer(recipe(epochs=1), records, tmp_path / "a", device="cpu").run())
+    with pytest.raises(OptionError, match="side must be a whole number of at least 32, not 8"):
+        Trainer(recipe(start_from=first, encoder_options={"side": 8}), records, tmp_path / "b", device="cpu")
 
 
 def test_a_run_of_a_version_without_an_option_goes_on(records: list[Record], tmp_path: Path) -> None:
