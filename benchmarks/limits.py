@@ -2,10 +2,11 @@
 
     python benchmarks/limits.py --model best --data flickr8k/ --pictures 500
 
-On dev: every beam width; a caption chosen with the references in hand from what the beam kept and from samples (no
-search can find better captions among these), and people. On as many training pictures, which the model has learned:
-the same beam. Far better on training pictures than on dev means that more pictures would help; equally poor on both,
-that the model is too small for what it sees.
+On dev: every beam width; the same pictures shown smaller and larger than the model was trained on; the caption of the
+beam that samples agree with most (consensus, a common second stage); a caption chosen with the references in hand from
+what the beam kept and from samples (no search can find better captions among these), and people. On as many training
+pictures, which the model has learned: the same beam. Far better on training pictures than on dev means that more
+pictures would help; equally poor on both, that the model is too small for what it sees.
 
 CIDEr-D throughout is computed with the document frequencies of the dev references, so that dev and training pictures
 can be compared.
@@ -61,13 +62,18 @@ def best_of(
     captions: Sequence[Sequence[str]], records: Sequence[Record], frequencies: DocumentFrequencies
 ) -> list[str]:
     """Of each picture's captions the one that its references like most."""
+    return agreed(captions, [record.captions for record in records], frequencies)
+
+
+def agreed(
+    captions: Sequence[Sequence[str]], drawn: Sequence[Sequence[str]], frequencies: DocumentFrequencies
+) -> list[str]:
+    """Of each picture's captions the one that those drawn like most: minimum Bayes risk under CIDEr-D."""
     chosen = []
-    for found, record in zip(captions, records, strict=True):
-        references = [tokenize(caption) for caption in record.captions]
+    for found, samples in zip(captions, drawn, strict=True):
+        references = [tokenize(caption) for caption in samples]
         values = cider_of(
-            [tokenize(caption) for caption in found],
-            [references] * len(found),
-            document_frequencies=frequencies,
+            [tokenize(caption) for caption in found], [references] * len(found), document_frequencies=frequencies
         )
         chosen.append(found[int(np.argmax(values))])
     return chosen
@@ -102,6 +108,8 @@ def main() -> int:
         kept = write(model, grids, replace(own, width=widest, n_best=widest))
         report(f"the best of the beam's {widest}, by references", best_of(kept, dev, frequencies), dev, frequencies)
         drawn = write(model, grids, Sampling(samples=arguments.samples, no_repeat_ngram=own.no_repeat_ngram))
+        title = f"that of the {widest} that {arguments.samples} samples agree with"
+        report(title, agreed(kept, drawn, frequencies), dev, frequencies)
         report(
             f"the best of {arguments.samples} samples, by references",
             best_of(drawn, dev, frequencies),
@@ -110,6 +118,13 @@ def main() -> int:
         )
         others = [replace(record, captions=record.captions[1:]) for record in dev]
         report("a person against the others", [record.captions[0] for record in dev], others, frequencies)
+        side = model.model.encoder.config.side or 0
+        for other in (side - 32, side + 32, side + 64):
+            model.model.take_side(other)
+            shown = list(encode_records(model.model, dev, device=model.device))
+            title = f"shown at {other} pixels instead of {side}, as it ships"
+            report(title, [found[0] for found in write(model, shown, own)], dev, frequencies)
+        model.model.take_side(side)
         learned = write(model, list(encode_records(model.model, train, device=model.device)), own)
         report(f"{len(train)} training pictures, as it ships", [found[0] for found in learned], train, frequencies)
     except CaptionerError as error:
