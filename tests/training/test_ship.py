@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from captioner.data.readers import read
 from captioner.data.records import Record, of_split
 from captioner.data.scenes import write_scenes
 from captioner.decoding import Beam
-from captioner.metrics import tokenize
-from captioner.metrics.description import describe
+from captioner.metrics import Scores, tokenize
+from captioner.metrics.description import Description, describe
 from captioner.training import ship
 from captioner.training.dev import encode_records, score_captions, write_captions
 
@@ -79,6 +80,26 @@ def test_a_decoding_that_repeats_itself_more_than_people_do_is_not_chosen(
     monkeypatch.setattr(ship, "write_captions", babbling)
     chosen, _ = ship.choose_decoding(model, dev)
     assert chosen.no_repeat_ngram == 2
+
+
+def test_the_decoding_of_the_best_scores_together_is_chosen(
+    scene_run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = checkpoint.load(scene_run / "best.safetensors")
+    dev = of_split(read(data), "dev")
+    scores, looks = ship.score(model, dev, encode_records(model.model, dev, device=torch.device("cpu")), Beam())
+    given = {(3, 1.0): (0.60, 0.20, 0.500), (5, 0.8): (0.62, 0.21, 0.495), (5, 1.0): (0.59, 0.20, 0.505)}
+
+    def scored(*arguments: object) -> tuple[Scores, Description]:
+        options = arguments[-1]
+        assert isinstance(options, Beam)
+        first, fourth, cider = given.get((options.width, options.length_penalty), (0.1, 0.1, 0.1))
+        return replace(scores, bleu=(first, 0.4, 0.3, fourth), cider=cider), replace(looks, repeats=0.0)
+
+    monkeypatch.setattr(ship, "score", scored)
+    chosen, found = ship.choose_decoding(model, dev)
+    assert (chosen.width, chosen.length_penalty) == (5, 0.8)
+    assert found["CIDEr"] == pytest.approx(49.5)
 
 
 def test_bad_input_is_one_line(
