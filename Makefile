@@ -33,7 +33,7 @@ lint: venv
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py

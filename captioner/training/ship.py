@@ -25,7 +25,7 @@ from captioner.model.grid import Grid
 from captioner.training.dev import encode_records, write_captions
 
 WIDTHS = (3, 5)
-LENGTH_PENALTIES = (0.4, 0.6, 0.8, 1.0)
+LENGTH_PENALTIES = (0.6, 0.8, 1.0)
 NO_REPEATS = (0, 2)
 
 
