@@ -119,7 +119,7 @@ def main() -> int:
         others = [replace(record, captions=record.captions[1:]) for record in dev]
         report("a person against the others", [record.captions[0] for record in dev], others, frequencies)
         side = model.model.encoder.config.side or 0
-        for other in (side - 32, side + 32, side + 64):
+        for other in (size for size in (side - 32, side + 32, side + 64) if size >= 32):
             model.model.take_side(other)
             shown = list(encode_records(model.model, dev, device=model.device))
             title = f"shown at {other} pixels instead of {side}, as it ships"

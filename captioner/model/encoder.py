@@ -43,8 +43,8 @@ class EncoderConfig:
                 object.__setattr__(self, name, getattr(own, name))
         object.__setattr__(self, "mean", tuple(self.mean or ()))
         object.__setattr__(self, "std", tuple(self.std or ()))
-        if not isinstance(self.side, int) or self.side < 32:
-            raise OptionError(f"the encoder's side must be a whole number of at least 32, not {self.side}")
+        if not isinstance(self.side, int) or not 32 <= self.side <= 4096:
+            raise OptionError(f"the encoder's side must be a whole number from 32 to 4096, not {self.side}")
         if self.norm_eps is not None and not self.norm_eps > 0:
             raise OptionError(f"norm_eps must be above 0, not {self.norm_eps}")
         if len(self.mean or ()) != 3 or len(self.std or ()) != 3 or not all(s > 0 for s in self.std or ()):
@@ -103,7 +103,7 @@ class GridEncoder(nn.Module):
         the train-test resolution discrepancy").
 
         Raises:
-            OptionError: the side is no whole number of at least 32.
+            OptionError: the side is no whole number from 32 to 4096.
         """
         self.config = replace(self.config, side=side)
         training = self.stages.training

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object
 from torch import Tensor
 
 from captioner.checkpoint import Checkpoint, save
@@ -96,7 +96,11 @@ class Trainer:
                 raise OptionError(f"there is no device '{device}' here: 'cpu' is everywhere") from None
         # Said here, for what `accelerate config` wrote on a machine would otherwise change what is learned.
         cpu = device is not None and torch.device(device).type == "cpu"
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", gradient_accumulation_steps=1)
+        # Buffers are alike everywhere and stay so; sent around, they would change under grids already looked at.
+        wrapper = DistributedDataParallelKwargs(broadcast_buffers=False)
+        self.accelerator = Accelerator(
+            cpu=cpu, mixed_precision="no", gradient_accumulation_steps=1, kwargs_handlers=[wrapper]
+        )
         if self.accelerator.distributed_type in _SHARDED:
             raise OptionError(
                 f"training does not go with {self.accelerator.distributed_type.value}: launch it without, "

@@ -158,7 +158,7 @@ class Recipe:
 
     def for_readers(self) -> dict[str, Any]:
         """As `as_dict`, for a model that others get: of files the last two parts of their paths, and without the
-        options that they decide, but for a size of the pictures that was set."""
+        options that they decide; the encoder's are shown where any was set, for its side may be new."""
         shown = {name: "/".join(Path(getattr(self, name)).parts[-2:]) for name in _FILES}
         hidden = self.given - ({"encoder_options"} if self.encoder_options else set())
         return {name: value for name, value in {**self.as_dict(), **shown}.items() if name not in hidden}

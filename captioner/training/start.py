@@ -65,7 +65,7 @@ def earlier_recipes(recipe: Recipe) -> list[dict[str, Any]]:
 
 def _take_side(recipe: Recipe, model: CaptionModel) -> None:
     """The size of the pictures is nothing that a file has learned: the recipe may change it."""
-    if "side" in recipe.encoder_options:
+    if recipe.encoder_options.get("side") is not None:
         model.take_side(recipe.encoder_options["side"])
 
 

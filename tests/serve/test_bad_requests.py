@@ -47,10 +47,10 @@ def test_a_picture_that_is_cut_off(server: Running, make_picture: Callable[..., 
 
 def test_a_hundred_megapixels_in_a_small_file(server: Running, bomb: bytes) -> None:
     assert len(bomb) < 100_000
-    began = time.monotonic()
+    began = time.process_time()  # the server is a thread of this process
     problem = problem_of(server.post(("bomb.png", bomb)), 413)
     assert problem["detail"] == "bomb.png: 10000 x 10000 pixels are more than the 200,000 that this server takes"
-    assert time.monotonic() - began < 2  # refused by its header, not unpacked
+    assert time.process_time() - began < 2  # refused by its header, not unpacked
     assert Limits().max_pixels < 100_000_000
 
 

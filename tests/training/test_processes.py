@@ -116,7 +116,7 @@ both = [torch.empty_like(mine) for _ in range(2)]
 torch.distributed.all_gather(both, mine)
 after = torch.cat([p.detach().flatten() for p in trainer.model.encoder.parameters()])
 if trainer.is_first:
-    print(json.dumps([torch.equal(*both), (after - before).abs().max().item()]))
+    print(json.dumps([torch.equal(*both), (after - before).abs().max().item(), trainer.taught.broadcast_buffers]))
 """
 
 
@@ -131,9 +131,10 @@ def test_an_encoder_that_learns_from_the_reward_stays_the_same_in_both_processes
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    equal, moved = json.loads(done.stdout)
+    equal, moved, broadcast = json.loads(done.stdout)
     assert equal, "each process drew its own samples, and both learned from all"
     assert moved > 1e-5, "the encoder learned"
+    assert not broadcast, "statistics must not be written between looking and learning"
 
 
 @pytest.mark.parametrize("decoder", SMALL)

@@ -302,10 +302,21 @@ def test_an_earlier_model_can_be_shown_larger_pictures(source: str, records: lis
     assert trained.about["recipe"]["encoder_options"] == {"side": 64}, "readers are told"
 
 
-def test_a_side_that_no_encoder_takes_is_refused(records: list[Record], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("side", "said"),
+    [
+        (8, "side must be a whole number from 32 to 4096, not 8"),
+        (10_000_000, "not 10000000"),
+        ("x", "not x"),
+        (None, "side is 32 in the model that is gone on from, not None"),
+    ],
+)
+def test_a_side_that_no_encoder_takes_is_refused(
+    side: object, said: str, records: list[Record], tmp_path: Path
+) -> None:
     first = str(Trainer(recipe(epochs=1), records, tmp_path / "a", device="cpu").run())
-    with pytest.raises(OptionError, match="side must be a whole number of at least 32, not 8"):
-        Trainer(recipe(start_from=first, encoder_options={"side": 8}), records, tmp_path / "b", device="cpu")
+    with pytest.raises(OptionError, match=said):
+        Trainer(recipe(start_from=first, encoder_options={"side": side}), records, tmp_path / "b", device="cpu")
 
 
 def test_a_run_of_a_version_without_an_option_goes_on(records: list[Record], tmp_path: Path) -> None:
