@@ -16,26 +16,35 @@ class ConvNorm(nn.Sequential):
         """As of `nn.Sequential`: (B, D, h, w) to (B, D', h', w')."""
         convolution, norm, *rest = self
         assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-        if norm.training:
-            features = norm(convolution(features))
+        if convolution.groups > 1 and features.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # In 16 bits a CPU learns the others twice as fast, and these at a third of the speed.
+            with torch.autocast("cpu", enabled=False):
+                features = _normalised(convolution, norm, features.float()).to(features.dtype)
         else:
-            assert norm.running_mean is not None and norm.running_var is not None
-            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (D',)
-            shift = norm.bias - norm.running_mean * scale
-            if convolution.bias is not None:
-                shift = shift + convolution.bias * scale
-            features = functional.conv2d(
-                features,
-                convolution.weight * scale[:, None, None, None],
-                shift,
-                convolution.stride,
-                convolution.padding,
-                convolution.dilation,
-                convolution.groups,
-            )
+            features = _normalised(convolution, norm, features)
         for module in rest:
             features = module(features)
         return features
+
+
+def _normalised(convolution: nn.Conv2d, norm: nn.BatchNorm2d, features: Tensor) -> Tensor:
+    if norm.training:
+        normalised: Tensor = norm(convolution(features))
+        return normalised
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (D',)
+    shift = norm.bias - norm.running_mean * scale
+    if convolution.bias is not None:
+        shift = shift + convolution.bias * scale
+    return functional.conv2d(
+        features,
+        convolution.weight * scale[:, None, None, None],
+        shift,
+        convolution.stride,
+        convolution.padding,
+        convolution.dilation,
+        convolution.groups,
+    )
 
 
 def fold_norms(module: nn.Module) -> None:

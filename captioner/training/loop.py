@@ -249,10 +249,10 @@ class Trainer:
             yield batch, list(zip(parts, islice(seen, len(parts)), strict=True))
 
     def _encoded(self, encoder: GridEncoder, *arguments: Any, **options: Any) -> Iterator[Grid]:
-        """As `encode_batches`, in the run's precision where `CaptionModel.look` would be: not on a CPU."""
+        """As `encode_batches`, in the run's precision."""
         grids = encode_batches(encoder, *arguments, **options)
         while True:
-            with torch.no_grad(), nullcontext() if self.device.type == "cpu" else self._autocast():
+            with torch.no_grad(), self._autocast():
                 grid = next(grids, None)
             if grid is None:
                 return

@@ -45,6 +45,34 @@ def test_folding_changes_neither_output_nor_gradients(bias: bool, groups: int, t
     torch.testing.assert_close(one.state_dict(), two.state_dict())  # statistics too, and the same names
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("groups", "inside"), [(1, torch.bfloat16), (2, torch.float32)])
+def test_in_16_bits_a_processor_computes_grouped_convolutions_in_32(
+    groups: int, inside: torch.dtype, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = apart(groups=groups).train(training)
+    fold_norms(net)
+    computed: list[torch.dtype] = []
+    plain = nn.functional.conv2d
+
+    def listen(*arguments: Tensor) -> Tensor:
+        output = plain(*arguments)
+        computed.append(output.dtype)
+        return output
+
+    monkeypatch.setattr(nn.functional, "conv2d", listen)
+    pixels = torch.randn(3, 4, 8, 8).bfloat16()
+    exact, expected = net(pixels.float()), gradients(net, pixels.float())
+    computed.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, found = net(pixels), gradients(net, pixels)
+    assert computed == [inside, inside]
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.03, atol=0.05)
+    for name, gradient in expected.items():
+        assert (found[name].float() - gradient).norm() < 0.03 * gradient.norm()
+
+
 def test_what_is_no_convolution_with_its_norm_stays_as_it_is() -> None:
     net = nn.Sequential(
         nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()),
