@@ -38,6 +38,7 @@ from captioner.training.objectives import Objective, Part, Reward, Seen, Text, W
 from captioner.training.recipe import Recipe
 from captioner.training.run_folder import RunFolder
 from captioner.training.start import earlier_recipes, first_model
+from captioner.training.teacher import Teacher
 from captioner.training.views import View
 
 _SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
@@ -312,7 +313,16 @@ class Trainer:
     def _new_objective(self, text: Sequence[str]) -> Objective:
         if self.recipe.objective == "text":
             return Text(self.recipe, text, self.vocabulary)
-        words = Words(self.recipe, self.train_records, self.vocabulary, self._geometry)
+        teacher = None
+        if self.recipe.teacher:
+            teacher = Teacher(
+                self.recipe.teacher,
+                self.vocabulary,
+                self.model.config.encoder,
+                device=self.device,
+                autocast=self._autocast,
+            )
+        words = Words(self.recipe, self.train_records, self.vocabulary, self._geometry, teacher)
         if self.recipe.objective == "words":
             return words
         return Reward(self.recipe, self.train_records, words, self.vocabulary, self.model, self._autocast)

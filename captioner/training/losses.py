@@ -40,6 +40,21 @@ def reward_loss(logits: Tensor, samples: Tensor, advantage: Tensor, *, count: in
     return -(advantage[:, None] * log_p).sum() / (count or (samples != PAD).sum())
 
 
+def distillation_loss(logits: Tensor, teacher: Tensor, says: Tensor, *, count: int | None = None) -> Tensor:
+    """How far the model's next words are from the teacher's: ``KL(teacher || model)``, the mean over words.
+
+    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", at temperature 1.
+
+    Args:
+        logits, teacher: (N, T, V).
+        says: (N, T), what is said there, padded with PAD; nothing is asked where it is PAD.
+        count: as of `caption_loss`.
+    """
+    asked = says != PAD
+    ours, theirs = (F.log_softmax(one[asked].float(), -1) for one in (logits, teacher))
+    return F.kl_div(ours, theirs, log_target=True, reduction="sum") / (count or asked.sum())
+
+
 def map_supervision(maps: Tensor, targets: Tensor, *, count: int | None = None) -> Tensor:
     """How much of the attention misses what the word names: ``-log(share inside)``, the mean over known words.
 

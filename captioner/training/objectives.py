@@ -20,9 +20,16 @@ from captioner.model.grid import Grid
 from captioner.training.batches import Batch, CaptionBatches, TextBatches, hide_words
 from captioner.training.epoch import Figures
 from captioner.training.grids import Pixels
-from captioner.training.losses import caption_loss, doubly_stochastic_penalty, map_supervision, reward_loss
+from captioner.training.losses import (
+    caption_loss,
+    distillation_loss,
+    doubly_stochastic_penalty,
+    map_supervision,
+    reward_loss,
+)
 from captioner.training.recipe import Recipe
 from captioner.training.rewards import NEVER_SAID, CaptionReward, breaks_off, draw_captions
+from captioner.training.teacher import Teacher
 from captioner.training.views import View
 from captioner.vocabulary import Vocabulary
 
@@ -63,8 +70,9 @@ class Words:
         records: Sequence[Record],
         vocabulary: Vocabulary,
         geometry: Callable[[int, View], Geometry],
+        teacher: Teacher | None = None,
     ) -> None:
-        self.recipe, self.geometry = recipe, geometry
+        self.recipe, self.geometry, self.teacher = recipe, geometry, teacher
         self.batches = CaptionBatches(
             records,
             vocabulary,
@@ -88,11 +96,22 @@ class Words:
         reads, says = tokens[:, :-1], tokens[:, 1:]
         if self.recipe.own_words:
             reads = self._mix_in_guesses(teach, seen, reads)
-        if self.recipe.hide_words:
-            reads = hide_words(reads, self.recipe.hide_words)
-        logits, maps = teach(seen, reads)
+        shown = hide_words(reads, self.recipe.hide_words) if self.recipe.hide_words else reads
+        logits, maps = teach(seen, shown)
         loss = caption_loss(logits, says, label_smoothing=self.recipe.label_smoothing, count=part.step.words)
-        return loss + self.of_maps(maps.float(), says, part, seen), {}
+        loss = loss + self.of_maps(maps.float(), says, part, seen)
+        distance, figures = self.from_teacher(logits, seen, reads, says, count=part.step.words)
+        return loss + distance, figures
+
+    def from_teacher(
+        self, logits: Tensor, seen: Seen, reads: Tensor, says: Tensor, *, count: int
+    ) -> tuple[Tensor, Figures]:
+        """The weighted distance of logits (N, T, V) from what the teacher makes of the same; 0 without a teacher."""
+        if self.teacher is None:
+            return logits.new_zeros((), dtype=torch.float32), {}
+        assert isinstance(seen, Pixels)  # which the recipe sees to
+        distance = distillation_loss(logits, self.teacher.logits(seen, reads), says, count=count)
+        return self.recipe.distillation * distance, {"from_teacher": distance.item()}
 
     def of_maps(self, maps: Tensor, says: Tensor, part: Part, seen: Seen) -> Tensor:
         """The penalties on maps (N, T, h, w) of the words (N, T)."""
@@ -150,7 +169,7 @@ class Reward:
         return self.words.epoch(number, start=start, steady=steady)
 
     def loss(self, teach: Teach, part: Part, seen: Seen) -> tuple[Tensor, Figures]:
-        batch, k = part.batch, self.recipe.samples
+        batch, k, pictures = part.batch, self.recipe.samples, seen
         if isinstance(seen, Pixels):  # looked at once: samples are drawn from the grids that are then learned on
             with self.autocast():
                 seen = self.model.look(seen.values, seen.mask)
@@ -175,8 +194,15 @@ class Reward:
         )
         own_maps = maps.float().unflatten(0, says.shape[:2])[:, k:, : batch.tokens.shape[1] - 1].flatten(0, 1)
         loss = loss + self.words.of_maps(own_maps, given[:, : own_maps.shape[1]], part, seen)
+        distance, of_teacher = self.words.from_teacher(
+            logits,
+            pictures,
+            reads.flatten(0, 1),
+            says.flatten(0, 1),
+            count=step_samples * per_caption + part.step.words,
+        )
         share = len(batch.pictures) / len(part.step.pictures)
-        return loss, {name: value * share for name, value in figures.items()}
+        return loss + distance, {**{name: value * share for name, value in figures.items()}, **of_teacher}
 
     @torch.no_grad()
     def _draw(self, batch: Batch, grid: Grid) -> tuple[Tensor, Tensor, Figures]:

@@ -34,9 +34,10 @@ _AT_LEAST = {
     "map_supervision": 0,
     "cross_entropy": 0,
     "bleu_reward": 0,
+    "distillation": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "clip", "save_minutes")
-_FILES = ("weights", "start_from", "encoder_from", "decoder_from")
+_FILES = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
 _OF_ENCODER, _OF_DECODER = ("backbone", "encoder_options", "weights"), ("decoder", "decoder_options")
 _GIVEN = {
     "start_from": (*_OF_ENCODER, *_OF_DECODER, "refiner_options"),
@@ -107,6 +108,8 @@ class Recipe:
     baseline: str = _option("samples", "what a sample's reward is compared with: the other samples, or greedy")
     bleu_reward: float = _option(0.0, "weight of BLEU-4 (0 to 1) in the reward beside CIDEr-D (0 to 10)")
     cross_entropy: float = _option(0.1, "weight of cross-entropy beside the reward")
+    teacher: str = _option("", "a model file to learn the likelihood of every next word from; empty for none")
+    distillation: float = _option(1.0, "weight of the distance from the teacher's likelihoods, where there is one")
 
     flips: bool = _option(True, "mirror pictures at random, but where a caption says left or right")
     cut: float = _option(0.0, "largest share of each side of a picture that is cut off, while the encoder learns")
@@ -144,6 +147,8 @@ class Recipe:
                 raise OptionError("the objective 'reward' improves a model that knows its words: give start_from")
             if self.baseline == "samples" and self.samples < 2:
                 raise OptionError("a baseline of the other samples needs at least 2 samples")
+        if self.teacher and (self.objective == "text" or self.frozen_epochs):
+            raise OptionError("a teacher must see the pictures: it needs frozen_epochs 0, and not the objective 'text'")
         if self.start_from and (self.encoder_from or self.decoder_from):
             raise OptionError("start_from is a whole model: encoder_from and decoder_from do not go with it")
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from captioner.training.losses import caption_loss, doubly_stochastic_penalty, map_supervision
+from captioner.training.losses import caption_loss, distillation_loss, doubly_stochastic_penalty, map_supervision
 
 
 def test_cross_entropy_is_the_mean_over_the_words_to_be_said() -> None:
@@ -30,6 +30,21 @@ def test_smoothing_spreads_a_share_over_all_words() -> None:
     log_p = logits.log_softmax(-1)[0, 0]
     expected = -(0.8 * log_p[4] + 0.2 * log_p.mean())
     torch.testing.assert_close(caption_loss(logits, torch.tensor([[4]]), label_smoothing=0.2), expected)
+
+
+def test_the_distance_from_a_teacher_is_the_divergence_where_words_are_said() -> None:
+    ours, theirs = torch.randn(2, 3, 6, requires_grad=True), torch.randn(2, 3, 6)
+    says = torch.tensor([[4, 2, 0], [3, 2, 0]])  # padded with 0; what follows <unk> is asked for too
+    p, q = theirs.softmax(-1), ours.softmax(-1)
+    expected = (p * (p / q).log()).sum(-1)[:, :2].mean()
+    loss = distillation_loss(ours, theirs, says)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(distillation_loss(ours, theirs, says, count=8), expected / 2)
+    loss.backward()
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad[:, :2], (q - p)[:, :2] / 4)
+    assert ours.grad[:, 2].abs().max() == 0
+    assert distillation_loss(theirs, theirs, says).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_even_maps_cost_nothing_whatever_grid_length_and_padding() -> None:

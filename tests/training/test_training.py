@@ -177,18 +177,23 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(
     killed_and_resumed(recipe(decoder, save_minutes=1e-9), records, tmp_path, kill_at)
 
 
-@pytest.mark.parametrize(("decoder", "precision"), [("lstm", "bfloat16"), ("transformer", "float32")])
+@pytest.mark.parametrize(
+    ("decoder", "precision", "taught"),
+    [("lstm", "bfloat16", False), ("transformer", "float32", False), ("lstm", "float32", True)],
+)
 def test_so_does_one_that_is_trained_on_the_reward(
-    records: list[Record], tmp_path: Path, decoder: str, precision: str
+    records: list[Record], tmp_path: Path, decoder: str, precision: str, taught: bool
 ) -> None:
     first = Trainer(recipe(decoder, epochs=1), records, tmp_path / "first", device="cpu").run()
     options = recipe(
-        decoder, start_from=str(first), objective="reward", samples=3, bleu_reward=0.5, epochs=2, frozen_epochs=1,
+        decoder, start_from=str(first), objective="reward", samples=3, bleu_reward=0.5, epochs=2,
+        frozen_epochs=0 if taught else 1, teacher=str(first) if taught else "",
         own_words=0.2, cut=0.1, light=0.1, precision=precision, save_minutes=1e-9,
     )  # fmt: skip
     log = killed_and_resumed(options, records, tmp_path, 3)
     ends = [line for line in log if "dev" in line]
     assert all(0 <= line["train_breaks_off"] <= 1 and line["train_reward"] >= 0 for line in ends)
+    assert all((line.get("train_from_teacher", 0) > 0) == taught for line in ends)
 
 
 def killed_and_resumed(options: Recipe, records: list[Record], tmp_path: Path, kill_at: int) -> list[dict[str, Any]]:

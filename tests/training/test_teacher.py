@@ -1,0 +1,140 @@
+"""A model learns what a better one holds likely."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from captioner.checkpoint import Checkpoint, load, save
+from captioner.data.readers import read
+from captioner.data.records import Record, of_split
+from captioner.errors import OptionError
+from captioner.model.caption_model import CaptionModel, ModelConfig
+from captioner.model.encoder import EncoderConfig
+from captioner.model.grid import RefinerConfig
+from captioner.training.grids import Pictures, Pixels, load_batches
+from captioner.training.loop import Trainer
+from captioner.training.losses import distillation_loss
+from captioner.training.recipe import Recipe
+from captioner.training.teacher import Teacher
+from captioner.training.views import View
+from captioner.vocabulary import Vocabulary
+
+CPU = torch.device("cpu")
+STUDENT = {"width": 32, "embedding": 24, "output_hidden": 32, "attention_width": 16, "heads": 2, "dropout": 0.0}
+
+
+def recipe(teacher: Path | None = None, **changes: object) -> Recipe:
+    values: dict[str, object] = {
+        "decoder_options": STUDENT,
+        "backbone": "tiny",
+        "encoder_options": {"side": 48},
+        "refiner_options": {"width": 48, "dropout": 0.0},
+        "minimum_count": 1,
+        "epochs": 2,
+        "frozen_epochs": 0,
+        "batch_pictures": 20,
+        "captions_per_picture": 1,
+        "learning_rate": 5e-3,
+        "encoder_learning_rate": 4e-3,
+        "label_smoothing": 0.0,
+        "warm_up": 2,
+        "average": 0.0,
+        "flips": False,
+        "precision": "float32",
+        "teacher": str(teacher or ""),
+    }
+    return Recipe(**(values | changes))  # type: ignore[arg-type]
+
+
+def look(encoder: EncoderConfig, records: list[Record]) -> tuple[CaptionModel, Pixels]:
+    """A new model, and the pixels that it takes."""
+    torch.manual_seed(3)
+    config = ModelConfig(encoder=encoder, refiner=RefinerConfig(width=48))
+    model = CaptionModel(config, vocabulary_size=9).eval()
+    pictures = Pictures([record.image for record in records], model.encoder)
+    (pixels,) = load_batches(model.encoder, pictures, [[(i, View()) for i in range(len(records))]], device=CPU)
+    return model, pixels
+
+
+@pytest.mark.parametrize("pad", [True, False])
+@pytest.mark.parametrize(("side", "tolerance"), [(64, 1e-5), (96, 0.15)])
+def test_a_teacher_sees_what_its_student_sees(
+    side: int, tolerance: float, pad: bool, scene_run: Path, tmp_path: Path
+) -> None:
+    """Of another normalisation and size: as if the pictures had been opened for the teacher."""
+    records = of_split(read(scene_run / "scenes"), "train")[:4]
+    vocabulary = Vocabulary(("<pad>", "<start>", "<end>", "<unk>", "a", "dog", "in", "the", "park"))
+    teacher, own = look(
+        EncoderConfig(backbone="tiny", side=side, pad=pad, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3)), records
+    )
+    save(tmp_path / "teacher.safetensors", Checkpoint(model=teacher, vocabulary=vocabulary), half=False)
+    student, shown = look(EncoderConfig(backbone="tiny", side=64, pad=pad), records)
+    reads = torch.randint(4, 9, (8, 5))
+    expected, _ = teacher(own.values, reads, own.mask)
+    asked = Teacher(
+        str(tmp_path / "teacher.safetensors"), vocabulary, student.encoder.config, device=CPU, autocast=nullcontext
+    )
+    said = asked.logits(shown, reads)
+    assert not said.requires_grad
+    spread = (expected - expected.flip(0)).abs().max()  # between pictures
+    assert (said - expected).abs().max() <= tolerance * spread
+
+
+def test_a_student_learns_what_its_captions_do_not_say(scene_run: Path, tmp_path: Path) -> None:
+    """Trained on captions of other pictures, it can know what is in one from its teacher alone."""
+    records = read(scene_run / "scenes")
+    file = scene_run / "best.safetensors"
+    dev = of_split(records, "dev")[:20]
+    train = of_split(records, "train")
+    wrong = [replace(one, captions=train[i - 7].captions, boxes=()) for i, one in enumerate(train)]
+    distances = {}
+    for weight in (0.0, 10.0):
+        trainer = Trainer(
+            recipe(file, distillation=weight, epochs=6),
+            wrong + of_split(records, "dev"),
+            tmp_path / str(weight),
+            device="cpu",
+        )
+        student = load(trainer.run().with_name("last.safetensors")).model
+        teacher = load(file)
+        pictures = Pictures([record.image for record in dev], student.encoder)
+        (pixels,) = load_batches(student.encoder, pictures, [[(i, View()) for i in range(len(dev))]], device=CPU)
+        tokens = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(teacher.vocabulary.encode(record.captions[0].split())) for record in dev], batch_first=True
+        )
+        with torch.inference_mode():
+            ours, theirs = (model(pixels.values, tokens[:, :-1])[0] for model in (student, teacher.model))
+        distances[weight] = distillation_loss(ours, theirs, tokens[:, 1:]).item()
+    assert distances[10.0] < 0.9 * distances[0.0]
+
+
+@pytest.mark.parametrize("objective", ["words", "reward"])
+def test_rounds_see_the_teacher_that_one_step_sees(objective: str, scene_run: Path, tmp_path: Path) -> None:
+    records, file = read(scene_run / "scenes"), scene_run / "best.safetensors"
+    figures = []
+    for rounds in (1, 2):
+        options: dict[str, object] = {"accumulate": rounds, "epochs": 1, "learning_rate": 1e-9, "batch_pictures": 100}
+        if objective == "reward":
+            options |= {"objective": "reward", "start_from": str(scene_run / "last.safetensors"), "samples": 2}
+            options |= {"decoder_options": {}, "backbone": "efficientnet_lite0", "encoder_options": {}}
+            options |= {"refiner_options": {}}
+        trainer = Trainer(recipe(file, **options), records, tmp_path / str(rounds), device="cpu")
+        trainer.run()
+        figures += [line["train_from_teacher"] for line in trainer.folder.read_log() if "dev" in line]
+    # The samples are drawn anew in each round: alike in the mean alone.
+    assert figures[0] == pytest.approx(figures[1], rel=1e-4 if objective == "words" else 0.3)
+
+
+def test_a_teacher_of_other_words_is_refused(scene_run: Path, tmp_path: Path) -> None:
+    records = read(scene_run / "scenes")
+    with pytest.raises(OptionError, match="knows other words than the model"):
+        Trainer(recipe(scene_run / "best.safetensors", minimum_count=30), records, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("changes", [{"frozen_epochs": 1}, {"objective": "text"}])
+def test_a_teacher_must_see_the_pictures(changes: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match="a teacher must see the pictures"):
+        recipe(Path("teacher.safetensors"), **changes)
