@@ -29,9 +29,9 @@ def test_it_is_small_and_says_where_it_comes_from(name: str) -> None:
     path = shipped_models()[name]
     assert path.stat().st_size < (60e6 if name == "best" else 25e6)
     about = read_header(path)["about"]
-    recipes = [*about["earlier"], about["recipe"]]
+    recipes = [*about["earlier"], *about.get("teacher", []), about["recipe"]]
     assert any(recipe.get("weights") for recipe in recipes), "where its encoder started"
-    files = ("weights", "start_from", "encoder_from", "decoder_from")
+    files = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
     assert not any(recipe[file].startswith("/") for recipe in recipes for file in files if file in recipe)
     assert about["test"]["pictures"] == 1000
     assert {"width", "length_penalty"} <= set(about["decoding"])

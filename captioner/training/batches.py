@@ -44,6 +44,11 @@ class Batch:
         return int(((asked != PAD) & (asked != UNKNOWN)).sum())
 
     @property
+    def said(self) -> int:
+        """The words and the ends, those that are not known among them."""
+        return int((self.tokens[:, 1:] != PAD).sum())
+
+    @property
     def placed(self) -> int:
         """Words that have a box."""
         return sum(word < self.tokens.shape[1] - 1 for boxes in self.boxes for word in boxes)

@@ -37,7 +37,7 @@ from captioner.training.memory import keep_memory
 from captioner.training.objectives import Objective, Part, Reward, Seen, Text, Words, perplexity
 from captioner.training.recipe import Recipe
 from captioner.training.run_folder import RunFolder
-from captioner.training.start import earlier_recipes, first_model
+from captioner.training.start import earlier_recipes, first_model, recipes_of
 from captioner.training.teacher import Teacher
 from captioner.training.views import View
 
@@ -65,7 +65,8 @@ class Trainer:
     Raises:
         DataError: no training or dev pictures, fewer pictures in a step than parts to deal them to, or no text for
             the objective "text".
-        OptionError: the folder holds a run of another recipe, or the recipe does not fit its first model.
+        OptionError: the folder holds a run of another recipe, or the recipe does not fit its first model or teacher.
+        CheckpointError: a model file does not load.
     """
 
     def __init__(
@@ -130,6 +131,17 @@ class Trainer:
         self.model, self.vocabulary = first_model(recipe, self.train_records)
         if recipe.objective != "text" and recipe.frozen_epochs < recipe.epochs:
             self.model.encoder.train_from(recipe.train_from)  # says now, not hours later, if there is no such stage
+        self.teacher: Teacher | None = None
+        if recipe.teacher:
+            encoder = self.model.config.encoder
+            self.teacher = Teacher(
+                recipe.teacher,
+                self.vocabulary,
+                encoder,
+                longest=recipe.longest,
+                device=self.device,
+                autocast=self._autocast,
+            )
         self.folder = RunFolder(Path(output), first=self.is_first)
         self.folder.claim(
             {**recipe.as_dict(), "precision": self.precision, "training_pictures": len(self.train_records)}
@@ -275,6 +287,7 @@ class Trainer:
         about = {
             "recipe": {**self.recipe.for_readers(), "precision": self.precision},
             "earlier": self._earlier,
+            **({"teacher": recipes_of(self.recipe.teacher)} if self.recipe.teacher else {}),
             "epoch": epoch + 1,
             "training_pictures": len(self.train_records),
             "dev": scores,
@@ -313,16 +326,7 @@ class Trainer:
     def _new_objective(self, text: Sequence[str]) -> Objective:
         if self.recipe.objective == "text":
             return Text(self.recipe, text, self.vocabulary)
-        teacher = None
-        if self.recipe.teacher:
-            teacher = Teacher(
-                self.recipe.teacher,
-                self.vocabulary,
-                self.model.config.encoder,
-                device=self.device,
-                autocast=self._autocast,
-            )
-        words = Words(self.recipe, self.train_records, self.vocabulary, self._geometry, teacher)
+        words = Words(self.recipe, self.train_records, self.vocabulary, self._geometry, self.teacher)
         if self.recipe.objective == "words":
             return words
         return Reward(self.recipe, self.train_records, words, self.vocabulary, self.model, self._autocast)

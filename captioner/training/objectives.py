@@ -100,13 +100,13 @@ class Words:
         logits, maps = teach(seen, shown)
         loss = caption_loss(logits, says, label_smoothing=self.recipe.label_smoothing, count=part.step.words)
         loss = loss + self.of_maps(maps.float(), says, part, seen)
-        distance, figures = self.from_teacher(logits, seen, reads, says, count=part.step.words)
+        distance, figures = self.from_teacher(logits, seen, reads, says, count=part.step.said)
         return loss + distance, figures
 
     def from_teacher(
         self, logits: Tensor, seen: Seen, reads: Tensor, says: Tensor, *, count: int
     ) -> tuple[Tensor, Figures]:
-        """The weighted distance of logits (N, T, V) from what the teacher makes of the same; 0 without a teacher."""
+        """The weighted distance of logits (N, T, V) from the teacher's after ``reads``; 0 without a teacher."""
         if self.teacher is None:
             return logits.new_zeros((), dtype=torch.float32), {}
         assert isinstance(seen, Pixels)  # which the recipe sees to
@@ -199,7 +199,7 @@ class Reward:
             pictures,
             reads.flatten(0, 1),
             says.flatten(0, 1),
-            count=step_samples * per_caption + part.step.words,
+            count=step_samples * per_caption + part.step.said,
         )
         share = len(batch.pictures) / len(part.step.pictures)
         return loss + distance, {**{name: value * share for name, value in figures.items()}, **of_teacher}

@@ -108,7 +108,9 @@ class Recipe:
     baseline: str = _option("samples", "what a sample's reward is compared with: the other samples, or greedy")
     bleu_reward: float = _option(0.0, "weight of BLEU-4 (0 to 1) in the reward beside CIDEr-D (0 to 10)")
     cross_entropy: float = _option(0.1, "weight of cross-entropy beside the reward")
-    teacher: str = _option("", "a model file to learn the likelihood of every next word from; empty for none")
+    teacher: str = _option(
+        "", "a model file to learn every next word's likelihood from, with frozen_epochs 0; empty for none"
+    )
     distillation: float = _option(1.0, "weight of the distance from the teacher's likelihoods, where there is one")
 
     flips: bool = _option(True, "mirror pictures at random, but where a caption says left or right")

@@ -55,12 +55,14 @@ def first_model(recipe: Recipe, records: Sequence[Record]) -> tuple[CaptionModel
 
 def earlier_recipes(recipe: Recipe) -> list[dict[str, Any]]:
     """The recipes of the runs that this one goes on from, the first one first."""
-    found: list[dict[str, Any]] = []
-    for file in (recipe.start_from, recipe.encoder_from, recipe.decoder_from):
-        if file:
-            about = read_header(file)["about"]
-            found += [*about.get("earlier", []), about["recipe"]] if "recipe" in about else []
-    return found
+    files = filter(None, (recipe.start_from, recipe.encoder_from, recipe.decoder_from))
+    return [earlier for file in files for earlier in recipes_of(file)]
+
+
+def recipes_of(file: str) -> list[dict[str, Any]]:
+    """The recipes that a model file was made by, the first one first."""
+    about = read_header(file)["about"]
+    return [*about.get("earlier", []), about["recipe"]] if "recipe" in about else []
 
 
 def _take_side(recipe: Recipe, model: CaptionModel) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from captioner.checkpoint import load as load_checkpoint
 from captioner.errors import OptionError
 from captioner.model.encoder import EncoderConfig
+from captioner.model.transformer import TransformerConfig
 from captioner.training.grids import Pixels
 from captioner.vocabulary import Vocabulary
 
@@ -18,19 +19,20 @@ from captioner.vocabulary import Vocabulary
 class Teacher:
     """Knowledge distillation (Hinton et al. 2015): a small model learns what a larger one holds likely.
 
-    The teacher sees the very pictures that its student sees, cut and mirrored alike, and reads the same words. Where
-    these are the student's own, it is asked about the states that the student will be in (Agarwal et al. 2024,
-    "On-Policy Distillation of Language Models").
+    The teacher sees the very pictures that its student sees, cut and mirrored alike, and reads the same words, none of
+    them hidden. Where these are the student's own, it is asked about the states that the student will be in (Agarwal
+    et al. 2024, "On-Policy Distillation of Language Models").
 
     Args:
         file: of a model.
         vocabulary: of the student.
         encoder: the student's, for how its pixels are normalised.
+        longest: words that it must be able to read.
         device: of both.
         autocast: the run's precision.
 
     Raises:
-        OptionError: the teacher knows other words.
+        OptionError: the teacher knows other words, takes pictures of another shape, or reads fewer words.
         CheckpointError: the file does not load.
     """
 
@@ -40,12 +42,18 @@ class Teacher:
         vocabulary: Vocabulary,
         encoder: EncoderConfig,
         *,
+        longest: int,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         checkpoint = load_checkpoint(file)
         if checkpoint.vocabulary.words != vocabulary.words:
             raise OptionError(f"the teacher {file} knows other words than the model: both need one vocabulary")
+        config = checkpoint.model.config
+        if config.encoder.pad != encoder.pad:
+            raise OptionError(f"pad is {config.encoder.pad} in the teacher {file}, {encoder.pad} in the model")
+        if isinstance(config.decoder, TransformerConfig) and config.decoder.longest <= longest:
+            raise OptionError(f"longest is {longest}: the teacher {file} can read {config.decoder.longest - 1} words")
         self.model, self.student, self.autocast = (
             checkpoint.model.to(device).eval().requires_grad_(False),
             encoder,
@@ -82,5 +90,5 @@ class Teacher:
         """The mask (B, h, w) over the teacher's cells."""
         if mask is None:
             return None
-        resized = F.interpolate(mask[:, None].float(), size=self.model.encoder.grid_shape, mode="nearest-exact")
-        return resized[:, 0] > 0
+        # As a mask is made: a cell with a sliver of picture holds picture.
+        return F.adaptive_max_pool2d(mask[:, None].float(), self.model.encoder.grid_shape)[:, 0] > 0

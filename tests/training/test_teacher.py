@@ -10,10 +10,11 @@ import torch
 from captioner.checkpoint import Checkpoint, load, save
 from captioner.data.readers import read
 from captioner.data.records import Record, of_split
-from captioner.errors import OptionError
+from captioner.errors import CheckpointError, OptionError
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import RefinerConfig
+from captioner.model.transformer import TransformerConfig
 from captioner.training.grids import Pictures, Pixels, load_batches
 from captioner.training.loop import Trainer
 from captioner.training.losses import distillation_loss
@@ -60,7 +61,7 @@ def look(encoder: EncoderConfig, records: list[Record]) -> tuple[CaptionModel, P
 
 
 @pytest.mark.parametrize("pad", [True, False])
-@pytest.mark.parametrize(("side", "tolerance"), [(64, 1e-5), (96, 0.15)])
+@pytest.mark.parametrize(("side", "tolerance"), [(64, 1e-5), (96, 0.03)])
 def test_a_teacher_sees_what_its_student_sees(
     side: int, tolerance: float, pad: bool, scene_run: Path, tmp_path: Path
 ) -> None:
@@ -75,7 +76,12 @@ def test_a_teacher_sees_what_its_student_sees(
     reads = torch.randint(4, 9, (8, 5))
     expected, _ = teacher(own.values, reads, own.mask)
     asked = Teacher(
-        str(tmp_path / "teacher.safetensors"), vocabulary, student.encoder.config, device=CPU, autocast=nullcontext
+        str(tmp_path / "teacher.safetensors"),
+        vocabulary,
+        student.encoder.config,
+        longest=5,
+        device=CPU,
+        autocast=nullcontext,
     )
     said = asked.logits(shown, reads)
     assert not said.requires_grad
@@ -113,7 +119,12 @@ def test_a_student_learns_what_its_captions_do_not_say(scene_run: Path, tmp_path
 
 @pytest.mark.parametrize("objective", ["words", "reward"])
 def test_rounds_see_the_teacher_that_one_step_sees(objective: str, scene_run: Path, tmp_path: Path) -> None:
-    records, file = read(scene_run / "scenes"), scene_run / "best.safetensors"
+    records, file = read(scene_run / "scenes"), tmp_path / "teacher.safetensors"
+    teacher = load(scene_run / "best.safetensors")
+    with torch.no_grad():
+        for weight in teacher.model.decoder.parameters():
+            weight.mul_(0.7)  # of another opinion than the student
+    save(file, teacher)
     figures = []
     for rounds in (1, 2):
         options: dict[str, object] = {"accumulate": rounds, "epochs": 1, "learning_rate": 1e-9, "batch_pictures": 100}
@@ -125,6 +136,7 @@ def test_rounds_see_the_teacher_that_one_step_sees(objective: str, scene_run: Pa
         trainer.run()
         figures += [line["train_from_teacher"] for line in trainer.folder.read_log() if "dev" in line]
     # The samples are drawn anew in each round: alike in the mean alone.
+    assert figures[0] > 0.1
     assert figures[0] == pytest.approx(figures[1], rel=1e-4 if objective == "words" else 0.3)
 
 
@@ -132,6 +144,27 @@ def test_a_teacher_of_other_words_is_refused(scene_run: Path, tmp_path: Path) ->
     records = read(scene_run / "scenes")
     with pytest.raises(OptionError, match="knows other words than the model"):
         Trainer(recipe(scene_run / "best.safetensors", minimum_count=30), records, tmp_path, device="cpu")
+    with pytest.raises(CheckpointError, match=r"typo\.safetensors: no such model file"):
+        Trainer(recipe(scene_run / "typo.safetensors"), records, tmp_path, device="cpu")
+    assert not list(tmp_path.iterdir()), "the folder is still free"
+
+
+def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    vocabulary = Vocabulary(("<pad>", "<start>", "<end>", "<unk>", "a"))
+    encoder = EncoderConfig(backbone="tiny", side=48)
+    config = ModelConfig(
+        encoder=encoder, refiner=RefinerConfig(width=48), decoder=TransformerConfig(width=48, heads=2, longest=8)
+    )
+    model = CaptionModel(config, vocabulary_size=len(vocabulary))
+    file = str(tmp_path / "teacher.safetensors")
+    save(file, Checkpoint(model=model, vocabulary=vocabulary))
+    for student, longest, said in (
+        (encoder, 8, "longest is 8: .* can read 7 words"),
+        (replace(encoder, pad=True), 7, "pad is False in the teacher .*, True in the model"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            Teacher(file, vocabulary, student, longest=longest, device=CPU, autocast=nullcontext)
+    Teacher(file, vocabulary, encoder, longest=7, device=CPU, autocast=nullcontext)
 
 
 @pytest.mark.parametrize("changes", [{"frozen_epochs": 1}, {"objective": "text"}])
