@@ -71,7 +71,7 @@ def _closest(ngrams: Ngrams) -> Floats:
 
 
 def smoothed_bleu_of(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Floats:
-    """BLEU-4 of each caption by itself, (P,), from 0 to 1: a reward, where BLEU proper would mostly be 0.
+    """BLEU-1 to BLEU-4 of each caption by itself, (P, 4), from 0 to 1: rewards, where BLEU-4 proper would mostly be 0.
 
     One is added to the n-grams that match and to those there are, for n above 1 (Lin and Och, "ORANGE", COLING
     2004). Captions are lists of words; ``references[i]`` are those of ``hypotheses[i]``, at least one.
@@ -84,8 +84,7 @@ def smoothed_bleu_of(hypotheses: Sequence[Sequence[str]], references: Sequence[S
     matched, guessed = table[:, 1:MAX_ORDER], table[:, MAX_ORDER + 1 : 2 * MAX_ORDER]
     matched += 1
     guessed[:] = np.maximum(guessed, 1) + 1  # a caption too short for an n-gram is none that matches them all
-    of_orders: Floats = bleu(table)[:, -1]
-    return of_orders
+    return bleu(table)
 
 
 def bleu(table: Floats) -> Floats:

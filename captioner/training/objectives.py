@@ -160,7 +160,7 @@ class Reward:
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.recipe, self.words, self.model, self.autocast = recipe, words, model, autocast
-        self.reward = CaptionReward(records, vocabulary, bleu=recipe.bleu_reward)
+        self.reward = CaptionReward(records, vocabulary, bleu=recipe.bleu_reward, bleu_1=recipe.bleu_1_reward)
 
     def __len__(self) -> int:
         return len(self.words)

@@ -34,6 +34,7 @@ _AT_LEAST = {
     "map_supervision": 0,
     "cross_entropy": 0,
     "bleu_reward": 0,
+    "bleu_1_reward": 0,
     "distillation": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "clip", "save_minutes")
@@ -107,6 +108,7 @@ class Recipe:
     samples: int = _option(5, "captions drawn for each picture, where the objective is reward")
     baseline: str = _option("samples", "what a sample's reward is compared with: the other samples, or greedy")
     bleu_reward: float = _option(0.0, "weight of BLEU-4 (0 to 1) in the reward beside CIDEr-D (0 to 10)")
+    bleu_1_reward: float = _option(0.0, "weight of BLEU-1 (0 to 1) in the reward")
     cross_entropy: float = _option(0.1, "weight of cross-entropy beside the reward")
     teacher: str = _option(
         "", "a model file to learn every next word's likelihood from, with frozen_epochs 0; empty for none"

@@ -1,4 +1,4 @@
-"""What a caption is worth while it is trained on: CIDEr-D, and BLEU-4 if wanted, with the end of the caption in it."""
+"""What a caption is worth while it is trained on: CIDEr-D, and BLEU if wanted, with the end of the caption in it."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ _END = "<end>"
 
 
 class CaptionReward:
-    """CIDEr-D of drawn captions against the references of their pictures, and a share of BLEU-4.
+    """CIDEr-D of drawn captions against the references of their pictures, and a share of BLEU-4 and BLEU-1.
 
     The end is a word of every caption, else a caption that stops after "with a" would lose nothing by it.
     Document frequencies are those of the training split.
@@ -29,11 +29,14 @@ class CaptionReward:
     Args:
         records: of the training split.
         vocabulary: of the model.
-        bleu: weight of the captions' `smoothed_bleu_of`.
+        bleu, bleu_1: weights of BLEU-4 and BLEU-1 as of `smoothed_bleu_of`.
     """
 
-    def __init__(self, records: Sequence[Record], vocabulary: Vocabulary, *, bleu: float = 0.0) -> None:
-        self.vocabulary, self.bleu = vocabulary, bleu
+    def __init__(
+        self, records: Sequence[Record], vocabulary: Vocabulary, *, bleu: float = 0.0, bleu_1: float = 0.0
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.bleu = np.array([bleu_1, 0.0, 0.0, bleu])
         self.references = [[[*tokenize(caption), _END] for caption in record.captions] for record in records]
         self.document_frequencies = DocumentFrequencies.of(self.references)
 
@@ -42,11 +45,14 @@ class CaptionReward:
         return [[_END if i == END else self.vocabulary.words[i] for i in row if i != PAD] for row in tokens.tolist()]
 
     def __call__(self, captions: Sequence[Sequence[str]], pictures: Sequence[int]) -> NDArray[np.float64]:
-        """The rewards (N,), 0 to 10 + ``bleu``; caption ``n`` is of the picture at ``pictures[n // (N / B)]``."""
+        """The rewards (N,), 0 to 10 + ``bleu`` + ``bleu_1``.
+
+        Caption ``n`` is of the picture at ``pictures[n // (N / B)]``.
+        """
         copies = len(captions) // len(pictures)
         references = [self.references[picture] for picture in pictures for _ in range(copies)]
         rewards = cider_of(captions, references, document_frequencies=self.document_frequencies)
-        return rewards + self.bleu * smoothed_bleu_of(captions, references) if self.bleu else rewards
+        return rewards + smoothed_bleu_of(captions, references) @ self.bleu if self.bleu.any() else rewards
 
 
 def breaks_off(caption: Sequence[str]) -> bool:

@@ -54,11 +54,12 @@ def test_bleu_is_that_of_nltk_where_every_order_matches(pairs: list[tuple[str, l
 def test_smoothed_bleu_is_that_of_nltk(pairs: list[tuple[str, list[str]]]) -> None:
     hypotheses = [["a", *caption.split()] for caption, _ in pairs]
     references = [[["a", *reference.split()] for reference in group] for _, group in pairs]
+    shares = [[1 / order] * order for order in (1, 2, 3, 4)]
     expected = [
-        sentence_bleu(group, words, smoothing_function=SmoothingFunction().method2)
+        [sentence_bleu(group, words, weights, SmoothingFunction().method2) for weights in shares]
         for words, group in zip(hypotheses, references, strict=True)
     ]
-    assert smoothed_bleu_of(hypotheses, references) == pytest.approx(expected, abs=1e-8)
+    assert smoothed_bleu_of(hypotheses, references) == pytest.approx(np.array(expected), abs=1e-8)
 
 
 def test_rouge_takes_precision_and_recall_from_the_best_reference_each() -> None:

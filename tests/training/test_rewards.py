@@ -68,10 +68,16 @@ def test_bleu_adds_its_share_to_the_reward() -> None:
     words = Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1)
     captions = [[*text.split(), "<end>"] for text in ("a dog runs in the park", "the red ball", "people walk")]
     places = [0, 1, 2]
-    cider, mixed = (CaptionReward(given, words, bleu=bleu)(captions, places) for bleu in (0.0, 2.0))
+    cider, four, both = (
+        CaptionReward(given, words, bleu=bleu, bleu_1=bleu_1)(captions, places)
+        for bleu, bleu_1 in ((0.0, 0.0), (2.0, 0.0), (2.0, 3.0))
+    )
     references = [[[*c.split(), "<end>"] for c in r.captions] for r in given]
-    assert mixed - cider == pytest.approx(2 * smoothed_bleu_of(captions, references))
-    assert (mixed - cider)[0] == pytest.approx(2)
+    bleu = smoothed_bleu_of(captions, references)
+    assert four - cider == pytest.approx(2 * bleu[:, 3])
+    assert both - four == pytest.approx(3 * bleu[:, 0])
+    assert (both - cider)[0] == pytest.approx(5)
+    assert bleu[1, 0] > bleu[1, 3] + 0.05
 
 
 def test_a_caption_that_does_not_end_loses_by_it() -> None:
