@@ -86,11 +86,14 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="captions with the splits dev and test")
     parser.add_argument("--name", default="", help="how the data is called in the file")
     parser.add_argument("--output", type=Path, required=True, help="the model file to write")
+    parser.add_argument("--side", type=int, help="show it pictures of this size, in pixels, from now on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     try:
         model = checkpoint.load(arguments.model)
+        if arguments.side is not None:
+            model.model.take_side(arguments.side)
         records, _ = usable([record for record in read(arguments.data) if record.split in ("dev", "test")])
         decoding, dev = choose_decoding(model, of_split(records, "dev"))
         held_out = of_split(records, "test")

@@ -46,11 +46,12 @@ def test_the_file_holds_what_was_measured(
 ) -> None:
     shipped = tmp_path / "model.safetensors"
     arguments = [str(scene_run / "best.safetensors"), "--data", str(data), "--name", "scenes", "--output", str(shipped)]
-    monkeypatch.setattr(sys, "argv", ["ship", *arguments, "--threads", "1"])
+    monkeypatch.setattr(sys, "argv", ["ship", *arguments, "--threads", "1", "--side", "64"])
     assert ship.main() == 0
     tried = [line for line in capsys.readouterr().err.splitlines() if "beam" in line]
     assert len(tried) == len(ship.WIDTHS) * len(ship.LENGTH_PENALTIES) * len(ship.NO_REPEATS)
     model = checkpoint.load(shipped)
+    assert model.model.config.encoder.side == 64
     records = read(data)
     for split in ("dev", "test"):
         some = of_split(records, split)
