@@ -133,11 +133,10 @@ class Trainer:
             self.model.encoder.train_from(recipe.train_from)  # says now, not hours later, if there is no such stage
         self.teacher: Teacher | None = None
         if recipe.teacher:
-            encoder = self.model.config.encoder
             self.teacher = Teacher(
                 recipe.teacher,
                 self.vocabulary,
-                encoder,
+                self.model.config.encoder,
                 longest=recipe.longest,
                 device=self.device,
                 autocast=self._autocast,

@@ -50,14 +50,19 @@ def recipe(teacher: Path | None = None, **changes: object) -> Recipe:
     return Recipe(**(values | changes))  # type: ignore[arg-type]
 
 
+def pixels_of(model: CaptionModel, records: list[Record]) -> Pixels:
+    """The pictures as the model takes them."""
+    pictures = Pictures([record.image for record in records], model.encoder)
+    (pixels,) = load_batches(model.encoder, pictures, [[(i, View()) for i in range(len(records))]], device=CPU)
+    return pixels
+
+
 def look(encoder: EncoderConfig, records: list[Record]) -> tuple[CaptionModel, Pixels]:
     """A new model, and the pixels that it takes."""
     torch.manual_seed(3)
     config = ModelConfig(encoder=encoder, refiner=RefinerConfig(width=48))
     model = CaptionModel(config, vocabulary_size=9).eval()
-    pictures = Pictures([record.image for record in records], model.encoder)
-    (pixels,) = load_batches(model.encoder, pictures, [[(i, View()) for i in range(len(records))]], device=CPU)
-    return model, pixels
+    return model, pixels_of(model, records)
 
 
 @pytest.mark.parametrize("pad", [True, False])
@@ -106,8 +111,7 @@ def test_a_student_learns_what_its_captions_do_not_say(scene_run: Path, tmp_path
         )
         student = load(trainer.run().with_name("last.safetensors")).model
         teacher = load(file)
-        pictures = Pictures([record.image for record in dev], student.encoder)
-        (pixels,) = load_batches(student.encoder, pictures, [[(i, View()) for i in range(len(dev))]], device=CPU)
+        pixels = pixels_of(student, dev)
         tokens = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(teacher.vocabulary.encode(record.captions[0].split())) for record in dev], batch_first=True
         )
