@@ -153,6 +153,8 @@ class Recipe:
                 raise OptionError("a baseline of the other samples needs at least 2 samples")
         if self.teacher and (self.objective == "text" or self.frozen_epochs):
             raise OptionError("a teacher must see the pictures: it needs frozen_epochs 0, and not the objective 'text'")
+        if self.distillation != 1.0 and not self.teacher:
+            raise OptionError(f"distillation {self.distillation} weighs what a teacher says: give teacher")
         if self.start_from and (self.encoder_from or self.decoder_from):
             raise OptionError("start_from is a whole model: encoder_from and decoder_from do not go with it")
 

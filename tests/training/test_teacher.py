@@ -175,3 +175,8 @@ def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_a_teacher_must_see_the_pictures(changes: dict[str, object]) -> None:
     with pytest.raises(OptionError, match="a teacher must see the pictures"):
         recipe(Path("teacher.safetensors"), **changes)
+
+
+def test_a_weight_without_a_teacher_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"distillation 0\.5 weighs what a teacher says: give teacher"):
+        recipe(distillation=0.5)
