@@ -1,5 +1,6 @@
 """One safetensors file is a model: weights, and all else in its metadata. Nothing is ever unpickled."""
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,12 +113,22 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file under another name and move it into place when it is whole."""
+    """Write a safetensors file under another name and move it into place when it is whole.
+
+    Raises:
+        CheckpointError: there it cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, metadata)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: cannot be written ({reason})") from None
 
 
 def _widen(tensor: Tensor) -> Tensor:
