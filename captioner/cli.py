@@ -241,6 +241,7 @@ def run_models(options: argparse.Namespace) -> int:
     """List the shipped models."""
     from captioner.captioner import shipped_models
     from captioner.checkpoint import read_header
+    from captioner.vocabulary import SPECIAL
 
     models = shipped_models()
     if not models:
@@ -254,7 +255,7 @@ def run_models(options: argparse.Namespace) -> int:
         scores = "  ".join(f"{measure} {value:.1f}" for measure, value in test.get("scores", {}).items())
         print(
             f"{name:<12} {path.stat().st_size / 1e6:5.1f} MB  {config['encoder']['backbone']} + "
-            f"{config['decoder']['kind']}, {len(header['vocabulary']):,} words  "
+            f"{config['decoder']['kind']}, {len(header['vocabulary']) - len(SPECIAL):,} words  "
             f"{test.get('on', '')}{': ' if scores else ''}{scores}"
         )
     return 0

@@ -126,7 +126,7 @@ def test_models_are_listed(command: Command, tiny_model: Path) -> None:
     run = command("models")
     assert run.code == 0
     assert run.out.startswith("default")
-    assert "tiny + lstm, 16 words" in run.out
+    assert "tiny + lstm, 12 words" in run.out
     listed = json.loads(command("models", "--json").out)
     assert listed["path"] == str(tiny_model)
     assert listed["bytes"] == tiny_model.stat().st_size
