@@ -62,7 +62,8 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     """Read a model file.
 
     Raises:
-        CheckpointError: missing, damaged, not a file of this program, or of another version of the format.
+        CheckpointError: missing, damaged, not a file of this program, of another version of the format, or with weights
+            that are not finite.
     """
     path = Path(path)
     header = read_header(path)
@@ -73,7 +74,11 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
             model = CaptionModel(config, vocabulary_size=len(vocabulary))
         with safe_open(path, framework="pt", device=str(device)) as file:
             state = {name: _widen(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
+            raise CheckpointError(f"{path}: {broken} holds what is no number: its training diverged, or it is damaged")
         model.load_state_dict(state, assign=True)
+    except CheckpointError:
+        raise
     except (SafetensorError, RuntimeError, KeyError, TypeError, CaptionerError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: damaged, or made by another version ({reason})") from None
@@ -132,4 +137,5 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
 
 
 def _widen(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+    """In memory of its own, in 32 bits: what the file's pages hold changes if it is overwritten in place."""
+    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)

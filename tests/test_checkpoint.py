@@ -206,3 +206,25 @@ def test_a_pickle_is_refused_and_never_unpickled(tmp_path: Path, save: Callable[
     # The trap works: it is not the test that is harmless.
     pickle.loads(pickle.dumps(Trap(sprung)))
     assert sprung.exists()
+
+
+def test_a_loaded_model_outlives_its_file(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    """A server goes on captioning while someone copies another model over the file."""
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, make_checkpoint("lstm"), half=False)
+    expected = logits_and_maps(checkpoint.load(path))
+    loaded = checkpoint.load(path)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    for found, wanted in zip(logits_and_maps(loaded), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    broken = make_checkpoint("lstm")
+    with torch.no_grad():
+        broken.model.decoder.embed.weight[3, 2] = value
+    checkpoint.save(tmp_path / "model.safetensors", broken)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: decoder\.embed\.weight holds what is no number"):
+        checkpoint.load(tmp_path / "model.safetensors")
