@@ -100,9 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
     with report_to_terminal() as report:
         trainer = Trainer(recipe, records, arguments.output, text=text, device=arguments.device, report=report)
         best = trainer.run()
-        trainer.accelerator.end_training()  # threads of a process group that is left standing may abort the process
     if trainer.is_first:
         print(best)
+    trainer.leave()
     # A launcher takes any other exit code for a process that died.
     return 1 if faults and os.environ.get("WORLD_SIZE", "1") == "1" else 0
 
