@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.errors import CaptionerError, DataError, OptionError
 from captioner.progress import progress
+from captioner.training.processes import leave
 from captioner.version import __version__
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; its exit code."""
+    """Run a command line; its exit code. In a launched process it does not return, but ends it with that code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not hasattr(options, "run"):
@@ -34,6 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="surrogateescape")  # file names need not be text
+    code = _run(options)
+    leave(code)
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         code: int = options.run(options)
         sys.stdout.flush()

@@ -102,7 +102,6 @@ def run(arguments: argparse.Namespace) -> int:
         best = trainer.run()
     if trainer.is_first:
         print(best)
-    trainer.leave()
     # A launcher takes any other exit code for a process that died.
     return 1 if faults and os.environ.get("WORLD_SIZE", "1") == "1" else 0
 

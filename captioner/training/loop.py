@@ -7,8 +7,6 @@ for what each draws for itself (dropout, samples, hidden words).
 """
 
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -191,18 +189,6 @@ class Trainer:
             self._end_epoch(epoch)
         self.accelerator.wait_for_everyone()  # who ends first must not end the launcher while another still writes
         return self.folder.best
-
-    def leave(self) -> None:
-        """After `run`: end the process, with exit code 0, if it is one of several; where it is the only one, go on.
-
-        Gloo's threads need the interpreter to let go of tensors. One that ends meanwhile aborts the process, and
-        destroying the group of processes first makes it wait for those threads, sometimes for ever. So there is no
-        ordered end: what was printed is written out, and the process ends.
-        """
-        if self.accelerator.num_processes > 1:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
 
     def _enter_phase(self, *, frozen: bool) -> None:
         """Choose what learns. Gradients of several processes meet in a wrapper that must know it."""

@@ -1,4 +1,4 @@
-"""The mean of models that were trained on from one: often better than each of them.
+"""The mean of models that all go on from one: often better than each of them.
 
 python -m captioner.training.mean runs/a/best.safetensors runs/b/best.safetensors --output runs/mean.safetensors
 """
@@ -27,7 +27,7 @@ LEAST_LIKENESS = 0.5
 def mean_of(files: Sequence[str | Path], *, shares: Sequence[float] | None = None) -> Checkpoint:
     """A model whose every weight is the mean of the models' weights.
 
-    Models that were trained on from one start often lie in one basin, and their mean is often better than each of them
+    Models that all go on from one start often lie in one basin, and their mean is often better than each of them
     (Wortsman et al. 2022, "Model soups"), also where they learned from different rewards (Ramé et al. 2023, "Rewarded
     soups"). The start may be one of them. Weights of different starts do not correspond to one another.
 
@@ -51,7 +51,8 @@ def mean_of(files: Sequence[str | Path], *, shares: Sequence[float] | None = Non
     start = _random_at_first(first.model)
     total: dict[str, Tensor] = {}
     members: list[dict[str, Any]] = []
-    recipes: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    before: list[dict[str, Any]] = []
     teachers: list[dict[str, Any]] = []
     for file, share in zip(files, shares, strict=True):
         one = first if file == files[0] else checkpoint.load(file)
@@ -62,7 +63,7 @@ def mean_of(files: Sequence[str | Path], *, shares: Sequence[float] | None = Non
         if (likeness := _likeness(_random_at_first(one.model), start)) < LEAST_LIKENESS:
             raise OptionError(
                 f"{file} and {files[0]} come from different starts (the cosine of their weights is {likeness:.2f}): "
-                "a mean needs models that were trained on from one"
+                "a mean needs models that all go on from one"
             )
         for name, tensor in one.model.state_dict().items():
             if tensor.is_floating_point():
@@ -74,16 +75,19 @@ def mean_of(files: Sequence[str | Path], *, shares: Sequence[float] | None = Non
         members.append({"file": "/".join(Path(file).parts[-2:]), "share": share, **kept})
         teachers += [recipe for recipe in one.about.get("teacher", []) if recipe not in teachers]
         *earlier, last = recipes_of(str(file)) or [{}]
-        recipes += [recipe for recipe in earlier if recipe not in recipes] + ([last] if last else [])
+        before += [recipe for recipe in earlier if recipe not in before]
+        runs += [last] if last else []
     first.model.load_state_dict(total)
     about: dict[str, Any] = {name: first.about[name] for name in ("maps", "decoding") if name in first.about}
-    about |= {"recipe": {"objective": "mean", "mean_of": members}, "earlier": recipes}
+    runs = [recipe for recipe in runs if recipe not in before]  # the start, if it is one of them
+    about |= {"recipe": {"objective": "mean", "mean_of": members}, "earlier": before + runs}
     return replace(first, about=about | ({"teacher": teachers} if teachers else {}))
 
 
 def _random_at_first(model: CaptionModel) -> tuple[Tensor, ...]:
-    """Weights that have nothing in common in models that began apart, as those of an ImageNet encoder would."""
-    return model.decoder.embed.weight.detach(), model.refiner.project.weight.detach()
+    """Weights that have nothing in common in models that began apart; the encoder's, if other weights were loaded."""
+    kernel = next(weight for weight in model.encoder.parameters() if weight.dim() == 4)
+    return model.decoder.embed.weight.detach(), model.refiner.project.weight.detach(), kernel.detach()
 
 
 def _likeness(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
@@ -99,7 +103,8 @@ def _difference(one: ModelConfig, other: ModelConfig) -> tuple[str, Any, Any] | 
     """
     ours, theirs = one.as_dict(), other.as_dict()
     for part in ours:
-        for name in ours[part].keys() | theirs[part].keys():
+        names = ours[part].keys() | theirs[part].keys()
+        for name in sorted(names, key=lambda name: (name != "kind", name)):
             values = (ours[part].get(name), theirs[part].get(name))
             if name not in ("side", "dropout", "map_heads") and values[0] != values[1]:
                 return (f"the {part}'s {name}", *values)
@@ -108,7 +113,7 @@ def _difference(one: ModelConfig, other: ModelConfig) -> tuple[str, Any, Any] | 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m captioner.training.mean", description=__doc__)
-    parser.add_argument("models", nargs="+", type=Path, help="model files that were trained on from one")
+    parser.add_argument("models", nargs="+", type=Path, help="model files that all go on from one")
     parser.add_argument("--shares", nargs="+", type=float, help="of each in the mean, after the files (default: equal)")
     parser.add_argument("--output", type=Path, required=True, help="the model file to write, in 32 bits")
     arguments = parser.parse_args()

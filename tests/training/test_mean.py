@@ -17,6 +17,7 @@ from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import RefinerConfig
 from captioner.model.lstm import LSTMConfig
+from captioner.model.transformer import TransformerConfig
 from captioner.training import mean
 from captioner.training.loop import Trainer
 from captioner.training.mean import mean_of
@@ -141,6 +142,14 @@ def test_a_place_that_cannot_be_written_is_named(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.safetensors", "folder"]
 
 
+@pytest.mark.parametrize("start_at", [0, 1, 2])
+def test_the_start_may_be_one_of_them(tmp_path: Path, start_at: int) -> None:
+    words, reward = {"objective": "words"}, {"objective": "reward"}
+    files = [made(tmp_path / f"{i}.safetensors", earlier=[words], recipe=reward | {"seed": i}) for i in range(2)]
+    files.insert(start_at, made(tmp_path / "start.safetensors", recipe=words))
+    assert mean_of(files).about["earlier"] == [words, reward | {"seed": 0}, reward | {"seed": 1}]
+
+
 def test_models_of_other_words_have_no_mean(tmp_path: Path) -> None:
     one = made(tmp_path / "1.safetensors")
     model = checkpoint.load(one)
@@ -151,8 +160,14 @@ def test_models_of_other_words_have_no_mean(tmp_path: Path) -> None:
 
 
 def test_models_that_began_apart_have_no_mean(tmp_path: Path) -> None:
+    one, other = made(tmp_path / "1.safetensors", seed=1), made(tmp_path / "2.safetensors", seed=2)
     with pytest.raises(OptionError, match="come from different starts"):
-        mean_of([made(tmp_path / "1.safetensors", seed=1), made(tmp_path / "2.safetensors", seed=2)])
+        mean_of([one, other])
+    model = checkpoint.load(one)
+    model.model.encoder = checkpoint.load(other).model.encoder
+    checkpoint.save(tmp_path / "3.safetensors", model, half=False)
+    with pytest.raises(OptionError, match="come from different starts"):
+        mean_of([one, tmp_path / "3.safetensors"])
 
 
 @pytest.mark.parametrize(
@@ -165,6 +180,10 @@ def test_models_that_began_apart_have_no_mean(tmp_path: Path) -> None:
         (
             lambda: replace(CONFIG, decoder=replace(CONFIG.decoder, look_after_reading=False)),
             "the decoder's look_after_reading is False in .*2, True in",
+        ),
+        (
+            lambda: replace(CONFIG, decoder=TransformerConfig(width=8, layers=1, heads=2, hidden=8)),
+            "the decoder's kind is transformer in .*2, lstm in",
         ),
         (lambda: replace(CONFIG, refiner=replace(CONFIG.refiner, width=20)), "the refiner's width is 20 in .*2, 16 in"),
     ],

@@ -106,6 +106,7 @@ _KEEP_EQUAL = """
 import atexit, json, sys, torch, torch.distributed
 from captioner.data.readers import read
 from captioner.training.loop import Trainer
+from captioner.training.processes import leave
 from captioner.training.recipe import Recipe
 given = json.loads(sys.argv[1])
 trainer = Trainer(Recipe(**given), read(sys.argv[2]), sys.argv[3], device="cpu")
@@ -117,9 +118,8 @@ torch.distributed.all_gather(both, mine)
 after = torch.cat([p.detach().flatten() for p in trainer.model.encoder.parameters()])
 if trainer.is_first:
     print(json.dumps([torch.equal(*both), (after - before).abs().max().item(), trainer.taught.broadcast_buffers]))
-sys.stdout.flush()
 atexit.register(print, "the interpreter ended in order, which may abort or never end")
-trainer.leave()
+leave()
 """
 
 
@@ -162,6 +162,17 @@ def test_what_accelerate_was_configured_to_do_elsewhere_changes_nothing(
     monkeypatch.setenv(name, value)
     Trainer(recipe, read(scenes), tmp_path / "configured", device="cpu").run()
     same(tmp_path / "plain", tmp_path / "configured")
+
+
+def test_what_launched_processes_refuse_is_one_line_of_each(scenes: Path, tmp_path: Path) -> None:
+    done = launch(options("lstm", accumulate=7), scenes, tmp_path / "two", TORCH_CPP_LOG_LEVEL="ERROR")
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if "cannot be dealt to 2 processes in 7 rounds" in line]
+    assert said
+    assert all(line.startswith("captioner: ") for line in said)
+    assert "DataError" not in done.stderr, "no traceback"
+    assert "terminate called" not in done.stderr
+    assert "exitcode  : 2" in done.stderr
 
 
 def test_a_step_too_small_for_its_rounds_is_refused(scenes: Path, tmp_path: Path) -> None:
