@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,6 +28,14 @@ from captioner.training.dev import encode_records, write_captions
 WIDTHS = (3, 5)
 LENGTH_PENALTIES = (0.6, 0.8, 1.0)
 NO_REPEATS = (0, 2)
+
+
+def as_stored(model: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+    """The model as its file will hold it, in 16 bits: that is whose scores the file claims."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "stored.safetensors"
+        checkpoint.save(file, model)
+        return checkpoint.load(file)
 
 
 def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Beam, dict[str, float]]:
@@ -91,7 +100,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     try:
-        model = checkpoint.load(arguments.model)
+        model = as_stored(checkpoint.load(arguments.model))
         if arguments.side is not None:
             model.model.take_side(arguments.side)
         records, _ = usable([record for record in read(arguments.data) if record.split in ("dev", "test")])

@@ -13,6 +13,7 @@ from captioner.data.readers import read
 from captioner.data.records import Record, of_split
 from captioner.data.scenes import write_scenes
 from captioner.decoding import Beam
+from captioner.errors import OptionError
 from captioner.metrics import Scores, tokenize
 from captioner.metrics.description import Description, describe
 from captioner.training import ship
@@ -62,6 +63,26 @@ def test_the_file_holds_what_was_measured(
         for ours, theirs in {"bleu_1": "BLEU-1", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr"}.items():
             assert stored["scores"][theirs] == pytest.approx(100 * found[ours], abs=0.006)
     assert model.about["test"]["pictures"] == 55
+
+
+def test_what_is_measured_has_the_weights_of_the_file(
+    scene_run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, run = tmp_path / "model.safetensors", str(scene_run / "best.safetensors")
+    measured: list[dict[str, torch.Tensor]] = []
+
+    def scored(model: checkpoint.Checkpoint, *_: object) -> tuple[Scores, Description]:
+        measured.append(model.model.state_dict())
+        raise OptionError("seen")
+
+    monkeypatch.setattr(ship, "score", scored)
+    monkeypatch.setattr(sys, "argv", ["ship", run, "--data", str(data), "--output", str(shipped), "--threads", "1"])
+    assert ship.main() == 2
+    trained = checkpoint.load(run)
+    checkpoint.save(shipped, trained)
+    stored = checkpoint.load(shipped).model.state_dict()
+    assert all(torch.equal(measured[0][name], tensor) for name, tensor in stored.items())
+    assert not all(torch.equal(stored[name], tensor) for name, tensor in trained.model.state_dict().items())
 
 
 def test_a_decoding_that_repeats_itself_more_than_people_do_is_not_chosen(
