@@ -68,7 +68,11 @@ def test_the_file_holds_what_was_measured(
 def test_what_is_measured_has_the_weights_of_the_file(
     scene_run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipped, run = tmp_path / "model.safetensors", str(scene_run / "best.safetensors")
+    shipped, run = tmp_path / "model.safetensors", tmp_path / "mean.safetensors"
+    trained = checkpoint.load(scene_run / "best.safetensors")
+    for weight in trained.model.parameters():
+        weight.data *= 1.0001  # no longer what fits into 16 bits, as in a mean
+    checkpoint.save(run, trained, half=False)
     measured: list[dict[str, torch.Tensor]] = []
 
     def scored(model: checkpoint.Checkpoint, *_: object) -> tuple[Scores, Description]:
@@ -76,9 +80,9 @@ def test_what_is_measured_has_the_weights_of_the_file(
         raise OptionError("seen")
 
     monkeypatch.setattr(ship, "score", scored)
-    monkeypatch.setattr(sys, "argv", ["ship", run, "--data", str(data), "--output", str(shipped), "--threads", "1"])
+    arguments = [str(run), "--data", str(data), "--output", str(shipped), "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["ship", *arguments])
     assert ship.main() == 2
-    trained = checkpoint.load(run)
     checkpoint.save(shipped, trained)
     stored = checkpoint.load(shipped).model.state_dict()
     assert all(torch.equal(measured[0][name], tensor) for name, tensor in stored.items())
