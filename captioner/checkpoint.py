@@ -127,7 +127,10 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode  # as any other file of the user's; safetensors writes for its owner alone
         save_file(tensors, partial, metadata)
+        partial.chmod(mode)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.errors import CaptionerError, DataError, OptionError
 from captioner.progress import progress
-from captioner.training.processes import leave
+from captioner.training.processes import in_group, leave
 from captioner.version import __version__
 
 if TYPE_CHECKING:
@@ -35,7 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="surrogateescape")  # file names need not be text
-    code = _run(options)
+    try:
+        code = _run(options)
+    except Exception:
+        if not in_group():
+            raise
+        traceback.print_exc()
+        code = 1
     leave(code)
     return code
 

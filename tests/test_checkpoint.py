@@ -1,6 +1,7 @@
 """One file is a model: it comes back as it was, what is no such file is refused, and nothing is unpickled."""
 
 import json
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -228,3 +229,12 @@ def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path, m
     checkpoint.save(tmp_path / "model.safetensors", broken)
     with pytest.raises(CheckpointError, match=r"model\.safetensors: decoder\.embed\.weight holds what is no number"):
         checkpoint.load(tmp_path / "model.safetensors")
+
+
+def test_others_may_read_a_file_as_the_mask_says(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        checkpoint.write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o644

@@ -5,6 +5,12 @@ from contextlib import suppress
 from os import _exit
 
 
+def in_group() -> bool:
+    """Whether this process is in a group of processes that `torch.distributed` knows."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
 def leave(code: int = 0) -> None:
     """End this process at once, with this exit code, if it is in a group of processes; else return.
 
@@ -12,10 +18,9 @@ def leave(code: int = 0) -> None:
     the group first makes it wait for those threads, sometimes for ever. So there is no ordered end: what was printed is
     written out, and the process ends.
     """
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+    if not in_group():
         return
     for stream in (sys.stdout, sys.stderr):
-        with suppress(BrokenPipeError):
+        with suppress(OSError, ValueError):  # nobody reads on, the disk is full, or the stream is closed
             stream.flush()
     _exit(code)

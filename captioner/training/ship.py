@@ -19,7 +19,7 @@ from captioner import checkpoint
 from captioner.data.readers import read
 from captioner.data.records import Record, of_split, usable
 from captioner.decoding import Beam
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, CheckpointError
 from captioner.metrics import Scores, evaluate, tokenize
 from captioner.metrics.description import Description, describe
 from captioner.model.grid import Grid
@@ -35,7 +35,10 @@ def as_stored(model: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "stored.safetensors"
         checkpoint.save(file, model)
-        return checkpoint.load(file)
+        try:
+            return checkpoint.load(file)
+        except CheckpointError:
+            raise CheckpointError("the model has weights that do not fit into the file's 16 bits") from None
 
 
 def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Beam, dict[str, float]]:

@@ -198,3 +198,37 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+_END = """
+import atexit, sys, torch.distributed
+from captioner import cli
+store = torch.distributed.FileStore(sys.argv[1], 1)
+torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+atexit.register(print, "the interpreter ended in order", file=sys.stderr)
+def run(options):
+    print("begun")
+    raise RuntimeError("the other process is gone")
+cli._run = run
+cli.main(["models"])
+"""
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_process_of_a_group_ends_at_once_whatever_goes_wrong(full: bool, tmp_path: Path) -> None:
+    if full and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full, a disk that is always full, on this system")
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    with open("/dev/full" if full else os.devnull, "w") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", _END, str(tmp_path / "store")],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            env=environment,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "RuntimeError: the other process is gone" in done.stderr
+    assert "ended in order" not in done.stderr
