@@ -218,8 +218,8 @@ cli.main(["models"])
 def test_a_process_of_a_group_ends_at_once_whatever_goes_wrong(full: bool, tmp_path: Path) -> None:
     if full and not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full, a disk that is always full, on this system")
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    with open("/dev/full" if full else os.devnull, "w") as output:
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": ""}  # what is printed waits
+    with Path("/dev/full" if full else os.devnull).open("w") as output:
         done = subprocess.run(
             [sys.executable, "-c", _END, str(tmp_path / "store")],
             stdout=output,
