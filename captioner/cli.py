@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="surrogateescape")  # file names need not be text
     try:
         code = _run(options)
-    except Exception:
+    except Exception:  # a fault of ours or the machine's, shown whole; but in a group nothing may pass `leave` by
         if not in_group():
             raise
         traceback.print_exc()

@@ -13,7 +13,7 @@ from captioner.data.readers import read
 from captioner.data.records import Record, of_split
 from captioner.data.scenes import write_scenes
 from captioner.decoding import Beam
-from captioner.errors import OptionError
+from captioner.errors import CheckpointError, OptionError
 from captioner.metrics import Scores, tokenize
 from captioner.metrics.description import Description, describe
 from captioner.training import ship
@@ -87,6 +87,13 @@ def test_what_is_measured_has_the_weights_of_the_file(
     stored = checkpoint.load(shipped).model.state_dict()
     assert all(torch.equal(measured[0][name], tensor) for name, tensor in stored.items())
     assert not all(torch.equal(stored[name], tensor) for name, tensor in trained.model.state_dict().items())
+
+
+def test_weights_too_large_to_be_stored_are_refused(scene_run: Path) -> None:
+    model = checkpoint.load(scene_run / "best.safetensors")
+    model.model.decoder.embed.weight.data[4] = 1e6
+    with pytest.raises(CheckpointError, match="weights that do not fit into the file's 16 bits"):
+        ship.as_stored(model)
 
 
 def test_a_decoding_that_repeats_itself_more_than_people_do_is_not_chosen(
