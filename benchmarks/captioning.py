@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from captioner.captioner import Captioner, load, shipped_models
 from captioner.checkpoint import Checkpoint
 from captioner.data.scenes import draw_scene
 from captioner.decoding import Beam
@@ -26,7 +25,8 @@ from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.transformer import TransformerConfig
-from captioner.vocabulary import SPECIAL, Vocabulary
+from captioner.pipeline import Captioner, load, shipped_models
+from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
 WORDS = 12
 VOCABULARY = 3400

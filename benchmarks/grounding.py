@@ -5,7 +5,7 @@
 
 On scenes, tiny models are trained for a minute or two each (only if the folder does not hold them yet), the reading is
 chosen on the scenes' dev split, and everything is measured on held-out scenes with their exact boxes. On data, the
-reading in the model's file is taken; write it with `python -m captioner.training.maps` first.
+reading in the model's file is taken; write it with `python -m captioner.grounding.select_heads` first.
 """
 
 import argparse
@@ -16,16 +16,16 @@ from pathlib import Path
 import torch
 
 from captioner import checkpoint
-from captioner.captioner import Captioner, load
 from captioner.data.readers import read
 from captioner.data.records import Record, of_split
 from captioner.data.scenes import write_scenes
-from captioner.data.truth import Truth, find_truth
-from captioner.explain import MapReading
-from captioner.ground import ground, try_out
-from captioner.metrics.faithfulness import summarise
-from captioner.metrics.grounding import RIVALS, Figure, average
-from captioner.training import maps
+from captioner.explain.maps import MapReading
+from captioner.grounding import select_heads as maps
+from captioner.grounding.deletion import summarise
+from captioner.grounding.ground_truth import Truth, find_truth
+from captioner.grounding.pointing import RIVALS, Figure, average
+from captioner.grounding.run import ground, try_out
+from captioner.pipeline import Captioner, load
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
 
@@ -132,7 +132,7 @@ def on_scenes(folder: Path, supervision: float, faithful: int, pictures: int) ->
 
 
 def choose(path: Path, output: Path, data: Path) -> None:
-    """Choose the reading on the dev split, as `python -m captioner.training.maps` does."""
+    """Choose the reading on the dev split, as `python -m captioner.grounding.select_heads` does."""
     model = checkpoint.load(path)
     records, truth = of_split(read(data), "dev"), find_truth(data)
     cases = list(maps.collect(Captioner(model), records, truth, captions=5, gradients=len(records)))

@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from captioner.captioner import Captioner, load
 from captioner.data.readers import read
 from captioner.data.records import Record, of_split, usable
 from captioner.decoding import Greedy, Hypothesis, Sampling, decode
 from captioner.errors import CaptionerError
 from captioner.metrics import DocumentFrequencies, cider_of, evaluate, tokenize
 from captioner.model.grid import Grid
+from captioner.pipeline import Captioner, load
+from captioner.tokenizer.vocabulary import join_words
 from captioner.training.dev import encode_records
-from captioner.vocabulary import join_words
 
 WIDTHS = (1, 2, 3, 5, 10)
 

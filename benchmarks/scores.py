@@ -22,8 +22,8 @@ from typing import Any
 
 from captioner.errors import CaptionerError
 from captioner.metrics import evaluate, tokenize
-from captioner.metrics.ptb import _alone
 from captioner.metrics.sources import name_as, read_annotations, read_results
+from captioner.tokenizer.ptb import _alone
 
 Captions = dict[Any, str]
 References = dict[Any, list[str]]

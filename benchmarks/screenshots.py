@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioner.caption import Alternative, Caption, Word
+from captioner.data.pictures import find_pictures
 from captioner.data.scenes import Scene, dog_frisbee_park, draw_scene
 from captioner.image import Geometry
-from captioner.pictures import find_pictures
+from captioner.results import Alternative, Caption, Word
 from captioner.show.page import page
 
 if TYPE_CHECKING:

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 from captioner.version import __version__
 
 if TYPE_CHECKING:
-    from captioner.caption import Caption, Word
-    from captioner.captioner import Captioner, load
     from captioner.decoding import Beam, Greedy, Sampling
     from captioner.errors import CaptionerError
     from captioner.metrics import evaluate
+    from captioner.pipeline import Captioner, load
+    from captioner.results import Caption, Failure, Word
 
 __all__ = [
     "Beam",
     "Caption",
     "Captioner",
     "CaptionerError",
+    "Failure",
     "Greedy",
     "Sampling",
     "Word",
@@ -35,14 +36,15 @@ __all__ = [
 
 _HOMES = {
     "Beam": "captioner.decoding",
-    "Caption": "captioner.caption",
-    "Captioner": "captioner.captioner",
+    "Caption": "captioner.results",
+    "Captioner": "captioner.pipeline",
     "CaptionerError": "captioner.errors",
+    "Failure": "captioner.results",
     "Greedy": "captioner.decoding",
     "Sampling": "captioner.decoding",
-    "Word": "captioner.caption",
+    "Word": "captioner.results",
     "evaluate": "captioner.metrics",
-    "load": "captioner.captioner",
+    "load": "captioner.pipeline",
 }
 
 

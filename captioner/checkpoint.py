@@ -14,7 +14,7 @@ from torch import Tensor
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels
-from captioner.vocabulary import Vocabulary
+from captioner.tokenizer.vocabulary import Vocabulary
 
 FORMAT = "captioner"
 FORMAT_VERSION = 1

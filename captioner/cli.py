@@ -15,15 +15,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captioner.commands.progress import progress
 from captioner.errors import CaptionerError, DataError, OptionError
-from captioner.progress import progress
 from captioner.training.processes import in_group, leave
 from captioner.version import __version__
 
 if TYPE_CHECKING:
-    from captioner.captioner import Captioner
+    from captioner.data.writers import PageFile
     from captioner.decoding import Greedy
-    from captioner.output import PageFile
+    from captioner.pipeline import Captioner
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,8 +140,8 @@ def _add_caption(parser: argparse.ArgumentParser) -> None:
 
 def run_caption(options: argparse.Namespace) -> int:
     """Caption pictures."""
-    from captioner.output import FigureFiles, ResultsFile
-    from captioner.pictures import find_pictures
+    from captioner.data.pictures import find_pictures
+    from captioner.data.writers import FigureFiles, ResultsFile
 
     if options.max_pixels is not None and options.max_pixels < 1:
         raise OptionError(f"--max-pixels must be at least 1, not {options.max_pixels}")
@@ -161,27 +161,25 @@ def run_caption(options: argparse.Namespace) -> int:
     todo = [picture for picture in found if page is not None or os.fspath(picture) not in there]
     done = len(found) - len(todo)
     if todo:
-        from captioner.captioner import load
         from captioner.image import MAX_PIXELS
+        from captioner.pipeline import load
+        from captioner.results import Failure
 
         model = load(options.model, device=options.device)
         how = _decoding_options(options, model)
         with page or nullcontext(), progress("captions", len(todo)) as (advance, say):
-
-            def on_error(_: Any, error: CaptionerError) -> None:
-                nonlocal failed
-                failed += 1
-                advance()
-                say(_one_line(error))
-
             for caption in model.caption_all(
                 todo,
                 options=how,
                 explain=options.explain,
                 batch=options.batch,
                 max_pixels=options.max_pixels or MAX_PIXELS,
-                on_error=on_error,
             ):
+                if isinstance(caption, Failure):
+                    failed += 1
+                    advance()
+                    say(_one_line(caption))
+                    continue
                 if figures is not None:
                     figures.write(caption, smooth=not options.cells)
                 if page is not None:
@@ -215,7 +213,7 @@ def _printable(name: str) -> str:
 
 def _page_file(options: argparse.Namespace, count: int) -> "PageFile | None":
     """Where the page of so many pictures goes, if one is asked for."""
-    from captioner.output import PageFile
+    from captioner.data.writers import PageFile
 
     if options.page is None:
         return None
@@ -253,9 +251,9 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 def run_models(options: argparse.Namespace) -> int:
     """List the shipped models."""
-    from captioner.captioner import shipped_models
     from captioner.checkpoint import read_header
-    from captioner.vocabulary import SPECIAL
+    from captioner.pipeline import shipped_models
+    from captioner.tokenizer.vocabulary import SPECIAL
 
     models = shipped_models()
     if not models:
@@ -279,40 +277,40 @@ def run_models(options: argparse.Namespace) -> int:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    from captioner.metrics import command
+    from captioner.commands import evaluate
 
-    command.add_arguments(parser)
-    parser.set_defaults(run=command.run)
+    evaluate.add_arguments(parser)
+    parser.set_defaults(run=evaluate.run)
 
 
 # serve
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    from captioner.serve import command
+    from captioner.commands import serve
 
-    command.add_arguments(parser)
-    parser.set_defaults(run=command.run)
+    serve.add_arguments(parser)
+    parser.set_defaults(run=serve.run)
 
 
 # ground
 
 
 def _add_ground(parser: argparse.ArgumentParser) -> None:
-    from captioner.metrics import ground_command
+    from captioner.commands import ground
 
-    ground_command.add_arguments(parser)
-    parser.set_defaults(run=ground_command.run)
+    ground.add_arguments(parser)
+    parser.set_defaults(run=ground.run)
 
 
 # train
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    from captioner.training import command
+    from captioner.commands import train
 
-    command.add_arguments(parser)
-    parser.set_defaults(run=command.run)
+    train.add_arguments(parser)
+    parser.set_defaults(run=train.run)
 
 
 if __name__ == "__main__":

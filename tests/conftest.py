@@ -21,9 +21,9 @@ from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import RefinerConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.transformer import TransformerConfig
+from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
-from captioner.vocabulary import SPECIAL, Vocabulary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

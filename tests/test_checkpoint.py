@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from captioner import checkpoint
-from captioner.captioner import load
 from captioner.errors import CheckpointError
+from captioner.pipeline import load
 
 MakeCheckpoint = Callable[..., checkpoint.Checkpoint]
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from captioner import Captioner, __version__, cli
-from captioner.captioner import load
+from captioner.pipeline import load
 
 MakePicture = Callable[..., Path]
 
@@ -41,7 +41,7 @@ def command(
 ) -> Command:
     """Run ``captioner`` in this process and in the test's folder, where the tiny model is the only one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("captioner.captioner.shipped_models", lambda: {"default": tiny_model})
+    monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: {"default": tiny_model})
 
     def run(*arguments: object) -> Run:
         capsys.readouterr()
@@ -336,7 +336,7 @@ def test_pages_that_cannot_be_are_refused_before_anything_is_captioned(
         run = command("caption", "photos/a.png", "--page", name)
         assert run.code == 2
         assert re.fullmatch(r"captioner: .*\.html: cannot be written \(.+\)\n", run.err)
-    monkeypatch.setattr("captioner.output.PageFile.MOST", 4)
+    monkeypatch.setattr("captioner.data.writers.PageFile.MOST", 4)
     run = command("caption", "photos", "--page", "all.html")
     assert (run.code, run.err) == (2, "captioner: --page all.html: 5 pictures are too many for a page, 4 at most\n")
 
@@ -493,7 +493,7 @@ def test_a_caption_that_is_interrupted_says_so(
     def interrupted(*arguments: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("captioner.captioner.Captioner.caption_all", interrupted)
+    monkeypatch.setattr("captioner.pipeline.Captioner.caption_all", interrupted)
     assert command("caption", make_picture()) == Run(130, "", "captioner: interrupted\n")
 
 

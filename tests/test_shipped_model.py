@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import captioner
-from captioner.captioner import Captioner, shipped_models
 from captioner.checkpoint import read_header
 from captioner.cli import main
 from captioner.data.scenes import dog_frisbee_park
+from captioner.pipeline import Captioner, shipped_models
 
 CARD = Path(__file__).resolve().parents[1] / "checkpoints" / "README.md"
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from captioner.data.instances import Instances, attach_boxes, find_instances
 from captioner.data.records import Box, Boxes, Record, refuse_leaks, split_by_name
 from captioner.data.shards import read_shards
 from captioner.errors import DataError
+from captioner.grounding.instances import Instances, attach_boxes, find_instances
 
 _IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "")
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}

@@ -7,8 +7,8 @@
 
 from captioner.metrics.cider import DocumentFrequencies, cider_of
 from captioner.metrics.evaluate import FewPicturesWarning, Scores, evaluate
-from captioner.metrics.ptb import tokenize
 from captioner.metrics.references import References
+from captioner.tokenizer.ptb import tokenize
 
 __all__ = [
     "DocumentFrequencies",

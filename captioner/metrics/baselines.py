@@ -8,7 +8,7 @@ import numpy as np
 from captioner.metrics.cider import DocumentFrequencies
 from captioner.metrics.evaluate import Scores, evaluate
 from captioner.metrics.ngrams import number_words
-from captioner.metrics.ptb import tokenize_all
+from captioner.tokenizer.ptb import tokenize_all
 
 # With fewer references left the human figure says more about their number than about people.
 FEWEST_FOR_HUMAN = 5

@@ -17,9 +17,9 @@ from captioner.errors import DataError
 from captioner.metrics.bleu import BleuCounter, bleu
 from captioner.metrics.cider import CiderScorer, DocumentFrequencies
 from captioner.metrics.ngrams import number_words
-from captioner.metrics.ptb import tokenize_all
 from captioner.metrics.references import References, checked_caption, one_type_of_ids
 from captioner.metrics.rouge import rouge_l
+from captioner.tokenizer.ptb import tokenize_all
 from captioner.version import __version__
 
 Floats = NDArray[np.float64]

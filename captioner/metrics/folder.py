@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from captioner.errors import DataError, ImageError, OptionError
+from captioner.errors import DataError, OptionError
 from captioner.metrics.sources import Annotations, Id
 
 
@@ -57,22 +56,20 @@ def _candidates(folder: Path, annotations: Annotations, key: Id) -> Iterator[Pat
 def _captions(
     keys: dict[Path, Id], *, model: str | None, device: str | None, beam: int | None
 ) -> tuple[dict[Id, str], int]:
-    from captioner.captioner import DEFAULT_MODEL, load
-    from captioner.progress import progress
+    from captioner.commands.progress import progress
+    from captioner.pipeline import DEFAULT_MODEL, load
+    from captioner.results import Failure
 
     captioner = load(model or DEFAULT_MODEL, device=device)
     how = captioner.options(width=beam) if beam is not None else None
     captions: dict[Id, str] = {}
     broken = 0
     with progress("captions", len(keys)) as (advance, say):
-
-        def skip(_: Any, error: ImageError) -> None:
-            nonlocal broken
-            broken += 1
-            advance()
-            say(f"captioner: {error}")
-
-        for caption in captioner.caption_all(list(keys), options=how, on_error=skip):
-            captions[keys[Path(caption.image)]] = caption.text
+        for path, outcome in zip(keys, captioner.caption_all(list(keys), options=how), strict=True):
+            if isinstance(outcome, Failure):
+                broken += 1
+                say(f"captioner: {outcome}")
+            else:
+                captions[keys[path]] = outcome.text
             advance()
     return captions, broken

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from captioner.errors import OptionError
-from captioner.metrics.ptb import tokenize_all
+from captioner.tokenizer.ptb import tokenize_all
 
 Measure = Literal["METEOR", "SPICE"]
 

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from captioner.errors import DataError
-from captioner.metrics.ptb import tokenize_all
+from captioner.tokenizer.ptb import tokenize_all
 
 Key = Hashable
 

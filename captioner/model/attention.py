@@ -52,7 +52,7 @@ class Attention(nn.Module):
 
     Attributes:
         listener: is told the weights of each head, (B, H, T, L), whenever some are made: the very tensor that the
-            context comes of, so that gradients reach it. `captioner.explain` reads heads and gradients so.
+            context comes of, so that gradients reach it. `captioner.explain.maps` reads heads and gradients so.
     """
 
     listener: Callable[[Tensor], None] | None = None

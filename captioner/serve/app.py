@@ -10,9 +10,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from captioner.caption import Caption
-from captioner.captioner import Captioner
 from captioner.decoding import Beam
+from captioner.pipeline import Captioner
+from captioner.results import Caption
 from captioner.serve import schemas
 from captioner.serve.files import EXAMPLES, File, example, static_files
 from captioner.serve.guard import Guard

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from captioner.caption import Caption
-from captioner.captioner import Captioner, Prepared
 from captioner.decoding import Greedy
+from captioner.pipeline import Captioner, Prepared
+from captioner.results import Caption
 from captioner.serve.problems import Problem
 from captioner.serve.settings import Limits
 

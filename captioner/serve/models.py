@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from captioner.captioner import Captioner, find_model, load, shipped_models
 from captioner.checkpoint import read_header
 from captioner.errors import CheckpointError
+from captioner.pipeline import Captioner, find_model, load, shipped_models
 from captioner.serve.problems import Problem
 
 

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from captioner.caption import Caption
-from captioner.captioner import Captioner
 from captioner.decoding import Beam
 from captioner.errors import CaptionerError, ImageError, OptionError, TooManyPixelsError
+from captioner.pipeline import Captioner
+from captioner.results import Caption
 from captioner.serve.batches import Batcher
 from captioner.serve.memory import give_back
 from captioner.serve.models import Models

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from captioner.show.heatmap import FAINTEST_TOP, times_even
+from captioner.show.figure import FAINTEST_TOP, times_even
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from captioner.caption import Alternative, Caption, Word
     from captioner.image import Geometry
+    from captioner.results import Alternative, Caption, Word
 
 _PARTS = ("maps", "elements", "viewer", "gallery")
 EVEN = 64
@@ -86,7 +86,7 @@ def quantise(maps: "Sequence[NDArray[np.float32]]", geometry: "Geometry") -> "tu
     """The maps of a caption in a byte a cell, on the one scale that figures use too.
 
     The byte `EVEN` is exactly the even share, so that an even map stays invisible. Below it, bytes are linear down to
-    no attention; above it, logarithmic up to ``top``: as in `captioner.show.heatmap`, the strongest cell of the
+    no attention; above it, logarithmic up to ``top``: as in `captioner.show.figure`, the strongest cell of the
     caption, or 3 where all are weaker. In multiples of the even share, a value is therefore off by at most ``1 / 128``
     below 1, and above by at most a factor ``top ** (1 / 382)``: a 382nd of the visible scale, whatever the grid.
 

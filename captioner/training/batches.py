@@ -10,10 +10,10 @@ from torch import Tensor
 
 from captioner.data.records import Boxes, Record
 from captioner.image import Geometry
-from captioner.metrics.ptb import tokenize
 from captioner.model.decoder import END, PAD, START, UNKNOWN
+from captioner.tokenizer.ptb import tokenize
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.views import View, draw_view, may_flip
-from captioner.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

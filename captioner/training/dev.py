@@ -10,9 +10,9 @@ from captioner.metrics import evaluate, tokenize
 from captioner.metrics.description import describe
 from captioner.model.caption_model import CaptionModel
 from captioner.model.grid import Grid
+from captioner.tokenizer.vocabulary import Vocabulary, join_words
 from captioner.training.grids import Pictures, encode_batches
 from captioner.training.views import View
-from captioner.vocabulary import Vocabulary, join_words
 
 
 @torch.inference_mode()

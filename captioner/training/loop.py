@@ -24,10 +24,10 @@ from captioner.data.records import Record, of_split
 from captioner.decoding import Beam
 from captioner.errors import DataError, OptionError
 from captioner.image import Geometry, open_image
-from captioner.metrics.ptb import tokenize
 from captioner.model.caption_model import CaptionModel
 from captioner.model.encoder import GridEncoder
 from captioner.model.grid import Grid
+from captioner.tokenizer.ptb import tokenize
 from captioner.training import precision
 from captioner.training.batches import Batch, pad
 from captioner.training.dev import encode_records, score_captions, write_captions

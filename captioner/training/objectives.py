@@ -17,6 +17,7 @@ from captioner.image import Geometry
 from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import END, PAD, START, UNKNOWN
 from captioner.model.grid import Grid
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.batches import Batch, CaptionBatches, TextBatches, hide_words
 from captioner.training.epoch import Figures
 from captioner.training.grids import Pixels
@@ -31,7 +32,6 @@ from captioner.training.recipe import Recipe
 from captioner.training.rewards import NEVER_SAID, CaptionReward, breaks_off, draw_captions
 from captioner.training.teacher import Teacher
 from captioner.training.views import View
-from captioner.vocabulary import Vocabulary
 
 Seen = Pixels | Grid | None
 """What is known of a part's pictures: pixels, grids of the frozen encoder, or nothing."""

@@ -11,10 +11,10 @@ from captioner.data.records import Record
 from captioner.metrics.bleu import smoothed_bleu_of
 from captioner.metrics.cider import DocumentFrequencies, cider_of
 from captioner.metrics.description import FUNCTION_WORDS
-from captioner.metrics.ptb import tokenize
 from captioner.model.decoder import END, PAD, START, UNKNOWN, AnyDecoder
 from captioner.model.grid import Grid
-from captioner.vocabulary import Vocabulary
+from captioner.tokenizer.ptb import tokenize
+from captioner.tokenizer.vocabulary import Vocabulary
 
 NEVER_SAID = (PAD, START, UNKNOWN)
 _END = "<end>"

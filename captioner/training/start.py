@@ -8,12 +8,12 @@ from captioner.checkpoint import Checkpoint, read_header
 from captioner.checkpoint import load as load_checkpoint
 from captioner.data.records import Record
 from captioner.errors import OptionError
-from captioner.metrics.ptb import tokenize
 from captioner.model.caption_model import DECODERS, CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import RefinerConfig
+from captioner.tokenizer.ptb import tokenize
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.recipe import Recipe, default_of, options
-from captioner.vocabulary import Vocabulary
 
 
 def first_model(recipe: Recipe, records: Sequence[Record]) -> tuple[CaptionModel, Vocabulary]:

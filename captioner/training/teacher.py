@@ -12,8 +12,8 @@ from captioner.checkpoint import load as load_checkpoint
 from captioner.errors import OptionError
 from captioner.model.encoder import EncoderConfig
 from captioner.model.transformer import TransformerConfig
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.grids import Pixels
-from captioner.vocabulary import Vocabulary
 
 
 class Teacher:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from captioner.metrics import command
+from captioner.commands import evaluate as command
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 

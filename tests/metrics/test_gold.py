@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from captioner.metrics import evaluate
-from captioner.metrics.ptb import tokenize, tokenize_all
+from captioner.tokenizer.ptb import tokenize, tokenize_all
 
 from .conftest import gold_rows, unescape
 

@@ -7,11 +7,11 @@ import pytest
 
 MODULES = [
     "captioner.metrics",
-    "captioner.metrics.command",
-    "captioner.metrics.faithfulness",
-    "captioner.metrics.ground_command",
-    "captioner.metrics.ground_report",
-    "captioner.metrics.grounding",
+    "captioner.commands.evaluate",
+    "captioner.grounding.deletion",
+    "captioner.commands.ground",
+    "captioner.grounding.report",
+    "captioner.grounding.pointing",
     "captioner.metrics.judgement",
     "captioner.metrics.meteor",
     "captioner.metrics.report",
@@ -36,4 +36,4 @@ def test_scores_import_neither_torch_nor_what_needs_it() -> None:
 
 @pytest.mark.parametrize("heavy", ["rich", "scipy", "nltk"])
 def test_options_of_the_command_cost_little(heavy: str) -> None:
-    assert heavy not in imported("import captioner.metrics.command, captioner.metrics.ground_command")
+    assert heavy not in imported("import captioner.commands.evaluate, captioner.commands.ground")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from captioner.metrics.meteor import missing
-from captioner.metrics.ptb import PUNCTUATION, tokenize
+from captioner.tokenizer.ptb import PUNCTUATION, tokenize
 
 PIECES = """
 a dog The CAT runs o'clock it's don't boys' St. Ave. Mr. No. no. Jr. U.S. p.m. Ph.D. etc. S. N. The A e.g. art.

@@ -17,7 +17,7 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="needs the extra 'serve', which is not installed")
 pytest.importorskip("uvicorn", reason="needs the extra 'serve', which is not installed")
 
-from captioner.captioner import Captioner
+from captioner.pipeline import Captioner
 from captioner.serve.app import create_app
 from captioner.serve.guard import hosts_of
 from captioner.serve.models import Models

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioner.captioner import load
+from captioner.pipeline import load
 from captioner.serve import schemas
 from captioner.serve.files import EXAMPLES
 
@@ -245,7 +245,7 @@ def test_every_error_is_a_problem(server: Running, picture: bytes, monkeypatch: 
             assert "secret" not in response.text
             problem_of(response, 500)
         with monkeypatch.context() as patch:
-            patch.setattr("captioner.captioner.Captioner.caption_prepared", fails)
+            patch.setattr("captioner.pipeline.Captioner.caption_prepared", fails)
             response = server.post(("a.png", picture))
             assert "secret" not in response.text
             problem_of(response, 500)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from captioner.captioner import load
+from captioner.pipeline import load
 
 from .conftest import Running, Serve
 

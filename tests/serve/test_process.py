@@ -22,7 +22,7 @@ PROGRAM = [sys.executable, "-m", "captioner.cli", "serve", "--port", "0"]
 
 SLOW = """
 import sys, time
-from captioner.captioner import Captioner
+from captioner.pipeline import Captioner
 from captioner.cli import main
 captioned = Captioner.caption_prepared
 def slowly(self, ready, **options):

@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from captioner.caption import Alternative, Caption, Word
 from captioner.data.scenes import Scene
 from captioner.image import Geometry
+from captioner.results import Alternative, Caption, Word
 
 Maps = Sequence[NDArray[np.float32]]
 

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from captioner.caption import Caption
+from captioner.data.writers import PageFile
 from captioner.errors import ImageError, OptionError
 from captioner.image import Geometry
-from captioner.output import PageFile
-from captioner.show.heatmap import top_of_scale
+from captioner.results import Caption
+from captioner.show.figure import top_of_scale
 from captioner.show.page import EVEN, assets, page, payload, quantise, restore
 
 MakeCaption = Callable[..., Caption]

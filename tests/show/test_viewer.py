@@ -15,10 +15,10 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 
 import captioner
-from captioner.caption import Caption
 from captioner.data.scenes import dog_frisbee_park, draw_scene
 from captioner.image import Geometry
-from captioner.show.heatmap import MAP_OF, glow, on_picture, overlay, top_of_scale
+from captioner.results import Caption
+from captioner.show.figure import MAP_OF, glow, on_picture, overlay, top_of_scale
 from captioner.show.page import page as page_of
 from captioner.show.page import payload
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from captioner.checkpoint import load
+from captioner.commands.train import read_text
 from captioner.data.readers import read
 from captioner.errors import DataError, OptionError
 from captioner.model.decoder import END, PAD, START, UNKNOWN
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.batches import TextBatches, hide_words
-from captioner.training.command import read_text
 from captioner.training.loop import Trainer
 from captioner.training.objectives import Words
 from captioner.training.recipe import Recipe, default_of, named_recipes, options, read_recipe
-from captioner.vocabulary import Vocabulary
 
 SMALL = {
     "lstm": {"width": 32, "embedding": 24, "output_hidden": 32, "attention_width": 16, "heads": 2, "dropout": 0.0},

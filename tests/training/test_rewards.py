@@ -17,12 +17,12 @@ from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import Grid, RefinerConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.transformer import TransformerConfig
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.grids import Pictures, encode_batches
 from captioner.training.losses import reward_loss
 from captioner.training.objectives import Part, Reward, Words
 from captioner.training.recipe import Recipe
 from captioner.training.rewards import CaptionReward, breaks_off, draw_captions
-from captioner.vocabulary import Vocabulary
 
 DECODERS = {
     "lstm": LSTMConfig(width=16, embedding=16, output_hidden=16, attention_width=16, heads=2),

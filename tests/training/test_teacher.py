@@ -15,13 +15,13 @@ from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import RefinerConfig
 from captioner.model.transformer import TransformerConfig
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.grids import Pictures, Pixels, load_batches
 from captioner.training.loop import Trainer
 from captioner.training.losses import distillation_loss
 from captioner.training.recipe import Recipe
 from captioner.training.teacher import Teacher
 from captioner.training.views import View
-from captioner.vocabulary import Vocabulary
 
 CPU = torch.device("cpu")
 STUDENT = {"width": 32, "embedding": 24, "output_hidden": 32, "attention_width": 16, "heads": 2, "dropout": 0.0}

@@ -10,20 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from captioner.captioner import Captioner
 from captioner.checkpoint import load
 from captioner.data.readers import read
 from captioner.data.records import Record
 from captioner.data.scenes import write_scenes
 from captioner.errors import DataError, OptionError
 from captioner.image import Geometry
+from captioner.pipeline import Captioner
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.batches import Batch, CaptionBatches
 from captioner.training.grids import Pictures, StoredGrids, encode_batches
 from captioner.training.loop import Trainer
 from captioner.training.precision import has_bfloat16  # before the tests' own takes its place
 from captioner.training.recipe import Recipe
 from captioner.training.views import View
-from captioner.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore::captioner.metrics.evaluate.FewPicturesWarning")  # 4 on dev
 

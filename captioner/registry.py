@@ -1,0 +1,83 @@
+"""Registries: what kinds of a part there are, by name. One module and one decorator add a kind."""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from captioner.errors import OptionError
+
+T = TypeVar("T")
+
+PLUGINS = "captioner.plugins"
+"""The entry-point group of packages whose modules register parts; they are imported when a name is not found."""
+
+
+class Registry(Generic[T]):
+    """Parts of one kind by name, in the order in which they were registered.
+
+    >>> SHAPES: Registry[type] = Registry("shape")
+    >>> @SHAPES.register("circle")
+    ... class Circle: ...
+    >>> SHAPES["circle"] is Circle
+    True
+
+    Args:
+        kind: what the parts are, for messages: "decoder", "attention mechanism".
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._parts: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator that adds a part under a name.
+
+        Raises:
+            ValueError: the name is taken by another part.
+        """
+
+        def add(part: T) -> T:
+            if self._parts.setdefault(name, part) is not part:
+                raise ValueError(f"a {self.kind} is called '{name}' already: {self._parts[name]!r}")
+            return part
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        """The part of that name.
+
+        Raises:
+            OptionError: there is none; the message lists the names.
+        """
+        if name not in self._parts:
+            _import_plugins()
+        try:
+            return self._parts[name]
+        except (KeyError, TypeError):
+            raise OptionError(
+                f"no {self.kind} is called {name!r}; there are {', '.join(self._parts)} "
+                "(import the module that registers another)"
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Names and parts, in order."""
+        return iter(self._parts.items())
+
+    def unregister(self, name: str) -> None:
+        """Remove a part, as a test does that registered one."""
+        self._parts.pop(name, None)
+
+
+def _import_plugins() -> None:
+    from importlib.metadata import entry_points
+
+    for plugin in entry_points(group=PLUGINS):
+        plugin.load()

@@ -1,0 +1,209 @@
+"""What comes out: a caption, its words, and with every word the map of where the model looked."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from captioner.errors import ImageError
+from captioner.image import Geometry, Picture, open_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, how sure the model was of it, and where it looked.
+
+    Attributes:
+        text: the word as the model says it (a PTB token: "dog", "'s").
+        probability: of the word, given the picture and the words before it.
+        map: (h, w) float32, row-major like the picture; non-negative, summing to 1 over the cells that hold
+            picture. `Caption.geometry` says which pixels a cell stands for.
+    """
+
+    text: str
+    probability: float
+    map: "NDArray[np.float32]" = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another caption that was found for the picture, with the same of its own as the best one.
+
+    Attributes:
+        text: the sentence.
+        words: what it was said in, each with its probability and its map.
+        score: the length-normalised log-probability.
+        finished: False where the length limit cut it off.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    score: float
+    finished: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """A caption that can be checked.
+
+    Attributes:
+        text: the sentence.
+        words: what it was said in; ``text`` is them joined.
+        score: the length-normalised log-probability by which the beam chose it.
+        finished: False where the length limit cut it off.
+        image: the path of the picture, "" for one that came from memory.
+        model: the name of the model.
+        geometry: where the maps' cells lie on the picture.
+        explain: what the maps are made of: "attention", "gradient" or "occlusion"; see `captioner.explain.maps`.
+        alternatives: further captions, the best first, where more than one was asked for.
+        source: what was captioned; a path is opened anew when the picture is asked for, so that a million
+            captions hold no pixels.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    score: float
+    finished: bool
+    image: str
+    model: str
+    geometry: Geometry
+    explain: str = "attention"
+    alternatives: tuple[Alternative, ...] = ()
+    source: Picture = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def picture(self) -> Image.Image:
+        """The upright picture, RGB.
+
+        Raises:
+            ImageError: its file is no longer there.
+        """
+        width, height = self.geometry.size
+        return open_image(self.source, max_pixels=width * height)
+
+    @cached_property
+    def maps(self) -> "NDArray[np.float32]":
+        """The maps of all words, (len(words), h, w)."""
+        rows, columns = self.geometry.grid
+        if not self.words:
+            return np.zeros((0, rows, columns), dtype=np.float32)
+        return np.stack([word.map for word in self.words])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, the format of the command line's JSON; maps with 5 significant digits."""
+        return {
+            "image": self.image,
+            "caption": self.text,
+            "score": round(self.score, 6),
+            "finished": self.finished,
+            "model": self.model,
+            "explain": self.explain,
+            "grid": list(self.geometry.grid),
+            "size": list(self.geometry.size),
+            "words": [_word_as_dict(word) for word in self.words],
+            "alternatives": [
+                {
+                    "caption": other.text,
+                    "score": round(other.score, 6),
+                    "finished": other.finished,
+                    "words": [_word_as_dict(word) for word in other.words],
+                }
+                for other in self.alternatives
+            ],
+        }
+
+    def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
+        """The picture, then once per word with its map laid over it; see `captioner.show.figure`.
+
+        Args:
+            path: where to save it as well: .png, .pdf, .svg or another format of matplotlib.
+            smooth: interpolate between cells; False shows the cells as they are.
+        """
+        from captioner.show.figure import draw_caption, save_figure
+
+        figure = draw_caption(self, smooth=smooth)
+        if path is not None:
+            save_figure(figure, path)
+        return figure
+
+    def page(self, path: str | Path | None = None) -> str:
+        """A self-contained HTML document: hover a word and its map glows on the picture; see `captioner.show.page`.
+
+        Args:
+            path: where to save it as well, .html.
+
+        Raises:
+            ImageError: the picture's file is no longer there.
+            OptionError: the path has another ending or cannot be written.
+        """
+        from captioner.data.writers import PageFile
+        from captioner.show.page import page
+
+        if path is not None:
+            with PageFile(Path(path)) as file:
+                file.write(self)
+        return page([self])
+
+    def _repr_html_(self) -> str | None:
+        """The page, for notebooks; None, which leaves them the text, where the picture is gone."""
+        from captioner.show.page import notebook
+
+        try:
+            return notebook(self)
+        except ImageError:
+            return None
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """The figure, for what shows notebooks without their pages; small, as notebooks keep it."""
+        from captioner.show.figure import small_figure
+
+        try:
+            return small_figure(self)
+        except ImageError:
+            return None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that could not be captioned; it stands where its `Caption` would.
+
+    Attributes:
+        image: the path or name of the picture, "" for one that came from memory.
+        error: one line for the user: which picture, what is wrong, with which value.
+        remedy: what would mend it; "" where nothing is known.
+        source: what was to be captioned.
+    """
+
+    image: str
+    error: str
+    remedy: str = ""
+    source: Picture | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.error}; {self.remedy}" if self.remedy else self.error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: "image", "error" and, where one is known, "remedy"."""
+        return {"image": self.image, "error": self.error, **({"remedy": self.remedy} if self.remedy else {})}
+
+
+Outcome = Caption | Failure
+"""What comes out for each picture that goes in, in the same order."""
+
+
+def _word_as_dict(word: Word) -> dict[str, Any]:
+    return {
+        "word": word.text,
+        "probability": round(word.probability, 6),
+        "map": [[float(f"{value:.5g}") for value in row] for row in word.map.tolist()],
+    }

@@ -1,0 +1,281 @@
+"""``captioner evaluate``: what it prints, writes and returns."""
+
+import csv
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captioner.errors import DataError, ImageError, OptionError
+from captioner.metrics import DocumentFrequencies, evaluate
+
+Run = Callable[..., tuple[int, str, str]]
+Write = Callable[[str, Any], Path]
+
+ANIMALS = ["dog", "cat", "horse", "bird", "cow", "goat", "duck", "fox"]
+
+
+def references(key: int) -> list[str]:
+    animal = ANIMALS[key % 8]
+    return [
+        f"A {animal} runs in the grass.",
+        f"The {animal} is running on a lawn.",
+        f"A brown {animal} outside",
+        f"There is a {animal} in a green field.",
+        f"A {animal} running",
+    ]
+
+
+@pytest.fixture
+def files(write: Write) -> tuple[Path, Path]:
+    """Annotations of 60 pictures and a caption for each."""
+    keys = range(1, 61)
+    annotations = write(
+        "refs.json",
+        {
+            "images": [{"id": key, "file_name": f"{key:012d}.jpg"} for key in keys],
+            "annotations": [{"image_id": key, "caption": text} for key in keys for text in references(key)],
+        },
+    )
+    results = [{"image_id": key, "caption": f"a {ANIMALS[key % 8]} in the grass"} for key in keys]
+    return annotations, write("mine.json", results)
+
+
+def arguments(files: tuple[Path, Path], *more: object) -> list[object]:
+    return ["--annotations", files[0], "--results", files[1], *more]
+
+
+def test_the_official_figures_to_the_last_digit(evaluate_command: Run, gold: Path) -> None:
+    code, printed, _ = evaluate_command(
+        "--annotations",
+        gold / "sets/refs_coco_others.json",
+        "--results",
+        gold / "sets/coco_human.json",
+        "--no-baselines",
+    )
+    rows = {line.rsplit(None, 1)[0].strip(): line.split()[-1] for line in printed.splitlines() if "0." in line}
+    assert code == 0
+    assert (rows["BLEU-4"], rows["ROUGE-L"], rows["CIDEr"]) == ("0.1955385179", "0.4717583582", "0.8865442018")
+
+
+def test_json_holds_what_python_gives(evaluate_command: Run, files: tuple[Path, Path]) -> None:
+    code, printed, errors = evaluate_command(*arguments(files, "--json"))
+    report = json.loads(printed)
+    captions = {row["image_id"]: row["caption"] for row in json.loads(files[1].read_text())}
+    expected = evaluate(captions, {key: references(key) for key in captions})
+    assert (code, errors) == (0, "")
+    assert report["scores"] == expected.as_dict()
+    assert report["signature"] == f"{expected.signature} | set refs.json"
+    assert report["captions"]["captions"] == 60
+    assert report["captions"]["distinct"] == pytest.approx(8 / 60)
+    assert report["captions"]["mean_length"] == 5
+    assert report["constant"]["caption"] in {text for key in captions for text in references(key)}
+    assert report["constant"]["scores"]["CIDEr"] < report["scores"]["CIDEr"]
+    assert "references 4 " in report["human"]["signature"]
+
+
+def test_table_has_a_line_of_signature(evaluate_command: Run, files: tuple[Path, Path]) -> None:
+    _, printed, _ = evaluate_command(*arguments(files, "--bootstrap", 20))
+    assert printed.rstrip().splitlines()[-1].startswith("captioner ")
+    assert "tokens ptb | pictures 60 | references 5 " in printed
+    assert printed.rstrip().endswith("| document frequencies scored set | set refs.json")
+    assert "95% interval" in printed
+    assert "human" in printed
+
+
+def test_per_image_file(evaluate_command: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
+    evaluate_command(*arguments(files, "--per-image", tmp_path / "out.csv", "--no-baselines"))
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image_id"] for row in rows] == [str(key) for key in range(1, 61)]
+    assert rows[0]["caption"] == "a cat in the grass"
+    scores = evaluate({1: "a cat in the grass"}, {1: references(1)}, document_frequencies=DocumentFrequencies(99, {}))
+    assert float(rows[0]["BLEU-2"]) == pytest.approx(scores.bleu[1], rel=1e-8)
+
+
+def test_comparison(evaluate_command: Run, files: tuple[Path, Path], write: Write) -> None:
+    worse = write("other.json", [{"image_id": key, "caption": "a man"} for key in range(1, 61)])
+    _, printed, _ = evaluate_command(*arguments(files, "--compare", worse, "--json", "--no-baselines"))
+    report = json.loads(printed)["compare"]
+    assert report["difference"]["BLEU-1"] < 0
+    assert report["p_value"]["BLEU-1"] < 0.01
+    _, printed, _ = evaluate_command(*arguments(files, "--compare", files[1], "--json", "--no-baselines"))
+    assert set(json.loads(printed)["compare"]["p_value"].values()) == {1.0}
+
+
+def test_partial_says_so(evaluate_command: Run, files: tuple[Path, Path], write: Write) -> None:
+    some = write("some.json", [{"image_id": key, "caption": "a dog"} for key in range(1, 56)])
+    with pytest.raises(DataError, match=r"5 of 60 pictures have no caption, the first is 56; .*--partial"):
+        evaluate_command("--annotations", files[0], "--results", some)
+    code, printed, _ = evaluate_command("--annotations", files[0], "--results", some, "--partial")
+    assert code == 0
+    assert "partial: 55 of 60 pictures scored" in printed
+    other = write("none.json", [{"image_id": 900, "caption": "a dog"}])
+    with pytest.raises(DataError, match="no picture has both"):
+        evaluate_command("--annotations", files[0], "--results", other, "--partial")
+
+
+def test_pictures_with_few_references_can_be_left_out(evaluate_command: Run, write: Write) -> None:
+    counts = {key: 5 if key <= 55 else 2 for key in range(1, 61)}
+    annotations = write(
+        "refs.json",
+        {
+            "images": [{"id": key, "file_name": f"{key}.jpg"} for key in counts],
+            "annotations": [
+                {"image_id": key, "caption": text} for key, count in counts.items() for text in references(key)[:count]
+            ],
+        },
+    )
+    full = write(
+        "full.json",
+        {
+            "images": [],
+            "annotations": [{"image_id": key, "caption": text} for key in range(1, 56) for text in references(key)],
+        },
+    )
+    mine = write("mine.json", [{"image_id": key, "caption": "a dog in the grass"} for key in range(1, 56)])
+    code, some, _ = evaluate_command("--annotations", annotations, "--results", mine, "--references", 5, "--json")
+    assert code == 0
+    _, all_, _ = evaluate_command("--annotations", full, "--results", mine, "--json")
+    assert json.loads(some)["scores"] == json.loads(all_)["scores"]
+    with pytest.raises(DataError, match="no picture has 6 references, but 5 at most"):
+        evaluate_command("--annotations", annotations, "--results", mine, "--references", 6)
+
+
+def test_few_pictures_are_warned_of_once(evaluate_command: Run, write: Write) -> None:
+    annotations = write("refs.csv", "image,caption\n1,a dog\n2,a cat\n")
+    code, _, errors = evaluate_command("--annotations", annotations, "--results", annotations, "--no-baselines")
+    assert code == 0
+    assert errors.count("document frequencies come from 2 pictures") == 1
+
+
+def test_saved_document_frequencies(evaluate_command: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    _, first, _ = evaluate_command(*arguments(files, "--json", "--save-document-frequencies", table))
+    _, second, _ = evaluate_command(*arguments(files, "--json", "--document-frequencies", table))
+    assert json.loads(second)["scores"] == pytest.approx(json.loads(first)["scores"])
+    assert "document frequencies table of 60 " in json.loads(second)["signature"]
+
+
+def test_a_table_of_document_frequencies_needs_no_results(
+    evaluate_command: Run, files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.json"
+    code, printed, errors = evaluate_command("--annotations", files[0], "--save-document-frequencies", table)
+    assert (code, printed) == (0, "")
+    assert errors == f"captioner: {table}: document frequencies of 60 pictures\n"
+    assert DocumentFrequencies.load(table).pictures == 60
+    with pytest.raises(OptionError, match="give captions to score: --results FILE, or --images DIR"):
+        evaluate_command("--annotations", files[0])
+    with pytest.raises(DataError, match=r"refs.json holds no document frequencies; make a table .* --save-document"):
+        evaluate_command(*arguments(files, "--document-frequencies", files[0]))
+
+
+def test_empty_captions_are_named(evaluate_command: Run, files: tuple[Path, Path], write: Write) -> None:
+    rows = [{"image_id": key, "caption": "" if key == 7 else "a dog"} for key in range(1, 61)]
+    _, printed, _ = evaluate_command("--annotations", files[0], "--results", write("mine.json", rows))
+    assert "1 captions have no words; the first is of picture 7" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--bootstrap", 0], "--bootstrap must be at least 1, not 0"),
+        (["--seed", -1], "--seed must not be negative"),
+        (["--references", -1], "--references must not be negative"),
+        (["--beam", 3], "--beam goes with --images"),
+        (["--save-results", "x.json"], "--save-results goes with --images"),
+    ],
+)
+def test_options_outside_their_range(
+    evaluate_command: Run, files: tuple[Path, Path], more: list[object], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        evaluate_command(*arguments(files, *more))
+
+
+def test_meteor_without_its_program_says_what_is_missing(
+    evaluate_command: Run, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=r"--meteor needs the package pycocoevalcap .* and a Java runtime"):
+        evaluate_command(*arguments(files, "--meteor"))
+
+
+def test_a_file_that_cannot_be_written(evaluate_command: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"--per-image: cannot write .*out.csv: there is no folder .*no"):
+        evaluate_command(*arguments(files, "--per-image", tmp_path / "no" / "out.csv"))
+    with pytest.raises(DataError, match=r"cannot write .*: Is a directory"):
+        evaluate_command(*arguments(files, "--per-image", tmp_path))
+
+
+def test_of_two_results_files_the_one_at_fault_is_named(
+    evaluate_command: Run, files: tuple[Path, Path], write: Write
+) -> None:
+    some = write("some.json", [{"image_id": key, "caption": "a dog"} for key in range(1, 56)])
+    with pytest.raises(DataError, match=r"some.json: 5 of 60 pictures have no caption, the first is 56;"):
+        evaluate_command(*arguments(files, "--compare", some))
+
+
+class PretendCaptioner:
+    """Captions every picture by its file name; one of them does not open."""
+
+    def options(self, **changes: int) -> dict[str, int]:
+        return changes
+
+    def caption_all(self, pictures: list[Path], *, options: Any, on_error: Any) -> Any:
+        for path in pictures:
+            if path.read_bytes() == b"broken":
+                on_error(path, ImageError(f"{path.name}: not a picture"))
+            else:
+                yield types.SimpleNamespace(image=str(path), text=f"a {ANIMALS[int(path.stem) % 8]} outside")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    module = types.ModuleType("captioner.pipeline")
+    module.DEFAULT_MODEL = "default"  # type: ignore[attr-defined]
+    module.load = lambda name, device=None: PretendCaptioner()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "captioner.pipeline", module)
+    folder = tmp_path / "val"
+    folder.mkdir()
+    for key in range(1, 61):
+        (folder / f"{key:012d}.jpg").write_bytes(b"fine")
+    return folder
+
+
+def test_caption_then_score(evaluate_command: Run, files: tuple[Path, Path], pictures: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    code, printed, errors = evaluate_command(
+        "--annotations", files[0], "--images", pictures, "--beam", 2, "--json", "--save-results", kept
+    )
+    assert (code, errors) == (0, "")
+    assert len(json.loads(kept.read_text())) == 60
+    _, again, _ = evaluate_command("--annotations", files[0], "--results", kept, "--json")
+    assert json.loads(printed) == json.loads(again)
+
+
+def test_a_broken_picture_is_named(evaluate_command: Run, files: tuple[Path, Path], pictures: Path) -> None:
+    (pictures / f"{3:012d}.jpg").write_bytes(b"broken")
+    with pytest.raises(DataError, match="1 pictures could not be captioned"):
+        evaluate_command("--annotations", files[0], "--images", pictures)
+    code, printed, errors = evaluate_command("--annotations", files[0], "--images", pictures, "--partial")
+    assert code == 1
+    assert "000000000003.jpg: not a picture" in errors
+    assert "59 of 60 pictures scored" in printed
+
+
+def test_a_missing_picture_is_named_before_any_is_captioned(
+    evaluate_command: Run, files: tuple[Path, Path], pictures: Path
+) -> None:
+    (pictures / f"{5:012d}.jpg").unlink()
+    with pytest.raises(DataError, match=r"no file for picture 5 in .*000000000005.jpg"):
+        evaluate_command("--annotations", files[0], "--images", pictures)
+    code, _, errors = evaluate_command("--annotations", files[0], "--images", pictures, "--partial")
+    assert code == 1
+    assert "no file for picture 5" in errors

@@ -1,0 +1,204 @@
+"""Maps lie on the picture exactly where they belong, on one scale, and an even map shows nothing."""
+
+import io
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from captioner.errors import OptionError
+from captioner.explain.maps import EXPLAIN
+from captioner.image import Geometry
+from captioner.results import Caption, Word
+from captioner.show.figure import MAP_OF, draw_caption, on_picture, overlay, save_figure, top_of_scale
+
+GEOMETRIES = [
+    Geometry(size=size, side=224, grid=grid, pad=pad)
+    for size in ((320, 240), (241, 317), (97, 501), (640, 95))
+    for grid in ((7, 7), (8, 5))
+    for pad in (False, True)
+]
+
+
+def one_hot(geometry: Geometry, cell: tuple[int, int]) -> np.ndarray:
+    map_ = np.zeros(geometry.grid, np.float32)
+    map_[cell] = 1
+    return map_
+
+
+def even(geometry: Geometry) -> np.ndarray:
+    return (geometry.mask / geometry.mask.sum()).astype(np.float32)
+
+
+def peak(values: np.ndarray) -> tuple[float, float]:
+    """The centre of the brightest pixels, (x, y)."""
+    ys, xs = np.nonzero(values >= values.max() * 0.999)
+    return float(xs.mean()) + 0.5, float(ys.mean()) + 0.5
+
+
+def noise(size: tuple[int, int]) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("smooth", [True, False])
+def test_a_map_of_one_cell_peaks_in_that_cells_rectangle(geometry: Geometry, smooth: bool) -> None:
+    for cell in zip(*geometry.mask.nonzero(), strict=True):
+        left, top, right, bottom = geometry.cell_box(*cell)
+        if min(right - left, bottom - top) < 2:
+            continue  # a sliver at the padding may lie between the centres of pixels
+        spread = on_picture(one_hot(geometry, cell), geometry, geometry.size, smooth=smooth)
+        assert spread.shape == geometry.size[::-1]
+        x, y = peak(spread)
+        assert left < x < right
+        assert top < y < bottom
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_unsmoothed_every_pixel_has_the_value_of_its_cell(geometry: Geometry) -> None:
+    values = np.arange(geometry.grid[0] * geometry.grid[1], dtype=np.float32).reshape(geometry.grid)
+    spread = on_picture(values, geometry, geometry.size, smooth=False)
+    width, height = geometry.size
+    for y in range(0, height, 7):
+        for x in range(0, width, 7):
+            near_edge = geometry.cell_of(x + 0.49, y + 0.49) != geometry.cell_of(x + 0.51, y + 0.51)
+            assert near_edge or spread[y, x] == values[geometry.cell_of(x + 0.5, y + 0.5)]
+
+
+def test_smoothed_a_map_keeps_its_place_at_another_size() -> None:
+    geometry = Geometry(size=(3000, 2000), side=224, grid=(7, 7), pad=True)
+    left, top, right, bottom = (edge / 10 for edge in geometry.cell_box(3, 5))
+    x, y = peak(on_picture(one_hot(geometry, (3, 5)), geometry, (300, 200)))
+    assert abs(x - (left + right) / 2) < 1
+    assert abs(y - (top + bottom) / 2) < 1
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("smooth", [True, False])
+def test_an_even_map_leaves_the_picture_as_it_is(geometry: Geometry, smooth: bool) -> None:
+    picture = noise(geometry.size)
+    assert (overlay(picture, even(geometry), geometry, top=3.0, smooth=smooth) == np.asarray(picture)).all()
+
+
+def test_the_overlay_changes_the_cell_and_nothing_far_from_it() -> None:
+    geometry = Geometry(size=(210, 140), side=224, grid=(7, 7))
+    picture = Image.new("RGB", geometry.size, (0, 0, 0))
+    changed = overlay(picture, one_hot(geometry, (2, 4)), geometry, top=49.0).any(2)
+    rows, columns = changed.nonzero()
+    # Bilinear light reaches the centres of the neighbouring cells: half a cell beyond the cell itself.
+    assert columns.min() + 1 >= 3.5 * 30
+    assert columns.max() <= 5.5 * 30
+    assert rows.min() + 1 >= 1.5 * 20
+    assert rows.max() <= 3.5 * 20
+    assert changed[50, 135]
+
+
+def make_caption(maps: list[np.ndarray], words: list[str], *, size: tuple[int, int] = (120, 90)) -> Caption:
+    geometry = Geometry(size=size, side=64, grid=(4, 4))
+    return Caption(
+        text=" ".join(words),
+        words=tuple(Word(text, 0.5, map_) for text, map_ in zip(words, maps, strict=True)),
+        score=-1.0,
+        finished=True,
+        image="",
+        model="tiny",
+        geometry=geometry,
+        source=noise(size),
+    )
+
+
+def shapes(strengths: list[float]) -> list[np.ndarray]:
+    """Maps on 4 x 4 cells with so many times the even share in one cell, the rest shared evenly."""
+    maps = []
+    for strength in strengths:
+        map_ = np.full((4, 4), (1 - strength / 16) / 15, np.float32)
+        map_[1, 2] = strength / 16
+        maps.append(map_)
+    return maps
+
+
+def panels_of(figure: Figure) -> list[np.ndarray]:
+    return [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
+
+
+def test_one_scale_for_the_whole_caption() -> None:
+    """The weaker map of a caption stays the weaker one in the figure: no map is stretched to its own range."""
+    caption = make_caption(shapes([8.0, 4.0, 1.0]), ["a", "dog", "runs"])
+    assert top_of_scale(caption) == pytest.approx(8)
+    picture, strong, weak, flat = (panel.astype(int) for panel in panels_of(draw_caption(caption)))
+    assert np.abs(strong - picture).mean() > 1.3 * np.abs(weak - picture).mean() > 0
+    assert (flat == picture).all()
+    # Alone, the weaker map would have the scale to itself and glow as the strong one does.
+    alone = panels_of(draw_caption(make_caption(shapes([4.0]), ["dog"])))[1].astype(int)
+    assert np.abs(alone - picture).mean() > 1.3 * np.abs(weak - picture).mean()
+
+
+@pytest.mark.parametrize("explain", EXPLAIN)
+def test_the_scale_says_what_the_maps_are_made_of(explain: str) -> None:
+    caption = replace(make_caption(shapes([8.0]), ["dog"]), explain=explain)
+    label = draw_caption(caption).axes[-1].get_xlabel()
+    assert label == f"{MAP_OF[explain]}, in multiples of its even share"
+    assert len(set(MAP_OF.values())) == len(EXPLAIN)
+
+
+def test_a_caption_of_nearly_even_maps_does_not_look_focused() -> None:
+    caption = make_caption(shapes([1.2, 1.1]), ["a", "dog"])
+    assert top_of_scale(caption) == 3
+    assert top_of_scale(make_caption([], [])) == 3
+
+
+def test_every_word_has_a_panel_function_words_too() -> None:
+    words = ["a", "dog", "and", "the", "cat", "'s", "ball", "in", "a", "park"]
+    figure = draw_caption(make_caption(shapes([2.0] * 10), words))
+    assert len(panels_of(figure)) == 11
+    titles = [axis.get_title() for axis in figure.axes if axis.images]
+    assert titles == ["the picture", *(f"{word}  0.50" for word in words)]
+
+
+def test_a_caption_without_words_is_its_picture() -> None:
+    assert len(panels_of(draw_caption(make_caption([], [])))) == 1
+
+
+@pytest.mark.parametrize("size", [(120, 90), (40, 300), (900, 60), (1, 1)])
+def test_panels_show_the_whole_picture(size: tuple[int, int]) -> None:
+    figure = draw_caption(make_caption(shapes([2.0]), ["dog"], size=size))
+    for panel in panels_of(figure):
+        assert panel.shape[1] / panel.shape[0] == pytest.approx(size[0] / size[1], rel=0.05)
+        assert max(panel.shape) <= 480
+
+
+MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml", ".jpg": b"\xff\xd8"}
+
+
+@pytest.mark.parametrize("suffix", MAGIC)
+def test_words_with_special_characters_are_drawn_in_every_format(tmp_path: Path, suffix: str) -> None:
+    """Dollar signs would start a formula, and angle brackets a tag."""
+    words = ["$5", "$\\frac{$", "<b>", "&", "]]>", '"', "_^%#", "{}"]
+    path = tmp_path / "new" / f"figure{suffix}"
+    make_caption(shapes([2.0] * len(words)), words).figure(path)
+    assert path.read_bytes().startswith(MAGIC[suffix])
+    if suffix == ".svg":
+        ElementTree.parse(path)
+
+
+def test_a_notebook_shows_a_figure_that_is_the_value_of_a_cell() -> None:
+    png = draw_caption(make_caption(shapes([2.0]), ["dog"]))._repr_png_()
+    with Image.open(io.BytesIO(png)) as shown:
+        assert shown.format == "PNG"
+        assert np.ptp(np.asarray(shown.convert("L"))) > 100
+
+
+def test_figures_of_other_formats_are_refused(tmp_path: Path) -> None:
+    figure = draw_caption(make_caption(shapes([2.0]), ["dog"]))
+    for name in ("figure.docx", "figure"):
+        with pytest.raises(OptionError, match=rf"{name}: a figure ends in .png, .pdf or .svg"):
+            save_figure(figure, tmp_path / name)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(OptionError, match=r"folder.png: cannot be written \(Is a directory\)"):
+        save_figure(figure, tmp_path / "folder.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png"]

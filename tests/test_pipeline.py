@@ -1,0 +1,212 @@
+"""Pictures to captions, with whatever model: one, many, broken ones, and what a caption says of itself."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import captioner
+from captioner import Beam, Captioner, Greedy, Sampling, checkpoint
+from captioner.errors import CheckpointError, ImageError, OptionError
+from captioner.pipeline import find_model, load, shipped_models
+from captioner.results import Failure
+
+MakePicture = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Captioner:
+    return load(tiny_model)
+
+
+def test_a_caption_is_its_words_and_every_word_has_a_map(either_model: Path, make_picture: MakePicture) -> None:
+    path = make_picture(size=(50, 30))
+    caption = load(either_model).caption(path)
+    assert 3 <= len(caption.words) <= 6  # what the model's file says of decoding
+    assert caption.text.replace("'s", " 's").split() == [word.text for word in caption.words]
+    assert caption.image == str(path)
+    assert caption.model == either_model.stem
+    assert caption.geometry.size == (50, 30)
+    assert caption.maps.shape == (len(caption.words), 8, 8)
+    for word in caption.words:
+        assert 0 < word.probability < 1
+        assert word.map.dtype == np.float32
+        assert word.map.min() >= 0
+        assert word.map.sum() == pytest.approx(1, abs=1e-5)
+    assert (np.asarray(caption.picture) == np.asarray(Image.open(path))).all()
+
+
+def test_one_gives_a_caption_and_a_list_a_list(model: Captioner, make_picture: MakePicture) -> None:
+    paths = [make_picture(f"{i}.png", seed=i) for i in range(5)]
+    captions = model.caption(paths, batch=2)
+    assert [caption.image for caption in captions] == [str(path) for path in paths]
+    assert [caption.text for caption in captions] == [model.caption(path).text for path in paths]
+    assert model.caption([]) == []
+    np.testing.assert_allclose(captions[3].maps, model.caption(paths[3]).maps, atol=1e-5)
+
+
+def test_however_a_picture_is_given_its_caption_is_the_same(model: Captioner, make_picture: MakePicture) -> None:
+    path = make_picture()
+    expected = model.caption(path)
+    with Image.open(path) as image:
+        for picture in (str(path), path.read_bytes(), image, np.asarray(image)):
+            caption = model.caption(picture)
+            assert (caption.text, caption.score) == (expected.text, pytest.approx(expected.score))
+            assert caption.image == (picture if isinstance(picture, str) else "")
+            assert caption.picture.size == (40, 30)
+
+
+def test_padded_pictures_are_never_looked_at_beside_them(
+    make_checkpoint: Callable[..., checkpoint.Checkpoint], make_picture: MakePicture
+) -> None:
+    for decoder in ("lstm", "transformer"):
+        padded = Captioner(make_checkpoint(decoder, pad=True))
+        wide, square = padded.caption([make_picture(size=(80, 30)), make_picture("b.png", size=(30, 30))])
+        assert wide.geometry.mask.sum() == 24  # 80 x 30 of 80 x 80: three of eight rows
+        assert (wide.maps[:, ~wide.geometry.mask] == 0).all()
+        assert wide.maps.sum((1, 2)) == pytest.approx(1, abs=1e-5)
+        assert square.geometry.mask.all()
+
+
+def test_of_a_list_a_broken_picture_is_a_failure_in_its_place(model: Captioner, make_picture: MakePicture) -> None:
+    paths = [make_picture(f"{i}.png", seed=i) for i in range(4)]
+    paths[1].write_text("no picture")
+    with pytest.raises(ImageError, match=r"1.png"):
+        model.caption(paths[1])
+    for outcomes in (model.caption(paths), list(model.caption_all(paths, batch=2))):
+        assert [outcome.image for outcome in outcomes] == [str(path) for path in paths]
+        assert [isinstance(outcome, Failure) for outcome in outcomes] == [False, True, False, False]
+        assert str(paths[1]) in str(outcomes[1])
+
+
+def test_pictures_are_taken_as_they_come(model: Captioner, make_picture: MakePicture) -> None:
+    """A million pictures must not be opened before the first caption is there."""
+    path, taken = make_picture(), []
+
+    def pictures() -> Any:
+        for i in range(100):
+            taken.append(i)
+            yield path
+
+    captions = model.caption_all(pictures(), batch=2)
+    next(captions)
+    assert len(taken) <= 6
+    captions.close()
+
+
+def test_the_limit_of_pixels_is_passed_on(model: Captioner, make_picture: MakePicture) -> None:
+    path = make_picture(size=(40, 30))
+    with pytest.raises(ImageError, match="limit of 1,199 pixels"):
+        model.caption(path, max_pixels=1199)
+    assert model.caption(path, max_pixels=1200).text
+
+
+def test_exif_is_in_the_geometry(model: Captioner, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned.png", exif=exif)
+    caption = model.caption(tmp_path / "turned.png")
+    assert caption.geometry.size == caption.picture.size == (20, 30)
+    assert caption.geometry.orientation == 6
+
+
+def test_options_are_followed(model: Captioner, make_picture: MakePicture) -> None:
+    path = make_picture()
+    assert len(model.caption(path, options=Greedy(max_length=2, min_length=2)).words) == 2
+    several = model.caption(path, options=Beam(width=4, n_best=4, max_length=4))
+    assert len(several.alternatives) == 3
+    scores = [several.score, *(other.score for other in several.alternatives)]
+    assert scores == sorted(scores, reverse=True)
+    assert len({several.text, *(other.text for other in several.alternatives)}) == 4
+    first, again = (model.caption(path, options=Sampling(seed=3, max_length=6)).text for _ in range(2))
+    assert first == again
+    assert len({model.caption(path, options=Sampling(seed=s, max_length=6)).text for s in range(6)}) > 1
+
+
+def test_changes_to_the_models_own_options(model: Captioner) -> None:
+    assert model.options() == Beam(width=2, max_length=6, min_length=3)
+    assert model.options(max_length=9) == Beam(width=2, max_length=9, min_length=3)
+    assert model.options(n_best=5).width == 5  # no width was asked for: as wide as it takes
+    with pytest.raises(OptionError, match="5 captions are asked of a beam of 3"):
+        model.options(n_best=5, width=3)
+    for width in (0, -2):
+        with pytest.raises(OptionError, match=f"beam width must be a whole number of at least 1, not {width}"):
+            model.options(width=width)
+
+
+def test_a_batch_of_none_is_refused(model: Captioner, make_picture: MakePicture) -> None:
+    with pytest.raises(OptionError, match="at least 1 picture, not 0"):
+        model.caption([make_picture()], batch=0)
+
+
+def test_a_caption_as_json_holds_all_of_it(model: Captioner, make_picture: MakePicture) -> None:
+    caption = model.caption(make_picture(size=(50, 30)), options=Beam(width=2, n_best=2, max_length=4))
+    again = json.loads(json.dumps(caption.as_dict()))
+    assert again["caption"] == caption.text == str(caption)
+    assert again["grid"] == [8, 8]
+    assert again["size"] == [50, 30]
+    assert again["image"] == caption.image
+    assert again["model"] == "tiny"
+    assert again["score"] == pytest.approx(caption.score, abs=1e-6)
+    assert [word["word"] for word in again["words"]] == [word.text for word in caption.words]
+    np.testing.assert_allclose([word["map"] for word in again["words"]], caption.maps, rtol=1e-4)
+    (other,), (said,) = caption.alternatives, again["alternatives"]
+    assert said["caption"] == other.text
+    assert said["score"] == pytest.approx(other.score, abs=1e-6)
+    assert said["finished"] == other.finished
+    assert [word["word"] for word in said["words"]] == [word.text for word in other.words]
+    np.testing.assert_allclose([word["map"] for word in said["words"]], [w.map for w in other.words], rtol=1e-4)
+
+
+def test_models_are_found_by_name_and_by_path(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_model(tiny_model) == find_model(str(tiny_model)) == tiny_model
+    monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: {"default": tiny_model, "best": tiny_model})
+    assert find_model("best") == tiny_model
+    assert load().name == "tiny"
+    with pytest.raises(CheckpointError, match=r"no model is called 'bset'; shipped: default, best. A path of"):
+        find_model("bset")
+    with pytest.raises(CheckpointError, match="nowhere/x: no such model file"):
+        find_model("nowhere/x")
+    with pytest.raises(CheckpointError, match=r"x.safetensors: no such model file"):
+        find_model("x.safetensors")
+
+
+def test_shipped_models_are_listed_default_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "captioner").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("best", "default", "small"):
+        (tmp_path / "checkpoints" / f"{name}.safetensors").touch()
+    (tmp_path / "checkpoints" / "default.md").touch()
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path / "captioner")
+    assert list(shipped_models()) == ["default", "best", "small"]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:banana"])
+def test_a_device_that_is_not_there(tiny_model: Path, device: str) -> None:
+    with pytest.raises(OptionError, match=f"device '{device}'"):
+        load(tiny_model, device=device)
+
+
+def test_the_public_names() -> None:
+    for name in captioner.__all__:
+        assert getattr(captioner, name) is not None
+    assert set(captioner.__all__) <= set(dir(captioner))
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        captioner.lod  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "program", ["import captioner", "from captioner.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"]
+)
+def test_importing_and_help_are_quick(program: str) -> None:
+    report = "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    run = subprocess.run([sys.executable, "-c", program + report], capture_output=True, text=True, check=True)
+    modules = set(run.stderr.split())
+    assert "captioner" in modules
+    assert modules.isdisjoint({"torch", "torchvision", "matplotlib", "pycocotools", "nltk", "scipy"})
