@@ -6,7 +6,16 @@ programming error stays a ``TypeError``, ``IndexError`` and so on, with its trac
 
 
 class CaptionerError(Exception):
-    """A mistake in what the user gave: the message says what, with which value, and what mends it."""
+    """A mistake in what the user gave.
+
+    Args:
+        message: what is wrong, and with which value.
+        remedy: what would mend it; ``str(error)`` is both, with a semicolon between.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.remedy = remedy
 
 
 class ImageError(CaptionerError):
@@ -16,8 +25,8 @@ class ImageError(CaptionerError):
 class TooManyPixelsError(ImageError):
     """A picture that is whole but larger than the caller allows; ``size`` is its (width, height)."""
 
-    def __init__(self, message: str, size: tuple[int, int]) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, size: tuple[int, int], *, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
         self.size = size
 
 

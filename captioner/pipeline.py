@@ -21,7 +21,7 @@ from captioner.explain.maps import MapReading, encode
 from captioner.explain.maps import explain as _explain
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
 from captioner.model.transformer import TransformerConfig
-from captioner.results import Alternative, Caption, Failure, Outcome, Word
+from captioner.results import Alternative, Caption, Failure, Outcome, Word, path_of
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import SPECIAL, join_words
 
@@ -255,7 +255,7 @@ class Captioner:
             words=best.words,
             score=best.score,
             finished=best.finished,
-            image=_path_of(source),
+            image=path_of(source),
             model=self.name,
             geometry=prepared.geometry,
             explain=reading.explain,
@@ -292,11 +292,7 @@ def _opened(picture: Picture, future: "Future[Prepared]") -> "Prepared | Failure
     try:
         return future.result()
     except ImageError as error:
-        return Failure(_path_of(picture), str(error), source=picture)
-
-
-def _path_of(picture: Picture) -> str:
-    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else ""
+        return Failure.of(picture, error)
 
 
 def _said(

@@ -1,5 +1,6 @@
 """What comes out: a caption, its words, and with every word the map of where the model looked."""
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from captioner.errors import ImageError
+from captioner.errors import CaptionerError, ImageError
 from captioner.image import Geometry, Picture, open_image
 
 if TYPE_CHECKING:
@@ -189,6 +190,11 @@ class Failure:
     remedy: str = ""
     source: Picture | None = field(default=None, repr=False, compare=False)
 
+    @classmethod
+    def of(cls, picture: Picture, error: CaptionerError) -> "Failure":
+        """The failure that an error means for a picture."""
+        return cls(path_of(picture), str(error).removesuffix(f"; {error.remedy}"), error.remedy, picture)
+
     def __str__(self) -> str:
         return f"{self.error}; {self.remedy}" if self.remedy else self.error
 
@@ -199,6 +205,11 @@ class Failure:
 
 Outcome = Caption | Failure
 """What comes out for each picture that goes in, in the same order."""
+
+
+def path_of(picture: Picture) -> str:
+    """The path of a picture, "" for one that came from memory."""
+    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else ""
 
 
 def _word_as_dict(word: Word) -> dict[str, Any]:
