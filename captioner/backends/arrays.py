@@ -38,11 +38,12 @@ def _top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], ND
     columns: NDArray[np.int64]
     if k <= _FEW:  # some passes over the array are faster than partitioning it
         left, rows = values.copy(), np.arange(len(values))
-        columns = np.empty((len(values), k), dtype=np.int64)
+        columns, found = np.empty((len(values), k), dtype=np.int64), np.empty((len(values), k), dtype=values.dtype)
         for i in range(k):
             columns[:, i] = left.argmax(1)
+            found[:, i] = left[rows, columns[:, i]]
             left[rows, columns[:, i]] = -np.inf
-        return np.take_along_axis(values, columns, axis=1), columns
+        return found, columns
     order = np.where(np.isnan(values), np.inf, values)
     columns = np.argpartition(order, max(0, values.shape[1] - k), axis=1)[:, -k:]
     best_first = np.argsort(-np.take_along_axis(order, columns, axis=1), axis=1, kind="stable")

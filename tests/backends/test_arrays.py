@@ -14,7 +14,8 @@ def test_the_best_come_first_with_their_columns(k: int, convert) -> None:  # typ
     values[1, 3:] = -np.inf
     found, columns = top_k(convert(values), k)
     np.testing.assert_array_equal(found, -np.sort(-values, axis=1)[:, :k])
-    np.testing.assert_array_equal(np.take_along_axis(values, columns, 1), found)
+    finite = np.isfinite(found)
+    np.testing.assert_array_equal(np.take_along_axis(values, columns, 1)[finite], found[finite])
 
 
 @pytest.mark.parametrize("k", [2, 20])
