@@ -145,13 +145,14 @@ class Captioner:
             ImageError: it does not open.
         """
         config = self.model.encoder.config
-        image, orientation = open_with_orientation(picture, max_pixels=max_pixels)
+        opened = open_with_orientation(picture, max_pixels=max_pixels)
+        image = opened.image
         geometry = Geometry(
-            size=image.size,
+            size=opened.size,
             side=config.side or 0,
             grid=self.model.encoder.grid_shape,
             pad=config.pad,
-            orientation=orientation,
+            orientation=opened.orientation,
         )
         pixels = fit(image, geometry)
         if keep is not None:

@@ -210,9 +210,10 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
     options = {"lossless": True} if suffix == ".webp" else {}
     path = save(tmp_path / f"turned{suffix}", Image.fromarray(np.ascontiguousarray(stored)), exif=exif, **options)
 
-    image, found = open_with_orientation(path)
+    opened = open_with_orientation(path)
+    image, found = opened.image, opened.orientation
     assert (np.asarray(image) == upright).all()
-    assert found == orientation
+    assert (found, opened.size) == (orientation, image.size)
 
     geometry = Geometry(size=image.size, side=64, grid=(4, 4), orientation=found)
     for box in ((0, 0, 8, 5), (1, 2, 4, 3), (6, 0, 8, 4)):
@@ -227,14 +228,14 @@ def test_an_orientation_that_does_not_exist_is_none(tmp_path: Path, orientation:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "odd.png", Image.new("RGB", (3, 2)), exif=exif)
-    image, found = open_with_orientation(path)
-    assert (image.size, found) == ((3, 2), 1)
+    opened = open_with_orientation(path)
+    assert (opened.image.size, opened.orientation) == ((3, 2), 1)
 
 
 def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
     path = save(tmp_path / "odd.jpg", Image.new("RGB", (16, 8), "red"), exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
-    image, found = open_with_orientation(path)
-    assert (image.size, found) == ((16, 8), 1)
+    opened = open_with_orientation(path)
+    assert (opened.image.size, opened.orientation) == ((16, 8), 1)
 
 
 # What is too large.
