@@ -14,7 +14,8 @@ from captioner.errors import OptionError
 from captioner.explain.maps import EXPLAIN
 from captioner.image import Geometry
 from captioner.results import Caption, Word
-from captioner.show.figure import MAP_OF, draw_caption, on_picture, overlay, save_figure, top_of_scale
+from captioner.show.figure import draw_caption, save_figure
+from captioner.show.scale import MAP_OF, on_picture, overlay, top_of_scale
 
 GEOMETRIES = [
     Geometry(size=size, side=224, grid=grid, pad=pad)

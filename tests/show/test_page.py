@@ -21,8 +21,8 @@ from captioner.data.writers import PageFile
 from captioner.errors import ImageError, OptionError
 from captioner.image import Geometry
 from captioner.results import Caption
-from captioner.show.figure import top_of_scale
 from captioner.show.page import EVEN, assets, page, payload, quantise, restore
+from captioner.show.scale import top_of_scale
 
 MakeCaption = Callable[..., Caption]
 

@@ -18,9 +18,9 @@ import captioner
 from captioner.data.scenes import dog_frisbee_park, draw_scene
 from captioner.image import Geometry
 from captioner.results import Caption
-from captioner.show.figure import MAP_OF, glow, on_picture, overlay, top_of_scale
 from captioner.show.page import page as page_of
 from captioner.show.page import payload
+from captioner.show.scale import MAP_OF, glow, on_picture, overlay, top_of_scale
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -330,7 +330,7 @@ def test_the_place_is_told_in_words(
 
 
 @pytest.mark.parametrize(
-    ("explain", "said"), [("gradient", "Was said most for what is"), ("occlusion", "Depends most on what is")]
+    ("explain", "said"), [("gradient", "Rests most on what is"), ("occlusion", "Depends most on what is")]
 )
 def test_the_page_says_what_its_maps_are_made_of(
     show: Callable[..., Opened], make_caption: MakeCaption, explain: str, said: str
