@@ -94,7 +94,7 @@ def on_picture(
     Returns:
         (height, width) float32.
     """
-    values: "NDArray[Any]" = map_
+    values: NDArray[Any] = map_
     for axis in (0, 1):  # down, then across
         cells, content, pixels = geometry.grid[axis], geometry.content[1 - axis], size[1 - axis]
         # In cells; the picture covers only a part of the grid, the rest is padding.

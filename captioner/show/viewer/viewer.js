@@ -3,7 +3,6 @@
 const FADE = 160; // milliseconds from one map to the next
 const PACE = 1100; // milliseconds a word while playing
 const SMOOTH_PIXELS = 640; // an interpolated map needs no more along its longer side
-const LONGEST_SHAPE = 16; // a picture that is thinner than 1 : 16 is drawn at that shape, as in figure.py
 const THUMBNAIL = { width: 132, height: 88 };
 
 class Viewer {
@@ -16,7 +15,7 @@ class Viewer {
     this.chosen = null; // the word that was clicked, reached by key, or is being played
     this.hovered = null; // the word under the mouse
     this.root = make("div", compact ? "cv cv-compact" : "cv");
-    this.ratio = Math.min(LONGEST_SHAPE, Math.max(1 / LONGEST_SHAPE, data.size[0] / data.size[1]));
+    this.ratio = shapeOf(data);
     this.root.style.setProperty("--cv-ratio", String(this.ratio));
     this.root.style.setProperty("--cv-opacity", String(STRONGEST));
     this.build(enlarge);
