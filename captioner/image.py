@@ -221,7 +221,8 @@ def _stretch(values: "NDArray[Any]", mode: str) -> "NDArray[np.uint8]":
     """Gray values (h, w) of more than 8 bits to 8: 16-bit ones by their depth, others by their extremes."""
     if mode.startswith("I;16"):
         return _to_8_bits(values)
-    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    with np.errstate(invalid="ignore"):  # a signalling NaN in a file is no news to the host
+        finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(finite.min()), float(finite.max())
     if mode == "I" and low >= 0 and high <= 65535:  # 32 bits, in which files of 8 and of 16 come
         return _to_8_bits(finite) if high > 255 else finite.astype(np.uint8)
