@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 
 import numpy as np
@@ -173,7 +174,7 @@ def _file(picture: Picture, name: str) -> Iterator[IO[bytes]]:
             raise ImageError(f"{name!r} is no path")
         with open(picture, "rb") as file:  # noqa: PTH123 - Path.open drops a trailing slash, and so names another file
             whole = file if file.seekable() else io.BytesIO(file.read())
-            if not whole.read(1):
+            if not whole.read(1) and Path(name).is_file():  # a device has no size
                 raise ImageError(f"{name}: the file is empty")
             yield whole
     elif isinstance(picture, ReadsBytes):
@@ -361,7 +362,7 @@ class Geometry:
 
     @property
     def mask(self) -> "NDArray[np.bool_]":
-        """(h, w), True where a cell holds picture, were it a sliver."""
+        """(h, w), True where a cell holds any part of the picture."""
         rows, columns = self.grid
         width, height = self.content
         down, across = np.arange(rows) * self.side < rows * height, np.arange(columns) * self.side < columns * width
@@ -371,8 +372,8 @@ class Geometry:
     def extent(self) -> Box:
         """The rectangle that the whole grid covers, in pixels of the upright picture.
 
-        It is the picture, and more where there is padding: a map drawn over this rectangle and clipped to the
-        picture lies exactly where it belongs.
+        It is the picture, and more where there is padding. A map that is drawn over this rectangle and clipped to
+        the picture lies exactly where it belongs.
         """
         across, down = (self.size[axis] * self.side / self.content[axis] for axis in (0, 1))
         return 0.0, 0.0, across, down
@@ -400,7 +401,10 @@ def _unturn(x: float, y: float, width: int, height: int, orientation: int) -> tu
 
 
 def fit(image: Image.Image, geometry: Geometry) -> "NDArray[np.uint8]":
-    """The model's input for an upright RGB picture: (side, side, 3), padded with mid-gray."""
+    """The model's input for an upright RGB picture: (side, side, 3) uint8, padded with mid-gray (128).
+
+    The image may have fewer pixels than ``geometry.size``, as `open_with_orientation` returns it with ``at_least``.
+    """
     width, height = geometry.content
     resized = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     if (width, height) == (geometry.side, geometry.side):

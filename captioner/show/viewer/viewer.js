@@ -190,7 +190,7 @@ class Viewer {
     });
   }
 
-  /** Mouse, touch and keys on a word, be it in the caption or in the strip. */
+  /** Mouse, touch and keys on a word, in the caption or in the strip. */
   listen(item, i) {
     let before = null;
     item.addEventListener("pointerenter", (event) => {
