@@ -195,13 +195,14 @@ class Captioner:
         Raises:
             ImageError: it does not open.
         """
-        image, orientation = open_with_orientation(picture, max_pixels=max_pixels)
+        opened = open_with_orientation(picture, max_pixels=max_pixels)
+        image = opened.image
         geometry = Geometry(
-            size=image.size,
+            size=opened.size,
             side=self.backend.side,
             grid=self.backend.grid_shape,
             pad=self.backend.pad,
-            orientation=orientation,
+            orientation=opened.orientation,
         )
         pixels = fit(image, geometry)
         source: Picture = picture
