@@ -6,19 +6,22 @@ allows no other script.
 """
 
 import base64
+import contextlib
 import hashlib
 import html
 import importlib.resources
 import io
 import json
+import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from captioner.errors import OptionError
 from captioner.show.scale import FAINTEST_TOP, times_even
 
 if TYPE_CHECKING:
@@ -220,6 +223,28 @@ def entry(caption: "Caption", *, several: bool = False, longest: int = 0, smooth
 def closing() -> str:
     """The end of a document: the viewer's script, which builds the page from the entries."""
     return f"</main>\n<script>{assets()[0]}</script>\n</body>\n</html>\n"
+
+
+def save_page(document: str, path: str | Path) -> None:
+    """Write a document; a kill while writing leaves the old file whole.
+
+    Raises:
+        OptionError: the path does not end in .html, or it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise OptionError(f"{path}: a page ends in .html, not '{path.suffix}'")
+    place = Path(os.path.realpath(path))  # through a link, which stays one
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(document, encoding="utf-8", newline="")
+        partial.replace(place)
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def script_json(data: Any) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from captioner.errors import OptionError
-from captioner.explain.maps import EXPLAIN
+from captioner.options import EXPLAIN
 from captioner.image import Geometry
 from captioner.results import Caption, Word
 from captioner.show.figure import FIGURE_PIXELS, _layout, draw_caption, save_figure
