@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import DataError
-from captioner.explain.occlusion import blot_out, blurred, mean_colour, orders_of
+from captioner.explain.occlusion import blurred, mean_colour, occlude, orders_of
 from captioner.grounding.bootstrap import Estimate, bootstrap_means
 from captioner.tokenizer.vocabulary import SPECIAL
 
@@ -80,8 +80,6 @@ def deletion_curves(model: "Captioner", grounded: "GroundedCaption", *, seed: in
     Raises:
         ImageError: the picture does not open.
     """
-    from captioner.explain.maps import log_probabilities
-
     if not grounded.nouns:
         return []
     prepared = model.prepare(grounded.caption.source)
@@ -97,10 +95,10 @@ def deletion_curves(model: "Captioner", grounded: "GroundedCaption", *, seed: in
     variants = [pixels, filled, blurry]
     for order in orders:
         levels = orders_of(np.where(geometry.mask, order, -np.inf), counts)[1:-1]
-        variants += [blot_out(pixels, filled, cells) for cells in levels]
-        variants += [blot_out(blurry, pixels, cells) for cells in levels]
+        variants += [occlude(pixels, filled, cells) for cells in levels]
+        variants += [occlude(blurry, pixels, cells) for cells in levels]
     ids = model.vocabulary.encode([word.text for word in grounded.caption.words])[1:-1]
-    log_p = log_probabilities(model.model, variants, geometry, [ids])  # (V, 1, words + 1), the last of the end
+    log_p = model.log_probabilities(variants, geometry, [ids])  # (V, 1, words + 1), the last of the end
     probabilities = np.exp(log_p[:, 0, :-1].astype(np.float64))
     p = np.empty((2, len(orders), len(LEVELS), len(ids)))  # deletion and insertion, order, level, word
     p[0, :, 0], p[0, :, -1] = probabilities[0], probabilities[1]

@@ -127,7 +127,9 @@ def print_ground_report(report: GroundReport, console: Console) -> None:
 
 
 def _signature(report: GroundReport) -> str:
-    return ", ".join(str(value) if name == "explain" else f"{name} {value}" for name, value in report.map_options.items())
+    return ", ".join(
+        str(value) if name == "explain" else f"{name} {value}" for name, value in report.map_options.items()
+    )
 
 
 def _overall(scores: GroundingScores) -> Table:
@@ -180,7 +182,12 @@ def _faithfulness(found: Faithfulness) -> Table:
     table = _table(f"{found.words:,} words", "by the map", "at random", "gain", "95% interval")
     for title, own, chance, gain in (
         ("probability while cells are occluded (deletion)", found.deletion, found.random_deletion, found.deletion_gain),
-        ("probability while cells are restored (insertion)", found.insertion, found.random_insertion, found.insertion_gain),
+        (
+            "probability while cells are restored (insertion)",
+            found.insertion,
+            found.random_insertion,
+            found.insertion_gain,
+        ),
     ):
         low, high = gain.interval.low, gain.interval.high
         row = (f"{own.value:.3f}", f"{chance.value:.3f}", f"{gain.value:+.3f}", f"{low:+.3f} to {high:+.3f}")

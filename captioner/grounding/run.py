@@ -9,11 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 from captioner.data.records import Record
-from captioner.decoding import Greedy
 from captioner.errors import CaptionerError, OptionError
-from captioner.explain.maps import MapReading
 from captioner.grounding.ground_truth import GroundTruth, NounAnnotation
 from captioner.grounding.grounded import SOURCES, GroundedCaption, GroundedPicture, score_caption
+from captioner.options import Greedy, MapOptions
 from captioner.pipeline import Captioner, Prepared
 from captioner.results import Failure
 
@@ -24,7 +23,7 @@ def ground(
     ground_truth: GroundTruth,
     *,
     sources: Sequence[str] = SOURCES,
-    explain: str | MapReading | None = None,
+    explain: str | MapOptions | None = None,
     options: Greedy | None = None,
     batch: int = 16,
 ) -> Iterator[GroundedPicture | Failure]:
@@ -60,7 +59,7 @@ def _ground(
     records: Iterable[Record],
     ground_truth: GroundTruth,
     sources: Sequence[str],
-    explain: str | MapReading | None,
+    explain: str | MapOptions | None,
     options: Greedy | None,
     batch: int,
 ) -> Iterator[GroundedPicture | Failure]:
@@ -92,16 +91,15 @@ def _read_references(
     record: Record,
     prepared: Prepared,
     ground_truth: GroundTruth,
-    explain: str | MapReading | None,
+    explain: str | MapOptions | None,
 ) -> list[GroundedCaption]:
     """The grounded references of a picture, those that name annotated objects, read in one batch."""
     named = annotated_references(model, record, ground_truth)
     if not named:
         return []
-    captions = model.read(prepared.picture, [text for text, _ in named], explain=explain)
+    captions = model.read_prepared(prepared, [text for text, _ in named], explain=explain)
     return [
-        score_caption(caption, record, nouns, "references")
-        for caption, (_, nouns) in zip(captions, named, strict=True)
+        score_caption(caption, record, nouns, "references") for caption, (_, nouns) in zip(captions, named, strict=True)
     ]
 
 
@@ -109,9 +107,7 @@ def annotated_references(
     model: Captioner, record: Record, ground_truth: GroundTruth, *, most: int | None = None
 ) -> list[tuple[str, list[NounAnnotation]]]:
     """The first ``most`` references of a picture that name annotated objects, each with these nouns."""
-    annotated = [
-        (text, ground_truth.annotate(record, model.split(text))) for text in record.captions[:most]
-    ]
+    annotated = [(text, ground_truth.annotate(record, model.split(text))) for text in record.captions[:most]]
     return [(text, nouns) for text, nouns in annotated if nouns]
 
 
