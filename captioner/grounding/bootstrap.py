@@ -47,7 +47,8 @@ def bootstrap_means(values: Floats, pictures: Sequence[str], resamples: int = 10
     np.add.at(sums, group, np.where(known, values, 0))
     np.add.at(counts, group, known)
     random = np.random.default_rng(seed)
-    times = np.stack([np.bincount(random.integers(groups, size=groups), minlength=groups) for _ in range(resamples)])
+    draws = [np.bincount(random.integers(groups, size=groups), minlength=groups) for _ in range(resamples)]
+    times = np.stack(draws).astype(np.float64)  # how often each picture is in each resample
     total, total_count = sums.sum(0), counts.sum(0)
     means = _ratio(total, total_count)
     drawn = _ratio(times @ sums, times @ counts)  # (resamples, K)

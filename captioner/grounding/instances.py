@@ -189,7 +189,7 @@ class Instances:
             if not isinstance(name, str) or not PurePosixPath(name).name:
                 raise self._error(f"{place} has no 'file_name'", remedy="give it the name of the picture's file")
             for side in ("width", "height"):
-                value = image.get(side)
+                value: Any = image.get(side)
                 if not is_number(value) or value < 1 or value != int(value):
                     raise self._error(
                         f"{place} ({name}) has the {side} {str(value)[:40]}",

@@ -127,9 +127,8 @@ def print_ground_report(report: GroundReport, console: Console) -> None:
 
 
 def _signature(report: GroundReport) -> str:
-    return ", ".join(
-        str(value) if name == "explain" else f"{name} {value}" for name, value in report.map_options.items()
-    )
+    options = report.map_options.items()
+    return ", ".join(str(value) if name == "explain" else f"{name} {value}" for name, value in options)
 
 
 def _overall(scores: GroundingScores) -> Table:
@@ -181,9 +180,9 @@ def _classes(found: SourceReport) -> Table:
 def _faithfulness(found: Faithfulness) -> Table:
     table = _table(f"{found.words:,} words", "by the map", "at random", "gain", "95% interval")
     for title, own, chance, gain in (
-        ("probability while cells are occluded (deletion)", found.deletion, found.random_deletion, found.deletion_gain),
+        ("deletion: probability while cells are occluded", found.deletion, found.random_deletion, found.deletion_gain),
         (
-            "probability while cells are restored (insertion)",
+            "insertion: probability while cells are restored",
             found.insertion,
             found.random_insertion,
             found.insertion_gain,
