@@ -55,7 +55,7 @@ def inside(region: Any, *points: tuple[float, float]) -> list[bool]:
 
 def test_a_caption_that_is_the_reference_has_its_boxes() -> None:
     first, second = BoxGroundTruth().annotate(SCENE, words("a red ball left of a blue ball"))
-    assert (first.position, first.category, second.word) == (2, "ball", 7)
+    assert (first.position, first.category, second.position) == (2, "ball", 7)
     assert inside(first.region, (0.1, 0.1), (0.7, 0.7)) == [True, False]
     assert inside(second.region, (0.1, 0.1), (0.7, 0.7)) == [False, True]
 
