@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_caption(commands.add_parser("caption", help="caption pictures or folders of them"))
     _add_evaluate(commands.add_parser("evaluate", help="the COCO scores of captions"))
     _add_ground(commands.add_parser("ground", help="whether the maps lie on what the words name"))
+    _add_select_heads(commands.add_parser("select-heads", help="choose the attention heads of a model's maps"))
     _add_train(commands.add_parser("train", help="train a model"))
     _add_serve(commands.add_parser("serve", help="serve a page for your pictures, and an HTTP API"))
     models = commands.add_parser("models", help="list the models that ship")
@@ -301,6 +302,16 @@ def _add_ground(parser: argparse.ArgumentParser) -> None:
 
     ground.add_arguments(parser)
     parser.set_defaults(run=ground.run)
+
+
+# select-heads
+
+
+def _add_select_heads(parser: argparse.ArgumentParser) -> None:
+    from captioner.commands import select_heads
+
+    select_heads.add_arguments(parser)
+    parser.set_defaults(run=select_heads.run)
 
 
 # train
