@@ -55,7 +55,7 @@ def refuse_overwriting(outputs: Mapping[str, FilePath | None], inputs: Iterable[
 def _key_of_output(path: FilePath) -> tuple[_Key | None, bool]:
     """What an output is known by, and whether it exists. The key is None for folders and devices."""
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except (OSError, ValueError):  # not there yet; a dangling link is known by its target
         return _spelling(path), False
     if stat.S_ISREG(found.st_mode):
@@ -68,12 +68,12 @@ def _spelling(path: FilePath) -> str:
     try:
         return str(Path(path).resolve())
     except (OSError, RuntimeError, ValueError):  # a circle of links
-        return os.path.abspath(path)
+        return str(Path(path).absolute())
 
 
 def _identity(path: FilePath) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except (OSError, ValueError):
         return None
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
