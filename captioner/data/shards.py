@@ -84,10 +84,22 @@ def _write_shard(
                     added += 1
                 advance()
         if added:
-            os.link(partial, file)  # fails where a file of that name has appeared, which a rename would overwrite
+            _rename(partial, file)
         return added > 0
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _rename(partial: Path, file: Path) -> None:
+    """Give a file its name; fails where a file of that name has appeared, which a rename alone would overwrite."""
+    try:
+        os.link(partial, file)
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without hard links
+        if file.exists():
+            raise
+        partial.rename(file)
 
 
 def _add(tar: tarfile.TarFile, key: str, record: Record, picture: bytes) -> None:

@@ -1,4 +1,4 @@
-"""JSON, JSON lines, CSV and token files as values and rows, parsed strictly: every fault raises DataError with its place.
+"""JSON, JSON lines, CSV and token files as values and rows. Every fault raises DataError with its place.
 
 Lines end at a line feed alone: a caption may hold U+2028 or a lone carriage return. Of "\\r\\n" the carriage return is
 no part of the last field.
@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ def _refuse_constant(name: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"an object has the key {twice!r:.40} twice: {pairs!r:.80}; keep one")
     return found
 

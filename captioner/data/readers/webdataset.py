@@ -17,6 +17,7 @@ from captioner.data.records import ShardPicture
 from captioner.errors import DataError
 from captioner.image import SUFFIXES
 
+_DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, LookupError, RecursionError)
 _LARGEST_ABOUT = 1 << 24  # bytes of a .json or .txt in a shard
 
 
@@ -70,16 +71,7 @@ def _shard(shard: Path) -> Iterator[Entry]:
                     about[picture.key] = given | about.get(picture.key, {})
     except FileNotFoundError:
         raise DataError(f"{shard}: no such shard") from None
-    except (
-        tarfile.TarError,
-        OSError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        KeyError,
-        IndexError,
-        RecursionError,
-    ) as error:
+    except _DAMAGED as error:
         raise DataError(f"{shard}: no tar file, or cut off ({error})") from None
     for key, picture in pictures.items():
         if "captions" not in about.get(key, {}):
