@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from captioner.data.readers.rows import parse_json
+from captioner.data.readers.text import read_text
 from captioner.errors import DataError, OptionError
 from captioner.metrics.ngrams import MAX_ORDER, Ngrams, Order, distinct_sorted, lookup, number_words
-from captioner.metrics.textfiles import parse_json, read_text
 
 _SIGMA = 6.0
 _FORMAT = "captioner document frequencies 1"
