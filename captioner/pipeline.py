@@ -22,8 +22,9 @@ from captioner.explain.maps import explain as _explain
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
 from captioner.model.transformer import TransformerConfig
 from captioner.results import Alternative, Caption, Failure, Outcome, Word, path_of
+from captioner.tokenizer.detokenize import detokenize
 from captioner.tokenizer.ptb import tokenize
-from captioner.tokenizer.vocabulary import SPECIAL, join_words
+from captioner.tokenizer.vocabulary import SPECIAL
 
 DEFAULT_MODEL = "default"
 
@@ -304,7 +305,7 @@ def _said(
     finished: bool,
 ) -> Alternative:
     words = tuple(Word(*each) for each in zip(texts, probabilities, maps, strict=True))
-    return Alternative(text=join_words(texts), words=words, score=score, finished=finished)
+    return Alternative(text=detokenize(texts), words=words, score=score, finished=finished)
 
 
 def load(model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> Captioner:

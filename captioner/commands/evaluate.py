@@ -75,9 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What is scored: references with their words, and captions by the same ids."""
+    """What is scored: references, as text and as words, and captions by the same ids."""
 
-    annotations: "Annotations"
+    texts: Mapping["Id", list[str]]
     references: "References"
     captions: Mapping["Id", str]
     other: Mapping["Id", str] | None
@@ -216,7 +216,7 @@ def _job(
         notes.append(f"partial: {len(texts):,} of {total:,} pictures scored")
     with _naming(options.annotations):
         references = References(texts, known=known)
-    return _Job(annotations=annotations, references=references, captions=captions, other=other, notes=tuple(notes))
+    return _Job(texts=texts, references=references, captions=captions, other=other, notes=tuple(notes))
 
 
 def _report(
@@ -231,22 +231,24 @@ def _report(
     from captioner.metrics.resampling import bootstrap, compare
 
     references, captions = job.references, job.captions
-    texts = {key: job.annotations.references[key] for key in references}
     with _naming(options.results):
         scores = evaluate(captions, references, document_frequencies=frequencies)
     others = None
     if job.other is not None:
         with _naming(options.compare):
             others = evaluate(job.other, references, document_frequencies=frequencies)
-    words = references.tokenize([captions[key] for key in references])
+    words = references.tokenize([captions[key] for key in job.texts])
     described = describe(words)
     notes = list(job.notes)
     if described.empty:
-        first = next(key for key, caption in zip(references, words, strict=True) if not caption)
+        first = next(key for key, caption in zip(job.texts, words, strict=True) if not caption)
         notes.append(f"{described.empty} captions have no words; the first is of picture {first!r}")
     measures: dict[Measure, bool] = {"METEOR": options.meteor, "SPICE": options.spice}
     extra = {measure: java_score(measure, captions, references) for measure, wanted in measures.items() if wanted}
-    baselines = None if options.no_baselines else {"document_frequencies": frequencies, "tokenized": references}
+    constant, human = None, None
+    if not options.no_baselines:
+        constant = constant_scores(job.texts, document_frequencies=frequencies, tokenized=references)
+        human = human_scores(job.texts, document_frequencies=frequencies, tokenized=references)
     report = Report(
         scores=scores,
         signature=f"{scores.signature} | set {options.annotations.name}{f' {options.split}' if options.split else ''}",
@@ -255,8 +257,8 @@ def _report(
         extra={measure: total for measure, (total, _) in extra.items()},
         extra_per_picture={measure: each for measure, (_, each) in extra.items()},
         intervals=bootstrap(scores, resamples=options.bootstrap, seed=options.seed) if options.bootstrap else None,
-        constant=None if baselines is None else constant_scores(texts, **baselines),
-        human=None if baselines is None else human_scores(texts, **baselines),
+        constant=constant,
+        human=human,
         other=others,
         differences=compare(scores, others, seed=options.seed) if others is not None else None,
     )
