@@ -19,10 +19,8 @@ _AFTER_NUMBER = frozenset(["%", "°"])
 _MARKS = re.compile(r"[!?]{2,}")
 
 # Words that the tokeniser cuts in two, and that are written as one.
-_ONE_WORD = frozenset(
-    [("can", "not"), ("gon", "na"), ("got", "ta"), ("wan", "na"), ("lem", "me"), ("gim", "me")]
-    + [("'t", "is"), ("'t", "was"), ("y'", "all")]
-)
+_CUT = ("can not", "gon na", "got ta", "wan na", "lem me", "gim me", "'t is", "'t was", "y' all")
+_ONE_WORD = frozenset(tuple(pair.split()) for pair in _CUT)
 
 
 def detokenize(words: Sequence[str]) -> str:
@@ -42,9 +40,7 @@ def detokenize(words: Sequence[str]) -> str:
 
 def _joined(before: str, word: str) -> bool:
     """Whether no space stands between two words."""
-    if word in _CLITICS:
-        return before not in _OPENING
-    if word in _CLOSING or before in _OPENING or (before, word) in _ONE_WORD:
+    if word in _CLITICS or word in _CLOSING or before in _OPENING or (before, word) in _ONE_WORD:
         return True
     if word in _AFTER_NUMBER or before == "°":
         return bool(_NUMBER.fullmatch(before)) or (before == "°" and word in ("c", "f"))

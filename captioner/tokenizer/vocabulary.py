@@ -25,7 +25,7 @@ class Vocabulary:
             raise DataError(f"a vocabulary begins with {' '.join(SPECIAL)}, not {' '.join(self.words[:4])}")
         if len(set(self.words)) != len(self.words):
             twice = next(word for word, count in Counter(self.words).items() if count > 1)
-            raise DataError(f"the word '{twice}' stands twice in the vocabulary")
+            raise DataError(f"the word '{twice}' is there twice")
 
     @classmethod
     def build(cls, captions: Iterable[Sequence[str]], *, minimum_count: int = 5) -> "Vocabulary":

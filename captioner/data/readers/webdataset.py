@@ -35,7 +35,7 @@ class WebDataset(Format):
             if source.path.name.lower().endswith((".gz", ".tgz")):
                 raise DataError(f"{source.path}: shards must not be compressed", remedy="unpack it with gunzip")
             return True
-        return source.path.is_dir()
+        return source.path.is_dir() and any(source.path.glob("*.tar"))
 
     def entries(self, source: Source) -> list[Entry]:
         path = source.path
