@@ -151,7 +151,7 @@ def test_names_of_splits_mean_the_same_everywhere(write: Write, word: str) -> No
 def test_an_unknown_split_is_refused_with_its_place_and_the_known_names(write: Write, word: Any) -> None:
     files = [
         write("coco.json", coco(["train", word])),
-        write("rows.jsonl", '{"image": "b.png", "caption": "x"}\n' + json.dumps({"image": "a", "caption": "y", "split": word})),
+        write("rows.jsonl", "\n" + json.dumps({"image": "a.png", "caption": "a dog", "split": word})),
         write("karpathy.json", {"images": [{"filename": "a.png", "split": word, "sentences": []}]}),
     ]  # fmt: skip
     for path in files:
