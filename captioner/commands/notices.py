@@ -4,19 +4,33 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Print what the package warns of (a `UserWarning`) as ``captioner: message``, each message once.
+    """Print at once, as ``captioner: message`` and each message once, what is left out or says little.
 
-    It changes the filters of the process while it is open: for the main thread of a command, not for libraries.
+    Other warnings are shown as before. It changes how the whole process shows warnings while it is open: it is for
+    the main thread of a command, not for libraries.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        try:
-            yield
-        finally:
-            for text in dict.fromkeys(str(warning.message) for warning in caught):
-                line = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
-                print(f"captioner: {line}", file=sys.stderr)
+    from captioner.data.readers import LeftOutWarning
+    from captioner.metrics import FewPicturesWarning
+
+    printed: set[str] = set()
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
+        if not issubclass(category, LeftOutWarning | FewPicturesWarning):
+            before(message, category, *more, **named)
+            return
+        line = " ".join(str(message).split()).encode("utf-8", "backslashreplace").decode()
+        if line not in printed:
+            printed.add(line)
+            print(f"captioner: {line}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        for category in (LeftOutWarning, FewPicturesWarning):
+            warnings.simplefilter("always", category)
+        warnings.showwarning = show
+        yield
