@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Print at once, as ``captioner: message`` and each message once, what is left out or says little.
+    """Print at once, as ``captioner: message`` and each message once, what is left out, and which figures mean little.
 
     Other warnings are shown as before. It changes how the whole process shows warnings while it is open: it is for
     the main thread of a command, not for libraries.

@@ -1,4 +1,4 @@
-"""A picture and its captions, whatever they were read from, and checks of pictures and splits before training."""
+"""A picture and its captions, and checks of pictures and splits before training."""
 
 import os
 import re

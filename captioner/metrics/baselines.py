@@ -10,7 +10,7 @@ from captioner.metrics.evaluate import Scores, evaluate
 from captioner.metrics.ngrams import number_words
 from captioner.metrics.references import References
 
-# With fewer references left the human figure says more about their number than about people.
+# With fewer references the human figure depends more on their number than on people.
 FEWEST_FOR_HUMAN = 5
 
 

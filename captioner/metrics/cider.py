@@ -84,7 +84,7 @@ class DocumentFrequencies:
 
     @cached_property
     def checksum(self) -> int:
-        """Of the counts in any order: two tables that differ can be told apart."""
+        """A checksum of the counts in any order, by which tables are distinguished."""
         lines = (f"{gram} {count}".encode("utf-8", "surrogatepass") for gram, count in self.counts.items())
         return sum(map(zlib.crc32, lines)) % 2**32
 

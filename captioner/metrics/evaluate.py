@@ -1,6 +1,6 @@
 """All scores of a set of captions at once, as the official COCO evaluation computes them.
 
-The signature of a result says what two figures must share to be compared: tokeniser, number of pictures and of
+The signature of a result holds what two figures must share to be compared: tokeniser, number of pictures and of
 references with a checksum, where the document frequencies come from, and the version.
 """
 

@@ -47,7 +47,7 @@ class References(Mapping[Key, list[list[str]]]):
 
     Args:
         captions: the references of each picture, at least one.
-        known: references of which the words are taken where captions are the same.
+        known: references whose words are used again where captions are the same.
 
     Raises:
         DataError: a picture without references, or a reference that is not text.

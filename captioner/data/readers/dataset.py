@@ -23,7 +23,7 @@ _IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "
 def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
     """Read a data set.
 
-    A picture's split is what its own field says; else the list of names beside the file that has it; else a whole
+    A picture's split is that of its own field; else of the list of names beside the file that has it; else a whole
     word of the file's name (``captions_train2017.json``); else one in twenty is "dev", by a checksum of the name.
     ``training``, ``val``, ``valid``, ``validation`` and ``restval`` are understood; any other name is refused.
     Pictures of no split have the split "". Captions without a word are left out. Both are counted in a

@@ -25,7 +25,7 @@ class Annotations:
         source: the file.
         references: by id, in the order of the file; a list is empty where the file has no caption of the picture.
         file_names: paths of pictures, where the file gives them.
-        left_out: pictures of which every reference was without words; no caption of them is scored.
+        left_out: pictures whose references all have no words; captions of them are not scored.
     """
 
     source: str

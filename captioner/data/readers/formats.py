@@ -99,7 +99,7 @@ class Format:
     Attributes:
         patterns: names of its files, by which a folder is searched.
         split_lists: pictures without a split are looked up in lists of names, ``*trainImages.txt``, beside the file.
-        distributed: pictures for which nothing says a split get one by a checksum of their name.
+        distributed: pictures for which no split is known get one by a checksum of their name.
         needs_split: evaluation must choose one of the splits, if there are several.
     """
 
@@ -208,18 +208,21 @@ def grouped(rows: Iterable[Row]) -> list[Entry]:
     """The rows of a table, those of the same picture put together.
 
     Raises:
-        DataError: a row without picture or caption, of an unknown split, or that says something else of its picture
-            than a row before.
+        DataError: a row without picture or caption, of an unknown split, or that differs about its picture from
+            a row before.
     """
     groups: dict[Id, _Group] = {}
     for place, row in rows:
         key = picture_id(row, place)
         given = _row_captions(row, place, key)
-        group = groups.setdefault(key, _Group(place, image_name(row), [], []))
+        name = image_name(row)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _Group(place, name, [], [])
         if "captions" in row and group.captions:
             raise DataError(f"{place}: a second list of captions of picture {key!r}", remedy="put them in one list")
-        if group.image != image_name(row):
-            raise DataError(f"{place}: picture {key!r} is {image_name(row)!r}, and {group.image!r} in a row before")
+        if group.image != name:
+            raise DataError(f"{place}: picture {key!r} is {name!r}, and {group.image!r} in a row before")
         for caption, boxes in given:
             group.captions.append(caption)
             group.boxes.append(boxes)
@@ -283,7 +286,7 @@ def has_words(caption: str) -> bool:
 
 
 def without_blank(entries: list[Entry], path: Path) -> tuple[list[Entry], list[Entry]]:
-    """The entries without captions that have no words, and those entries of which then no caption is left.
+    """Leave out captions that have no words. Returns the entries with captions, and the entries that have none left.
 
     Warns with `LeftOutWarning`: how many captions, and which pictures.
     """

@@ -19,10 +19,10 @@ Row = tuple[str, dict[str, Any]]
 """A row's place, for messages, and its values by name."""
 
 PICTURE_NAMES = ("image_id", "image", "filename", "file_name", "id")
-"""The names of the field that says which picture a row is about, the first that is there."""
+"""Names of the field that identifies a row's picture; the first that is there counts."""
 
 CAPTION_NAMES = ("caption", "text", "comment")
-"""The names of the field that holds the caption."""
+"""Names of the field that holds the caption; the first that is there counts."""
 
 _FIELD_LIMIT = 1 << 27  # the csv module's own limit is below a caption of 40,000 words
 _csv_limit = threading.Lock()  # that limit is one for the whole process

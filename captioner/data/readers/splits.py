@@ -11,7 +11,7 @@ from captioner.errors import DataError
 
 
 def splits_of(entries: Sequence[Entry], source: Source, form: Format) -> list[str] | None:
-    """The split of each entry, "" for none; None where nothing says one.
+    """The split of each entry, "" for none; None where no split is known.
 
     The first that is there decides for all entries: the field ``split``, where entries that lack it are in no split;
     the lists ``*trainImages.txt``, ``*devImages.txt`` and ``*testImages.txt`` beside the file; a whole word of the
