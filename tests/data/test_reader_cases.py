@@ -250,6 +250,7 @@ ODD: dict[str, tuple[str, Any, str]] = {
     "damaged gzip": ("rows.csv.gz", gzip.compress(b"image,caption\na.png,a dog\n")[:-6], "damaged or cut short"),
     "a gzip bomb": ("rows.csv.gz", gzip.compress(b"\n" * (1 << 27)), "more than .* bytes"),
     "empty": ("rows.csv", b"", "is empty"),
+    "quotes alone": ("rows.csv", b'""', "no header"),
 }
 
 

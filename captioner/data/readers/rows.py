@@ -149,6 +149,8 @@ def csv_rows(path: Path, text: str, *, join: bool = False) -> Iterator[Row]:
     semicolons = header_line.count(";") > header_line.count(",")
     delimiter = "\t" if "\t" in header_line else ";" if semicolons else ","
     table = _parsed_csv(path, text, delimiter)
+    if not table:
+        raise DataError(f"{path} has no header", remedy="add a first line such as image,caption")
     start, header = table[0]
     names = [name.strip().lower() for name in header]
     caption = _checked_header(names, f"{path}, line {start}")
