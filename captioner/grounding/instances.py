@@ -18,7 +18,8 @@ from captioner.data.records import Box, Record
 from captioner.errors import DataError
 from captioner.grounding.objects import NAMES, name_objects
 from captioner.grounding.segmentation import BORDER, check_segmentation, decode_segmentation, is_number
-from captioner.metrics.textfiles import parse_json, read_text
+from captioner.data.readers.rows import parse_json
+from captioner.data.readers.text import read_text
 from captioner.tokenizer.ptb import tokenize
 
 if TYPE_CHECKING:

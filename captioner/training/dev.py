@@ -10,7 +10,8 @@ from captioner.metrics import evaluate, tokenize
 from captioner.metrics.description import describe
 from captioner.model.caption_model import CaptionModel
 from captioner.model.grid import Grid
-from captioner.tokenizer.vocabulary import Vocabulary, join_words
+from captioner.tokenizer.detokenize import detokenize
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.grids import Pictures, encode_batches
 from captioner.training.views import View
 
@@ -37,7 +38,7 @@ def write_captions(
     """A caption for each record, by the record's id; the grids are what `encode_records` gives."""
     captions: list[str] = []
     for grid in grids:
-        captions += [join_words(vocabulary.decode(best[0].tokens)) for best in decode(model.decoder, grid, options)]
+        captions += [detokenize(vocabulary.decode(best[0].tokens)) for best in decode(model.decoder, grid, options)]
     return {record.id: caption for record, caption in zip(records, captions, strict=True)}
 
 
