@@ -91,7 +91,9 @@ def _run_without_command(words: list[str]) -> int:
     from captioner.commands.completion import script
 
     helps = {name: command.help for name, command in COMMANDS.items()}
-    print(script(options.print_completion, helps, {name: parser for name in COMMANDS if (parser := _known(name))}), end="")
+    print(
+        script(options.print_completion, helps, {name: parser for name in COMMANDS if (parser := _known(name))}), end=""
+    )
     return 0
 
 
@@ -134,7 +136,9 @@ def _command(name: str) -> str:
 
 
 def _parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"captioner {name}", description=f"{COMMANDS[name].help[:1].upper()}{COMMANDS[name].help[1:]}.")
+    parser = _Parser(
+        prog=f"captioner {name}", description=f"{COMMANDS[name].help[:1].upper()}{COMMANDS[name].help[1:]}."
+    )
     module.add_arguments(parser)
     return parser
 

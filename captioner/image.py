@@ -37,6 +37,9 @@ SUFFIXES = frozenset(
 )
 """File names that are taken for pictures when a folder is captioned."""
 
+UNREADABLE_SUFFIXES = frozenset((".heic", ".heif", ".tga", ".psd", ".raw", ".cr2", ".nef", ".arw", ".dng"))
+"""Endings of pictures that cannot be opened; in folders they are named as failures."""
+
 _ORIENTATION = 0x0112  # the EXIF tag
 _pillow_limit = threading.Lock()
 

@@ -116,7 +116,9 @@ def _run(run: Callable[[], int]) -> int:
         return 2
     except Exception as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            report(f"the memory does not suffice ({error}); a smaller --batch, smaller pictures or --device cpu need less")
+            report(
+                f"the memory does not suffice ({error}); a smaller --batch, smaller pictures or --device cpu need less"
+            )
             return 2
         if not in_group():
             raise

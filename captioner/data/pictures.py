@@ -23,7 +23,7 @@ class FoundPictures:
             subfolders included.
         failures: a line for each argument, file or folder that should give a picture and does not.
         notes: a line for each folder with files that are left out, with their number and kinds.
-        several: whether more than one picture can come of the arguments: several arguments, or a folder.
+        several: whether the arguments name a folder or more than one file.
     """
 
     pictures: list[Path]
@@ -47,14 +47,14 @@ def find_pictures(arguments: Sequence[str], *, leave_out: Iterable[Path] = ()) -
     found = _Found()
     failures: list[str] = []
     notes: list[str] = []
-    several = len(arguments) > 1
+    folders = False
     for argument in arguments:
         if not argument:  # Path("") would be the current folder
             failures.append("a picture's name is empty")
         elif _URL.match(argument):
             failures.append(f"{argument}: a URL, and pictures are files: fetch it first")
         elif os.path.isdir(argument):  # noqa: PTH112 - unlike Path.is_dir, it takes names that are too long
-            several = True
+            folders = True
             walk = _Walk(left_out)
             walk.folder(Path(argument))
             failures += walk.failures or ([] if walk.pictures else [walk.nothing(argument)])
@@ -67,7 +67,9 @@ def find_pictures(arguments: Sequence[str], *, leave_out: Iterable[Path] = ()) -
             failures.append(_dangling(argument))
         else:
             failures.append(f"{argument}: no such file or folder")
-    return FoundPictures(pictures=list(found.pictures.values()), failures=failures, notes=notes, several=several)
+    pictures = list(found.pictures.values())
+    several = folders or len(pictures) + len(failures) > 1
+    return FoundPictures(pictures=pictures, failures=failures, notes=notes, several=several)
 
 
 class _Found:

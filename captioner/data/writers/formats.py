@@ -131,7 +131,9 @@ class JsonLinesFormat:
                 values = self._parse(line, whole=not closed)
             except (ValueError, RecursionError):
                 if closed or not (scan.end or _FIRST_KEY.startswith(line[: len(_FIRST_KEY)])):
-                    raise ForeignRowsError("a line that is no JSON object with a picture, a caption and words") from None
+                    raise ForeignRowsError(
+                        "a line that is no JSON object with a picture, a caption and words"
+                    ) from None
                 break
             found(str(values["image"]))
             scan.add_model(values.get("model"))

@@ -36,7 +36,9 @@ class Provenance:
         name, digest = stored.get("model"), stored.get("digest")
         if self.digest and digest:
             if self.digest != digest:
-                found.append(f"model {name}, not {self.model}" if name != self.model else f"another file of model {name}")
+                found.append(
+                    f"model {name}, not {self.model}" if name != self.model else f"another file of model {name}"
+                )
         elif name != self.model:
             found.append(f"model {name}, not {self.model}")
         for ours, theirs in ((self.decoding, stored.get("decoding")), (self.maps, stored.get("maps"))):

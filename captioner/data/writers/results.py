@@ -20,8 +20,8 @@ class ResultsFile:
     cut off is removed; a whole row without a line feed, as editors leave it, gets one. A file that something else wrote
     is refused and stays as it is. While a file is open, a second run that opens it is refused.
 
-    What made the captions (see `Provenance`) stands in a hidden file beside the results,
-    ``.captions.csv.run.json`` beside ``captions.csv``. `begin` refuses to go on with other options.
+    What made the captions (see `check`) stands in a hidden file beside the results,
+    ``.captions.csv.run.json`` beside ``captions.csv``. A run with another model or other options is refused.
 
     Args:
         path: of the file.
@@ -46,6 +46,7 @@ class ResultsFile:
         self._sidecar = self._place.with_name(f".{self._place.name}.run.json")
         self._real_folders: dict[str, str] = {}
         self._known: set[str] = set()
+        self._provenance: Provenance | None = None
         self._begun = False
         try:
             self._descriptor, self._created = self._open()
@@ -74,23 +75,29 @@ class ResultsFile:
         """What the file holds where a picture has several captions; "" where it holds all."""
         return self._format.detail()
 
-    def begin(self, provenance: Provenance | None = None) -> None:
-        """Make the file ready for further captions.
-
-        Args:
-            provenance: what makes them; None leaves it open.
+    def check(self, provenance: Provenance) -> None:
+        """Say what makes the captions that follow. This changes nothing on the disk.
 
         Raises:
-            OptionError: the file holds captions that something else made, or it cannot be written.
+            OptionError: the file holds captions that another model or other options made.
         """
-        if provenance is not None and self._known and not self._overwrite:
+        if self._known:
             self._compare(provenance)
+        self._provenance = provenance
+
+    def begin(self) -> None:
+        """Make the file ready for further rows: remove those of former runs if they are to be overwritten, and mend
+        the last row.
+
+        Raises:
+            OptionError: it cannot be written.
+        """
         try:
             self._mend()
         except OSError as error:
             raise self._cannot_write(error) from None
-        if provenance is not None and (self._overwrite or not self._stored):
-            self._write_sidecar(provenance)
+        if self._provenance is not None and (self._overwrite or not self._stored):
+            self._write_sidecar(self._provenance)
         self._begun = True
 
     def write(self, caption: Caption) -> None:
@@ -165,7 +172,7 @@ class ResultsFile:
 
     def _key(self, name: str, folder: str) -> str:
         """The resolved path of a picture; folders are resolved once each."""
-        parent, base = os.path.split(os.path.join(folder, name))  # noqa: PTH118, PTH206 - the base may be ".."
+        parent, base = os.path.split(os.path.join(folder, name))  # noqa: PTH118 - the base may be ".."
         if parent not in self._real_folders:
             self._real_folders[parent] = os.path.realpath(parent)
         path = os.path.join(self._real_folders[parent], base)  # noqa: PTH118
