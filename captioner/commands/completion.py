@@ -121,7 +121,8 @@ compdef _captioner captioner
 
 def _fish(helps: Mapping[str, str], options: Mapping[str, list[_Option]]) -> str:
     lines = [
-        "# fish completion for captioner: captioner --print-completion fish > ~/.config/fish/completions/captioner.fish",
+        "# fish completion for captioner",
+        "#   captioner --print-completion fish > ~/.config/fish/completions/captioner.fish",
         "complete -c captioner -n __fish_use_subcommand -l help -d 'show the help'",
         "complete -c captioner -n __fish_use_subcommand -l version -d 'show the version'",
     ]

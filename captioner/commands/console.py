@@ -23,7 +23,7 @@ from captioner.training.processes import in_group
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-class ReaderGone(Exception):
+class ReaderGone(Exception):  # noqa: N818 - no error
     """Nobody reads standard output any more, as after ``| head``. The command ends with exit code 0."""
 
 

@@ -234,7 +234,7 @@ class CsvFormat:
         return buffer.getvalue()
 
 
-class _Cut(Exception):
+class _Cut(Exception):  # noqa: N818 - no error
     """The header was cut off."""
 
 
@@ -259,7 +259,8 @@ class _CountedLines:
         self.quotes = 0
 
     def __iter__(self) -> Iterator[str]:
-        for self.last, self.end in self._lines:
+        for line, end in self._lines:
+            self.last, self.end = line, end
             self.row.append(self.last)
             self.quotes += self.last.count('"')
             yield self.last

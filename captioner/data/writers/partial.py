@@ -1,4 +1,4 @@
-"""Files that are written beside their place and moved there when they are whole, and the locks that mark their writers."""
+"""Files that are written beside their place and moved there when they are whole, and the locks of their writers."""
 
 import errno
 import os

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -188,7 +189,7 @@ class ResultsFile:
         return os.curdir
 
     def _stored_name(self, image: str) -> str:
-        if os.path.isabs(image) or os.path.realpath(self._folder) == os.path.realpath(os.curdir):
+        if Path(image).is_absolute() or os.path.realpath(self._folder) == os.path.realpath(os.curdir):
             return image
         return os.path.relpath(image, self._folder)
 
@@ -263,10 +264,8 @@ class ResultsFile:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError as error:
-            try:
+            with suppress(OSError):  # else the next run removes what is not whole
                 os.ftruncate(self._descriptor, self._end)
-            except OSError:
-                pass  # the next run removes what is not whole
             raise self._cannot_write(error) from None
         self._end += len(data)
 
