@@ -91,7 +91,7 @@ def _run_without_command(words: list[str]) -> int:
     from captioner.commands.completion import script
 
     helps = {name: command.help for name, command in COMMANDS.items()}
-    parsers = {name: parser for name in COMMANDS if (parser := _known(name)) is not None}
+    parsers = {name: known for name in COMMANDS if (known := _known(name)) is not None}
     print(script(options.print_completion, helps, parsers), end="")
     return 0
 

@@ -35,7 +35,9 @@ class FigureFiles:
     def __init__(self, target: str | Path, *, several: bool) -> None:
         text, path = os.fspath(target), Path(target)
         has_format = path.suffix.lower() in FORMATS
-        named_folder = os.path.isdir(path) or text.endswith(("/", os.sep))  # noqa: PTH112 - takes names that are too long
+        named_folder = os.path.isdir(text) or text.endswith(("/", os.sep))  # noqa: PTH112 - takes names that are too long
+        if not text:
+            raise OptionError("--figure: the name is empty", remedy="name a file or a folder")
         if several and has_format and not named_folder:
             raise OptionError(
                 f"--figure {text} is one file for several pictures", remedy="name a folder, without such an ending"

@@ -54,6 +54,6 @@ def digest_of(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     total = hashlib.sha256()
-    for file in sorted(one for one in path.rglob("*") if one.is_file()):
-        total.update(f"{file.relative_to(path).as_posix()} {digest_of(file)}\n".encode("utf-8", "surrogateescape"))
+    for part in sorted(one for one in path.rglob("*") if one.is_file()):
+        total.update(f"{part.relative_to(path).as_posix()} {digest_of(part)}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
