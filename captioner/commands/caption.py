@@ -226,6 +226,8 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if not options.device:
+        raise OptionError("there is no device ''", remedy="leave out --device, or give cpu, cuda, cuda:1 or mps")
     if options.overwrite and options.output is None and options.figure is None:
         raise OptionError("--overwrite goes with --output or --figure: nothing else is kept of a former run")
 

@@ -41,9 +41,11 @@ def find_pictures(arguments: Sequence[str], *, leave_out: Iterable[Path] = ()) -
 
     Args:
         arguments: paths of files and folders.
-        leave_out: files and folders that are no pictures even where a folder contains them: the outputs of the run.
+        leave_out: outputs of the run: folders, whose pictures are left out, and files that are not counted as other
+            kinds. A file with a picture's ending stays a picture, so that nobody writes onto it unseen.
     """
-    left_out = {os.path.realpath(path) for path in leave_out}
+    resolved = {os.path.realpath(path) for path in leave_out}
+    left_out = {path for path in resolved if os.path.isdir(path) or Path(path).suffix.lower() not in SUFFIXES}  # noqa: PTH112
     found = _Found()
     failures: list[str] = []
     notes: list[str] = []
