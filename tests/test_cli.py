@@ -178,7 +178,7 @@ def test_bash_completes() -> None:
 
 
 def test_models_are_listed(
-    capsys: pytest.CaptureFixture[str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: {"default": tiny_model})
     assert main(["models"]) == 0
@@ -190,6 +190,13 @@ def test_models_are_listed(
     assert listed["path"] == str(tiny_model)
     assert listed["bytes"] == tiny_model.stat().st_size
     assert listed["about"]["note"] == "untrained"
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(tiny_model.read_bytes()[:100])
+    monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: {"damaged": damaged, "default": tiny_model})
+    assert main(["models"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith("default")
+    assert str(damaged) in captured.err
     monkeypatch.setattr("captioner.pipeline.shipped_models", dict)
     assert main(["models"]) == 2
     assert "--model" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -105,6 +105,8 @@ def run(options: argparse.Namespace) -> int:
         )
         if results is not None:
             results.check(_provenance(model, options, decoding, about))
+            if results.lost_detail and (options.n_best or 1) > 1 and not options.json:
+                report(f"{options.output}: holds {results.lost_detail}; a .jsonl file holds all {options.n_best}")
         return _Run(options, found, figures, page, results, decoding).run(stack)
 
 
@@ -127,7 +129,6 @@ class _Run:
         self.todo = [picture for picture in found.pictures if self._is_wanted(os.fspath(picture))]
         self.done = len(found.pictures) - len(self.todo)
         self.printing = True
-        self.say: Callable[[str], None] = report
 
     def run(self, stack: ExitStack) -> int:
         """Caption what is to be captioned; the exit code."""
@@ -145,7 +146,7 @@ class _Run:
             for note in self.results.notes:
                 report(note)
             already = f" ({len(self.there)} were there)" if self.there else ""
-            print(f"{self.options.output}: {self.done} captions{already}", file=sys.stderr)
+            print(printable(f"{self.options.output}: {self.done} captions{already}"), file=sys.stderr)
         return (1 if self.done else 2) if self.failed else 0
 
     def _is_wanted(self, picture: str) -> bool:

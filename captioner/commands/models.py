@@ -3,7 +3,8 @@
 import argparse
 import json
 
-from captioner.errors import DataError
+from captioner.commands.console import report
+from captioner.errors import CheckpointError, DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command: 0. Raises CheckpointError, DataError."""
+    """Run the command: 0, or 1 if a file is damaged. Raises DataError if no model ships."""
     from captioner.header import read_header
     from captioner.pipeline import shipped_models
     from captioner.tokenizer.vocabulary import SPECIAL
@@ -20,8 +21,14 @@ def run(options: argparse.Namespace) -> int:
     models = shipped_models()
     if not models:
         raise DataError("no models ship with this installation", remedy="give a model file with --model")
+    code = 0
     for name, path in models.items():
-        header = read_header(path)
+        try:
+            header = read_header(path)
+        except CheckpointError as error:
+            report(error)
+            code = 1
+            continue
         size = path.stat().st_size
         if options.json:
             print(json.dumps({"name": name, "path": str(path), "bytes": size, **header}))
@@ -33,4 +40,4 @@ def run(options: argparse.Namespace) -> int:
             f"{config['decoder'].get('kind', '?')}, {len(header['vocabulary']) - len(SPECIAL):,} words  "
             f"{test.get('on', '')}{': ' if scores else ''}{scores}"
         )
-    return 0
+    return code

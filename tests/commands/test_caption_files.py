@@ -219,6 +219,14 @@ def test_all_of_several_captions_are_printed(command: Command, photos: Path) -> 
     assert [line.split("\t")[1] for line in lines] == [text for some in texts for text in some]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_holds_one_caption_of_several_is_named(command: Command, photos: Path, kind: str) -> None:
+    run = command("caption", "photos", "--n-best", 3, "--output", f"c{kind}")
+    assert run.code == 0
+    assert (f"c{kind}: holds only" in run.err) == (kind != ".jsonl")
+    assert (".jsonl" in run.err.splitlines()[0]) == (len(run.err.splitlines()) == 2 or kind == ".jsonl")
+
+
 def test_json_is_printed_beside_a_results_file(command: Command, photos: Path) -> None:
     run = command("caption", "photos", "--json", "--output", "d.csv")
     assert [json.loads(line)["image"] for line in run.out.splitlines()] == ["photos/a.png", "photos/b.png"]
