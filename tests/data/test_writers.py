@@ -316,8 +316,17 @@ def test_relative_names_mean_the_same_from_another_folder(tmp_path: Path, monkey
         "photos/a.jpg\ta dog, running",
         "photos/b.jpg\ta dog, running",
     ]
+    (tmp_path / "project" / "photos" / "a.jpg").touch()
     (tmp_path / "project").rename(tmp_path / "moved")
     assert known(Path("moved/captions.txt"), ["moved/photos/a.jpg"]) == ["moved/photos/a.jpg"]
+    # The file alone is moved: its names hold in the folder of the run.
+    (tmp_path / "results").mkdir()
+    for name in ("captions.txt", ".captions.txt.run.json"):
+        (tmp_path / "moved" / name).rename(tmp_path / "results" / name)
+    monkeypatch.chdir(tmp_path / "moved")
+    write_all(Path("../results/captions.txt"), ["photos/a.jpg", "photos/c.jpg"])
+    assert Path("../results/captions.txt").read_text().splitlines()[2:] == ["photos/c.jpg\ta dog, running"]
+    assert json.loads(Path("../results/.captions.txt.run.json").read_text())["folder"] == os.path.join("..", "moved")  # noqa: PTH118
 
 
 HAND_WRITTEN = {

@@ -51,7 +51,8 @@ class FigureFiles:
 
     def prepare(self) -> None:
         """Make the folder and remove what killed runs left there. Raises OptionError where it cannot be written."""
-        place = self._place(self.target / "figure.png" if self.folder is not None else self.target)
+        path = self.target if self.folder is None else self.target / "figure.png"
+        place = place_of(path, name=self.target, option="--figure")
         check_folder(place.parent, name=self.target, option="--figure")
         remove_stale(place.parent)
 
@@ -97,7 +98,7 @@ class FigureFiles:
             OptionError: the file cannot be written.
         """
         path = self.path_of(caption.image)
-        place = self._place(path)
+        place = place_of(path, option="--figure")
         try:
             partial = PartialFile(place)
         except OSError as error:
@@ -115,6 +116,3 @@ class FigureFiles:
             raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None
         except OptionError as error:  # which names the partial file
             raise OptionError(str(error).replace(os.fspath(partial.path), os.fspath(path))) from None
-
-    def _place(self, path: Path) -> Path:
-        return place_of(path, option="--figure")

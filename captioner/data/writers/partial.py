@@ -37,17 +37,18 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def place_of(path: Path, *, option: str = "") -> Path:
+def place_of(path: Path, *, name: Path | str = "", option: str = "") -> Path:
     """The file that an output path stands for: through links, which stay links. Its folder is made if need be.
 
     Args:
         path: of the output.
-        option: what the message calls it, before its path.
+        name: what messages call it; its path if not given.
+        option: stands before the name in messages.
 
     Raises:
         OptionError: it is a folder or a device, or its folder cannot be made or written.
     """
-    what = f"{option} {path}".strip()
+    what = f"{option} {name or path}".strip()
     mode = stat.S_IFREG
     try:
         place = Path(os.path.realpath(path))

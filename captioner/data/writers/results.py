@@ -48,6 +48,7 @@ class ResultsFile:
         self._real_folders: dict[str, str] = {}
         self._known: set[str] = set()
         self._provenance: Provenance | None = None
+        self._moved = False
         self._begun = False
         try:
             self._descriptor, self._created = self._open()
@@ -55,7 +56,7 @@ class ResultsFile:
             raise self._cannot_write(error) from None
         try:
             self._stored = self._read_sidecar() if os.fstat(self._descriptor).st_size else {}
-            self._folder = self._folder_of_names()
+            self._folder = self._stored_folder()
             self._scan = self._read()
         except BaseException:
             self.close()
@@ -97,7 +98,7 @@ class ResultsFile:
             self._mend()
         except OSError as error:
             raise self._cannot_write(error) from None
-        if self._provenance is not None and (self._overwrite or not self._stored):
+        if self._provenance is not None and (self._overwrite or self._moved or not self._stored):
             self._write_sidecar(self._provenance)
         self._begun = True
 
@@ -152,6 +153,8 @@ class ResultsFile:
         def found(name: str) -> None:
             if name == previous[0] and is_text and not self._stored:
                 raise ForeignRowsError(f"several captions of {name}, as files of reference captions have")
+            if not previous[0]:
+                self._settle_folder(name)
             previous[0] = name
             self._known.add(self._key(name, self._folder))
 
@@ -179,14 +182,22 @@ class ResultsFile:
         path = os.path.join(self._real_folders[parent], base)  # noqa: PTH118
         return os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114
 
-    def _folder_of_names(self) -> str:
-        """The folder that relative names in the file are relative to: the one in which the first run was started."""
+    def _stored_folder(self) -> str:
+        """The folder that relative names in the file are relative to: the one in which the first run was started. It is
+        stored relative to the file, so that all of it can be moved together."""
         folder = self._stored.get("folder")
         if isinstance(folder, str):
             path = os.path.normpath(self._place.parent / folder)
             if os.path.isdir(path):  # noqa: PTH112
                 return path
         return os.curdir
+
+    def _settle_folder(self, name: str) -> None:
+        """Take the present folder where the file was moved alone, so that its names hold from here."""
+        if Path(self._folder, name).exists() or not Path(name).exists():
+            return
+        self._folder = os.curdir
+        self._moved = True
 
     def _stored_name(self, image: str) -> str:
         if Path(image).is_absolute() or os.path.realpath(self._folder) == os.path.realpath(os.curdir):
