@@ -29,7 +29,7 @@ def modules_after(*arguments: str, cwd: Path | None = None) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], [], ["captoin"], ["caption"], ["caption", "--help"], ["models", "--help"]],
+    [["--help"], ["--version"], [], ["captoin"], ["caption"], ["caption", "--help"], ["--print-completion", "bash"]],
     ids=" ".join,
 )
 def test_help_and_wrong_usage_import_nothing_large(arguments: list[str]) -> None:

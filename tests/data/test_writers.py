@@ -6,9 +6,12 @@ import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from captioner.data.writers import WRITERS, FigureFiles, PageFile, Provenance, ResultsFile, digest_of
 from captioner.errors import ImageError, OptionError
@@ -563,3 +566,41 @@ def test_a_page_goes_on_without_a_picture_that_has_gone(tmp_path: Path, monkeypa
         page.write(make_caption("a.jpg"))
     assert (tmp_path / "all.html").read_text().count("<p>") == 1
     assert (tmp_path / "all.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def whole_file(kind: str) -> bytes:
+    writer = WRITERS[kind]()
+    rows = [writer.row(make_caption(name), name) for name in NAMES]
+    return "".join([writer.header(), *rows]).encode("utf-8", "surrogateescape")
+
+
+@given(
+    kind=st.sampled_from(KINDS),
+    noise=st.binary(max_size=60),
+    place=st.integers(0, 4000),
+    length=st.integers(0, 60),
+    alone=st.booleans(),
+    sidecar=st.one_of(st.none(), st.binary(max_size=30), st.just(b'{"model": 1, "folder": 2, "decoding": []}')),
+)
+@settings(max_examples=150)
+def test_damaged_files_are_refused_or_gone_on_with(
+    kind: str, noise: bytes, place: int, length: int, alone: bool, sidecar: bytes | None
+) -> None:
+    """Whatever a file holds, it is refused and stays as it is, or the new row is in it afterwards."""
+    whole = whole_file(kind)
+    content = noise if alone else whole[:place] + noise + whole[place + length :]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"captions{kind}"
+        path.write_bytes(content)
+        if sidecar is not None:
+            (Path(folder) / f".captions{kind}.run.json").write_bytes(sidecar)
+        try:
+            write_all(path, ["new.jpg"])
+        except OptionError as error:
+            assert path.name in str(error)
+            assert path.read_bytes() == content
+            return
+        try:
+            assert known(path, ["new.jpg"]) == ["new.jpg"]
+        except OptionError as error:
+            pytest.fail(f"what was gone on with is refused later: {error}")
