@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from captioner.data.writers import WRITERS, FigureFiles, PageFile, Provenance, ResultsFile, digest_of
@@ -583,6 +583,8 @@ def whole_file(kind: str) -> bytes:
     sidecar=st.one_of(st.none(), st.binary(max_size=30), st.just(b'{"model": 1, "folder": 2, "decoding": []}')),
 )
 @settings(max_examples=150)
+@example(kind=".txt", noise=b"\0", place=0, length=0, alone=False, sidecar=None)
+@example(kind=".jsonl", noise=b"\\ud800", place=11, length=0, alone=False, sidecar=None)
 def test_damaged_files_are_refused_or_gone_on_with(
     kind: str, noise: bytes, place: int, length: int, alone: bool, sidecar: bytes | None
 ) -> None:

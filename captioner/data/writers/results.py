@@ -178,7 +178,10 @@ class ResultsFile:
         """The resolved path of a picture; folders are resolved once each."""
         parent, base = os.path.split(os.path.join(folder, name))  # noqa: PTH118 - the base may be ".."
         if parent not in self._real_folders:
-            self._real_folders[parent] = os.path.realpath(parent)
+            try:
+                self._real_folders[parent] = os.path.realpath(parent)
+            except ValueError:  # a null character or a lone surrogate: no file has that name
+                self._real_folders[parent] = parent
         path = os.path.join(self._real_folders[parent], base)  # noqa: PTH118
         return os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114
 
