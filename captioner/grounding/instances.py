@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from captioner.data.readers.rows import parse_json
+from captioner.data.readers.text import read_text
 from captioner.data.records import Box, Record
 from captioner.errors import DataError
 from captioner.grounding.objects import NAMES, name_objects
 from captioner.grounding.segmentation import BORDER, check_segmentation, decode_segmentation, is_number
-from captioner.data.readers.rows import parse_json
-from captioner.data.readers.text import read_text
 from captioner.tokenizer.ptb import tokenize
 
 if TYPE_CHECKING:
-    from captioner.data.shards import ShardPicture
+    from captioner.data.records import ShardPicture
 
 _Json = dict[str, Any]
 

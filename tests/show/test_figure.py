@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from captioner.errors import OptionError
-from captioner.options import EXPLAIN
 from captioner.image import Geometry
+from captioner.options import EXPLAIN
 from captioner.results import Caption, Word
 from captioner.show.figure import FIGURE_PIXELS, _layout, draw_caption, save_figure
 from captioner.show.scale import MAP_OF, on_picture, overlay, top_of_scale

@@ -12,7 +12,7 @@ from captioner.data.readers import coco, csv_table, flickr8k, json_lines, karpat
 from captioner.data.readers.dataset import read
 from captioner.data.readers.evaluation import Annotations, name_as, read_annotations, read_results
 from captioner.data.readers.fields import Id
-from captioner.data.readers.formats import READERS, Entry, LeftOutWarning, Source, caption_file, find_instances
+from captioner.data.readers.formats import READERS, Entry, LeftOutWarning, Source, caption_file
 
 __all__ = [
     "READERS",
@@ -22,7 +22,6 @@ __all__ = [
     "LeftOutWarning",
     "Source",
     "caption_file",
-    "find_instances",
     "name_as",
     "read",
     "read_annotations",

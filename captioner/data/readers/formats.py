@@ -189,21 +189,6 @@ def caption_file(path: str | Path) -> Path:
     raise DataError(f"{path}: no captions found; looked for {', '.join(patterns)}, gzipped too")
 
 
-def find_instances(path: str | Path) -> Path | None:
-    """The file of COCO's instances beside a file of captions: ``instances_x.json`` for ``captions_x.json``.
-
-    Args:
-        path: a file of captions, or a folder that holds one.
-
-    Returns:
-        None where there is none.
-    """
-    captions = caption_file(path)
-    name = captions.name.removesuffix(".gz").replace("captions", "instances", 1)
-    beside = captions.with_name(name)
-    return beside if name != captions.name.removesuffix(".gz") and beside.is_file() else None
-
-
 def grouped(rows: Iterable[Row]) -> list[Entry]:
     """The rows of a table, those of the same picture put together.
 
