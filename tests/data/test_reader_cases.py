@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from captioner.data import readers
-from captioner.data.readers import READERS, Entry, LeftOutWarning, find_instances, read, read_annotations, read_results
+from captioner.data.readers import READERS, Entry, LeftOutWarning, read, read_annotations, read_results
 from captioner.data.readers.formats import Format, Source
 from captioner.errors import CaptionerError, DataError
 
@@ -320,14 +320,6 @@ def test_karpathy_pictures_of_one_name_in_two_folders_are_two(write: Write, tmp_
     assert found.references == {"x/1.png": ["a x"], "y/1.png": ["a y"]}
     assert readers.name_as({"x/1.png": "a", "y/1.png": "b"}, found) == {"x/1.png": "a", "y/1.png": "b"}
     assert [record.id for record in read(path, images=tmp_path)] == ["x/1.png", "y/1.png"]
-
-
-def test_instances_are_found_beside_captions(write: Write, tmp_path: Path) -> None:
-    captions = write("captions_x.json", coco(["train"]))
-    assert find_instances(captions) is None
-    beside = write("instances_x.json", {})
-    assert find_instances(captions) == find_instances(tmp_path) == beside
-    assert find_instances(write("rows.csv", "image,caption\n")) is None
 
 
 def test_readers_import_no_grounding_and_no_torch() -> None:

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner.errors import DataError
-from captioner.model.decoder import END, PAD, START, UNKNOWN
-from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+from captioner.tokenizer.vocabulary import END, PAD, SPECIAL, START, UNKNOWN, Vocabulary
 
 CAPTIONS = [["a", "dog"], ["a", "cat"], ["the", "dog", "runs"], ["a", "zebra"], ["cat", "<unk>", "<unk>", "<unk>"]]
 
