@@ -322,7 +322,7 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("a decompression bomb", "caption bomb.png", 2, "bomb.png: 20000 x 20000 is more than the limit of 100,000,000"),
     ("a picture above the limit", "caption {} --max-pixels 9", 2, "photo.png: 40 x 30 is more than the limit of 9 "),
     ("a limit of nothing", "caption {} --max-pixels 0", 2, "--max-pixels must be at least 1, not 0"),
-    ("a folder without pictures", "caption nothing", 2, "nothing: no pictures in this folder (looked for .avif"),
+    ("a folder without pictures", "caption nothing", 2, "nothing: no pictures"),
     ("one broken among several", "caption {} text.jpg", 1, "text.jpg: not an image in a format that is known"),
     ("one missing among several", "caption {} nowhere.jpg", 1, "nowhere.jpg: no such file or folder"),
     ("no picture at all", "caption", 2, "the following arguments are required: PICTURE"),
@@ -366,7 +366,7 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("training with a wrong recipe", "train --data nothing --output run --epochs 0", 2, "epochs must be at least 1"),
     ("training with no JSON", "train --data x --output run --decoder-options {bad", 2, "'{bad' is no JSON object"),
     ("training with a list", "train --data x --output run --decoder-options [1]", 2, "'[1]' is no JSON object"),
-    ("training on a table of no captions", "train --data table.csv --output run", 2, "must name the columns image,"),
+    ("training on a table of no captions", "train --data table.csv --output run", 2, "image,caption"),
     ("scoring without results", "evaluate --annotations nowhere.json --results x.json", 2, "nowhere.json"),
 ]
 

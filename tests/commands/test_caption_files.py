@@ -292,14 +292,14 @@ def test_each_picture_is_opened_once(command: Command, photos: Path, monkeypatch
     from captioner import image
 
     opened: list[str] = []
-    original = image._open
+    original = image._file
 
-    def watched(picture: Any, **options: Any) -> Any:
+    def watched(picture: Any, name: str) -> Any:
         if isinstance(picture, (str, os.PathLike)):
             opened.append(os.fspath(picture))
-        return original(picture, **options)
+        return original(picture, name)
 
-    monkeypatch.setattr("captioner.image._open", watched)
+    monkeypatch.setattr("captioner.image._file", watched)
     everything = ["--page", "all.html", "--figure", "f", "--output", "c.jsonl", "--json"]
     assert command("caption", "photos", *everything).code == 0
     assert sorted(opened) == ["photos/a.png", "photos/b.png"]
