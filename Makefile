@@ -40,7 +40,7 @@ notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py
 
 docs: .venv/docs
-	$(BIN)/mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 .venv/docs: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
