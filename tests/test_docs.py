@@ -1,7 +1,6 @@
 """The documentation fits the program: its commands parse, its snippets compile, its links lead somewhere."""
 
 import argparse
-import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,6 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+from captioner import cli
+from captioner.errors import CaptionerError
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = sorted((ROOT / "docs").rglob("*.md"))
@@ -48,16 +50,14 @@ def prose_of(page: Path) -> str:
     return FENCED.sub("", text_of(page))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
 @cache
 def parser_of(command: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"captioner {command}")
-    module = importlib.import_module(f"captioner.commands.{command.replace('-', '_')}")
-    module.add_arguments(parser)
+    parser = cli.parser_of(command)
+
+    def error(message: str) -> NoReturn:
+        raise ValueError(message)
+
+    parser.error = error  # type: ignore[method-assign]
     return parser
 
 
@@ -86,7 +86,7 @@ def test_command_lines_parse(page: Path) -> None:
     for command, rest in command_lines(page):
         try:
             parser_of(command).parse_args(shlex.split(rest))
-        except (ValueError, ImportError) as error:
+        except (ValueError, CaptionerError) as error:
             pytest.fail(f"captioner {command}{rest}: {error}")
 
 
