@@ -294,7 +294,7 @@ def _forbid(log_p: Any, banned: list[tuple[int, int]]) -> Any:
     device = array_api_compat.device(log_p)
     allowed = xp.where(xp.asarray(forbidden, device=device), xp.asarray(_DEAD, device=device), log_p)
     highest = xp.max(allowed, axis=-1, keepdims=True)
-    stuck = ~xp.isfinite(highest)
+    stuck = highest == _DEAD
     shifted = allowed - xp.where(stuck, xp.zeros_like(highest), highest)
     total = xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
     # Where nothing may follow, the end does.

@@ -38,7 +38,7 @@ class Header(TypedDict):
         about: free facts: what it was trained on, its scores, its decoding options under "decoding", its map options
             under "maps".
         version: of the format that the file was written in.
-        digest: SHA-256 of the file's header, hexadecimal. In files of version 2 the header holds a digest of the
+        digest: SHA-256 of the file's header with its keys in order, hexadecimal. In files of version 2 the header holds a digest of the
             weights, so it stands for the whole model.
     """
 
@@ -60,10 +60,10 @@ def read_header(path: str | Path) -> Header:
     metadata = content.get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a safetensors file, but not a model of captioner")
-    version = metadata.get("version")
-    if version not in map(str, range(OLDEST_VERSION, FORMAT_VERSION + 1)):
+    version = str(metadata.get("version"))
+    if version not in [str(known) for known in range(OLDEST_VERSION, FORMAT_VERSION + 1)]:
         raise CheckpointError(
-            f"{path}: format version {str(version)[:20]}; this captioner reads {OLDEST_VERSION} to {FORMAT_VERSION}",
+            f"{path}: format version {version[:20]}; this captioner reads {OLDEST_VERSION} to {FORMAT_VERSION}",
             remedy="use the captioner that wrote it, or train the model again",
         )
     try:
@@ -97,7 +97,8 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str]:
         raise CheckpointError(f"{path}: not permitted to read it") from None
     except (OSError, struct.error, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())[:120]})") from None
-    return content, hashlib.sha256(raw).hexdigest()
+    canonical = json.dumps(content, sort_keys=True).encode()  # safetensors writes its metadata in any order
+    return content, hashlib.sha256(canonical).hexdigest()
 
 
 def _check_tensors(content: Mapping[str, Any], size: int) -> None:

@@ -6,7 +6,7 @@ import importlib.resources
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -26,7 +26,7 @@ from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orient
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.results import Alternative, Caption, Failure, Outcome, Word, path_of
 from captioner.tokenizer.ptb import tokenize
-from captioner.tokenizer.vocabulary import SPECIAL, join_words
+from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary, join_words
 
 DEFAULT_MODEL = "default"
 _BATCH = 16
@@ -47,12 +47,12 @@ class Captioner:
         self.map_options = MapOptions.stored(dict(self.about))
 
     @property
-    def vocabulary(self) -> Any:
-        """The model's words, a `captioner.tokenizer.vocabulary.Vocabulary`."""
+    def vocabulary(self) -> Vocabulary:
+        """The model's words."""
         return self.backend.vocabulary
 
     @property
-    def about(self) -> Any:
+    def about(self) -> Mapping[str, Any]:
         """Free facts about the model: its training, scores, decoding and map options."""
         return self.backend.about
 
@@ -75,7 +75,7 @@ class Captioner:
         """
         if self.backend.name != "torch":
             raise OptionError(f"the model runs on {self.backend.name}", remedy='load it with backend="torch"')
-        return self.backend.model  # type: ignore[attr-defined]
+        return getattr(self.backend, "model")  # noqa: B009
 
     @overload
     def caption(

@@ -18,8 +18,8 @@ from captioner.data.records import Record
 from captioner.data.scenes import write_scenes
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
-from captioner.model.refiners import RefinerConfig
 from captioner.model.lstm import LSTMConfig
+from captioner.model.refiners import RefinerConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 

@@ -83,15 +83,24 @@ class Backend(Protocol):
         digest: of the model's file; "" for a model that came from none.
     """
 
-    name: str
-    device: str
-    vocabulary: Vocabulary
-    about: Mapping[str, Any]
-    side: int
-    pad: bool
-    grid_shape: tuple[int, int]
-    max_length: int
-    digest: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def about(self) -> Mapping[str, Any]: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def pad(self) -> bool: ...
+    @property
+    def grid_shape(self) -> tuple[int, int]: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
 
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> Encoded:
         """Encode inputs (B, side, side, 3); ``geometries`` are of the B pictures."""

@@ -41,7 +41,7 @@ def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor)
         log_p = log_probabilities(decoded.logits, targets.clone())
         at_once = decoded.attention[0].shape[2] == copies * steps
         layers = len(decoded.attention) if at_once else max(1, len(decoded.attention) // steps)
-        maps = []
+        maps: list[Tensor] = []
         for step in range(steps):
             asked = decoded.attention if at_once else decoded.attention[step * layers : (step + 1) * layers]
             if not asked:  # every caption has ended

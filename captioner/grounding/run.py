@@ -15,7 +15,7 @@ from captioner.data.records import Record
 from captioner.decoding import Greedy
 from captioner.errors import ImageError
 from captioner.explain.maps import MapReading, log_probabilities
-from captioner.explain.occlusion import occlude, blurred, mean_colour, orders_of
+from captioner.explain.occlusion import blurred, mean_colour, occlude, orders_of
 from captioner.grounding.deletion import LEVELS, Trial
 from captioner.grounding.ground_truth import Place, Truth
 from captioner.grounding.pointing import Aim, Mention, aim

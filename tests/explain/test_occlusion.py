@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from captioner.explain.occlusion import blocks, occlude, blurred, mean_colour, orders_of
+from captioner.explain.occlusion import blocks, blurred, mean_colour, occlude, orders_of
 from captioner.image import Geometry
 
 SQUARE = Geometry(size=(30, 30), side=30, grid=(4, 4))

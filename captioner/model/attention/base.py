@@ -9,8 +9,8 @@ is stored on a module between calls, so threads, gradients and exported graphs s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,10 @@ class AttentionCache:
 
     def select(self, images: Tensor) -> "AttentionCache":
         """The cache of some of the pictures, (M,) indices."""
-        values = {name: value[images] if isinstance(value, Tensor) else value for name, value in vars(self).items()}
-        return type(self)(**values)
+        chosen: dict[str, Any] = {
+            name: value[images] for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **chosen)
 
 
 @dataclass(frozen=True)
