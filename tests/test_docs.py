@@ -1,6 +1,7 @@
 """The documentation fits the program: its commands parse, its snippets compile, its links lead somewhere."""
 
 import argparse
+import io
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from captioner import cli
 from captioner.errors import CaptionerError
+from captioner.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = sorted((ROOT / "docs").rglob("*.md"))
@@ -145,12 +147,13 @@ def test_the_readme_is_short_and_its_picture_small() -> None:
 
 def test_the_parts_of_the_contributors_guide_work() -> None:
     torch = pytest.importorskip("torch")
-    from captioner.model.refiners import REFINERS
-
+    from captioner.backends.base import BACKENDS
+    from captioner.data.writers import WRITERS
     from captioner.model.attention import ATTENTIONS
     from captioner.model.backbones import BACKBONES, build_stages
     from captioner.model.decoder import DECODERS
     from captioner.model.grid import Grid
+    from captioner.model.refiners import REFINERS
 
     parts: dict[str, Any] = {"__name__": "contributors_guide"}
     try:
@@ -170,6 +173,18 @@ def test_the_parts_of_the_contributors_guide_work() -> None:
         torch.testing.assert_close(decoded.maps.sum((2, 3)) + decoded.off_grid, torch.ones(4, 5))
         assert (decoded.maps[2:, :, 1, 1:] == 0).all()  # cells of the second picture that hold no picture
         assert build_stages("small")(torch.zeros(1, 3, 224, 224)).shape == (1, 64, 7, 7)
+        names: list[str] = []
+        scan = WRITERS[".tsv"]().scan(io.BytesIO(b"a dog\ta.jpg\na ca"), names.append)
+        assert (names, scan.end) == (["a.jpg"], 12)
+        assert "traced" in BACKENDS
     finally:
-        for registry, name in ((ATTENTIONS, "null_key"), (DECODERS, "gru"), (REFINERS, "linear"), (BACKBONES, "small")):
+        added: list[tuple[Registry[Any], str]] = [
+            (ATTENTIONS, "null_key"),
+            (DECODERS, "gru"),
+            (REFINERS, "linear"),
+            (BACKBONES, "small"),
+            (WRITERS, ".tsv"),
+            (BACKENDS, "traced"),
+        ]
+        for registry, name in added:
             registry.unregister(name)
