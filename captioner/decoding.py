@@ -80,18 +80,35 @@ def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypoth
         xp = array_api_compat.array_namespace(log_p)
         totals = xp.asarray(rows.totals, device=array_api_compat.device(log_p))
         continued = xp.reshape(totals[:, None] + log_p, (rows.images, -1))  # (P, R * V)
-        total, choice = top_k(continued, min(options.width, continued.shape[1]))  # (P, K)
+        # With refill, as many again: up to ``width`` of them may end.
+        wanted = options.width * (2 if options.refill else 1)
+        total, choice = top_k(continued, min(wanted, continued.shape[1]))  # (P, K)
         _refuse_nan(total)
         row, word = np.divmod(choice, log_p.shape[1])
+        if options.refill:
+            total = _refilled(total, word, options.width, rows.finished)
         source = (row + np.arange(rows.images)[:, None] * rows.per_image).ravel()
+        rows.finish(source, word.ravel(), total.ravel(), options.length_penalty)
         if rows.words == options.max_length:  # no room for another word: what came before counts
-            rows.finish(source, word.ravel(), total.ravel(), options.length_penalty)
             rows.cut_off(options.length_penalty, at_least=options.n_best)
             break
-        rows.finish(source, word.ravel(), total.ravel(), options.length_penalty)
         if not rows.follow(source, word.ravel(), total.ravel(), log_p):
             break
     return rows.best(options.n_best)
+
+
+def _refilled(total: _Floats, word: _Ints, width: int, finished: _Ints) -> _Floats:
+    """Continuations (P, K) in order with -inf for those that a beam whose slots are refilled drops.
+
+    Of those that end, the ones among the ``width`` likeliest count. Of the others, the ``width`` likeliest stay alive,
+    unless ``width`` hypotheses of the picture have ended; ``finished`` (P,) had ended before this step.
+    """
+    ends = word == END
+    place = np.arange(total.shape[1])
+    ended = ends & (place < width)
+    alive = ~ends & (np.cumsum(~ends, axis=1) <= width)
+    done = finished + (ended & np.isfinite(total)).sum(1) >= width
+    return np.where(ended | (alive & ~done[:, None]), total, _DEAD)
 
 
 def _sample(backend: Backend, encoded: Encoded, options: Sampling, keys: list[int]) -> list[list[Hypothesis]]:
@@ -203,9 +220,10 @@ class _Rows:
     def cut_off(self, length_penalty: float, *, at_least: int | None = None, but: _Ints | None = None) -> None:
         """Set the living rows aside as they are: where a picture has fewer hypotheses than ``at_least``, or all rows
         ``but`` some."""
+        finished = self.finished
         for row in np.flatnonzero(np.isfinite(self.totals)).tolist():
             image = row // self.per_image
-            if at_least is not None and self._finished_before(image) >= at_least:
+            if at_least is not None and finished[image] >= at_least:
                 continue
             if but is not None and row in but:
                 continue
@@ -222,8 +240,10 @@ class _Rows:
         found = [sorted(ended, key=lambda one: (not one.finished, -one.score))[:count] for ended in self.done]
         return [[one.hypothesis(maps, self.backend.grid_shape) for one in some] for some in found]
 
-    def _finished_before(self, image: int) -> int:
-        return sum(one.finished for one in self.done[self.image_ids[image]])
+    @property
+    def finished(self) -> _Ints:
+        """How many hypotheses of each picture have ended, (P,)."""
+        return np.array([sum(one.finished for one in self.done[i]) for i in self.image_ids], dtype=np.int64)
 
     def _set_aside(self, image: int, row: int, score: float, *, finished: bool) -> None:
         self.done[self.image_ids[image]].append(self._trace(row, score, finished=finished))

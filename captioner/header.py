@@ -38,8 +38,8 @@ class Header(TypedDict):
         about: free facts: what it was trained on, its scores, its decoding options under "decoding", its map options
             under "maps".
         version: of the format that the file was written in.
-        digest: SHA-256 of the file's header with its keys in order, hexadecimal. In files of version 2 the header holds a digest of the
-            weights, so it stands for the whole model.
+        digest: SHA-256 of the file's header with its keys in order, hexadecimal. In files of version 2 the header holds
+            a digest of the weights, so it stands for the whole model.
     """
 
     config: dict[str, Any]

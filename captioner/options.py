@@ -44,18 +44,22 @@ class Beam(Greedy):
     A caption's score is ``sum(log p(word)) / n ** length_penalty`` over its n tokens, the end token counted.
     With 0 it is the likelihood, which favours short captions; with 1 the mean over tokens.
 
-    Each step keeps the ``width`` likeliest continuations of all hypotheses (Graves 2012; Xu et al. 2015). One that
-    ends is set aside with its score and its slot stays empty, so the beam narrows, and a width of 1 is greedy.
+    Each step keeps the ``width`` likeliest continuations of all hypotheses. One that ends is set aside with its score,
+    and its slot stays empty: the beam narrows as captions end (Sutskever et al. 2014, section 3.2), and a width of 1
+    is greedy. With ``refill`` the next likeliest continuation takes the slot, so that ``width`` hypotheses stay alive
+    until as many have ended (as in fairseq, Ott et al. 2019).
 
     Attributes:
         width: hypotheses kept side by side, 1000 at most.
         length_penalty: see above.
         n_best: captions returned for each picture, the best first; at most ``width``.
+        refill: see above.
     """
 
     width: int = 3
     length_penalty: float = 0.7
     n_best: int = 1
+    refill: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +69,8 @@ class Beam(Greedy):
             raise OptionError(
                 f"n_best {self.n_best} is more than the beam width {self.width}", remedy="widen the beam (--beam)"
             )
+        if type(self.refill) is not bool:
+            raise OptionError(f"refill must be true or false, not {self.refill!r}")
         if not _is_number(self.length_penalty) or not 0 <= self.length_penalty <= 5:
             raise OptionError(f"length_penalty must be from 0 to 5, not {self.length_penalty}")
 

@@ -262,6 +262,22 @@ def test_a_beam_as_wide_as_the_space_finds_the_best_caption(length_penalty: floa
     assert differs, "greedy found them all: the toy is too easy"
 
 
+def test_refilled_slots_find_at_least_as_likely_captions_and_as_many() -> None:
+    toy = Toy(30, 12, seed=8)
+    narrowing = decode(toy, toy, Beam(width=4, n_best=4, max_length=8, length_penalty=0.0))
+    refilled = decode(toy, toy, Beam(width=4, n_best=4, max_length=8, length_penalty=0.0, refill=True))
+    assert narrowing != refilled
+    for one, other in zip(narrowing, refilled, strict=True):
+        assert other[0].score >= one[0].score - 1e-5
+        assert len({h.tokens for h in other}) == len(other) == 4
+        for h in other:
+            assert all(0 < p <= 1 for p in h.probabilities)
+            assert len(h.maps) == len(h.tokens) == len(h.probabilities)
+    best = decode(toy, toy, Greedy(max_length=8))
+    as_greedy = decode(toy, toy, Beam(width=1, max_length=8, length_penalty=1.0, refill=True))
+    assert captions(best) == captions(as_greedy)
+
+
 def test_a_longer_caption_wins_with_a_larger_length_penalty() -> None:
     toy = Toy(20, 9, seed=4)
     lengths = [
