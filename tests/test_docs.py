@@ -145,9 +145,12 @@ def test_the_readme_is_short_and_its_picture_small() -> None:
     assert (ROOT / picture).stat().st_size < 150_000
 
 
-def test_the_parts_of_the_contributors_guide_work() -> None:
+def test_the_parts_of_the_contributors_guide_work(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
+    from captioner.training.tasks import TASKS
+
     from captioner.backends.base import BACKENDS
+    from captioner.data.readers import READERS, read_annotations
     from captioner.data.writers import WRITERS
     from captioner.model.attention import ATTENTIONS
     from captioner.model.backbones import BACKBONES, build_stages
@@ -177,6 +180,12 @@ def test_the_parts_of_the_contributors_guide_work() -> None:
         scan = WRITERS[".tsv"]().scan(io.BytesIO(b"a dog\ta.jpg\na ca"), names.append)
         assert (names, scan.end) == (["a.jpg"], 12)
         assert "traced" in BACKENDS
+        assert "confidence_penalty" in TASKS
+        (tmp_path / "captions.lines").write_text("a.jpg\ta dog | the dog\nb.jpg\ta cat\n", encoding="utf-8")
+        assert read_annotations(tmp_path / "captions.lines").references == {
+            "a.jpg": ["a dog", "the dog"],
+            "b.jpg": ["a cat"],
+        }
     finally:
         added: list[tuple[Registry[Any], str]] = [
             (ATTENTIONS, "null_key"),
@@ -184,6 +193,8 @@ def test_the_parts_of_the_contributors_guide_work() -> None:
             (REFINERS, "linear"),
             (BACKBONES, "small"),
             (WRITERS, ".tsv"),
+            (READERS, "one line a picture"),
+            (TASKS, "confidence_penalty"),
             (BACKENDS, "traced"),
         ]
         for registry, name in added:
