@@ -87,9 +87,12 @@ def mentioned_commands(page: Path) -> Iterator[tuple[str, list[str]]]:
 def test_command_lines_parse(page: Path) -> None:
     for command, rest in command_lines(page):
         try:
-            parser_of(command).parse_args(shlex.split(rest))
+            options = vars(parser_of(command).parse_args(shlex.split(rest)))
         except (ValueError, CaptionerError) as error:
             pytest.fail(f"captioner {command}{rest}: {error}")
+        assert str(options.get("output")) != str(options.get("model")), (
+            f"captioner {command}{rest} writes onto its input"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
