@@ -90,9 +90,8 @@ def test_command_lines_parse(page: Path) -> None:
             options = vars(parser_of(command).parse_args(shlex.split(rest)))
         except (ValueError, CaptionerError) as error:
             pytest.fail(f"captioner {command}{rest}: {error}")
-        assert str(options.get("output")) != str(options.get("model")), (
-            f"captioner {command}{rest} writes onto its input"
-        )
+        if "model" in options and "output" in options:  # an output that is an input is refused
+            assert str(options["output"]) != str(options["model"]), f"captioner {command}{rest}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
