@@ -2,12 +2,13 @@
 # make demo IMAGE=photo.jpg    the same with a picture of yours
 # make test                    linters, types and tests
 # make notebooks               run the notebooks and keep what they show
+# make docs                    build the documentation into site/
 # make venv                    only the environment that both set up
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test lint notebooks clean
+.PHONY: venv demo test lint notebooks docs clean
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -38,5 +39,12 @@ test: lint
 notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py
 
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
