@@ -1,6 +1,7 @@
 # make demo                    caption a drawn picture and lay each word's map over it
 # make demo IMAGE=photo.jpg    the same with a picture of yours
 # make test                    linters, types and tests
+# make test-matrix             the tests on the oldest and on the newest versions of what the package needs (slow)
 # make notebooks               run the notebooks and keep what they show
 # make docs                    build the documentation into site/
 # make venv                    only the environment that both set up
@@ -8,7 +9,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test lint notebooks docs clean
+.PHONY: venv demo test test-matrix lint notebooks docs clean
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -32,6 +33,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 test: lint
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -39,12 +41,19 @@ test: lint
 notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py
 
-docs: .venv/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+test-matrix: .venv-oldest/installed .venv-newest/installed
+	for age in oldest newest; do \
+	    echo "== $$age: $$(.venv-$$age/bin/pip freeze | grep -iE '^(torch|numpy|pillow)==' | tr '\n' ' ')"; \
+	    .venv-$$age/bin/pytest --numprocesses auto --maxprocesses 2 --dist loadfile -m 'not slow' || exit 1; \
+	done
 
-.venv/docs: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+.venv-%/installed: setup.cfg requirements/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --constraint requirements/$*.txt --editable '.[serve,test]'
 	touch $@
 
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
 clean:
-	rm -rf .venv demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-newest demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
