@@ -10,9 +10,8 @@ from torch import Tensor
 
 from captioner.data.records import Boxes, Record
 from captioner.image import Geometry
-from captioner.model.decoder import END, PAD, START, UNKNOWN
 from captioner.tokenizer.ptb import tokenize
-from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from captioner.training.views import View, draw_view, may_flip
 
 
@@ -123,6 +122,11 @@ class CaptionBatches:
         self.seed = seed
         self.crop, self.colour_jitter = crop, colour_jitter
 
+    @property
+    def size(self) -> int:
+        """Pictures of a batch."""
+        return self.batch_pictures
+
     def __len__(self) -> int:
         """Batches of an epoch."""
         return -(-len(self.encoded) // self.batch_pictures)
@@ -163,6 +167,11 @@ class TextBatches:
         self.encoded = [np.array(ids, dtype=np.int32) for ids in encoded]
         self.batch_captions = min(batch_captions, len(self.encoded))
         self.seed = seed
+
+    @property
+    def size(self) -> int:
+        """Captions of a batch."""
+        return self.batch_captions
 
     def __len__(self) -> int:
         """Batches of an epoch."""

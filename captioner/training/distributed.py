@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from captioner.backends.torch import find_device
 from captioner.errors import OptionError
 
 T = TypeVar("T")
@@ -35,24 +36,24 @@ class Processes:
         """Enter the group that ``torchrun`` started this process in; a group of one without a launcher.
 
         Args:
-            device: see `resolve_device`; of several processes on GPUs, each takes the one of its local rank.
+            device: see `captioner.backends.torch.find_device`; of several processes on GPUs, each takes the one of its local rank.
 
         Raises:
             OptionError: there is no such device, or all processes would share one GPU.
         """
         count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         if count == 1:
-            return cls(rank=0, count=1, device=resolve_device(device))
+            return cls(rank=0, count=1, device=torch.device(find_device(str(device))))
         named = str(device)
         if named.startswith("cuda:"):
             raise OptionError(
                 f"--device {named} is one GPU, and {count} processes share this run",
                 remedy="give --device cuda: each process takes a GPU of its own",
             )
-        found = resolve_device(device)
+        found = torch.device(find_device(str(device)))
         if found.type == "cuda":
             local = int(os.environ.get("LOCAL_RANK", "0"))
-            found = resolve_device(f"cuda:{local}")
+            found = torch.device(find_device(f"cuda:{local}"))
             torch.cuda.set_device(found)
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if found.type == "cuda" else "gloo")
@@ -102,27 +103,6 @@ class Processes:
     def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
         """A context in which a backward pass of a module of `wrap` accumulates gradients without communication."""
         return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
-
-
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of that name.
-
-    Args:
-        device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is CUDA where there is one, else MPS, else the CPU.
-
-    Raises:
-        OptionError: it does not exist here.
-    """
-    name = str(device)
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):  # the second where torch was built without CUDA
-        raise OptionError(f"there is no device '{name}' here", remedy="give --device auto or cpu") from None
-    return torch.device(name)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -36,10 +36,9 @@ class EpochFigures:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a file; `restore` reads them."""
         seconds = self._seconds + time.monotonic() - self._began if self._steps else 0.0
-        return {"epoch": {"sums": self._sums, "steps": self._steps, "seconds": seconds}}
+        return {"sums": self._sums, "steps": self._steps, "seconds": seconds}
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Continue from what `as_dict` gave."""
-        found = kept.get("epoch", {})
-        self._sums = dict(found.get("sums", {}))
-        self._steps, self._seconds = found.get("steps", 0), found.get("seconds", 0.0)
+        self._sums = dict(kept["sums"])
+        self._steps, self._seconds = int(kept["steps"]), float(kept["seconds"])

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captioner.model.decoder import PAD, UNKNOWN
+from captioner.tokenizer.vocabulary import PAD, UNKNOWN
 
 
 def caption_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, count: int | None = None) -> Tensor:

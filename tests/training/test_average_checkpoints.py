@@ -63,8 +63,8 @@ def test_every_weight_is_the_weighted_mean(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_file_says_what_it_is_the_mean_of(tmp_path: Path) -> None:
-    first = {"objective": "words"}
-    rewarded = {"objective": "reward"}  # two runs may differ in their data alone, which a recipe does not hold
+    first = {"objective": "cross_entropy"}
+    rewarded = {"objective": "self_critical"}  # two runs may differ in their data alone, which a recipe does not hold
     read_so = {"explain": "gradient", "sinks": "keep", "delay": 0}
     one = made(
         tmp_path / "1.safetensors",
@@ -144,7 +144,7 @@ def test_a_place_that_cannot_be_written_is_named(
 
 @pytest.mark.parametrize("start_at", [0, 1, 2])
 def test_the_start_may_be_one_of_them(tmp_path: Path, start_at: int) -> None:
-    words, reward = {"objective": "words"}, {"objective": "reward"}
+    words, reward = {"objective": "cross_entropy"}, {"objective": "self_critical"}
     files = [made(tmp_path / f"{i}.safetensors", earlier=[words], recipe=reward | {"seed": i}) for i in range(2)]
     files.insert(start_at, made(tmp_path / "start.safetensors", recipe=words))
     assert mean_of(files).about["earlier"] == [words, reward | {"seed": 0}, reward | {"seed": 1}]
@@ -178,8 +178,8 @@ def test_models_that_began_apart_have_no_mean(tmp_path: Path) -> None:
             "the encoder's pad is True in .*2, False in",
         ),
         (
-            lambda: replace(CONFIG, decoder=replace(CONFIG.decoder, look_after_reading=False)),
-            "the decoder's look_after_reading is False in .*2, True in",
+            lambda: replace(CONFIG, decoder=replace(CONFIG.decoder, attend_after_lstm=False)),
+            "the decoder's attend_after_lstm is False in .*2, True in",
         ),
         (
             lambda: replace(CONFIG, decoder=TransformerConfig(width=8, layers=1, heads=2, hidden=8)),
@@ -199,7 +199,7 @@ def test_a_run_goes_on_from_a_mean(scene_run: Path, tmp_path: Path) -> None:
     records = read(scene_run / "scenes")
     files = [str(scene_run / "best.safetensors"), str(scene_run / "last.safetensors")]
     checkpoint.save(tmp_path / "mean.safetensors", mean_of(files), half=False)
-    recipe = Recipe(start_from=str(tmp_path / "mean.safetensors"), epochs=1, frozen_epochs=1, flips=False)
+    recipe = Recipe(start_from=str(tmp_path / "mean.safetensors"), epochs=1, frozen_epochs=1, horizontal_flip=False)
     best = checkpoint.load(Trainer(recipe, records, tmp_path / "run", device="cpu").run())
     assert [one["objective"] for one in best.about["earlier"]] == ["words", "words", "mean"]
     assert recipes_of(str(scene_run / "best.safetensors"))[-1] == best.about["earlier"][0]

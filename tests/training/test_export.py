@@ -17,7 +17,7 @@ from captioner.errors import CheckpointError, OptionError
 from captioner.metrics import Scores, tokenize
 from captioner.metrics.description import Description, describe
 from captioner.training import ship
-from captioner.training.dev import encode_records, score_captions, write_captions
+from captioner.training.dev import encode_records, score_captions, generate_captions
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def repeats(captions: list[str]) -> float:
 def captions_of(model: checkpoint.Checkpoint, records: list[Record]) -> dict[str, str]:
     grids = encode_records(model.model, records, device=torch.device("cpu"))
     options = Beam(**model.about["decoding"])
-    return write_captions(model.model, model.vocabulary, records, grids, options=options)
+    return generate_captions(model.model, model.vocabulary, records, grids, options=options)
 
 
 def test_the_file_holds_what_was_measured(
@@ -102,7 +102,7 @@ def test_a_decoding_that_repeats_itself_more_than_people_do_is_not_chosen(
     model = checkpoint.load(scene_run / "best.safetensors")
     dev = of_split(read(data), "dev")
     assert repeats([caption for record in dev for caption in record.captions]) < 0.2
-    honest = ship.write_captions
+    honest = ship.generate_captions
 
     def babbling(*arguments: object, options: Beam) -> dict[str, str]:
         captions = honest(*arguments, options=options)  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def test_a_decoding_that_repeats_itself_more_than_people_do_is_not_chosen(
             return dict.fromkeys(captions, "a dog")
         return {name: text + " and a dog and a" * (i % 3 == 0) for i, (name, text) in enumerate(captions.items())}
 
-    monkeypatch.setattr(ship, "write_captions", babbling)
+    monkeypatch.setattr(ship, "generate_captions", babbling)
     chosen, _ = ship.choose_decoding(model, dev)
     assert chosen.no_repeat_ngram == 2
 

@@ -10,9 +10,9 @@ from captioner.checkpoint import load
 from captioner.commands.train import read_text
 from captioner.data.readers import read
 from captioner.errors import DataError, OptionError
-from captioner.model.decoder import END, PAD, START, UNKNOWN
+from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN
 from captioner.tokenizer.vocabulary import Vocabulary
-from captioner.training.batches import TextBatches, hide_words
+from captioner.training.batches import TextBatches, word_dropout
 from captioner.training.loop import Trainer
 from captioner.training.objectives import Words
 from captioner.training.recipe import Recipe, default_of, named_recipes, options, read_recipe
@@ -37,9 +37,9 @@ def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
         "captions_per_picture": 1,
         "learning_rate": 5e-3,
         "label_smoothing": 0.0,
-        "warm_up": 2,
-        "average": 0.0,
-        "longest": 12,
+        "warmup_steps": 2,
+        "ema_decay": 0.0,
+        "max_length": 12,
     }
     return Recipe(**(values | changes))  # type: ignore[arg-type]
 
@@ -48,7 +48,7 @@ def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
 def test_text_teaches_the_decoder_and_nothing_else(decoder: str, scene_run: Path, tmp_path: Path) -> None:
     records = read(scene_run / "scenes")
     text = [caption for record in records for caption in record.captions]
-    trainer = Trainer(recipe(decoder, objective="text"), records, tmp_path, text=text, device="cpu")
+    trainer = Trainer(recipe(decoder, objective="language_model"), records, tmp_path, text=text, device="cpu")
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     trainer.run()
     moved = {
@@ -66,7 +66,7 @@ def test_text_teaches_the_decoder_and_nothing_else(decoder: str, scene_run: Path
 def test_a_run_takes_the_encoder_of_one_and_the_decoder_of_another(scene_run: Path, tmp_path: Path) -> None:
     records = read(scene_run / "scenes")
     spoken = Trainer(
-        recipe(objective="text", epochs=1), records, tmp_path / "text", text=["a dog in a park"], device="cpu"
+        recipe(objective="language_model", epochs=1), records, tmp_path / "text", text=["a dog in a park"], device="cpu"
     ).run()
     seeing = scene_run / "last.safetensors"
     both = Trainer(recipe(encoder_from=str(seeing), decoder_from=str(spoken)), records, tmp_path / "both", device="cpu")
@@ -93,12 +93,12 @@ def test_a_decoder_of_another_width_is_refused(scene_run: Path, tmp_path: Path) 
 
 def test_text_is_asked_for(scene_run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="give --text"):
-        Trainer(recipe(objective="text"), read(scene_run / "scenes"), tmp_path, device="cpu")
+        Trainer(recipe(objective="language_model"), read(scene_run / "scenes"), tmp_path, device="cpu")
 
 
 def test_text_is_dealt_whole_and_the_same_from_any_step_on() -> None:
     words = Vocabulary.build([["a", "b", "c", "d", "e", "f", "g"]], minimum_count=1)
-    batches = TextBatches(list("abcdefg"), words, batch_captions=3, longest=5, seed=1)
+    batches = TextBatches(list("abcdefg"), words, batch_captions=3, max_length=5, seed=1)
     whole = list(batches.epoch(2))
     assert len(whole) == len(batches) == 3
     assert {int(row[1]) for tokens in whole for row in tokens} == set(range(4, 11))
@@ -109,7 +109,7 @@ def test_text_is_dealt_whole_and_the_same_from_any_step_on() -> None:
 def test_words_are_hidden_at_the_share_asked_for_and_marks_never() -> None:
     torch.manual_seed(0)
     tokens = torch.tensor([[START, 5, 6, 7, 8, END, PAD]] * 2000)
-    hidden = hide_words(tokens, 0.3)
+    hidden = word_dropout(tokens, 0.3)
     changed = hidden != tokens
     assert not changed[:, [0, 5, 6]].any()
     assert (hidden[changed] == UNKNOWN).all()
@@ -119,7 +119,7 @@ def test_words_are_hidden_at_the_share_asked_for_and_marks_never() -> None:
 def test_guesses_take_the_place_of_words_and_of_nothing_else(scene_run: Path) -> None:
     records = read(scene_run / "scenes")
     start = load(scene_run / "last.safetensors")
-    given = recipe(own_words=0.999)
+    given = recipe(scheduled_sampling=0.999)
     words = Words(given, [r for r in records if r.split == "train"], start.vocabulary, pytest.fail)
     batch = next(words.epoch(0, start=0, steady=True))
     reads = batch.tokens[:, :-1]

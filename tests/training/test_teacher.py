@@ -16,7 +16,7 @@ from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import RefinerConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.tokenizer.vocabulary import Vocabulary
-from captioner.training.grids import Pictures, Pixels, load_batches
+from captioner.training.images import ImageDataset, Pixels, load_pixels
 from captioner.training.loop import Trainer
 from captioner.training.losses import distillation_loss
 from captioner.training.recipe import Recipe
@@ -41,9 +41,9 @@ def recipe(teacher: Path | None = None, **changes: object) -> Recipe:
         "learning_rate": 5e-3,
         "encoder_learning_rate": 4e-3,
         "label_smoothing": 0.0,
-        "warm_up": 2,
-        "average": 0.0,
-        "flips": False,
+        "warmup_steps": 2,
+        "ema_decay": 0.0,
+        "horizontal_flip": False,
         "precision": "float32",
         "teacher": str(teacher or ""),
     }
@@ -52,8 +52,8 @@ def recipe(teacher: Path | None = None, **changes: object) -> Recipe:
 
 def pixels_of(model: CaptionModel, records: list[Record]) -> Pixels:
     """The pictures as the model takes them."""
-    pictures = Pictures([record.image for record in records], model.encoder)
-    (pixels,) = load_batches(model.encoder, pictures, [[(i, View()) for i in range(len(records))]], device=CPU)
+    pictures = ImageDataset([record.image for record in records], model.encoder)
+    (pixels,) = load_pixels(model.encoder, pictures, [[(i, View()) for i in range(len(records))]], device=CPU)
     return pixels
 
 
@@ -84,7 +84,7 @@ def test_a_teacher_sees_what_its_student_sees(
         str(tmp_path / "teacher.safetensors"),
         vocabulary,
         student.encoder.config,
-        longest=5,
+        max_length=5,
         device=CPU,
         autocast=nullcontext,
     )
@@ -131,9 +131,9 @@ def test_rounds_see_the_teacher_that_one_step_sees(objective: str, scene_run: Pa
     save(file, teacher)
     figures = []
     for rounds in (1, 2):
-        options: dict[str, object] = {"accumulate": rounds, "epochs": 1, "learning_rate": 1e-9, "batch_pictures": 100}
+        options: dict[str, object] = {"gradient_accumulation_steps": rounds, "epochs": 1, "learning_rate": 1e-9, "batch_pictures": 100}
         if objective == "reward":
-            options |= {"objective": "reward", "start_from": str(scene_run / "last.safetensors"), "samples": 2}
+            options |= {"objective": "self_critical", "start_from": str(scene_run / "last.safetensors"), "samples": 2}
             options |= {"decoder_options": {}, "backbone": "efficientnet_lite0", "encoder_options": {}}
             options |= {"refiner_options": {}}
         trainer = Trainer(recipe(file, **options), records, tmp_path / str(rounds), device="cpu")
@@ -157,21 +157,21 @@ def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     vocabulary = Vocabulary(("<pad>", "<start>", "<end>", "<unk>", "a"))
     encoder = EncoderConfig(backbone="tiny", side=48)
     config = ModelConfig(
-        encoder=encoder, refiner=RefinerConfig(width=48), decoder=TransformerConfig(width=48, heads=2, longest=8)
+        encoder=encoder, refiner=RefinerConfig(width=48), decoder=TransformerConfig(width=48, heads=2, max_length=8)
     )
     model = CaptionModel(config, vocabulary_size=len(vocabulary))
     file = str(tmp_path / "teacher.safetensors")
     save(file, Checkpoint(model=model, vocabulary=vocabulary))
-    for student, longest, said in (
-        (encoder, 8, "longest is 8: .* can read 7 words"),
+    for student, max_length, said in (
+        (encoder, 8, "max_length is 8: .* can read 7 words"),
         (replace(encoder, pad=True), 7, "pad is False in the teacher .*, True in the model"),
     ):
         with pytest.raises(OptionError, match=said):
-            Teacher(file, vocabulary, student, longest=longest, device=CPU, autocast=nullcontext)
-    Teacher(file, vocabulary, encoder, longest=7, device=CPU, autocast=nullcontext)
+            Teacher(file, vocabulary, student, max_length=max_length, device=CPU, autocast=nullcontext)
+    Teacher(file, vocabulary, encoder, max_length=7, device=CPU, autocast=nullcontext)
 
 
-@pytest.mark.parametrize("changes", [{"frozen_epochs": 1}, {"objective": "text"}])
+@pytest.mark.parametrize("changes", [{"frozen_epochs": 1}, {"objective": "language_model"}])
 def test_a_teacher_must_see_the_pictures(changes: dict[str, object]) -> None:
     with pytest.raises(OptionError, match="a teacher must see the pictures"):
         recipe(Path("teacher.safetensors"), **changes)

@@ -19,7 +19,7 @@ from captioner.image import Geometry
 from captioner.pipeline import Captioner
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.batches import Batch, CaptionBatches
-from captioner.training.grids import Pictures, StoredGrids, encode_batches
+from captioner.training.images import ImageDataset, GridCache, encode_images
 from captioner.training.loop import Trainer
 from captioner.training.precision import has_bfloat16  # before the tests' own takes its place
 from captioner.training.recipe import Recipe
@@ -50,11 +50,11 @@ def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
         "frozen_epochs": 2,
         "batch_pictures": 8,
         "captions_per_picture": 1,
-        "warm_up": 2,
-        "average": 0.5,
+        "warmup_steps": 2,
+        "ema_decay": 0.5,
         "map_supervision": 0.1,
         "map_regularisation": 0.1,
-        "longest": 12,
+        "max_length": 12,
     }
     return Recipe(**(values | changes))  # type: ignore[arg-type]
 
@@ -62,7 +62,7 @@ def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
 def batches_of(records: list[Record], **changes: object) -> CaptionBatches:
     words = Vocabulary.build([c.split() for r in records for c in r.captions], minimum_count=1)
     values: dict[str, object] = {
-        "batch_pictures": 3, "captions_per_picture": 2, "longest": 12, "flips": True, "seed": 5,
+        "batch_pictures": 3, "captions_per_picture": 2, "max_length": 12, "horizontal_flip": True, "seed": 5,
     }  # fmt: skip
     return CaptionBatches(records, words, **(values | changes))  # type: ignore[arg-type]
 
@@ -100,7 +100,7 @@ def test_captions_of_a_picture_are_all_different_while_there_are_enough() -> Non
 
     def rows(k: int) -> list[tuple[int, ...]]:
         batches = CaptionBatches(
-            [record], words, batch_pictures=1, captions_per_picture=k, longest=9, flips=False, seed=1
+            [record], words, batch_pictures=1, captions_per_picture=k, max_length=9, horizontal_flip=False, seed=1
         )
         return [tuple(row) for row in next(batches.epoch(0)).tokens.tolist()]
 
@@ -110,9 +110,9 @@ def test_captions_of_a_picture_are_all_different_while_there_are_enough() -> Non
 
 
 def test_map_targets_follow_what_is_seen_of_a_picture(records: list[Record]) -> None:
-    geometry = Pictures([r.image for r in records], encoder()).geometry((96, 72))
+    geometry = ImageDataset([r.image for r in records], encoder()).geometry((96, 72))
     mirrored = cut = 0
-    for batch in batches_of(records, cut=0.3).epoch(0):
+    for batch in batches_of(records, crop=0.3).epoch(0):
         targets = batch.map_targets([geometry] * len(batch.pictures))
         for row, words in enumerate(batch.boxes):
             view = batch.views[row // 2]
@@ -144,24 +144,24 @@ def encoder():  # type: ignore[no-untyped-def]
 
 def test_stored_grids_are_what_the_encoder_gives(records: list[Record], tmp_path: Path) -> None:
     frozen, device = encoder(), torch.device("cpu")
-    pictures = Pictures([r.image for r in records], frozen)
-    stored = StoredGrids(frozen, pictures, tmp_path, mirrored=True)
+    pictures = ImageDataset([r.image for r in records], frozen)
+    stored = GridCache(frozen, pictures, tmp_path, mirrored=True)
     told: list[tuple[int, int]] = []
     stored.fill(device=device, workers=0, batch=7, progress=lambda done, every: told.append((done, every)))
     assert told[-1] == (2 * len(records), 2 * len(records))
     keys = [[(3, View()), (3, View(flip=True)), (0, View(flip=True))]]
     with torch.no_grad():
-        (fresh,) = encode_batches(frozen, pictures, keys, device=device)
+        (fresh,) = encode_images(frozen, pictures, keys, device=device)
     (read_back,) = stored.read(keys, device=device)
     torch.testing.assert_close(read_back.features, fresh.features, rtol=2e-3, atol=2e-3)
     assert not torch.allclose(fresh.features[0], fresh.features[1]), "the mirror image is another picture"
     before = stored.file.stat().st_mtime_ns
-    StoredGrids(frozen, pictures, tmp_path, mirrored=True).fill(
+    GridCache(frozen, pictures, tmp_path, mirrored=True).fill(
         device=device, workers=0, batch=7, progress=lambda *_: pytest.fail("encoded again")
     )
     assert stored.file.stat().st_mtime_ns == before
     torch.nn.init.zeros_(frozen.stages[0][0].weight)
-    assert StoredGrids(frozen, pictures, tmp_path, mirrored=True).file != stored.file
+    assert GridCache(frozen, pictures, tmp_path, mirrored=True).file != stored.file
 
 
 class KilledError(Exception):
@@ -186,9 +186,9 @@ def test_so_does_one_that_is_trained_on_the_reward(
 ) -> None:
     first = Trainer(recipe(decoder, epochs=1), records, tmp_path / "first", device="cpu").run()
     options = recipe(
-        decoder, start_from=str(first), objective="reward", samples=3, bleu_reward=0.5, epochs=2,
+        decoder, start_from=str(first), objective="self_critical", samples=3, bleu_reward=0.5, epochs=2,
         frozen_epochs=0 if taught else 1, teacher=str(first) if taught else "",
-        own_words=0.2, cut=0.1, light=0.1, precision=precision, save_minutes=1e-9,
+        scheduled_sampling=0.2, crop=0.1, colour_jitter=0.1, precision=precision, save_minutes=1e-9,
     )  # fmt: skip
     log = killed_and_resumed(options, records, tmp_path, 3)
     ends = [line for line in log if "dev" in line]
@@ -224,7 +224,7 @@ def killed_and_resumed(options: Recipe, records: list[Record], tmp_path: Path, k
 
 
 def test_the_average_follows_the_weights(records: list[Record], tmp_path: Path) -> None:
-    trainer = Trainer(recipe(average=0.25), records, tmp_path, device="cpu")
+    trainer = Trainer(recipe(ema_decay=0.25), records, tmp_path, device="cpu")
     name, tensor = next(iter(trainer.model.named_parameters()))
     before = trainer.average[name].clone()
     with torch.no_grad():
@@ -366,8 +366,8 @@ def test_a_split_without_pictures_is_named(records: list[Record], tmp_path: Path
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), not 1.0"),
         ({"precision": "int8"}, "not 'int8'"),
         ({"objective": "speed"}, "words, reward or text, not 'speed'"),
-        ({"objective": "reward"}, "give start_from"),
-        ({"objective": "reward", "start_from": "a", "samples": 1}, "at least 2 samples"),
+        ({"objective": "self_critical"}, "give start_from"),
+        ({"objective": "self_critical", "start_from": "a", "samples": 1}, "at least 2 samples"),
         ({"start_from": "a", "encoder_from": "b"}, "encoder_from and decoder_from do not go with it"),
         ({"map_supervision": -1.0}, "map_supervision must be at least 0, not -1.0"),
     ],
@@ -389,7 +389,7 @@ def test_a_picture_that_was_turned_is_trained_on_upright(tmp_path: Path) -> None
     exif = Image.Exif()
     exif[0x0112] = 3
     image.save(tmp_path / "turned.png", exif=exif)
-    pixels, _ = Pictures([tmp_path / "turned.png"], encoder())[0, View()]
+    pixels, _ = ImageDataset([tmp_path / "turned.png"], encoder())[0, View()]
     assert pixels[16, 4].tolist() == [255, 255, 255]
     assert pixels[16, 28].tolist() == [0, 0, 0]
 
