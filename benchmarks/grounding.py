@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from captioner.explain.maps import MapReading
 
 from captioner import checkpoint
 from captioner.data.readers import read
 from captioner.data.records import Record, of_split
 from captioner.data.scenes import write_scenes
-from captioner.explain.maps import MapReading
 from captioner.grounding import select_heads as maps
 from captioner.grounding.deletion import summarise
 from captioner.grounding.ground_truth import Truth, find_truth

@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ground(commands.add_parser("ground", help="whether the maps lie on what the words name"))
     _add_train(commands.add_parser("train", help="train a model"))
     _add_serve(commands.add_parser("serve", help="serve a page for your pictures, and an HTTP API"))
+    _add_tools(commands)
     models = commands.add_parser("models", help="list the models that ship")
     models.add_argument("--json", action="store_true", help="everything the files say about themselves, as JSON")
     models.set_defaults(run=run_models)
@@ -301,6 +302,23 @@ def _add_ground(parser: argparse.ArgumentParser) -> None:
 
     ground.add_arguments(parser)
     parser.set_defaults(run=ground.run)
+
+
+# export, average, plot, scenes
+
+
+def _add_tools(commands: Any) -> None:
+    from captioner.commands import average, export, plot, scenes
+
+    for name, command, text in (
+        ("export", export, "make a model file ready for release"),
+        ("average", average, "average the weights of models that share a start"),
+        ("plot", plot, "draw the loss and the dev scores of runs"),
+        ("scenes", scenes, "draw a data set of scenes with captions and boxes"),
+    ):
+        parser = commands.add_parser(name, help=text)
+        command.add_arguments(parser)
+        parser.set_defaults(run=command.run)
 
 
 # train

@@ -67,9 +67,7 @@ def score_captions(captions: Mapping[str, str], records: Sequence[Record]) -> di
 
 
 @torch.inference_mode()
-def perplexity(
-    model: CaptionModel, vocabulary: Vocabulary, captions: Iterable[str], *, max_length: int
-) -> float:
+def perplexity(model: CaptionModel, vocabulary: Vocabulary, captions: Iterable[str], *, max_length: int) -> float:
     """Of captions, read with a blank grid; ``<unk>`` is not counted."""
     rows = sorted((vocabulary.encode(tokenize(caption)[:max_length]) for caption in captions), key=len)
     total, count = 0.0, 0

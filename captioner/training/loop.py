@@ -19,9 +19,8 @@ from torch import Tensor
 
 from captioner.checkpoint import Checkpoint, save
 from captioner.data.records import Record, of_split
-from captioner.errors import CaptionerError, DataError
+from captioner.errors import CaptionerError, DataError, OptionError
 from captioner.model.decoder import Decoded
-from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training import precision
 from captioner.training.distributed import Processes
 from captioner.training.epoch import Figures
@@ -97,9 +96,9 @@ class Trainer:
         self._earlier = earlier_recipes(recipe)
         stored = self.folder.read_inputs() if self.folder.state.exists() else None
         if stored is None and self.folder.state.exists():
-            self.warnings.append(
-                f"{self.folder.path} holds a run of an older version, which did not store its data: "
-                "it is resumed without a check that they are the same"
+            raise OptionError(
+                f"{self.folder.path} holds a run of an older version, which did not store what it was started on",
+                remedy=f"start a new run: --start-from {self.folder.last} with another --output",
             )
         torch.manual_seed(recipe.seed)
         vocabulary = stored_vocabulary(stored, self.folder.inputs) if stored else None
@@ -275,7 +274,9 @@ class Trainer:
         return scores
 
     def _dev_score(self, model: Any) -> tuple[float, Figures]:
-        ratio = learning_rate_ratio(self.step - 1, total=self.recipe.epochs * len(self.task.batches), recipe=self.recipe)
+        ratio = learning_rate_ratio(
+            self.step - 1, total=self.recipe.epochs * len(self.task.batches), recipe=self.recipe
+        )
         for name, tensor in model.state_dict().items():
             if not tensor.isfinite().all():
                 raise self._diverged(f"{name} is not finite after step {self.step}", ratio)

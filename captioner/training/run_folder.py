@@ -109,8 +109,8 @@ class RunFolder:
             return ""
         stored, renamed = aliases.current(found)
         defaults = {option.name: default_of(option) for option in options()}
-        for name, mine in recipe.items():
-            before = stored.get(name, defaults.get(name))  # an older version did not know the option
+        for name in defaults:
+            mine, before = recipe[name], stored.get(name, defaults[name])  # an older version did not know the option
             unset = name == "precision" and before == "auto"  # so older versions kept it
             if name not in _FREE and before != mine and not unset:
                 raise OptionError(f"{self.path} holds a run with {name} {before!r}, not {mine!r}", remedy=_OTHER)
@@ -135,24 +135,10 @@ class RunFolder:
             except OSError as error:
                 raise _unwritable(self.log_file, error) from None
 
-    def read_log(self) -> list[dict[str, Any]]:
-        """The lines of the log. Lines that were cut off or damaged are left out."""
-        try:
-            text = self.log_file.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
-        lines = []
-        for line in text.splitlines():
-            with contextlib.suppress(ValueError):
-                value = json.loads(line)
-                if isinstance(value, dict) and isinstance(value.get("step"), int):
-                    lines.append(value)
-        return lines
-
     def forget_log_after(self, step: int) -> None:
         """Remove the lines of steps that will be computed again. Raises DataError if it cannot be written."""
         if self.first and self.log_file.exists():
-            kept = [json.dumps(line) + "\n" for line in self.read_log() if line["step"] <= step]
+            kept = [json.dumps(line) + "\n" for line in read_log(self.path) if line["step"] <= step]
             self._write(self.log_file, "".join(kept))
 
     def save_state(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
@@ -180,7 +166,9 @@ class RunFolder:
     def damaged_state(self, error: object) -> CheckpointError:
         """The error of a state that cannot be resumed from."""
         reason = " ".join(str(error).split())[:200]
-        return CheckpointError(f"{self.state}: damaged ({reason})", remedy="remove it to start the run from its first step")
+        return CheckpointError(
+            f"{self.state}: damaged ({reason})", remedy="remove it to start the run from its first step"
+        )
 
     def _read_json(self, path: Path) -> dict[str, Any] | None:
         try:
@@ -203,6 +191,21 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise _unwritable(path, error) from None
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log. Lines that were cut off or damaged are left out."""
+    try:
+        text = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                lines.append(value)
+    return lines
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:

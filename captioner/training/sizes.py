@@ -29,7 +29,7 @@ def upright_size(picture: Picture) -> tuple[int, int]:
             if not (turned and opened.format == "TIFF"):
                 width, height = opened.size
                 return (height, width) if turned else (width, height)
-    except Exception:  # noqa: BLE001 - a damaged header raises anything; the full reading below says what is wrong
+    except Exception:
         pass
     return open_image(picture).size
 

@@ -14,7 +14,7 @@ from captioner.model.decoder import DECODERS
 from captioner.model.encoder import EncoderConfig
 from captioner.model.refiners import REFINERS
 from captioner.tokenizer.ptb import tokenize
-from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.aliases import current
 from captioner.training.recipe import Recipe, default_of, options
 
@@ -70,11 +70,10 @@ def first_model(
 def build_vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:
     """The words of the training captions. Raises DataError if no word is frequent enough."""
     captions = (tokenize(caption) for record in records for caption in record.captions)
-    vocabulary = Vocabulary.build(captions, minimum_count=recipe.minimum_count)
-    if len(vocabulary) == len(SPECIAL):
-        raise DataError(
-            f"no word occurs {recipe.minimum_count} times in the training captions", remedy="lower --minimum-count"
-        )
+    try:
+        vocabulary = Vocabulary.build(captions, minimum_count=recipe.minimum_count)
+    except DataError as error:
+        raise DataError(str(error), remedy="lower --minimum-count") from None
     return vocabulary
 
 
@@ -123,7 +122,9 @@ def _agree(recipe: Recipe, config: ModelConfig) -> None:
             asked.append((f"{option}: {name}", value, getattr(parts[option], name, None)))
     for name, wanted, found in asked:
         if wanted != found and wanted != _as_json(found):
-            raise OptionError(f"{name} is {found!r} in the model that is started from, not {wanted!r}", remedy="leave it out")
+            raise OptionError(
+                f"{name} is {found!r} in the model that is started from, not {wanted!r}", remedy="leave it out"
+            )
 
 
 def _as_json(value: Any) -> Any:

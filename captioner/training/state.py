@@ -38,7 +38,12 @@ class TrainingState:
             random["cuda"] = torch.cuda.get_rng_state(self.processes.device)
         for rank, theirs in enumerate(self.processes.gather(random)):
             tensors |= {f"random.{rank}.{kind}": state for kind, state in theirs.items()}
-        progress = {"step": self.step, "best": self.best, "best_epoch": self.best_epoch, "epoch": self.figures.as_dict()}
+        progress = {
+            "step": self.step,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "epoch": self.figures.as_dict(),
+        }
         folder.save_state(tensors, progress)
 
     def restore(self, folder: RunFolder) -> None:

@@ -1,6 +1,5 @@
 """The reward, what is drawn for it, and that training on it raises it."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,19 @@ from captioner.data.records import Record
 from captioner.metrics import evaluate
 from captioner.metrics.bleu import smoothed_bleu_of
 from captioner.model.caption_model import CaptionModel, ModelConfig
-from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN
 from captioner.model.encoder import EncoderConfig
-from captioner.model.grid import Grid, RefinerConfig
+from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
+from captioner.model.refiners import RefinerConfig
 from captioner.model.transformer import TransformerConfig
-from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+from captioner.training.distributed import Processes
 from captioner.training.images import ImageDataset, encode_images
 from captioner.training.losses import reward_loss
-from captioner.training.objectives import Part, Reward, Words
 from captioner.training.recipe import Recipe
 from captioner.training.rewards import CaptionReward, breaks_off, draw_captions
+from captioner.training.tasks import Part, TaskContext
+from captioner.training.tasks.self_critical import SelfCritical
 
 DECODERS = {
     "lstm": LSTMConfig(width=16, embedding=16, output_hidden=16, attention_width=16, heads=2),
@@ -118,7 +119,7 @@ def test_captions_are_drawn_from_the_models_distribution(decoder: str) -> None:
     small = model(decoder)
     with torch.no_grad():
         grid = small.refine(Grid(torch.randn(1, 16, small.encoder.channels), (4, 4)))
-        logits, _ = small.decoder.teach(grid, torch.tensor([[START]]))
+        logits = small.decoder(grid, torch.tensor([[START]])).logits
     logits[..., [PAD, START, UNKNOWN]] = float("-inf")
     p = logits[0, 0].softmax(-1)
     drawn = draw_captions(small.decoder, grid, count=20_000, max_length=1)[:, 0]
@@ -162,13 +163,24 @@ def test_training_on_the_reward_raises_it(scene_run: Path, baseline: str) -> Non
     given = [record for record in read(scene_run / "scenes") if record.split == "train"]
     recipe = Recipe(
         objective="self_critical", start_from="-", batch_pictures=10, samples=10, baseline=baseline, captions_per_picture=1,
-        cross_entropy=0.01, label_smoothing=0.0, max_length=12, horizontal_flip=False,
+        cross_entropy_weight=0.01, label_smoothing=0.0, max_length=12, horizontal_flip=False,
     )  # fmt: skip
     small = start.model
-    words = Words(recipe, given, start.vocabulary, pytest.fail)  # no boxes are asked for
-    objective = Reward(recipe, given, words, start.vocabulary, small, nullcontext)
-    batch = next(objective.epoch(0, start=0, steady=True))
     pictures = ImageDataset([record.image for record in given], small.encoder)
+    task = SelfCritical(
+        TaskContext(
+            recipe=recipe,
+            train=given,
+            dev=[],
+            text=[],
+            vocabulary=start.vocabulary,
+            model=small,
+            images=pictures,
+            processes=Processes(rank=0, count=1, device=torch.device("cpu")),
+            precision="float32",
+        )
+    )
+    batch = next(task.batches.epoch(0, start=0, steady=True))
     keys = [list(zip(batch.pictures, batch.views, strict=True))]
     with torch.no_grad():
         (grid,) = encode_images(small.encoder, pictures, keys, device=torch.device("cpu"))
@@ -177,7 +189,7 @@ def test_training_on_the_reward_raises_it(scene_run: Path, baseline: str) -> Non
     learned = [*small.refiner.parameters(), *small.decoder.parameters()]
     optimizer, rewards = torch.optim.Adam(learned, lr=2e-3), []
     for _ in range(80):
-        loss, figures = objective.loss(small, Part(batch, batch), grid)
+        loss, figures = task.loss(small, Part(batch, batch), grid)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import load
 from captioner.data.readers import read
 from captioner.data.records import Record
@@ -19,7 +20,9 @@ from captioner.image import Geometry
 from captioner.pipeline import Captioner
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.batches import Batch, CaptionBatches
-from captioner.training.images import ImageDataset, GridCache, encode_images
+from captioner.training.distributed import Processes
+from captioner.training.grid_cache import GridCache
+from captioner.training.images import ImageDataset, encode_images
 from captioner.training.loop import Trainer
 from captioner.training.precision import has_bfloat16  # before the tests' own takes its place
 from captioner.training.recipe import Recipe
@@ -41,7 +44,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
     values: dict[str, object] = {
         "decoder": decoder,
-        "decoder_options": SMALL[decoder],
+        "decoder_options": SMALL.get(decoder, {}),
         "backbone": "tiny",
         "encoder_options": {"side": 32},
         "refiner_options": {"width": 16},
@@ -116,7 +119,7 @@ def test_map_targets_follow_what_is_seen_of_a_picture(records: list[Record]) -> 
         targets = batch.map_targets([geometry] * len(batch.pictures))
         for row, words in enumerate(batch.boxes):
             view = batch.views[row // 2]
-            mirrored, cut = mirrored + view.flip, cut + (view.cut != (0.0, 0.0, 1.0, 1.0))
+            mirrored, cut = mirrored + view.flip, cut + (view.crop != (0.0, 0.0, 1.0, 1.0))
             for word, boxes in words.items():
                 expected = np.max([geometry.coverage(view.of_box(box)) for box in boxes], axis=0)
                 np.testing.assert_allclose(targets[row, word], expected, atol=1e-6)
@@ -130,7 +133,7 @@ def test_map_targets_of_several_boxes_are_their_union() -> None:
     targets = batch.map_targets([geometry])
     assert targets[0, 1].tolist() == [[1.0, 0.0], [0.5, 1.0]]
     assert targets[0, [0, 2]].abs().sum() == 0
-    assert batch.placed == 1
+    assert batch.boxed_words == 1
     mirrored = Batch(pictures=[0], views=[View(flip=True)], tokens=batch.tokens, boxes=batch.boxes)
     assert mirrored.map_targets([geometry])[0, 1].tolist() == [[0.0, 1.0], [1.0, 0.5]]
 
@@ -146,9 +149,9 @@ def test_stored_grids_are_what_the_encoder_gives(records: list[Record], tmp_path
     frozen, device = encoder(), torch.device("cpu")
     pictures = ImageDataset([r.image for r in records], frozen)
     stored = GridCache(frozen, pictures, tmp_path, mirrored=True)
-    told: list[tuple[int, int]] = []
-    stored.fill(device=device, workers=0, batch=7, progress=lambda done, every: told.append((done, every)))
-    assert told[-1] == (2 * len(records), 2 * len(records))
+    alone = Processes(rank=0, count=1, device=device)
+    reported = list(stored.fill(alone, workers=0, batch=7))
+    assert reported[-1] == (2 * len(records), 2 * len(records))
     keys = [[(3, View()), (3, View(flip=True)), (0, View(flip=True))]]
     with torch.no_grad():
         (fresh,) = encode_images(frozen, pictures, keys, device=device)
@@ -156,16 +159,10 @@ def test_stored_grids_are_what_the_encoder_gives(records: list[Record], tmp_path
     torch.testing.assert_close(read_back.features, fresh.features, rtol=2e-3, atol=2e-3)
     assert not torch.allclose(fresh.features[0], fresh.features[1]), "the mirror image is another picture"
     before = stored.file.stat().st_mtime_ns
-    GridCache(frozen, pictures, tmp_path, mirrored=True).fill(
-        device=device, workers=0, batch=7, progress=lambda *_: pytest.fail("encoded again")
-    )
+    assert not list(GridCache(frozen, pictures, tmp_path, mirrored=True).fill(alone, workers=0, batch=7))
     assert stored.file.stat().st_mtime_ns == before
     torch.nn.init.zeros_(frozen.stages[0][0].weight)
     assert GridCache(frozen, pictures, tmp_path, mirrored=True).file != stored.file
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.mark.parametrize("decoder", ["lstm", "transformer"])
@@ -200,20 +197,17 @@ def killed_and_resumed(options: Recipe, records: list[Record], tmp_path: Path, k
     """The log of a run that was killed and went on; makes sure that it ends as one that was not."""
     whole = Trainer(options, records, tmp_path / "whole", device="cpu")
     whole.run()
-
-    def kill(what: str, done: int, total: int, figures: dict[str, float]) -> None:
-        if what.startswith("epoch") and done > kill_at:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        Trainer(options, records, tmp_path / "killed", device="cpu", report=kill).run()
+    killed = Trainer(options, records, tmp_path / "killed", device="cpu")
+    steps = killed.steps()
+    next(step for step in steps if step.what.startswith("epoch") and step.done > kill_at)
+    steps.close()  # type: ignore[attr-defined]
     resumed = Trainer(options, records, tmp_path / "killed", device="cpu")
     assert 0 < resumed.step <= kill_at + 1
     resumed.run()
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
-    for name, tensor in whole.average.items():
-        assert torch.equal(tensor, resumed.average[name]), name
+    for name, tensor in whole.state.average.weights.items():
+        assert torch.equal(tensor, resumed.state.average.weights[name]), name
 
     def lines(run: str) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
@@ -225,27 +219,20 @@ def killed_and_resumed(options: Recipe, records: list[Record], tmp_path: Path, k
 
 def test_the_average_follows_the_weights(records: list[Record], tmp_path: Path) -> None:
     trainer = Trainer(recipe(ema_decay=0.25), records, tmp_path, device="cpu")
+    average = trainer.state.average
     name, tensor = next(iter(trainer.model.named_parameters()))
-    before = trainer.average[name].clone()
+    before = average.weights[name].clone()
     with torch.no_grad():
         tensor += 1
-    trainer.step = 100
-    trainer._follow_average()
-    torch.testing.assert_close(trainer.average[name], before * 0.25 + tensor.detach() * 0.75)
-    torch.testing.assert_close(trainer._averaged_model().state_dict()[name], trainer.average[name])
+    average.update(100)
+    torch.testing.assert_close(average.weights[name], before * 0.25 + tensor.detach() * 0.75)
+    torch.testing.assert_close(average.averaged_model().state_dict()[name], average.weights[name])
 
 
 def test_a_frozen_encoder_does_not_move_and_then_learns(records: list[Record], tmp_path: Path) -> None:
-    seen: dict[int, torch.Tensor] = {}
-
-    def watch(what: str, done: int, total: int, figures: dict[str, float]) -> None:
-        if what.startswith("dev"):
-            seen[done] = trainer.model.encoder.stages[0][0].weight.detach().clone()
-
-    trainer = Trainer(recipe(), records, tmp_path, device="cpu", report=watch)
+    trainer = Trainer(recipe(), records, tmp_path, device="cpu")
     start = trainer.model.encoder.stages[0][0].weight.detach().clone()
-    trainer.run()
-    ends = [seen[step] for step in sorted(seen)]
+    ends = [trainer.model.encoder.stages[0][0].weight.detach().clone() for step in trainer.steps() if step.is_dev]
     assert torch.equal(start, ends[0])
     assert torch.equal(start, ends[1])
     assert not torch.equal(start, ends[2])
@@ -259,7 +246,7 @@ def test_the_best_model_is_the_one_of_the_best_dev_score(records: list[Record], 
     best = load(path)
     assert best.about["dev"]["cider"] == max(line["dev"]["cider"] for line in ends)
     assert best.about["recipe"]["decoder"] == "lstm"
-    assert Captioner(best).caption(np.zeros((20, 30, 3), dtype=np.uint8)).words, "it captions"
+    assert Captioner(TorchBackend(best)).caption(np.zeros((20, 30, 3), dtype=np.uint8)).words, "it captions"
 
 
 def test_a_run_can_start_from_a_model(records: list[Record], tmp_path: Path) -> None:
@@ -272,7 +259,7 @@ def test_a_run_can_start_from_a_model(records: list[Record], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"decoder": "transformer"}, "decoder is 'lstm' in the model that is gone on from, not 'transformer'"),
+        ({"decoder": "transformer"}, "decoder is 'lstm' in the model that is started from, not 'transformer'"),
         ({"decoder_options": {"width": 32}}, "decoder_options: width is 16 in the model"),
         ({"encoder_options": {"pad": True}}, "encoder_options: pad is False in the model"),
         ({"backbone": "resnet50"}, "backbone is 'tiny' in the model"),
@@ -312,8 +299,8 @@ def test_an_earlier_model_can_be_shown_larger_pictures(source: str, records: lis
     [
         (8, "side must be a whole number from 32 to 4096, not 8"),
         (10_000_000, "not 10000000"),
-        ("x", "not x"),
-        (None, "side is 32 in the model that is gone on from, not None"),
+        ("x", "not 'x'"),
+        (None, "side is 32 in the model that is started from, not None"),
     ],
 )
 def test_a_side_that_no_encoder_takes_is_refused(
@@ -360,21 +347,38 @@ def test_a_split_without_pictures_is_named(records: list[Record], tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"decoder": "gru"}, "lstm or transformer, not 'gru'"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), not 1.0"),
         ({"precision": "int8"}, "not 'int8'"),
-        ({"objective": "speed"}, "words, reward or text, not 'speed'"),
-        ({"objective": "self_critical"}, "give start_from"),
-        ({"objective": "self_critical", "start_from": "a", "samples": 1}, "at least 2 samples"),
-        ({"start_from": "a", "encoder_from": "b"}, "encoder_from and decoder_from do not go with it"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number, not nan"),
+        ({"weight_decay": float("inf")}, "weight_decay must be a finite number, not inf"),
+        ({"start_from": "a", "encoder_from": "b"}, "start_from alone, or encoder_from and decoder_from"),
         ({"map_supervision": -1.0}, "map_supervision must be at least 0, not -1.0"),
     ],
 )
 def test_options_out_of_range_are_named(changes: dict[str, object], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         Recipe(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decoder": "gru"}, "'gru'.*lstm.*transformer"),
+        ({"objective": "speed"}, "'speed'.*cross_entropy.*language_model.*self_critical"),
+        ({"objective": "self_critical"}, "give start_from"),
+        ({"objective": "self_critical", "start_from": "a", "samples": 1}, "at least 2 samples, not 1"),
+        ({"decoder": "transformer", "max_length": 64}, "at most 63 words; set max_length 63"),
+    ],
+)
+def test_what_a_task_or_a_model_cannot_do_is_named(
+    records: list[Record], changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=said):
+        Trainer(recipe(str(changes.pop("decoder", "lstm")), **{"decoder_options": {}, **changes}), records, tmp_path)
+    assert not list(tmp_path.iterdir()), "the folder is still free"
 
 
 def test_unknown_options_of_the_model_are_named(records: list[Record], tmp_path: Path) -> None:
@@ -413,6 +417,6 @@ def test_precision(
 ) -> None:
     monkeypatch.setattr("captioner.training.precision.has_bfloat16", lambda device: able)
     trainer = Trainer(recipe(precision=precision), records, tmp_path, device="cpu")
-    with trainer._autocast():
+    with trainer._context.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (torch.bfloat16 if half else torch.float32)

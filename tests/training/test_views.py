@@ -27,7 +27,7 @@ def test_a_box_is_where_the_thing_is_seen(seed: int) -> None:
     assert found == pytest.approx(seen_box(view.of(mark(box))), abs=0.02)  # a pixel is 0.017 of what is left
 
 
-def test_what_is_cut_away_has_no_area() -> None:
+def test_what_is_cropped_away_has_no_area() -> None:
     left, top, right, bottom = View(crop=(0.5, 0.0, 1.0, 1.0)).of_box((0.1, 0.2, 0.4, 0.6))
     assert (right - left) * (bottom - top) == 0
 
@@ -37,21 +37,21 @@ def test_a_plain_view_leaves_a_picture_as_it_is() -> None:
     assert View().of(image).tobytes() == image.tobytes()
 
 
-def test_light_changes_values_and_not_places() -> None:
+def test_colours_change_values_and_not_places() -> None:
     image = Image.new("RGB", (4, 4), (100, 150, 200))
-    darker = np.asarray(View(colour_jitter=(0.5, 1.0, 1.0)).of(image))
+    darker = np.asarray(View(colour=(0.5, 1.0, 1.0)).of(image))
     assert darker[0, 0].tolist() == [50, 75, 100]
-    gray = np.asarray(View(colour_jitter=(1.0, 1.0, 0.0)).of(image))
+    gray = np.asarray(View(colour=(1.0, 1.0, 0.0)).of(image))
     assert np.ptp(gray[0, 0]) <= 1
 
 
-def test_cuts_and_light_stay_within_what_was_asked() -> None:
+def test_crops_and_colours_stay_within_what_was_asked() -> None:
     views = [draw_view(np.random.default_rng(i), flip=True, crop=0.2, colour_jitter=0.1) for i in range(500)]
-    sides = [(v.cut[2] - v.cut[0], v.cut[3] - v.cut[1]) for v in views]
+    sides = [(v.crop[2] - v.crop[0], v.crop[3] - v.crop[1]) for v in views]
     assert 0.8 <= np.min(sides) < 0.82
     assert 0.98 < np.max(sides) <= 1
-    assert all(0 <= edge <= 1 for v in views for edge in v.cut)
-    assert 0.9 <= np.min([v.light for v in views]) < 0.91
+    assert all(0 <= edge <= 1 for v in views for edge in v.crop)
+    assert 0.9 <= np.min([v.colour for v in views]) < 0.91
     assert 0.4 < np.mean([v.flip for v in views]) < 0.6
 
 

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from captioner.errors import DataError, OptionError
 from captioner.model.caption_model import CaptionModel
-from captioner.tokenizer.ptb import tokenize
 from captioner.training.batches import TextBatches, word_dropout
 from captioner.training.dev import perplexity
 from captioner.training.epoch import Figures
@@ -24,7 +23,7 @@ class LanguageModel:
         self.context, self.recipe = context, context.recipe
         if not context.text:
             raise DataError("language_model training needs captions without pictures", remedy="give --text")
-        text = [caption for caption in context.text if tokenize(caption)]
+        text = [caption for caption in context.text if any(map(str.isalnum, caption))]
         if not text:
             raise DataError("the captions of --text contain no words", remedy="give text with words")
         recipe = self.recipe
