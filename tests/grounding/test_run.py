@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from captioner.explain.maps import MapReading
 from PIL import Image
 
 import captioner
@@ -19,6 +18,7 @@ from captioner.data.readers import read
 from captioner.data.records import Record, of_split
 from captioner.data.scenes import write_scenes
 from captioner.errors import ImageError
+from captioner.explain.maps import MapReading
 from captioner.explain.occlusion import blot_out, mean_colour, orders_of
 from captioner.grounding.deletion import LEVELS, summarise
 from captioner.grounding.ground_truth import find_truth

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from captioner.explain.maps import MapReading
 
 from captioner import checkpoint
 from captioner.checkpoint import Checkpoint
 from captioner.data.readers import read
 from captioner.data.records import of_split
 from captioner.data.scenes import write_scenes
+from captioner.explain.maps import MapReading
 from captioner.grounding import select_heads as maps
 from captioner.grounding.ground_truth import find_truth
 from captioner.grounding.pointing import Region, Target

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from captioner.explain.maps import EXPLAIN
 from matplotlib.figure import Figure
 from PIL import Image
 
 from captioner.errors import OptionError
+from captioner.explain.maps import EXPLAIN
 from captioner.image import Geometry
 from captioner.results import Caption, Word
 from captioner.show.figure import MAP_OF, draw_caption, on_picture, overlay, save_figure, top_of_scale
