@@ -25,8 +25,9 @@ from captioner.explain.postprocess import postprocess
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.results import Alternative, Caption, Failure, Outcome, Word, path_of
+from captioner.tokenizer.detokenize import detokenize
 from captioner.tokenizer.ptb import tokenize
-from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary, join_words
+from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
 DEFAULT_MODEL = "default"
 _BATCH = 16
@@ -195,13 +196,14 @@ class Captioner:
         Raises:
             ImageError: it does not open.
         """
-        image, orientation = open_with_orientation(picture, max_pixels=max_pixels)
+        opened = open_with_orientation(picture, max_pixels=max_pixels)
+        image = opened.image
         geometry = Geometry(
-            size=image.size,
+            size=opened.size,
             side=self.backend.side,
             grid=self.backend.grid_shape,
             pad=self.backend.pad,
-            orientation=orientation,
+            orientation=opened.orientation,
         )
         pixels = fit(image, geometry)
         source: Picture = picture
@@ -441,7 +443,7 @@ def _alternative(
         Word(text, probability, map_, float(off))
         for text, probability, map_, off in zip(texts, probabilities, maps, off_grid, strict=True)
     )
-    return Alternative(text=join_words(texts), words=words, score=score, finished=finished)
+    return Alternative(text=detokenize(texts), words=words, score=score, finished=finished)
 
 
 def load(

@@ -163,13 +163,12 @@ class Caption:
             ImageError: the picture's file is no longer there.
             OptionError: the path has another ending or cannot be written.
         """
-        from captioner.data.writers import PageFile
-        from captioner.show.page import page
+        from captioner.show.page import page, save_page
 
+        document = page([self])
         if path is not None:
-            with PageFile(Path(path)) as file:
-                file.write(self)
-        return page([self])
+            save_page(document, path)
+        return document
 
     def _repr_html_(self) -> str | None:
         """The page, for notebooks; None, which leaves them the text, where the picture is gone."""

@@ -11,14 +11,10 @@ from captioner.errors import OptionError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Average the weights of models that were trained from one start (model soup)."
-    parser.add_argument(
-        "models", nargs="+", type=Path, metavar="MODEL", help="model files; the first gives the options"
-    )
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="model files; options are the first's")
     parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="of each model (default: equal)")
     parser.add_argument("--shares", nargs="+", type=float, help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="the model file to write, in 32 bits"
-    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the file to write, in 32 bits")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,11 +1,12 @@
-"""The check that no command writes an output onto one of its inputs."""
+"""Outputs of commands: none is written onto an input, and none is left half written."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from captioner.errors import OptionError
+from captioner.errors import DataError, OptionError
 
 FilePath = str | os.PathLike[str]
 _Key = tuple[int, int] | str
@@ -77,3 +78,27 @@ def _identity(path: FilePath) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; it is as it was before, or whole. Devices and pipes are written as they are.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    target = path.resolve()  # the file that a link leads to, and not the link, is replaced
+    partial = target.with_name(f".{target.name[:200]}.{os.getpid()}.partial")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8", newline="")
+            return
+        try:
+            partial.write_text(text, encoding="utf-8", newline="")
+            if target.exists():
+                partial.chmod(stat.S_IMODE(target.stat().st_mode))
+            partial.replace(target)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from None

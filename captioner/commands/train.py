@@ -1,6 +1,7 @@
 """The command ``captioner train``."""
 
 import argparse
+import contextlib
 import gzip
 import json
 import os
@@ -182,14 +183,17 @@ def read_data(paths: Sequence[Path], *, images: Path | None = None, boxes: bool 
     Raises:
         DataError: a data set cannot be read, or a picture is in two splits.
     """
-    from captioner.data.readers import read
+    from captioner.data.readers import find_instances, read
     from captioner.data.records import of_split, refuse_leaks
-    from captioner.grounding.instances import Instances, attach_boxes, find_instances
+    from captioner.grounding.instances import Instances, attach_boxes
 
     sets = []
     for path in paths:
         found = read(path, images=images)
-        instances = find_instances(path) if boxes else None
+        instances = None
+        if boxes:
+            with contextlib.suppress(DataError):  # a format without a file of captions, such as shards
+                instances = find_instances(path)
         sets.append(attach_boxes(found, Instances(instances)) if instances is not None else found)
     first, *others = sets
     added = [of_split(more, "train") for more in others]

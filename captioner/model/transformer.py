@@ -60,7 +60,11 @@ class TransformerState:
 
     words: tuple[_KeysValues, ...]  # each (N, H, t, width / H)
     grids: tuple[AttentionCache, ...]
-    length: int
+
+    @property
+    def length(self) -> int:
+        """t, the words so far."""
+        return self.words[0][0].shape[2]
 
     def select(self, rows: Tensor, images: Tensor | None = None) -> "TransformerState":
         """See `captioner.model.decoder.DecoderState.select`."""
@@ -153,7 +157,7 @@ class TransformerDecoder(Decoder):
     def begin(self, grid: Grid) -> TransformerState:
         """No words yet; each layer's keys and values of the grid."""
         empty = grid.features.new_zeros(len(grid), self.heads, 0, self.config.width // self.heads)
-        return TransformerState(words=((empty, empty),) * self.layers, grids=self._grids(grid), length=0)
+        return TransformerState(words=((empty, empty),) * self.layers, grids=self._grids(grid))
 
     def step(self, token: Tensor, state: TransformerState) -> Step:
         """See `captioner.model.decoder.Decoder.step`."""
@@ -164,7 +168,7 @@ class TransformerDecoder(Decoder):
             logits=self._output(x)[:, 0],
             map=weights[:, 0].unflatten(-1, state.grids[0].shape),
             off_grid=off_grid[:, 0],
-            state=replace(state, words=words, length=state.length + 1),
+            state=replace(state, words=words),
             attention=tuple(one.weights for one in attended.values()),
         )
 

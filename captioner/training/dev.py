@@ -12,7 +12,8 @@ from captioner.metrics import evaluate, tokenize
 from captioner.metrics.description import describe
 from captioner.model.caption_model import CaptionModel
 from captioner.model.grid import Grid
-from captioner.tokenizer.vocabulary import PAD, UNKNOWN, Vocabulary, join_words
+from captioner.tokenizer.detokenize import detokenize
+from captioner.tokenizer.vocabulary import PAD, UNKNOWN, Vocabulary
 from captioner.training.batches import pad
 from captioner.training.images import ImageDataset, encode_images
 from captioner.training.losses import caption_loss
@@ -46,7 +47,7 @@ def generate_captions(
     backend = TorchBackend(Checkpoint(model=model, vocabulary=vocabulary))
     captions: list[str] = []
     for grid in grids:
-        captions += [join_words(vocabulary.decode(best[0].tokens)) for best in decode(backend, grid, options)]
+        captions += [detokenize(vocabulary.decode(best[0].tokens)) for best in decode(backend, grid, options)]
     return {record.id: caption for record, caption in zip(records, captions, strict=True)}
 
 

@@ -36,7 +36,8 @@ class Processes:
         """Enter the group that ``torchrun`` started this process in; a group of one without a launcher.
 
         Args:
-            device: see `captioner.backends.torch.find_device`; of several processes on GPUs, each takes the one of its local rank.
+            device: see `captioner.backends.torch.find_device`; of several processes on GPUs, each takes the one of its
+                local rank.
 
         Raises:
             OptionError: there is no such device, or all processes would share one GPU.

@@ -41,7 +41,7 @@ def reward_loss(logits: Tensor, samples: Tensor, advantage: Tensor, *, count: in
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor, targets: Tensor, *, count: int | None = None) -> Tensor:
-    """The divergence of the model's next-word distributions from the teacher's, ``KL(teacher || model)``, the mean over words.
+    """The divergence of the model's next words from the teacher's, ``KL(teacher || model)``, the mean over words.
 
     Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", at temperature 1.
 

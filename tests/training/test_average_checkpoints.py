@@ -62,7 +62,7 @@ def test_every_weight_is_the_weighted_mean(tmp_path: Path) -> None:
 def test_the_file_says_what_it_is_the_average_of(tmp_path: Path) -> None:
     first = {"objective": "cross_entropy"}
     rewarded = {"objective": "self_critical"}  # two runs may differ in their data alone, which a recipe does not hold
-    map_options = {"explain": "gradient", "sinks": "keep", "delay": 0}
+    map_options = {"explain": "gradient", "gradient": {"sinks": "keep", "delay": 0}}
     one = made(
         tmp_path / "1.safetensors",
         earlier=[first],

@@ -162,7 +162,8 @@ def test_training_on_the_reward_raises_it(scene_run: Path, baseline: str) -> Non
     start = load(scene_run / "last.safetensors")
     given = [record for record in read(scene_run / "scenes") if record.split == "train"]
     recipe = Recipe(
-        objective="self_critical", start_from="-", batch_pictures=10, samples=10, baseline=baseline, captions_per_picture=1,
+        objective="self_critical", start_from="-", batch_pictures=10, samples=10, baseline=baseline,
+        captions_per_picture=1,
         cross_entropy_weight=0.01, label_smoothing=0.0, max_length=12, horizontal_flip=False,
     )  # fmt: skip
     small = start.model

@@ -73,12 +73,17 @@ def _other_split(index: int, row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "split": "train"} if index == 8 else row
 
 
+def _rename(data: Path) -> None:
+    (data.parent / "images" / "000002.png").rename(data.parent / "images" / "new.png")
+    rewrite(data, lambda i, row: {**row, "image": "new.png"} if i == 2 else row)
+
+
 CHANGES: dict[str, Any] = {
     "vocabulary": lambda data: rewrite(data, _other_words),
     "captions": lambda data: rewrite(data, lambda i, row: {**row, "caption": row["caption"] + " " + "a" * (i == 1)}),
     "boxes": lambda data: rewrite(data, lambda i, row: {**row, "boxes": {}}),
     "splits": lambda data: rewrite(data, _other_split),
-    "list of pictures": lambda data: rewrite(data, lambda i, row: {**row, "id": f"new{i}"}),
+    "list of pictures": _rename,
     "images": lambda data: Image.new("RGB", (48, 36), "red").save(data.parent / "images" / "000000.png"),
 }
 

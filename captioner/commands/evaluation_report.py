@@ -1,16 +1,16 @@
 """The result of an evaluation for people (tables) and for programs (JSON, CSV)."""
 
 import csv
+import io
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from captioner.errors import DataError
 from captioner.metrics.description import Description
 from captioner.metrics.evaluate import NAMES, Scores
 from captioner.metrics.resampling import Difference, Interval
@@ -18,7 +18,7 @@ from captioner.metrics.resampling import Difference, Interval
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Everything that one call of the command found out; what was not asked for is None or empty."""
+    """The result of one call of the command; what was not asked for is None or empty."""
 
     scores: Scores
     signature: str  # that of the scores, and the set's name
@@ -55,8 +55,18 @@ class Report:
         return content
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Print the tables, then the notes and the signature."""
+def table(report: Report) -> str:
+    """The report as a terminal shows it: the scores, then the notes and the signature.
+
+    It is drawn into a string, since rich ends the process with 1 where the reader of a pipe has gone.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with console.capture() as captured:
+        _print(report, console)
+    return captured.get().rstrip("\n")
+
+
+def _print(report: Report, console: Console) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("score", no_wrap=True)
     for title in _columns(report):
@@ -113,15 +123,13 @@ def _row(report: Report, name: str) -> list[str]:
     return row
 
 
-def write_per_picture(report: Report, captions: Mapping[Any, str], path: Path) -> None:
-    """Write a CSV with a row for each picture: id, figures, caption."""
+def per_picture(report: Report, captions: Mapping[Any, str]) -> str:
+    """CSV with a row for each picture: id, figures, caption. Lone surrogates are written as escapes."""
     extra = list(report.extra_per_picture)
-    try:
-        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image_id", *NAMES, *extra, "caption"])
-            for key, row in zip(report.scores.ids, report.scores.table().tolist(), strict=True):
-                more = [report.extra_per_picture[name][key] for name in extra]
-                writer.writerow([key, *(f"{value:.10g}" for value in (*row, *more)), captions[key]])
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from None
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["image_id", *NAMES, *extra, "caption"])
+    for key, row in zip(report.scores.ids, report.scores.table().tolist(), strict=True):
+        more = [report.extra_per_picture[name][key] for name in extra]
+        writer.writerow([key, *(f"{value:.10g}" for value in (*row, *more)), captions[key]])
+    return text.getvalue().encode("utf-8", "backslashreplace").decode()
