@@ -156,6 +156,7 @@ def test_the_policy_gradient_is_the_formula() -> None:
     torch.testing.assert_close(reward_loss(logits, samples, advantage, count=10), expected / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["samples", "greedy"])
 def test_training_on_the_reward_raises_it(scene_run: Path, baseline: str) -> None:
     """On one batch, over and over: samples must come to be worth far more than they were."""

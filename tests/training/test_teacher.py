@@ -96,6 +96,7 @@ def test_a_teacher_sees_what_its_student_sees(
     assert (said - expected).abs().max() <= tolerance * spread
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_its_captions_do_not_say(scene_run: Path, tmp_path: Path) -> None:
     """Trained on captions of other pictures, it can know what is in one from its teacher alone."""
     records = read(scene_run / "scenes")
