@@ -17,18 +17,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from captioner.checkpoint import Checkpoint, save
 from captioner.data.records import Record, of_split
-from captioner.errors import CaptionerError, DataError, OptionError
+from captioner.errors import DataError, OptionError
 from captioner.model.decoder import Decoded
 from captioner.training import precision
 from captioner.training.distributed import Processes
 from captioner.training.epoch import Figures
+from captioner.training.evaluation import Evaluation, diverged
 from captioner.training.feeding import Feeder
 from captioner.training.images import ImageDataset, Images, Pixels
 from captioner.training.inputs import describe_inputs, refuse_other_inputs, stored_vocabulary
 from captioner.training.memory import keep_memory
-from captioner.training.optimiser import DivergedError, MovingAverage, Optimiser, learning_rate_ratio
+from captioner.training.optimiser import MovingAverage, Optimiser, learning_rate_ratio
 from captioner.training.progress import Progress
 from captioner.training.recipe import Recipe
 from captioner.training.run_folder import RunFolder
@@ -93,7 +93,7 @@ class Trainer:
         recipe, processes = self.recipe, self.processes
         values = {**recipe.as_dict(), "precision": self.precision, "training_pictures": len(self.train_records)}
         self.warnings += filter(None, [self.folder.check_recipe(values)])
-        self._earlier = earlier_recipes(recipe)
+        earlier = earlier_recipes(recipe)
         stored = self.folder.read_inputs() if self.folder.state.exists() else None
         if stored is None and self.folder.state.exists():
             raise OptionError(
@@ -124,6 +124,12 @@ class Trainer:
         self.optimiser = Optimiser(self.model, recipe)
         average = MovingAverage(self.model, decay=recipe.ema_decay, vocabulary_size=len(self.vocabulary))
         self.state = TrainingState(self.model, self.optimiser, average, processes)
+        about: dict[str, Any] = {
+            "recipe": {**recipe.for_readers(), "precision": self.precision},
+            "earlier": earlier,
+            **({"teacher": recipes_of(recipe.teacher)} if recipe.teacher else {}),
+        }
+        self._evaluation = Evaluation(self.task, context, self.state, self.folder, about)
         self._feeder = Feeder(self.task, context, self.folder.path)
         self._wrapped: Any = None
         self._phase: bool | None = None
@@ -201,7 +207,7 @@ class Trainer:
             for done, all_ in self._feeder.fill(frozen=frozen):
                 yield Progress("grids", done, all_)
             for parts in self._feeder.steps(epoch, start=self.step % per_epoch, frozen=frozen):
-                figures = self._learn(parts, learning_rate_ratio(self.step, total=total, recipe=self.recipe))
+                figures = self._learn(parts, self._ratio(self.step))
                 self.state.step += 1
                 self.state.figures.add(figures)
                 if self.step % 20 == 0:
@@ -210,7 +216,8 @@ class Trainer:
                 within = self.step % per_epoch > 0  # the last step is saved with the epoch's scores
                 if within and self._is_time_to_save():
                     self._save_state()
-            scores = self._end_epoch(epoch)
+            scores = self._evaluation.end_epoch(epoch, rate=self.recipe.learning_rate * self._ratio(self.step - 1))
+            self._save_state()
             yield Progress(f"dev after epoch {epoch + 1}", self.step, total, scores)
 
     def _enter_phase(self, *, frozen: bool) -> None:
@@ -238,7 +245,11 @@ class Trainer:
         sums = dict(zip(sums, self.processes.sum(list(sums.values())), strict=True))
         for what, value in (("loss", sums["loss"]), ("norm of the gradient", norm)):
             if not math.isfinite(value):
-                raise self._diverged(f"the {what} is {value} at step {self.step + 1}", ratio)
+                raise diverged(
+                    f"the {what} is {value} at step {self.step + 1}",
+                    rate=self.recipe.learning_rate * ratio,
+                    folder=self.folder,
+                )
         self.optimiser.step(ratio)
         self.state.average.update(self.step)
         return {**sums, "gradient": norm, "rate": ratio}
@@ -249,55 +260,9 @@ class Trainer:
             decoded: Decoded = self._wrapped(pictures, tokens, mask)
         return decoded
 
-    def _end_epoch(self, epoch: int) -> Figures:
-        means, seconds = self.state.figures.end()
-        scored = self.state.average.averaged_model()
-        score, scores = self._dev_score(scored)
-        train = {f"train_{name}": value for name, value in means.items()}
-        self.folder.log({"epoch": epoch, "step": self.step, **train, "seconds": seconds, "dev": scores})
-        about = {
-            "recipe": {**self.recipe.for_readers(), "precision": self.precision},
-            "earlier": self._earlier,
-            **({"teacher": recipes_of(self.recipe.teacher)} if self.recipe.teacher else {}),
-            "epoch": epoch + 1,
-            "training_pictures": len(self.train_records),
-            "dev": scores,
-        }
-        checkpoint = Checkpoint(model=scored, vocabulary=self.vocabulary, about=about)
-        if score > self.state.best:
-            self.state.best, self.state.best_epoch = score, epoch
-            if self.is_first:
-                save(self.folder.best, checkpoint)
-        if self.is_first:
-            save(self.folder.last, checkpoint)
-        self._save_state()
-        return scores
-
-    def _dev_score(self, model: Any) -> tuple[float, Figures]:
-        ratio = learning_rate_ratio(
-            self.step - 1, total=self.recipe.epochs * len(self.task.batches), recipe=self.recipe
-        )
-        for name, tensor in model.state_dict().items():
-            if not tensor.isfinite().all():
-                raise self._diverged(f"{name} is not finite after step {self.step}", ratio)
-        try:
-            score, scores = self.task.dev_score(model)
-        except CaptionerError as error:
-            if "not finite" not in str(error):
-                raise
-            raise self._diverged(f"the dev captions after step {self.step} failed ({error})", ratio) from None
-        if not math.isfinite(score):
-            raise self._diverged(f"the dev score after step {self.step} is {score}", ratio)
-        return score, scores
-
-    def _diverged(self, what: str, ratio: float) -> DivergedError:
-        rate = self.recipe.learning_rate * ratio
-        kept = f"{self.folder.path} keeps the last good state" if self.folder.state.exists() else "nothing was saved"
-        return DivergedError(
-            f"training diverged: {what}, with learning rate {rate:g}; {kept}",
-            remedy="start a run with a lower --learning-rate, a lower --clip-norm or more --warmup-steps "
-            "in another --output",
-        )
+    def _ratio(self, step: int) -> float:
+        total = self.recipe.epochs * len(self.task.batches)
+        return learning_rate_ratio(step, total=total, recipe=self.recipe)
 
     def _is_time_to_save(self) -> bool:
         """Whether the first process finds that it is; all must agree, since they save together."""
