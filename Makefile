@@ -24,7 +24,7 @@ demo: venv
 ifdef IMAGE
 	$(BIN)/captioner caption "$(IMAGE)" --figure demo/words.png
 else
-	$(BIN)/python -m captioner.data.scenes demo/scene.png --example
+	$(BIN)/captioner scenes demo/scene.png --example
 	$(BIN)/captioner caption demo/scene.png --figure demo/words.png
 endif
 	@echo "the maps are in demo/words.png"

@@ -57,11 +57,11 @@ def train(folder: Path, decoder: str, *, supervision: float) -> Path:
         minimum_count=1,
         learning_rate=rate,
         encoder_learning_rate=rate,
-        warm_up=50,
+        warmup_steps=50,
         label_smoothing=0.0,
         map_supervision=supervision,
-        average=0.98,
-        flips=False,
+        ema_decay=0.98,
+        horizontal_flip=False,
         dev_pictures=60,
     )
     run = folder / (decoder if supervision else f"{decoder}-unsupervised")

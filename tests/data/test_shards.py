@@ -79,7 +79,7 @@ def test_a_run_on_shards_ends_as_one_on_a_folder(scenes: Path, packed: Path, tmp
         batch_pictures=4,
         captions_per_picture=1,
         map_supervision=0.1,
-        longest=12,
+        max_length=12,
     )
     ends = [
         load(Trainer(recipe, read(data), tmp_path / data.name, device="cpu").run()).model.state_dict()
