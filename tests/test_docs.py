@@ -149,8 +149,6 @@ def test_the_readme_is_short_and_its_picture_small() -> None:
 
 def test_the_parts_of_the_contributors_guide_work(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from captioner.training.tasks import TASKS
-
     from captioner.backends.base import BACKENDS
     from captioner.data.readers import READERS, read_annotations
     from captioner.data.writers import WRITERS
@@ -159,6 +157,7 @@ def test_the_parts_of_the_contributors_guide_work(tmp_path: Path) -> None:
     from captioner.model.decoder import DECODERS
     from captioner.model.grid import Grid
     from captioner.model.refiners import REFINERS
+    from captioner.training.tasks import TASKS
 
     parts: dict[str, Any] = {"__name__": "contributors_guide"}
     try:
