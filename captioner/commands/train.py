@@ -183,9 +183,9 @@ def read_data(paths: Sequence[Path], *, images: Path | None = None, boxes: bool 
     Raises:
         DataError: a data set cannot be read, or a picture is in two splits.
     """
-    from captioner.data.readers import find_instances, read
+    from captioner.data.readers import caption_file, read
     from captioner.data.records import of_split, refuse_leaks
-    from captioner.grounding.instances import Instances, attach_boxes
+    from captioner.grounding.instances import Instances, attach_boxes, find_instances
 
     sets = []
     for path in paths:
@@ -193,7 +193,7 @@ def read_data(paths: Sequence[Path], *, images: Path | None = None, boxes: bool 
         instances = None
         if boxes:
             with contextlib.suppress(DataError):  # a format without a file of captions, such as shards
-                instances = find_instances(path)
+                instances = find_instances(caption_file(path))
         sets.append(attach_boxes(found, Instances(instances)) if instances is not None else found)
     first, *others = sets
     added = [of_split(more, "train") for more in others]
