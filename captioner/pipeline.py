@@ -31,6 +31,7 @@ from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
 DEFAULT_MODEL = "default"
 _BATCH = 16
+_REDUCED = 3  # times the model's input
 
 
 class Captioner:
@@ -196,7 +197,9 @@ class Captioner:
         Raises:
             ImageError: it does not open.
         """
-        opened = open_with_orientation(picture, max_pixels=max_pixels)
+        # As many pixels as the resizing looks at (see `captioner.image.fit`): a large JPEG is decoded at reduced scale.
+        needed = max(_REDUCED * self.backend.side, keep or 0)
+        opened = open_with_orientation(picture, max_pixels=max_pixels, at_least=needed)
         image = opened.image
         geometry = Geometry(
             size=opened.size,

@@ -103,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
+    from captioner.commands.notices import warnings_as_lines
     from captioner.training.distributed import Processes
     from captioner.training.loop import Trainer
     from captioner.training.progress import show_progress
@@ -111,7 +112,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
     task = TASKS[recipe.objective]
     task.check(recipe)
     text = [caption for path in arguments.text for caption in read_text(path)]
-    records = read_data(arguments.data, images=arguments.images, boxes=recipe.map_supervision > 0)
+    with warnings_as_lines():
+        records = read_data(arguments.data, images=arguments.images, boxes=recipe.map_supervision > 0)
     processes = Processes.join(arguments.device)
     faults: dict[str, str] = {}
     if task.uses_images:
