@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from captioner.version import __version__
 
 if TYPE_CHECKING:
-    from captioner.decoding import Beam, Greedy, Sampling
     from captioner.errors import CaptionerError
     from captioner.metrics import evaluate
+    from captioner.options import Beam, Greedy, MapOptions, Sampling
     from captioner.pipeline import Captioner, load
     from captioner.results import Caption, Failure, Word
 
@@ -27,6 +27,7 @@ __all__ = [
     "CaptionerError",
     "Failure",
     "Greedy",
+    "MapOptions",
     "Sampling",
     "Word",
     "__version__",
@@ -35,13 +36,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Beam": "captioner.decoding",
+    "Beam": "captioner.options",
     "Caption": "captioner.results",
     "Captioner": "captioner.pipeline",
     "CaptionerError": "captioner.errors",
     "Failure": "captioner.results",
-    "Greedy": "captioner.decoding",
-    "Sampling": "captioner.decoding",
+    "Greedy": "captioner.options",
+    "MapOptions": "captioner.options",
+    "Sampling": "captioner.options",
     "Word": "captioner.results",
     "evaluate": "captioner.metrics",
     "load": "captioner.pipeline",

@@ -1,6 +1,7 @@
 """One safetensors file is a model: weights, and all else in its metadata. Nothing is ever unpickled."""
 
 import contextlib
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from captioner.errors import CaptionerError, CheckpointError
+from captioner.header import FORMAT, FORMAT_VERSION, Header, current_weight_name, damaged, read_header
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels
 from captioner.tokenizer.vocabulary import Vocabulary
-
-FORMAT = "captioner"
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +26,8 @@ class Checkpoint:
     Attributes:
         model: in evaluation mode.
         vocabulary: its words.
-        about: free facts for readers: what it was trained on, the scores that it was measured at, defaults of
-            decoding under "decoding".
+        about: free facts: what it was trained on, its scores, its decoding options under "decoding", its map options
+            under "maps".
     """
 
     model: CaptionModel
@@ -43,6 +42,9 @@ def save(path: str | Path, checkpoint: Checkpoint, *, half: bool = True) -> None
         path: of the file, usually ``*.safetensors``.
         checkpoint: the model.
         half: store matrices in 16 bits; statistics, norms and biases stay in 32.
+
+    Raises:
+        CheckpointError: the file cannot be written.
     """
     tensors = {}
     for name, tensor in checkpoint.model.state_dict().items():
@@ -55,73 +57,55 @@ def save(path: str | Path, checkpoint: Checkpoint, *, half: bool = True) -> None
         "vocabulary": list(checkpoint.vocabulary.words),
         "about": checkpoint.about,
     }
-    write_tensors(path, tensors, {"format": FORMAT, "version": str(FORMAT_VERSION), "model": json.dumps(header)})
+    metadata = {
+        "format": FORMAT,
+        "version": str(FORMAT_VERSION),
+        "model": json.dumps(header, allow_nan=False),
+        "weights": _digest(tensors),
+    }
+    write_tensors(path, tensors, metadata)
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     """Read a model file.
 
     Raises:
-        CheckpointError: missing, damaged, not a file of this program, of another version of the format, or with weights
-            that are not finite.
+        CheckpointError: missing, damaged, not a file of this program, of another version of the format, or with
+            weights that are not finite.
     """
     path = Path(path)
     header = read_header(path)
+    vocabulary = Vocabulary(tuple(header["vocabulary"]))
     try:
         config = ModelConfig.from_dict(header["config"])
-        vocabulary = Vocabulary(tuple(header["vocabulary"]))
         with torch.device("meta"):  # shapes alone: the weights come from the file
             model = CaptionModel(config, vocabulary_size=len(vocabulary))
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            state = {name: _widen(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-        if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
-            raise CheckpointError(f"{path}: {broken} holds what is no number: its training diverged, or it is damaged")
+        state = _read_weights(path, header, device)
         model.load_state_dict(state, assign=True)
     except CheckpointError:
         raise
-    except (SafetensorError, RuntimeError, KeyError, TypeError, CaptionerError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: damaged, or made by another version ({reason})") from None
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, CaptionerError) as error:
+        raise damaged(path, error) from None
     interleave_channels(model.encoder.stages)
     return Checkpoint(model=model.eval(), vocabulary=vocabulary, about=header["about"])
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
-    """What a model file says about itself, without its weights: "config", "vocabulary", "about".
-
-    Raises:
-        CheckpointError: as `load`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such model file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from None
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: a safetensors file, but not a model of captioner")
-    if metadata.get("version") != str(FORMAT_VERSION):
+def _read_weights(path: Path, header: Header, device: str | torch.device) -> dict[str, Tensor]:
+    rename = current_weight_name if header["version"] < FORMAT_VERSION else str
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        state = {rename(name): _widen(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
         raise CheckpointError(
-            f"{path}: format version {metadata.get('version')}, and this captioner reads {FORMAT_VERSION}: "
-            "use the captioner that wrote it, or train the model anew"
+            f"{path}: {broken} holds numbers that are not finite: the training diverged, or the file is damaged"
         )
-    try:
-        header = json.loads(metadata["model"])
-    except (KeyError, json.JSONDecodeError):
-        raise CheckpointError(f"{path}: its description is damaged") from None
-    kinds = {"config": dict, "vocabulary": list, "about": dict}
-    if not isinstance(header, dict) or not all(isinstance(header.get(key), kind) for key, kind in kinds.items()):
-        raise CheckpointError(f"{path}: its description is damaged")
-    return header
+    return state
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file under another name and move it into place when it is whole.
 
     Raises:
-        CheckpointError: there it cannot be written.
+        CheckpointError: the file cannot be written.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
@@ -137,6 +121,15 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
             partial.unlink(missing_ok=True)
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: cannot be written ({reason})") from None
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the weights as they are stored, with their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _widen(tensor: Tensor) -> Tensor:

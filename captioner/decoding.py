@@ -1,308 +1,361 @@
-"""From a grid to captions: greedy, batched beam search, sampling. None knows which decoder it drives."""
+"""From encoded pictures to captions: greedy, batched beam search, sampling; over any backend.
 
-import math
+One implementation serves numpy and the arrays of an accelerator: what is computed over the vocabulary goes through the
+array API, and only the few best of each step come to the host.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import array_api_compat
+import numpy as np
+from numpy.typing import NDArray
 
-from captioner.errors import OptionError
-from captioner.model.decoder import END, PAD, START, UNKNOWN, AnyDecoder
-from captioner.model.grid import Grid
+from captioner.backends.arrays import to_numpy, top_k
+from captioner.backends.base import Backend, Encoded, State
+from captioner.errors import CheckpointError
+from captioner.options import Beam, Greedy, Sampling
+from captioner.tokenizer.vocabulary import END, START
 
+__all__ = ["Beam", "Greedy", "Hypothesis", "Sampling", "decode"]
 
-@dataclass(frozen=True, kw_only=True)
-class Greedy:
-    """The likeliest word at each step.
-
-    Attributes:
-        max_length: most words of a caption.
-        min_length: fewest.
-        no_repeat_ngram: no sequence of so many words stands twice in a caption; 0 allows all.
-    """
-
-    max_length: int = 24
-    min_length: int = 1
-    no_repeat_ngram: int = 0
-
-    def __post_init__(self) -> None:
-        _check("max_length", self.max_length, at_least=1)
-        _check("min_length", self.min_length, at_least=0)
-        _check("no_repeat_ngram", self.no_repeat_ngram, at_least=0)
-        if self.min_length > self.max_length:
-            raise OptionError(f"min_length {self.min_length} is above max_length {self.max_length}")
+_DEAD = np.float32(-np.inf)
+_Floats = NDArray[np.float32]
+_Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Beam(Greedy):
-    """The best of several captions that grow side by side.
-
-    A caption's score is ``sum(log p(word)) / n ** length_penalty`` over its n tokens, the end token counted.
-    With 0 it is the likelihood, which favours short captions; with 1 the mean over tokens.
-
-    Each step keeps the ``width`` likeliest continuations of all; one that ends is put aside with its score
-    and its place stays empty. So a width of 1 is greedy.
-
-    Attributes:
-        width: captions kept side by side.
-        length_penalty: see above.
-        n_best: captions returned for each picture, the best first; at most ``width``.
-    """
-
-    width: int = 3
-    length_penalty: float = 0.7
-    n_best: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check("beam width", self.width, at_least=1)
-        _check("n_best", self.n_best, at_least=1)
-        if self.n_best > self.width:
-            raise OptionError(f"{self.n_best} captions are asked of a beam of {self.width}: widen the beam")
-        if not 0 <= self.length_penalty <= 5:
-            raise OptionError(f"length_penalty must be from 0 to 5, not {self.length_penalty}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling(Greedy):
-    """Words drawn at random from the model's distribution; scored as `Beam` with length_penalty 1.
-
-    Attributes:
-        temperature: below 1 sharpens the distribution, above 1 flattens it.
-        top_k: draw from the k likeliest words; 0 for all.
-        top_p: draw from the likeliest words that together reach this probability; 1 for all.
-        seed: the same seed gives a picture the same captions, whatever pictures are with it in the batch.
-        samples: captions for each picture, the best first.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check("top_k", self.top_k, at_least=0)
-        _check("samples", self.samples, at_least=1)
-        _check("seed", self.seed, at_least=0)
-        if self.seed >= 2**63:
-            raise OptionError(f"seed must be below 2 ** 63, not {self.seed}")
-        if not 0 < self.temperature < math.inf:
-            raise OptionError(f"temperature must be a number above 0, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise OptionError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hypothesis:
-    """A caption in ids, and where each of its words looked.
+    """A caption in ids, and where each of its words attended.
 
     Attributes:
         tokens: the words' ids, without start and end.
         probabilities: of each word, given those before it.
-        maps: (len(tokens), h, w) float32; each sums to 1 over the cells that hold picture.
-        score: the length-normalised log-probability; see `Beam`.
+        maps: (n, h, w) float32 for n words; with ``off_grid`` each sums to 1.
+        off_grid: (n,) float32, the weight off the grid.
+        score: the length-normalised log-probability; see `captioner.options.Beam`.
         finished: False where the length limit cut the caption off.
     """
 
     tokens: tuple[int, ...]
     probabilities: tuple[float, ...]
-    maps: Tensor
+    maps: _Floats
+    off_grid: _Floats
     score: float
     finished: bool
 
 
-@torch.inference_mode()
-def decode(decoder: AnyDecoder, grid: Grid, options: Greedy | None = None) -> list[list[Hypothesis]]:
-    """Caption every picture of a grid.
+def decode(
+    backend: Backend, encoded: Encoded, options: Greedy | None = None, *, keys: Sequence[int] | None = None
+) -> list[list[Hypothesis]]:
+    """Caption every picture that a backend encoded.
 
     Args:
-        decoder: any.
-        grid: of B pictures, refined for that decoder.
+        backend: any.
+        encoded: B pictures, what ``backend.encode`` returned.
         options: `Greedy`, `Beam` or `Sampling`; a `Beam` of 3 if None.
+        keys: a number for each picture that sampling is seeded with beside ``options.seed``, so that a picture's
+            samples depend on the seed and the picture alone; its place in the batch if None.
 
     Returns:
         For each picture its captions, the best first. Never empty: where fewer of a beam's captions end within
-        ``max_length`` than are asked for, the best that did not follow, marked by ``finished=False``.
+        ``max_length`` than are asked for, the best that did not end are added, marked by ``finished=False``.
+
+    Raises:
+        CheckpointError: the model's numbers are not finite.
     """
     options = options or Beam()
-    if isinstance(options, Beam):
-        return _Search(decoder, grid, options, rows=options.width).beam()
     if isinstance(options, Sampling):
-        return _Search(decoder, grid, options, rows=options.samples).sample()
-    greedy = Beam(**vars(options), width=1, length_penalty=1.0)
-    return _Search(decoder, grid, greedy, rows=1).beam()
+        return _sample(backend, encoded, options, list(range(len(encoded)) if keys is None else keys))
+    if not isinstance(options, Beam):
+        options = Beam(**vars(options), width=1, length_penalty=1.0)
+    return _beam(backend, encoded, options)
 
 
-@dataclass(frozen=True)
-class _Said:
-    """What N rows have said so far."""
+def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypothesis]]:
+    rows = _Rows(backend, encoded, options)
+    for _ in range(options.max_length + 1):
+        log_p = rows.next_log_p()  # (N, V)
+        xp = array_api_compat.array_namespace(log_p)
+        totals = xp.asarray(rows.totals, device=array_api_compat.device(log_p))
+        continued = xp.reshape(totals[:, None] + log_p, (rows.images, -1))  # (P, R * V)
+        # With refill, as many again: up to ``width`` of them may end.
+        wanted = options.width * (2 if options.refill else 1)
+        total, choice = top_k(continued, min(wanted, continued.shape[1]))  # (P, K)
+        _refuse_nan(total)
+        row, word = np.divmod(choice, log_p.shape[1])
+        if options.refill:
+            total = _refilled(total, word, options.width, rows.finished)
+        source = (row + np.arange(rows.images)[:, None] * rows.per_image).ravel()
+        rows.finish(source, word.ravel(), total.ravel(), options.length_penalty)
+        if rows.words == options.max_length:  # no room for another word: what came before counts
+            rows.cut_off(options.length_penalty, at_least=options.n_best)
+            break
+        if not rows.follow(source, word.ravel(), total.ravel(), log_p):
+            break
+    return rows.best(options.n_best)
 
-    tokens: Tensor  # (N, t)
-    log_p: Tensor  # (N, t), of each token
-    maps: Tensor  # (N, t, h, w)
-    total: Tensor  # (N,), the log-probability of the whole; -inf for a row that is dead
+
+def _refilled(total: _Floats, word: _Ints, width: int, finished: _Ints) -> _Floats:
+    """Continuations (P, K) in order with -inf for those that a beam whose slots are refilled drops.
+
+    Of those that end, the ones among the ``width`` likeliest count. Of the others, the ``width`` likeliest stay alive,
+    unless ``width`` hypotheses of the picture have ended; ``finished`` (P,) had ended before this step.
+    """
+    ends = word == END
+    place = np.arange(total.shape[1])
+    ended = ends & (place < width)
+    alive = ~ends & (np.cumsum(~ends, axis=1) <= width)
+    done = finished + (ended & np.isfinite(total)).sum(1) >= width
+    return np.where(ended | (alive & ~done[:, None]), total, _DEAD)
+
+
+def _sample(backend: Backend, encoded: Encoded, options: Sampling, keys: list[int]) -> list[list[Hypothesis]]:
+    generators = [np.random.default_rng((options.seed, key)) for key in keys]
+    rows = _Rows(backend, encoded, options)
+    rows.spread(options.samples)
+    for _ in range(options.max_length + 1):
+        log_p = to_numpy(rows.next_log_p())  # (N, V)
+        _refuse_nan(log_p)
+        # From 0 for the likeliest word, so that no temperature, however low, makes it overflow.
+        tempered = (log_p - log_p.max(-1, keepdims=True)).astype(np.float64) / max(options.temperature, 1e-30)
+        p = _softmax(_trim(tempered, options))
+        # The smallest of exponential variables with the rates p is word i with probability p[i]. Each picture draws
+        # from a generator of its own, for all of its samples, also for those that have ended.
+        draws = np.stack([generators[i].exponential(size=(options.samples, p.shape[1])) for i in rows.image_ids])
+        drawn = draws[np.arange(rows.images)[:, None], rows.slots.reshape(rows.images, -1)].reshape(p.shape)
+        word = (p / drawn).argmax(-1)
+        source = np.arange(len(word))
+        total = np.where(np.isfinite(rows.totals), rows.totals + log_p[source, word], _DEAD)
+        if rows.words == options.max_length:
+            rows.finish(source, word, total, 1.0)
+            rows.cut_off(1.0, but=source[(word == END) & np.isfinite(total)])
+            break
+        rows.finish(source, word, total, 1.0)
+        if not rows.follow(source, word, total, log_p):
+            break
+    return rows.best(options.samples)
+
+
+class _Rows:
+    """Hypotheses of P pictures, R rows each, that grow word by word.
+
+    What has been decoded is kept as one record a step, with the row of the step before that each row continues; a
+    hypothesis is read backwards through them. Pictures whose hypotheses have all ended leave the batch, and so do rows
+    that no picture needs.
+
+    Attributes:
+        images, per_image: P and R; row r is of picture r // R.
+        image_ids: (P,) the place of each picture in the result.
+        totals: (N,) float32, the log-probability of each row; -inf for a row that has ended.
+        slots: (N,) which of a picture's hypotheses a row is, for sampling.
+        words: words so far.
+    """
+
+    def __init__(self, backend: Backend, encoded: Encoded, options: Greedy) -> None:
+        self.backend, self.options = backend, options
+        self.images, self.per_image = len(encoded), 1
+        self.image_ids = np.arange(self.images)
+        self.state: State = backend.begin(encoded)
+        self.last = np.full(self.images, START, dtype=np.int64)
+        self.totals: _Floats = np.zeros(self.images, dtype=np.float32)
+        self.slots = np.zeros(self.images, dtype=np.int64)
+        self.words = 0
+        self.steps: list[_StepRecord] = []
+        self.maps: list[tuple[Any, Any]] = []  # of each step, by the rows before it
+        self.done: list[list[_Ended]] = [[] for _ in range(self.images)]
+
+    def spread(self, per_image: int) -> None:
+        """Give each picture so many rows that are alike."""
+        source = np.repeat(np.arange(self.images), per_image)
+        self.state = self.state.select(source)
+        self.per_image = per_image
+        self.last, self.totals = self.last[source], self.totals[source]
+        self.slots = np.tile(np.arange(per_image), self.images)
+
+    def next_log_p(self) -> Any:
+        """Log-probabilities (N, V) of the next words that are allowed; keeps their maps and the state."""
+        step = self.backend.step(self.last, self.state)
+        self.state = step.state
+        self.maps.append((step.maps, step.off_grid))
+        return _forbid(step.log_p, self._banned())
+
+    def follow(self, source: _Ints, word: _Ints, total: _Floats, log_p: Any) -> bool:
+        """Continue the chosen rows with the chosen words; False where no row is left.
+
+        Args:
+            source: (P * K,) the row that each continues.
+            word: (P * K,)
+            total: (P * K,) log-probabilities with the word; -inf where it is none.
+            log_p: (N, V) of the step.
+        """
+        columns = source.reshape(self.images, -1).shape[1]
+        alive = (np.isfinite(total) & (word != END)).reshape(self.images, columns)
+        most = int(alive.sum(1).max(initial=0))
+        if most == 0:
+            return False
+        kept_images = np.flatnonzero(alive.any(1))
+        # Living rows first, in their order.
+        order = np.argsort(~alive, axis=1, kind="stable")[kept_images, :most]
+        flat = (order + kept_images[:, None] * columns).ravel()
+        dead = ~alive.ravel()[flat]
+        source, word = source[flat], word[flat]
+        dropped = len(kept_images) < self.images
+        self.steps.append(_StepRecord(source, word, _picked(log_p, source, word)))
+        self.state = self.state.select(source, kept_images if dropped else None)
+        self.last, self.totals = word, np.where(dead, _DEAD, total[flat]).astype(np.float32)
+        self.slots = self.slots[source]
+        self.images, self.per_image, self.image_ids = len(kept_images), most, self.image_ids[kept_images]
+        self.words += 1
+        return True
+
+    def finish(self, source: _Ints, word: _Ints, total: _Floats, length_penalty: float) -> None:
+        """Set the hypotheses that end with this step aside."""
+        columns = len(source) // self.images
+        for i in np.flatnonzero((word == END) & np.isfinite(total)).tolist():
+            score = float(total[i]) / (self.words + 1) ** length_penalty
+            self._set_aside(i // columns, int(source[i]), score, finished=True)
+
+    def cut_off(self, length_penalty: float, *, at_least: int | None = None, but: _Ints | None = None) -> None:
+        """Set the living rows aside as they are: where a picture has fewer hypotheses than ``at_least``, or all rows
+        ``but`` some."""
+        finished = self.finished
+        for row in np.flatnonzero(np.isfinite(self.totals)).tolist():
+            image = row // self.per_image
+            if at_least is not None and finished[image] >= at_least:
+                continue
+            if but is not None and row in but:
+                continue
+            score = float(self.totals[row]) / max(1, self.words) ** length_penalty
+            ended = self._trace(row, score, finished=False)
+            if at_least is None or ended.tokens not in {one.tokens for one in self.done[self.image_ids[image]]}:
+                self.done[self.image_ids[image]].append(ended)
+
+    def best(self, count: int) -> list[list[Hypothesis]]:
+        """The captions of each picture, the best first."""
+        if not all(self.done):
+            raise _not_finite()
+        maps = [(to_numpy(maps), to_numpy(off_grid)) for maps, off_grid in self.maps]
+        found = [sorted(ended, key=lambda one: (not one.finished, -one.score))[:count] for ended in self.done]
+        return [[one.hypothesis(maps, self.backend.grid_shape) for one in some] for some in found]
 
     @property
-    def words(self) -> int:
-        return self.tokens.shape[1]
+    def finished(self) -> _Ints:
+        """How many hypotheses of each picture have ended, (P,)."""
+        return np.array([sum(one.finished for one in self.done[i]) for i in self.image_ids], dtype=np.int64)
 
-    def hypothesis(self, row: int, length_penalty: float, *, finished: bool) -> Hypothesis:
-        words = self.words - 1 if finished else self.words  # the end is no word
+    def _set_aside(self, image: int, row: int, score: float, *, finished: bool) -> None:
+        self.done[self.image_ids[image]].append(self._trace(row, score, finished=finished))
+
+    def _trace(self, row: int, score: float, *, finished: bool) -> "_Ended":
+        """The hypothesis that a row holds, read backwards."""
+        tokens, log_p, rows = [], [], []
+        for step in reversed(self.steps):
+            tokens.append(int(step.word[row]))
+            log_p.append(float(step.log_p[row]))
+            row = int(step.source[row])
+            rows.append(row)
+        return _Ended(tuple(reversed(tokens)), tuple(reversed(log_p)), tuple(reversed(rows)), score, finished)
+
+    def _banned(self) -> list[tuple[int, int]]:
+        """Pairs (row, word) that may not follow."""
+        banned = []
+        if self.words < self.options.min_length:
+            banned += [(row, END) for row in range(len(self.last))]
+        n = self.options.no_repeat_ngram
+        if n and self.words >= n:
+            for row in np.flatnonzero(np.isfinite(self.totals)).tolist():
+                tokens = self._trace(row, 0.0, finished=False).tokens
+                begun = tokens[len(tokens) - n + 1 :]  # n - 1 tokens, what the next word would complete
+                places = range(len(tokens) - n + 1)
+                banned += [(row, tokens[i + n - 1]) for i in places if tokens[i : i + n - 1] == begun]
+        return banned
+
+
+@dataclass(frozen=True, eq=False)
+class _StepRecord:
+    source: _Ints  # (N,) the row of the step before
+    word: _Ints  # (N,)
+    log_p: _Floats  # (N,) of the word
+
+
+@dataclass(frozen=True, eq=False)
+class _Ended:
+    """A hypothesis that has ended: its words, and at each step the row whose map is its own."""
+
+    tokens: tuple[int, ...]
+    log_p: tuple[float, ...]
+    rows: tuple[int, ...]
+    score: float
+    finished: bool
+
+    def hypothesis(self, maps: list[tuple[_Floats, _Floats]], shape: tuple[int, int]) -> Hypothesis:
+        own = [maps[step][0][row] for step, row in enumerate(self.rows)]
+        off_grid = [maps[step][1][row] for step, row in enumerate(self.rows)]
         return Hypothesis(
-            tokens=tuple(self.tokens[row, :words].tolist()),
-            probabilities=tuple(self.log_p[row, :words].exp().tolist()),
-            maps=self.maps[row, :words].to("cpu", copy=True),  # a view would keep the whole batch's maps alive
-            score=self.total[row].item() / self.words**length_penalty,
-            finished=finished,
+            tokens=self.tokens,
+            probabilities=tuple(np.exp(np.asarray(self.log_p, dtype=np.float32)).tolist()),
+            maps=np.stack(own).astype(np.float32) if own else np.zeros((0, *shape), dtype=np.float32),
+            off_grid=np.asarray(off_grid, dtype=np.float32),
+            score=self.score,
+            finished=self.finished,
         )
 
 
-class _Search:
-    """B pictures with K captions each, growing word by word."""
-
-    def __init__(self, decoder: AnyDecoder, grid: Grid, options: Greedy, *, rows: int) -> None:
-        self.decoder = decoder
-        self.options = options
-        self.pictures, self.rows = len(grid), rows
-        self.device = grid.features.device
-        # Row r of the flat tensors is caption r % K of picture r // K.
-        copies = torch.arange(self.pictures, device=self.device).repeat_interleave(rows)
-        self.state = decoder.begin(grid).select(copies)
-        self.last = torch.full((self.pictures * rows,), START, device=self.device)
-        empty = grid.features.new_zeros(self.pictures * rows, 0, dtype=torch.float32)
-        self.said = _Said(
-            tokens=empty.long(),
-            log_p=empty,
-            maps=empty[:, :, None, None].expand(-1, -1, *grid.shape),
-            total=torch.zeros(self.pictures * rows, device=self.device),
-        )
-        self.done: list[list[Hypothesis]] = [[] for _ in range(self.pictures)]
-
-    def beam(self) -> list[list[Hypothesis]]:
-        assert isinstance(self.options, Beam)
-        options, dead = self.options, float("-inf")
-        self.said.total.view(self.pictures, self.rows)[:, 1:] = (
-            dead  # all rows are alike at first: one of them stands for all
-        )
-        first = torch.arange(self.pictures, device=self.device)[:, None] * self.rows
-        for _ in range(options.max_length + 1):
-            log_p = self._next_words()  # (B, K, V)
-            continued = (self.said.total.view(self.pictures, self.rows, 1) + log_p).flatten(1)  # (B, K * V)
-            total, choice = continued.topk(min(self.rows, continued.shape[1]), 1)
-            spare = (0, self.rows - total.shape[1])  # fewer continuations than places: the rest stay empty
-            total, choice = F.pad(total, spare, value=dead), F.pad(choice, spare)
-            source = (first + choice // log_p.shape[-1]).flatten()
-            word = (choice % log_p.shape[-1]).flatten()
-            before = self.said
-            self._follow(source, word, total.flatten(), log_p.flatten(0, 1)[source, word])
-            self._collect(word == END, options.length_penalty)
-            if self.said.words > options.max_length:  # no room for the last word: what came before counts
-                for picture, hypotheses in enumerate(self.done):
-                    if len(hypotheses) < options.n_best:
-                        self._add_unfinished(picture, before, options.length_penalty)
-            if not self.said.total.isfinite().any():
-                break
-        return self._best(options.n_best)
-
-    def sample(self) -> list[list[Hypothesis]]:
-        assert isinstance(self.options, Sampling)
-        options = self.options
-        generator = torch.Generator().manual_seed(options.seed)
-        everything = torch.arange(self.pictures * self.rows, device=self.device)
-        for _ in range(options.max_length + 1):
-            log_p = self._next_words().flatten(0, 1)  # (B * K, V)
-            # From 0 for the likeliest word, so that no temperature, however low, makes it overflow.
-            tempered = (log_p - log_p.amax(-1, keepdim=True)) / max(options.temperature, 1e-30)
-            p = _trim(tempered, options).softmax(-1).view(self.pictures, self.rows, -1)
-            # The smallest of exponential variables with the rates p is word i with probability p[i]. All pictures
-            # share the draws of their k-th captions: none depends on its place in the batch.
-            draws = torch.empty(p.shape[1:]).exponential_(generator=generator).to(self.device)  # (K, V)
-            word = (p / draws).argmax(-1).flatten()
-            gained = log_p[everything, word]
-            before = self.said
-            self._follow(everything, word, self.said.total + gained, gained)
-            self._collect(word == END, 1.0)
-            if self.said.words > options.max_length:
-                for row in self.said.total.isfinite().nonzero()[:, 0].tolist():
-                    self.done[row // self.rows].append(before.hypothesis(row, 1.0, finished=False))
-            if not self.said.total.isfinite().any():
-                break
-        return self._best(options.samples)
-
-    def _next_words(self) -> Tensor:
-        """Log-probabilities (B, K, V) of the next words that may be said; keeps their maps and the state."""
-        logits, self.next_maps, self.state = self.decoder.step(self.last, self.state)
-        logits = logits.float().clone()
-        logits[:, [PAD, START, UNKNOWN]] = float("-inf")
-        if self.said.words < self.options.min_length:
-            logits[:, END] = float("-inf")
-        if self.options.no_repeat_ngram:
-            _forbid_repeats(logits, self.said.tokens, self.options.no_repeat_ngram)
-        stuck = logits.isneginf().all(1)
-        logits[stuck, END] = 0.0  # where nothing may follow, the end does
-        return logits.log_softmax(-1).view(self.pictures, self.rows, -1)
-
-    def _follow(self, source: Tensor, word: Tensor, total: Tensor, log_p: Tensor) -> None:
-        """Carry everything over to the chosen rows and append the chosen words."""
-        self.state = self.state.select(source)
-        self.last = word
-        self.said = _Said(
-            tokens=torch.cat((self.said.tokens[source], word[:, None]), 1),
-            log_p=torch.cat((self.said.log_p[source], log_p[:, None]), 1),
-            maps=torch.cat((self.said.maps[source], self.next_maps.float()[source, None]), 1),
-            total=total,
-        )
-
-    def _collect(self, ended: Tensor, length_penalty: float) -> None:
-        """Put the captions that have just ended aside; their rows are dead from here on."""
-        ended = ended & self.said.total.isfinite()
-        for row in ended.nonzero()[:, 0].tolist():
-            hypothesis = self.said.hypothesis(row, length_penalty, finished=True)
-            self.done[row // self.rows].append(hypothesis)
-        self.said.total[ended] = float("-inf")
-
-    def _add_unfinished(self, picture: int, said: _Said, length_penalty: float) -> None:
-        """Put a picture's captions that are cut off beside those that ended, but for those that end as they are."""
-        ended = {hypothesis.tokens for hypothesis in self.done[picture]}
-        for row in range(picture * self.rows, (picture + 1) * self.rows):
-            if said.total[row].isfinite():
-                hypothesis = said.hypothesis(row, length_penalty, finished=False)
-                if hypothesis.tokens not in ended:
-                    self.done[picture].append(hypothesis)
-
-    def _best(self, count: int) -> list[list[Hypothesis]]:
-        return [sorted(found, key=lambda h: (not h.finished, -h.score))[:count] for found in self.done]
+def _forbid(log_p: Any, banned: list[tuple[int, int]]) -> Any:
+    """Log-probabilities (N, V) with pairs (row, word) at -inf and the rest of their rows summing to 1 again."""
+    if not banned:
+        return log_p
+    rows, words = (np.asarray(part) for part in zip(*banned, strict=True))
+    forbidden = np.zeros(log_p.shape, dtype=np.bool_)
+    forbidden[rows, words] = True
+    xp = array_api_compat.array_namespace(log_p)
+    device = array_api_compat.device(log_p)
+    allowed = xp.where(xp.asarray(forbidden, device=device), xp.asarray(_DEAD, device=device), log_p)
+    highest = xp.max(allowed, axis=-1, keepdims=True)
+    stuck = highest == _DEAD
+    shifted = allowed - xp.where(stuck, xp.zeros_like(highest), highest)
+    total = xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+    # Where nothing may follow, the end does.
+    end = np.full(log_p.shape[1], _DEAD)
+    end[END] = 0.0
+    return xp.where(stuck, xp.asarray(end, device=device)[None], shifted - total)
 
 
-def _trim(logits: Tensor, options: Sampling) -> Tensor:
+def _picked(log_p: Any, rows: _Ints, words: _Ints) -> _Floats:
+    """The log-probability of a word of each row, in the host's memory."""
+    if isinstance(log_p, np.ndarray):
+        return np.asarray(log_p[rows, words])
+    xp = array_api_compat.array_namespace(log_p)
+    places = xp.asarray(rows * log_p.shape[1] + words, device=array_api_compat.device(log_p))
+    return to_numpy(xp.take(xp.reshape(log_p, (-1,)), places, axis=0))
+
+
+def _softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    p = np.exp(x - x.max(-1, keepdims=True))
+    return np.asarray(p / p.sum(-1, keepdims=True))
+
+
+def _trim(logits: NDArray[np.float64], options: Sampling) -> NDArray[np.float64]:
     """Everything but the likeliest words set to -inf: top-k, then top-p (Holtzman et al. 2020)."""
-    lowest = float("-inf")
     if 0 < options.top_k < logits.shape[-1]:
-        bar = logits.topk(options.top_k, -1).values[:, -1:]
-        logits = logits.masked_fill(logits < bar, lowest)
+        bar = np.partition(logits, -options.top_k, axis=-1)[:, -options.top_k, None]
+        logits = np.where(logits < bar, -np.inf, logits)
     if options.top_p < 1:
-        ordered, order = logits.sort(-1, descending=True)
-        p = ordered.softmax(-1)
+        order = np.argsort(-logits, axis=-1, kind="stable")
+        p = _softmax(np.take_along_axis(logits, order, axis=-1))
         beyond = p.cumsum(-1) - p >= options.top_p  # the word that crosses the bar is kept
-        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), lowest)
+        mask = np.zeros_like(beyond)
+        np.put_along_axis(mask, order, beyond, axis=-1)
+        logits = np.where(mask, -np.inf, logits)
     return logits
 
 
-def _forbid_repeats(logits: Tensor, tokens: Tensor, n: int) -> None:
-    """Set to -inf each word that would complete an n-gram that the row already holds."""
-    length = tokens.shape[1]
-    if length < n:
-        return
-    windows = tokens.unfold(1, n, 1)  # (N, length - n + 1, n)
-    begun = tokens[:, length - n + 1 :]  # (N, n - 1), what the next word would complete
-    repeats = (windows[:, :, :-1] == begun[:, None]).all(2)  # (N, length - n + 1)
-    row, place = repeats.nonzero(as_tuple=True)
-    logits[row, windows[row, place, -1]] = float("-inf")
+def _refuse_nan(values: NDArray[np.floating]) -> None:
+    if np.isnan(values).any():
+        raise _not_finite()
 
 
-def _check(name: str, value: int, *, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise OptionError(f"{name} must be a whole number of at least {at_least}, not {value}")
+def _not_finite() -> CheckpointError:
+    return CheckpointError("the model's numbers are not finite: its training diverged, or its file is damaged")

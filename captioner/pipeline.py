@@ -1,9 +1,12 @@
-"""Pictures to captions."""
+"""Pictures to captions: open, encode, decode, results. `Captioner` drives any backend."""
 
+import contextlib
+import importlib
 import importlib.resources
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,42 +14,68 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from PIL import Image
 
-from captioner import checkpoint
-from captioner.decoding import Beam, Greedy, Hypothesis, decode
-from captioner.errors import CheckpointError, ImageError, OptionError
-from captioner.explain.maps import MapReading, encode
-from captioner.explain.maps import explain as _explain
+from captioner.backends.base import BACKENDS, Backend, Encoded, Pixels, Scored
+from captioner.decoding import Hypothesis, decode
+from captioner.errors import CaptionerError, CheckpointError, OptionError
+from captioner.explain.occlusion import occlusion_maps
+from captioner.explain.postprocess import postprocess
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
-from captioner.model.transformer import TransformerConfig
+from captioner.options import Beam, Greedy, MapOptions
 from captioner.results import Alternative, Caption, Failure, Outcome, Word, path_of
 from captioner.tokenizer.ptb import tokenize
-from captioner.tokenizer.vocabulary import SPECIAL, join_words
+from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary, join_words
 
 DEFAULT_MODEL = "default"
+_BATCH = 16
 
 
 class Captioner:
     """A model that is ready to caption.
 
     Args:
-        model: what `captioner.checkpoint.load` returned.
+        backend: what computes the model; see `captioner.backends.base.Backend`. `load` makes one of a file.
         name: how captions call it.
-        device: where it computes; None for where its weights are.
     """
 
-    def __init__(
-        self, model: checkpoint.Checkpoint, *, name: str = "model", device: str | torch.device | None = None
-    ) -> None:
-        self.model = model.model.to(device) if device is not None else model.model
-        self.vocabulary = model.vocabulary
-        self.about = model.about
+    def __init__(self, backend: Backend, *, name: str = "model") -> None:
+        self.backend = backend
         self.name = name
-        self.device = next(self.model.parameters()).device
         self.default_options = Beam(**self.about.get("decoding", {}))
-        self.map_reading = MapReading.stored(self.about)
+        self.map_options = MapOptions.stored(dict(self.about))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's words."""
+        return self.backend.vocabulary
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Free facts about the model: its training, scores, decoding and map options."""
+        return self.backend.about
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:0"."""
+        return self.backend.device
+
+    @property
+    def max_length(self) -> int:
+        """The most words of a caption that the model can read."""
+        return self.backend.max_length
+
+    @property
+    def model(self) -> Any:
+        """The torch module, for models that run on torch.
+
+        Raises:
+            OptionError: the model runs on another backend.
+        """
+        if self.backend.name != "torch":
+            raise OptionError(f"the model runs on {self.backend.name}", remedy='load it with backend="torch"')
+        return getattr(self.backend, "model")  # noqa: B009
 
     @overload
     def caption(
@@ -54,8 +83,8 @@ class Captioner:
         pictures: Picture,
         *,
         options: Greedy | None = None,
-        explain: str | MapReading | None = None,
-        batch: int = 16,
+        explain: str | MapOptions | None = None,
+        batch: int = _BATCH,
         max_pixels: int = MAX_PIXELS,
     ) -> Caption: ...
     @overload
@@ -64,8 +93,8 @@ class Captioner:
         pictures: list[Picture],
         *,
         options: Greedy | None = None,
-        explain: str | MapReading | None = None,
-        batch: int = 16,
+        explain: str | MapOptions | None = None,
+        batch: int = _BATCH,
         max_pixels: int = MAX_PIXELS,
     ) -> list[Outcome]: ...
     def caption(
@@ -73,56 +102,78 @@ class Captioner:
         pictures: Picture | list[Picture],
         *,
         options: Greedy | None = None,
-        explain: str | MapReading | None = None,
-        batch: int = 16,
+        explain: str | MapOptions | None = None,
+        batch: int = _BATCH,
         max_pixels: int = MAX_PIXELS,
     ) -> Caption | list[Outcome]:
         """Caption a picture, or a list of them.
 
         Args:
             pictures: a path, bytes, a PIL image or an array (see `captioner.image.open_image`), or a list of
-                these, which gives a list of the same length: a `Caption` or a `Failure` for each.
+                these, which returns a list of the same length: a `Caption` or a `Failure` for each.
             options: `Greedy`, `Beam` or `Sampling`; None for what the model was found to do best with.
-            explain: what the words' maps are made of: "attention", "gradient" or "occlusion" (slow), see
-                `captioner.explain.maps`; None for what was found to be truest.
+            explain: what the words' maps are computed from: "attention", "gradient" or "occlusion" (slow), see
+                `captioner.explain`; None for the model's default.
             batch: pictures that go through the model together.
             max_pixels: larger pictures are refused.
 
         Raises:
             ImageError: the one picture does not open; the message names it.
-            OptionError: the batch is not positive.
+            CheckpointError: the model's numbers are not finite.
+            OptionError: the batch is not positive, or the backend cannot compute such maps.
         """
         if isinstance(pictures, list):
             return list(
                 self.caption_all(pictures, options=options, explain=explain, batch=batch, max_pixels=max_pixels)
             )
+        map_options = self._map_options(explain)  # an unknown method is refused before the picture is opened
         prepared = self.prepare(pictures, max_pixels=max_pixels)
-        return self.caption_prepared([prepared], options=options, explain=explain)[0]
+        return self.caption_prepared([prepared], options=options, explain=map_options)[0]
 
     def caption_all(
         self,
         pictures: Iterable[Picture],
         *,
         options: Greedy | None = None,
-        explain: str | MapReading | None = None,
-        batch: int = 16,
+        explain: str | MapOptions | None = None,
+        batch: int = _BATCH,
         max_pixels: int = MAX_PIXELS,
+        keep: int | None = None,
     ) -> Iterator[Outcome]:
         """Caption any number of pictures as they come, a batch at a time; arguments as of `caption`.
+
+        Args:
+            keep: let each caption hold a copy of its picture of at most so many pixels a side, so that figure and
+                page need not open the file again.
 
         Yields:
             For each picture, in order, a `Caption`, or a `Failure` where it does not open.
         """
         if batch < 1:
             raise OptionError(f"a batch needs at least 1 picture, not {batch}")
-        self._reading(explain)  # a way that there is not is told before any picture is opened
-        remaining = iter(pictures)
+        map_options = self._map_options(explain)
+        return self._caption_all(
+            iter(pictures), options=options, explain=map_options, batch=batch, max_pixels=max_pixels, keep=keep
+        )
+
+    def _caption_all(
+        self,
+        pictures: Iterator[Picture],
+        *,
+        options: Greedy | None,
+        explain: MapOptions,
+        batch: int,
+        max_pixels: int,
+        keep: int | None,
+    ) -> Iterator[Outcome]:
         # Threads open the next batch while the model works on this one.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
             def submit() -> "list[tuple[Picture, Future[Prepared]]]":
-                some = list(islice(remaining, batch))
-                return [(picture, pool.submit(self.prepare, picture, max_pixels=max_pixels)) for picture in some]
+                return [
+                    (one, pool.submit(self.prepare, one, max_pixels=max_pixels, keep=keep))
+                    for one in map(_own, islice(pictures, batch))
+                ]
 
             coming = submit()
             while coming:
@@ -144,124 +195,113 @@ class Captioner:
         Raises:
             ImageError: it does not open.
         """
-        config = self.model.encoder.config
         image, orientation = open_with_orientation(picture, max_pixels=max_pixels)
         geometry = Geometry(
             size=image.size,
-            side=config.side or 0,
-            grid=self.model.encoder.grid_shape,
-            pad=config.pad,
+            side=self.backend.side,
+            grid=self.backend.grid_shape,
+            pad=self.backend.pad,
             orientation=orientation,
         )
         pixels = fit(image, geometry)
+        source: Picture = picture
         if keep is not None:
             image.thumbnail((keep, keep), reducing_gap=3.0)  # upright and ours alone
-            picture = image
-        return Prepared(picture, geometry, pixels)
+            source = image
+        elif isinstance(picture, (np.ndarray, Image.Image)):
+            source = image  # the caller may change what was given
+        return Prepared(source, geometry, pixels, image=path_of(picture))
 
-    @torch.inference_mode()
     def caption_prepared(
         self,
         ready: Sequence["Prepared"],
         *,
         options: Greedy | None = None,
-        explain: str | MapReading | None = None,
+        explain: str | MapOptions | None = None,
     ) -> list[Caption]:
         """Caption pictures that `prepare` opened, all in one batch; options as of `caption`."""
-        reading = self._reading(explain)
-        pixels = np.stack([prepared.pixels for prepared in ready])
-        geometries = [prepared.geometry for prepared in ready]
-        grid = encode(self.model, pixels, geometries)
-        found = decode(self.model.decoder, grid, options or self.default_options)
-        if not reading.plain:
+        map_options = self._map_options(explain)
+        encoded = self._encode(ready)
+        keys = [zlib.crc32(prepared.pixels.tobytes()) for prepared in ready]
+        found = decode(self.backend, encoded, options or self.default_options, keys=keys)
+        if not map_options.plain:
             captions = [[hypothesis.tokens for hypothesis in some] for some in found]
-            told = _explain(self.model, pixels, geometries, captions, reading, grid=grid)
+            explained = self._explain(ready, encoded, captions, map_options)
             found = [
-                [replace(hypothesis, maps=torch.from_numpy(maps)) for hypothesis, (maps, _) in zip(*both, strict=True)]
-                for both in zip(found, told, strict=True)
+                [replace(one, maps=maps, off_grid=off_grid) for one, (maps, off_grid, _) in zip(*both, strict=True)]
+                for both in zip(found, explained, strict=True)
             ]
-        return [self._finish(*both, reading) for both in zip(ready, found, strict=True)]
+        return [self._finish(prepared, some, map_options) for prepared, some in zip(ready, found, strict=True)]
 
     def read(
         self,
         picture: Picture,
         captions: Sequence[str],
         *,
-        explain: str | MapReading | None = None,
+        explain: str | MapOptions | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> list[Caption]:
-        """Read captions that others wrote: how likely each word is, and where the model looked for it.
+        """Read given captions: how likely each word is, and where the model attends for it (teacher forcing).
 
         Args:
             picture: as of `caption`.
-            captions: sentences; they are split as the PTB tokeniser does. A word that the model does not know has
+            captions: a list of sentences; the PTB tokeniser splits them. A word that the model does not know has
                 probability 0, and words beyond the longest caption that it can read are left out.
             explain: as of `caption`.
             max_pixels: larger pictures are refused.
 
         Raises:
             ImageError: the picture does not open.
-            OptionError: a caption without words.
+            OptionError: a text where a list of them is due, or a caption without words.
         """
-        split = [self.split(caption) for caption in captions]
-        for caption, words in zip(captions, split, strict=True):
-            if not words:
-                raise OptionError(f"the caption '{caption}' has no words to read")
-        prepared = self.prepare(picture, max_pixels=max_pixels)
+        self._check_captions(captions)
+        return self.read_prepared(self.prepare(picture, max_pixels=max_pixels), captions, explain=explain)
+
+    def read_prepared(
+        self, prepared: "Prepared", captions: Sequence[str], *, explain: str | MapOptions | None = None
+    ) -> list[Caption]:
+        """As `read`, of a picture that `prepare` opened."""
+        split = self._check_captions(captions)
+        if not split:
+            return []
+        map_options = self._map_options(explain)
         ids = [self.vocabulary.encode(words)[1:-1] for words in split]
-        reading = self._reading(explain)
-        (told,) = _explain(self.model, np.stack([prepared.pixels]), [prepared.geometry], [ids], reading)
+        (explained,) = self._explain([prepared], self._encode([prepared]), [ids], map_options)
         found = []
-        for words, some, (maps, log_p) in zip(split, ids, told, strict=True):
+        for words, some, (maps, off_grid, log_p) in zip(split, ids, explained, strict=True):
+            if not np.isfinite(log_p).all():
+                raise CheckpointError("the model's numbers are not finite: its training diverged, or it is damaged")
             known = [math.exp(p) if i >= len(SPECIAL) else 0.0 for i, p in zip(some, log_p[:-1].tolist(), strict=True)]
             score = float(log_p.sum()) / len(log_p) ** self.default_options.length_penalty
-            found.append(self._caption(prepared, reading, _said(words, known, maps, score=score, finished=True)))
+            result = _alternative(words, known, maps, off_grid, score=score, finished=True)
+            found.append(self._caption(prepared, map_options, result))
         return found
 
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""
-        return tokenize(caption)[: self.longest]
+        return tokenize(caption)[: self.max_length]
 
-    @property
-    def longest(self) -> int:
-        """The most words of a caption that the model can read."""
-        config = self.model.config.decoder
-        return config.longest - 1 if isinstance(config, TransformerConfig) else 100
+    def log_probabilities(
+        self, variants: Sequence[Pixels], geometry: Geometry, captions: Sequence[Sequence[int]]
+    ) -> NDArray[np.float32]:
+        """How likely the words of captions are on variants of one picture.
 
-    def _reading(self, explain: str | MapReading | None) -> MapReading:
-        if isinstance(explain, MapReading):
-            return explain
-        return self.map_reading if explain is None else MapReading.stored(self.about, explain)
+        Args:
+            variants: V inputs (side, side, 3).
+            geometry: the picture's.
+            captions: k of them in ids, without start and end; at least one.
 
-    def _finish(self, prepared: "Prepared", found: Sequence[Hypothesis], reading: MapReading) -> Caption:
-        best, *others = (
-            _said(
-                self.vocabulary.decode(hypothesis.tokens),
-                hypothesis.probabilities,
-                hypothesis.maps.numpy(),
-                score=hypothesis.score,
-                finished=hypothesis.finished,
-            )
-            for hypothesis in found
-        )
-        return self._caption(prepared, reading, best, others)
-
-    def _caption(
-        self, prepared: "Prepared", reading: MapReading, best: Alternative, others: Sequence[Alternative] = ()
-    ) -> Caption:
-        source = prepared.picture
-        return Caption(
-            text=best.text,
-            words=best.words,
-            score=best.score,
-            finished=best.finished,
-            image=path_of(source),
-            model=self.name,
-            geometry=prepared.geometry,
-            explain=reading.explain,
-            alternatives=tuple(others),
-            source=source,
-        )
+        Returns:
+            (V, k, T): log-probabilities of the words and of the end, 0 beyond it, padded to the longest caption's.
+        """
+        found = np.zeros((len(variants), len(captions), max(map(len, captions)) + 1), dtype=np.float32)
+        for first in range(0, len(variants), _BATCH):
+            some = np.stack(variants[first : first + _BATCH])
+            encoded = self.backend.encode(some, [geometry] * len(some))
+            for i, scored in enumerate(self.backend.score(encoded, [captions] * len(some)), first):
+                for j, one in enumerate(scored):
+                    found[i, j, : len(one.log_p)] = one.log_p
+        return found
 
     def options(self, **changes: Any) -> Beam:
         """The model's own beam options with changes; the beam is widened to ``n_best`` where no width is given.
@@ -269,64 +309,166 @@ class Captioner:
         Raises:
             OptionError: a value out of range.
         """
-        wide_enough = max(self.default_options.width, changes.get("n_best", 1))
+        n_best = changes.get("n_best", 1)
+        wide_enough = max(self.default_options.width, n_best) if type(n_best) is int else self.default_options.width
         return replace(self.default_options, **{"width": wide_enough, **changes})
 
+    def _check_captions(self, captions: Sequence[str]) -> list[list[str]]:
+        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
+            raise OptionError(
+                f"captions to read are a list of texts, not {captions!r:.60}", remedy="put it into a list"
+            )
+        split = [self.split(caption) for caption in captions]
+        for caption, words in zip(captions, split, strict=True):
+            if not words:
+                raise OptionError(f"the caption '{caption}' has no words to read")
+        return split
 
-@dataclass(frozen=True)
+    def _map_options(self, explain: str | MapOptions | None) -> MapOptions:
+        if isinstance(explain, MapOptions):
+            return explain
+        return self.map_options if explain is None else MapOptions.stored(dict(self.about), explain)
+
+    def _encode(self, ready: Sequence["Prepared"]) -> Encoded:
+        pixels = np.stack([prepared.pixels for prepared in ready])
+        return self.backend.encode(pixels, [prepared.geometry for prepared in ready])
+
+    def _explain(
+        self,
+        ready: Sequence["Prepared"],
+        encoded: Encoded,
+        captions: Sequence[Sequence[Sequence[int]]],
+        options: MapOptions,
+    ) -> "list[list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]]]":
+        """For each caption of each picture its maps (n, h, w), their weight off the grid (n,), and log-probabilities of
+        its words and its end (n + 1,)."""
+        backend = self.backend
+        scored = (backend.gradients if options.explain == "gradient" else backend.score)(encoded, captions)
+        found = []
+        for prepared, some, own in zip(ready, captions, scored, strict=True):
+            if options.explain == "occlusion" and some:
+                own = self._occlude(prepared, some, own, options)
+            valid = prepared.geometry.mask
+            found.append([(*postprocess(one.maps, valid, options, one.off_grid), one.log_p) for one in own])
+        return found
+
+    def _occlude(
+        self, prepared: "Prepared", captions: Sequence[Sequence[int]], scored: list[Scored], options: MapOptions
+    ) -> list[Scored]:
+        def log_probabilities(variants: Sequence[Pixels]) -> NDArray[np.float32]:
+            return self.log_probabilities(variants, prepared.geometry, captions)
+
+        maps = occlusion_maps(prepared.pixels, prepared.geometry, options.block, log_probabilities)
+        return [
+            replace(one, maps=own[: len(one.log_p)], off_grid=np.zeros_like(one.log_p))
+            for one, own in zip(scored, maps, strict=True)
+        ]
+
+    def _finish(self, prepared: "Prepared", found: Sequence[Hypothesis], options: MapOptions) -> Caption:
+        best, *others = (
+            _alternative(
+                self.vocabulary.decode(hypothesis.tokens),
+                hypothesis.probabilities,
+                hypothesis.maps,
+                hypothesis.off_grid,
+                score=hypothesis.score,
+                finished=hypothesis.finished,
+            )
+            for hypothesis in found
+        )
+        return self._caption(prepared, options, best, others)
+
+    def _caption(
+        self, prepared: "Prepared", options: MapOptions, best: Alternative, others: Sequence[Alternative] = ()
+    ) -> Caption:
+        return Caption(
+            text=best.text,
+            words=best.words,
+            score=best.score,
+            finished=best.finished,
+            image=prepared.image,
+            model=self.name,
+            geometry=prepared.geometry,
+            explain=options.explain,
+            alternatives=tuple(others),
+            source=prepared.picture,
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """A picture, and what the encoder takes of it.
 
     Attributes:
-        picture: what the caption will show itself on; a smaller copy does as well, for the geometry holds the size.
+        picture: what the caption shows itself on: a path, the bytes of a file, or an upright copy, which may be
+            smaller, because the geometry holds the size.
         geometry: of the picture as it was opened.
         pixels: (side, side, 3).
+        image: the path that was given, "" for a picture that came from memory.
     """
 
     picture: Picture
     geometry: Geometry
     pixels: NDArray[np.uint8]
+    image: str = ""
+
+
+def _own(picture: Picture) -> Picture:
+    """What is drawn from an iterator may change with its next element: pixels in memory are copied first."""
+    if isinstance(picture, (np.ndarray, Image.Image)):
+        with contextlib.suppress(Exception):  # a damaged one is reported when it is opened
+            return picture.copy()
+    return bytes(picture) if isinstance(picture, (bytearray, memoryview)) else picture
 
 
 def _opened(picture: Picture, future: "Future[Prepared]") -> "Prepared | Failure":
     try:
         return future.result()
-    except ImageError as error:
+    except CaptionerError as error:
         return Failure.of(picture, error)
 
 
-def _said(
+def _alternative(
     texts: Sequence[str],
     probabilities: Sequence[float],
     maps: NDArray[np.float32],
+    off_grid: NDArray[np.float32],
     *,
     score: float,
     finished: bool,
 ) -> Alternative:
-    words = tuple(Word(*each) for each in zip(texts, probabilities, maps, strict=True))
+    words = tuple(
+        Word(text, probability, map_, float(off))
+        for text, probability, map_, off in zip(texts, probabilities, maps, off_grid, strict=True)
+    )
     return Alternative(text=join_words(texts), words=words, score=score, finished=finished)
 
 
-def load(model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> Captioner:
+def load(
+    model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | None = "auto", backend: str = "auto"
+) -> Captioner:
     """A model by name or path.
 
     Args:
         model: the name of a model that ships, or the path of a model file.
-        device: where it computes; None for the CPU.
+        device: where it computes: "cpu", "cuda", "cuda:1", "mps"; "auto" (or None) for the best that there is.
+        backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`; "auto" chooses.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
-        OptionError: there is no such device.
+        OptionError: there is no such device or backend.
     """
     path = find_model(model)
-    device = device or "cpu"
+    name = "torch" if backend == "auto" else backend
+    if name not in BACKENDS and name.isidentifier():
+        try:
+            importlib.import_module(f"captioner.backends.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"captioner.backends.{name}":
+                raise OptionError(f"the backend '{name}' needs {error.name}, which is not installed") from None
+    opened = BACKENDS[name](os.fspath(path), device=str(device or "auto"))
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # the latter where torch was built without CUDA
-        raise OptionError(f"there is no device '{device}' here: 'cpu' is everywhere") from None
-    found = checkpoint.load(path, device=device)
-    try:
-        return Captioner(found, name=path.stem)
+        return Captioner(opened, name=path.stem)
     except (TypeError, OptionError) as error:
         raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None
 
@@ -338,6 +480,8 @@ def find_model(model: str | os.PathLike[str]) -> Path:
         CheckpointError: there is none; the message lists the names.
     """
     text = os.fspath(model)
+    if "://" in text:
+        raise CheckpointError(f"{text}: models are files", remedy="fetch it first")
     if text.endswith(".safetensors") or os.sep in text:
         path = Path(text).expanduser()
         if path.is_file():
@@ -347,7 +491,7 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if text in models:
         return models[text]
     names = ", ".join(models) or "none"
-    raise CheckpointError(f"no model is called '{text}'; shipped: {names}. A path of a .safetensors file works too")
+    raise CheckpointError(f"no model is called '{text}'; shipped: {names}", remedy="a .safetensors file works too")
 
 
 def shipped_models() -> dict[str, Path]:

@@ -1,7 +1,8 @@
 """Registries: what kinds of a part there are, by name. One module and one decorator add a kind."""
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from captioner.errors import OptionError
 
@@ -74,6 +75,48 @@ class Registry(Generic[T]):
     def unregister(self, name: str) -> None:
         """Remove a part, as a test does that registered one."""
         self._parts.pop(name, None)
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """A part that is built from a configuration.
+
+    Attributes:
+        config: the configuration's class, a frozen keyword-only dataclass of plain values.
+        build: what makes the part.
+    """
+
+    config: Callable[..., Any]
+    build: T
+
+
+class ConfiguredRegistry(Registry[Entry[T]]):
+    """A registry of parts that have configuration classes of their own.
+
+    >>> SHAPES: ConfiguredRegistry[type] = ConfiguredRegistry("shape")
+    >>> @SHAPES.register_with("circle", CircleConfig)
+    ... class Circle: ...
+    """
+
+    def register_with(self, name: str, config: Callable[..., Any]) -> Callable[[T], T]:
+        """A decorator that adds a part and its configuration class under a name."""
+
+        def add(part: T) -> T:
+            self.register(name)(Entry(config, part))
+            return part
+
+        return add
+
+    def name_of(self, config: Any) -> str:
+        """The name under which the class of a configuration is registered.
+
+        Raises:
+            OptionError: it is not.
+        """
+        for name, entry in self.items():
+            if entry.config is type(config):
+                return name
+        raise OptionError(f"no {self.kind} has a configuration of the type {type(config).__name__}")
 
 
 def _import_plugins() -> None:

@@ -17,20 +17,36 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Word:
-    """A word, how sure the model was of it, and where it looked.
+    """A word, its probability, and where the model attended when it chose it.
 
     Attributes:
         text: the word as the model says it (a PTB token: "dog", "'s").
         probability: of the word, given the picture and the words before it.
-        map: (h, w) float32, row-major like the picture; non-negative, summing to 1 over the cells that hold
-            picture. `Caption.geometry` says which pixels a cell stands for.
+        map: (h, w) float32, row-major like the picture; non-negative; its sum over the cells that hold picture is
+            ``1 - off_grid``. `Caption.geometry` says which pixels a cell stands for.
+        off_grid: the share of the attention that went to something that is no cell (a sentinel, a memory slot):
+            ``1 - off_grid`` says how much the picture mattered. 0 for models without any.
     """
 
     text: str
     probability: float
     map: "NDArray[np.float32]" = field(repr=False)
+    off_grid: float = 0.0
+
+    def __eq__(self, other: object) -> bool:
+        """Equal text, probability, weight off the grid, and map, value by value."""
+        if not isinstance(other, Word):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        map_ = np.asarray(self.map, dtype=np.float32) + np.float32(0)  # -0.0 equals 0.0, and so must its bytes
+        return self.text, self.probability, self.off_grid, map_.shape, map_.tobytes()
 
 
 @dataclass(frozen=True)
@@ -216,5 +232,6 @@ def _word_as_dict(word: Word) -> dict[str, Any]:
     return {
         "word": word.text,
         "probability": round(word.probability, 6),
+        **({"off_grid": round(word.off_grid, 6)} if word.off_grid else {}),
         "map": [[float(f"{value:.5g}") for value in row] for row in word.map.tolist()],
     }

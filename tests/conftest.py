@@ -18,12 +18,10 @@ from captioner.data.records import Record
 from captioner.data.scenes import write_scenes
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
-from captioner.model.grid import RefinerConfig
 from captioner.model.lstm import LSTMConfig
+from captioner.model.refiners import RefinerConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
-from captioner.training.loop import Trainer
-from captioner.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -36,7 +34,7 @@ WORDS = ("a", "dog", "cat", "ball", "red", "blue", "in", "the", "park", "'s", "$
 
 DECODERS = {
     "lstm": LSTMConfig(width=32, embedding=16, output_hidden=24, attention="additive", attention_width=16, heads=1),
-    "transformer": TransformerConfig(width=32, layers=2, heads=2, hidden=32, longest=32),
+    "transformer": TransformerConfig(width=32, layers=2, heads=2, hidden=32, max_length=32),
 }
 
 
@@ -103,6 +101,9 @@ def scenes_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
     @cache
     def train(decoder: str) -> Path:
+        from captioner.training.loop import Trainer
+        from captioner.training.recipe import Recipe
+
         options, rate = SCENES_DECODERS[decoder]
         recipe = Recipe(
             decoder=decoder,

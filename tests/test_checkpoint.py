@@ -1,5 +1,6 @@
 """One file is a model: it comes back as it was, what is no such file is refused, and nothing is unpickled."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -8,12 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from captioner import checkpoint
 from captioner.errors import CheckpointError
+from captioner.header import OLD_BLOCK_WEIGHTS, OLD_WEIGHTS
 from captioner.pipeline import load
 
 MakeCheckpoint = Callable[..., checkpoint.Checkpoint]
@@ -22,8 +27,8 @@ MakeCheckpoint = Callable[..., checkpoint.Checkpoint]
 def logits_and_maps(found: checkpoint.Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        logits, maps = found.model(pixels, torch.tensor([[1, 4, 5, 6], [1, 9, 8, 7]]))
-    return logits, maps
+        decoded = found.model(pixels, torch.tensor([[1, 4, 5, 6], [1, 9, 8, 7]]))
+    return decoded.logits, decoded.maps
 
 
 @pytest.mark.parametrize("decoder", ["lstm", "transformer"])
@@ -152,11 +157,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text": (lambda path: path.write_text("hello " * 100), "not a whole safetensors file"),
     "a header that is cut": (damaged_json, "not a whole safetensors file"),
     "foreign safetensors": (foreign, "a safetensors file, but not a model of captioner"),
-    "another version": (lambda path: rewritten(path, version="7"), "format version 7, and this captioner reads 1"),
+    "another version": (lambda path: rewritten(path, version="7"), "format version 7"),
     "no version": (lambda path: rewritten(path, version=None), "format version None"),
-    "no description": (lambda path: rewritten(path, model=None), "its description is damaged"),
-    "a description that is no JSON": (lambda path: rewritten(path, model='{"config'), "its description is damaged"),
-    "a description that is a list": (with_header(lambda h: []), "its description is damaged"),
+    "no description": (lambda path: rewritten(path, model=None), "damaged"),
+    "a description that is no JSON": (lambda path: rewritten(path, model='{"config'), "damaged"),
+    "a description that is a list": (with_header(lambda h: []), "damaged"),
     "no configuration": (with_header(lambda h: h.pop("config") and None), "damaged"),
     "no vocabulary": (with_header(lambda h: h.pop("vocabulary") and None), "damaged"),
     "an unknown option": (with_header(lambda h: h["config"]["decoder"].update(depth=3)), "made by another version"),
@@ -174,6 +179,43 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "facts that are a list": (with_header(lambda h: h.update(about=[])), "damaged"),
     "decoding that is unknown": (with_header(lambda h: h.update(about={"decoding": {"depth": 3}})), "damaged"),
     "decoding out of range": (with_header(lambda h: h.update(about={"decoding": {"width": 0}})), "beam width"),
+    "a mean that is text": (with_header(lambda h: h["config"]["encoder"].update(mean=[0.5, "x", 0.5])), "mean"),
+    "a mean that is null": (with_header(lambda h: h["config"]["encoder"].update(mean=[None, 0.5, 0.5])), "mean"),
+    "a mean of lists": (with_header(lambda h: h["config"]["encoder"].update(mean=[[1], [2], [3]])), "mean"),
+    "a mean that is not finite": (with_header(lambda h: h["config"]["encoder"].update(mean=[float("nan")] * 3)), "NaN"),
+    "a side that is true": (with_header(lambda h: h["config"]["encoder"].update(side=True)), "side"),
+    "a side that is huge": (with_header(lambda h: h["config"]["encoder"].update(side=10**9)), "side"),
+    "a width that is huge": (with_header(lambda h: h["config"]["decoder"].update(width=10**9)), "width"),
+    "a width that is a fraction": (with_header(lambda h: h["config"]["decoder"].update(width=32.5)), "damaged"),
+    "heads of a map that are text": (with_header(lambda h: h["config"]["decoder"].update(map_heads=["a"])), "damaged"),
+    "heads of a map that are a text": (with_header(lambda h: h["config"]["decoder"].update(map_heads="ab")), "damaged"),
+    "heads of a map that are not finite": (
+        with_header(lambda h: h["config"]["decoder"].update(map_heads=[float("inf")])),
+        "Infinity",
+    ),
+    "a heads option that is a list": (with_header(lambda h: h["config"]["decoder"].update(heads=[1])), "damaged"),
+    "a dropout that is text": (with_header(lambda h: h["config"]["decoder"].update(dropout="none")), "damaged"),
+    "an attention that is a number": (with_header(lambda h: h["config"]["decoder"].update(attention=3)), "damaged"),
+    "a kind that is a list": (with_header(lambda h: h["config"]["decoder"].update(kind=["lstm"])), "damaged"),
+    "a backbone that is a list": (with_header(lambda h: h["config"]["encoder"].update(backbone=["tiny"])), "damaged"),
+    "stages that are text": (with_header(lambda h: h["config"]["encoder"].update(stages="2")), "stages"),
+    "pad that is a number": (with_header(lambda h: h["config"]["encoder"].update(pad=3)), "pad"),
+    "a refiner of many layers": (with_header(lambda h: h["config"]["refiner"].update(layers=10**6)), "layers"),
+    "a number among the words": (with_header(lambda h: h["vocabulary"].__setitem__(5, 7)), "word"),
+    "a list among the words": (with_header(lambda h: h["vocabulary"].__setitem__(5, ["a"])), "word"),
+    "an empty word": (with_header(lambda h: h["vocabulary"].__setitem__(5, "")), "word"),
+    "a word twice": (with_header(lambda h: h["vocabulary"].__setitem__(5, "a")), "twice"),
+    "maps that are a list": (with_header(lambda h: h.update(about={"maps": []})), "maps"),
+    "a map method that is unknown": (with_header(lambda h: h.update(about={"maps": {"explain": "magic"}})), "magic"),
+    "a map method that is a list": (with_header(lambda h: h.update(about={"maps": {"explain": ["x"]}})), "damaged"),
+    "map options that are a number": (with_header(lambda h: h.update(about={"maps": {"gradient": 3}})), "damaged"),
+    "a block that is text": (with_header(lambda h: h.update(about={"maps": {"occlusion": {"block": "3"}}})), "block"),
+    "a beam that would never end": (with_header(lambda h: h.update(about={"decoding": {"width": 10**6}})), "width"),
+    "a beam of many": (with_header(lambda h: h.update(about={"decoding": {"width": 999}})), "999"),
+    "a length that would never end": (with_header(lambda h: h.update(about={"decoding": {"max_length": 999}})), "999"),
+    "a penalty that is text": (with_header(lambda h: h.update(about={"decoding": {"length_penalty": "x"}})), "penalty"),
+    "scores that are text": (with_header(lambda h: h.update(about={"test": {"scores": {"CIDEr": "x"}}})), "scores"),
+    "deep nesting": (lambda path: rewritten(path, model="[" * 100_000 + "]" * 100_000), "damaged"),
     "decoding that is a number": (with_header(lambda h: h.update(about={"decoding": 3})), "damaged"),
 }
 
@@ -190,6 +232,94 @@ def test_damaged_files(tmp_path: Path, make_checkpoint: MakeCheckpoint, what: st
     assert message.startswith(f"{path}: ")
     assert words in message
     assert "\n" not in message
+
+
+@settings(max_examples=60, derandomize=True, database=None)
+@given(data=st.data())
+def test_whatever_the_metadata_holds_only_errors_of_ours_come_out(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint
+) -> None:
+    """One value anywhere in the metadata is replaced by something else."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    path = folder / "model.safetensors"
+    checkpoint.save(path, make_checkpoint(data.draw(st.sampled_from(["lstm", "transformer"]))))
+    header = checkpoint.read_header(path)
+    places: list[tuple[Any, Any]] = []
+
+    def walk(value: Any) -> None:
+        for key in value if isinstance(value, dict) else range(len(value)):
+            places.append((value, key))
+            if isinstance(value[key], (dict, list)):
+                walk(value[key])
+
+    walk({key: header[key] for key in ("config", "about")})
+    places.append((header["vocabulary"], 6))
+    where, key = data.draw(st.sampled_from(places))
+    simple = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats() | st.text(max_size=5)
+    where[key] = data.draw(simple | st.lists(simple, max_size=4) | st.dictionaries(st.text(max_size=4), simple))
+    rewritten(path, model=json.dumps(header))
+    with contextlib.suppress(CheckpointError):
+        load(path).caption(np.zeros((20, 30, 3), dtype=np.uint8))
+
+
+@settings(max_examples=40, derandomize=True, database=None)
+@given(data=st.data())
+def test_whatever_bytes_the_file_holds_only_errors_of_ours_come_out(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
+    checkpoint.save(path, make_checkpoint("lstm"))
+    content = bytearray(path.read_bytes())
+    length = data.draw(st.sampled_from([len(content), 4000, 600]))
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, length - 1), st.integers(0, 255)), min_size=1)):
+        content[place] = value
+    path.write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        load(path).caption(np.zeros((20, 30, 3), dtype=np.uint8))
+
+
+def test_a_file_of_format_1_loads_with_a_warning_and_computes_the_same(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    """The names of weights and options that version 1 had."""
+    old_names = {new: old for old, new in OLD_WEIGHTS.items()}
+    old_blocks = {new: old for old, new in OLD_BLOCK_WEIGHTS.items()}
+
+    def old_name(name: str) -> str:
+        for new, old in old_names.items():
+            name = old + name.removeprefix(new) if name.startswith(new) else name
+        return ".".join(old_blocks.get(part, part) for part in name.split("."))
+
+    for decoder, option, old_option in (
+        ("lstm", "attend_after_lstm", "look_after_reading"),
+        ("transformer", "max_length", "longest"),
+    ):
+        path = tmp_path / f"{decoder}.safetensors"
+        checkpoint.save(path, make_checkpoint(decoder), half=False)
+        expected = logits_and_maps(checkpoint.load(path))
+        header = checkpoint.read_header(path)
+        header["config"]["decoder"][old_option] = header["config"]["decoder"].pop(option)
+        del header["config"]["refiner"]["kind"]
+        tensors = {old_name(name): tensor for name, tensor in load_file(path).items()}
+        assert tensors.keys() != load_file(path).keys()
+        metadata = {"format": "captioner", "version": "1", "model": json.dumps(header)}
+        save_file(tensors, path, metadata)
+        with pytest.warns(DeprecationWarning, match=option):
+            loaded = checkpoint.load(path)
+        for found, wanted in zip(logits_and_maps(loaded), expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=0, rtol=0)
+
+
+def test_the_digest_stands_for_the_weights(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    first, path = make_checkpoint("lstm"), tmp_path / "model.safetensors"
+    checkpoint.save(path, first)
+    digest = checkpoint.read_header(path)["digest"]
+    checkpoint.save(path, make_checkpoint("lstm"))
+    assert checkpoint.read_header(path)["digest"] == digest
+    with torch.no_grad():
+        first.model.decoder.bias[5] += 1
+    checkpoint.save(path, first)
+    assert checkpoint.read_header(path)["digest"] != digest
 
 
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
@@ -227,7 +357,7 @@ def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path, m
     with torch.no_grad():
         broken.model.decoder.embed.weight[3, 2] = value
     checkpoint.save(tmp_path / "model.safetensors", broken)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: decoder\.embed\.weight holds what is no number"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: decoder\.embed\.weight .*not finite"):
         checkpoint.load(tmp_path / "model.safetensors")
 
 

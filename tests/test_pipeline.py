@@ -1,18 +1,25 @@
 """Pictures to captions, with whatever model: one, many, broken ones, and what a caption says of itself."""
 
+import copy
+import io
 import json
+import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageSequence
 
 import captioner
 from captioner import Beam, Captioner, Greedy, Sampling, checkpoint
+from captioner.backends.torch import TorchBackend
 from captioner.errors import CheckpointError, ImageError, OptionError
 from captioner.pipeline import find_model, load, shipped_models
 from captioner.results import Failure
@@ -66,7 +73,7 @@ def test_padded_pictures_are_never_looked_at_beside_them(
     make_checkpoint: Callable[..., checkpoint.Checkpoint], make_picture: MakePicture
 ) -> None:
     for decoder in ("lstm", "transformer"):
-        padded = Captioner(make_checkpoint(decoder, pad=True))
+        padded = Captioner(TorchBackend(make_checkpoint(decoder, pad=True)))
         wide, square = padded.caption([make_picture(size=(80, 30)), make_picture("b.png", size=(30, 30))])
         assert wide.geometry.mask.sum() == 24  # 80 x 30 of 80 x 80: three of eight rows
         assert (wide.maps[:, ~wide.geometry.mask] == 0).all()
@@ -133,10 +140,10 @@ def test_changes_to_the_models_own_options(model: Captioner) -> None:
     assert model.options() == Beam(width=2, max_length=6, min_length=3)
     assert model.options(max_length=9) == Beam(width=2, max_length=9, min_length=3)
     assert model.options(n_best=5).width == 5  # no width was asked for: as wide as it takes
-    with pytest.raises(OptionError, match="5 captions are asked of a beam of 3"):
+    with pytest.raises(OptionError, match=r"5.*3.*--beam"):
         model.options(n_best=5, width=3)
     for width in (0, -2):
-        with pytest.raises(OptionError, match=f"beam width must be a whole number of at least 1, not {width}"):
+        with pytest.raises(OptionError, match=f"beam width.*not {width}"):
             model.options(width=width)
 
 
@@ -169,7 +176,7 @@ def test_models_are_found_by_name_and_by_path(tiny_model: Path, monkeypatch: pyt
     monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: {"default": tiny_model, "best": tiny_model})
     assert find_model("best") == tiny_model
     assert load().name == "tiny"
-    with pytest.raises(CheckpointError, match=r"no model is called 'bset'; shipped: default, best. A path of"):
+    with pytest.raises(CheckpointError, match=r"'bset'.*default, best"):
         find_model("bset")
     with pytest.raises(CheckpointError, match="nowhere/x: no such model file"):
         find_model("nowhere/x")
@@ -210,3 +217,115 @@ def test_importing_and_help_are_quick(program: str) -> None:
     modules = set(run.stderr.split())
     assert "captioner" in modules
     assert modules.isdisjoint({"torch", "torchvision", "matplotlib", "pycocotools", "nltk", "scipy"})
+
+
+def test_captions_compare_hash_and_travel(model: Captioner) -> None:
+    picture = Image.new("RGB", (60, 40), "gray")
+    first, second = model.caption(picture), model.caption(picture)
+    other = model.caption(Image.effect_noise((60, 40), 90).convert("RGB"))
+    assert first == first and first == second and first in [second]
+    assert first != other and first != "a text" and first.words[0] != 3
+    assert len({first, second, other}) == 2 and len({first.words[0], second.words[0]}) == 1
+    assert pickle.loads(pickle.dumps(first)) == first and copy.deepcopy(first) == first
+    changed = replace(first.words[0], map=first.words[0].map * 0.5)
+    assert changed != first.words[0]
+
+
+def test_pixels_in_memory_are_kept_as_they_were(model: Captioner) -> None:
+    """An iterator may refill one buffer, and what was given may change later."""
+    frames = [np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8) for seed in range(5)]
+    expected = [model.caption(frame).text for frame in frames]
+    assert len(set(expected)) > 1
+    buffer = np.zeros_like(frames[0])
+
+    def refilled() -> Iterator[np.ndarray]:
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    image = Image.fromarray(frames[0].copy())
+
+    def repainted() -> Iterator[Image.Image]:
+        for frame in frames:
+            image.paste(Image.fromarray(frame))
+            yield image
+
+    def bytes_of() -> Iterator[bytearray]:
+        store = bytearray()
+        for frame in frames:
+            file = io.BytesIO()
+            Image.fromarray(frame).save(file, "PNG")
+            store[:] = file.getvalue()
+            yield store
+
+    for stream in (refilled(), repainted(), bytes_of()):
+        assert [caption.text for caption in model.caption_all(stream, batch=2)] == expected
+    for picture, change in ((buffer, lambda: buffer.fill(0)), (image, lambda: image.paste((0, 0, 0), (0, 0, 40, 30)))):
+        caption = model.caption(picture)
+        before = np.asarray(caption.picture).copy()
+        change()
+        assert (np.asarray(caption.picture) == before).all()
+
+
+def test_an_animation_is_captioned_frame_by_frame(model: Captioner, tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.random.default_rng(s).integers(0, 256, (30, 40), dtype=np.uint8)) for s in range(4)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.gif") as opened:
+        alone = [model.caption(frame.convert("RGB")).score for frame in ImageSequence.Iterator(opened)]
+    with Image.open(tmp_path / "a.gif") as opened:
+        assert [caption.score for caption in model.caption_all(ImageSequence.Iterator(opened))] == pytest.approx(
+            alone, abs=1e-5
+        )
+    assert len(set(alone)) > 1
+
+
+def test_a_kept_picture_needs_its_file_no_more(model: Captioner, make_picture: MakePicture) -> None:
+    path = make_picture(size=(300, 200))
+    (caption,) = model.caption_all([path], keep=100)
+    path.unlink()
+    assert isinstance(caption, captioner.Caption)
+    assert caption.image == str(path)
+    assert caption.geometry.size == (300, 200)
+    assert caption.picture.size == (100, 67)
+    assert caption.page()
+
+
+@pytest.mark.parametrize("captions", ["a dog", [3], [None]])
+def test_a_text_where_a_list_of_captions_is_due_is_refused(
+    model: Captioner, make_picture: MakePicture, captions: Any
+) -> None:
+    with pytest.raises(OptionError, match="list"):
+        model.read(make_picture(), captions)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e38])
+@pytest.mark.parametrize("options", [None, Greedy(), Beam(width=3, n_best=2), Sampling()])
+def test_weights_that_diverged_are_an_error(make_checkpoint: Any, value: float, options: Greedy | None) -> None:
+    model = Captioner(TorchBackend(make_checkpoint("lstm")))
+    with torch.no_grad():
+        for parameter in model.model.decoder.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(value)
+    with pytest.raises(CheckpointError, match="not finite"):
+        model.caption(Image.new("RGB", (60, 40), "gray"), options=options)
+    with pytest.raises(CheckpointError, match="not finite"):
+        model.read(Image.new("RGB", (60, 40), "gray"), ["a dog"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system does not have")
+@pytest.mark.parametrize("captions_first", [True, False])
+def test_forked_workers_answer(tiny_model: Path, captions_first: bool) -> None:
+    program = f"""
+import multiprocessing, captioner, torch
+from PIL import Image
+torch.set_num_threads(2)
+model = captioner.load({str(tiny_model)!r})
+def work(number):
+    return model.caption(Image.new("RGB", (160, 120 + number), "gray")).text
+if {captions_first}:
+    work(0)
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(len(pool.map_async(work, range(4)).get(timeout=60)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.strip() == "4", done.stderr

@@ -1,6 +1,6 @@
-"""Blotting out cells of a picture: what a model says without them tells what it saw in them."""
+"""Occlusion: how much less likely a word becomes when a part of the picture is hidden (Zeiler and Fergus 2014)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,32 @@ from PIL import Image, ImageFilter
 from captioner.image import Geometry
 
 Pixels = NDArray[np.uint8]
+
+LogProbabilities = Callable[[Sequence[Pixels]], NDArray[np.float32]]
+"""The log-probabilities (V, k, T) of some captions on V inputs."""
+
+
+def occlusion_maps(
+    pixels: Pixels, geometry: Geometry, block: int, log_probabilities: LogProbabilities
+) -> NDArray[np.float32]:
+    """The loss of log-probability when the block about each cell has the picture's mean colour.
+
+    Args:
+        pixels: the input (side, side, 3).
+        geometry: of the picture.
+        block: width of the occluded block, in cells; odd.
+        log_probabilities: asks the model about variants of the input.
+
+    Returns:
+        (k, T, h, w) for k captions of T steps, non-negative.
+    """
+    fill = mean_colour(pixels, geometry)
+    centres, cells = blocks(geometry, block)
+    log_p = log_probabilities([pixels, *(occlude(pixels, fill, some) for some in cells)])
+    steps = np.zeros((*log_p.shape[1:], *geometry.grid), dtype=np.float32)
+    for (row, column), occluded in zip(centres, log_p[1:], strict=True):
+        steps[:, :, row, column] = (log_p[0] - occluded).clip(min=0)
+    return steps
 
 
 def mean_colour(pixels: Pixels, geometry: Geometry) -> Pixels:
@@ -28,8 +54,8 @@ def blurred(pixels: Pixels, geometry: Geometry) -> Pixels:
     return filled
 
 
-def blot_out(pixels: Pixels, fill: Pixels, cells: NDArray[np.bool_]) -> Pixels:
-    """The input with some of its cells (h, w) taken from ``fill``, an input of the same shape."""
+def occlude(pixels: Pixels, fill: Pixels, cells: NDArray[np.bool_]) -> Pixels:
+    """The input with some of its cells (h, w) replaced by those of ``fill``, an input of the same shape."""
     side = pixels.shape[0]
     rows, columns = (_cell_of_pixels(side, count) for count in cells.shape)
     return np.where(cells[rows[:, None], columns][:, :, None], fill, pixels)

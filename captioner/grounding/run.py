@@ -15,7 +15,7 @@ from captioner.data.records import Record
 from captioner.decoding import Greedy
 from captioner.errors import ImageError
 from captioner.explain.maps import MapReading, log_probabilities
-from captioner.explain.occlusion import blot_out, blurred, mean_colour, orders_of
+from captioner.explain.occlusion import blurred, mean_colour, occlude, orders_of
 from captioner.grounding.deletion import LEVELS, Trial
 from captioner.grounding.ground_truth import Place, Truth
 from captioner.grounding.pointing import Aim, Mention, aim
@@ -165,7 +165,7 @@ def try_out(model: Captioner, grounded: Grounded, *, seed: int = 0) -> list[Tria
     variants = [pixels, gray, fog]
     for order in orders:
         cells = orders_of(np.where(geometry.mask, order, -np.inf), counts)[1:-1]
-        variants += [blot_out(pixels, gray, some) for some in cells] + [blot_out(fog, pixels, some) for some in cells]
+        variants += [occlude(pixels, gray, some) for some in cells] + [occlude(fog, pixels, some) for some in cells]
     ids = model.vocabulary.encode([word.text for word in grounded.caption.words])[1:-1]
     found = np.exp(log_probabilities(model.model, variants, geometry, [ids])[:, 0, :-1].astype(np.float64))
     p = np.empty((2, len(orders), len(LEVELS), len(ids)))  # deletion and insertion, order, level, word

@@ -9,6 +9,7 @@ from torch import nn
 
 from captioner.errors import CheckpointError, OptionError
 from captioner.model.vision import import_torchvision
+from captioner.registry import Registry
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -103,7 +104,8 @@ def _tiny(weights: str | None) -> nn.Module:
     return _Tiny()
 
 
-BACKBONES: dict[str, Backbone] = {
+BACKBONES: Registry[Backbone] = Registry("backbone")
+for _name, _backbone in {
     "resnet50": Backbone(_torchvision("resnet50"), _resnet_stages),
     "resnet101": Backbone(_torchvision("resnet101"), _resnet_stages),
     "densenet169": Backbone(_torchvision("densenet169"), _densenet_stages),
@@ -113,18 +115,8 @@ BACKBONES: dict[str, Backbone] = {
     "mobilenet_v3_large": Backbone(_torchvision("mobilenet_v3_large"), _features),
     "convnext_tiny": Backbone(_torchvision("convnext_tiny"), _features),
     "tiny": Backbone(_tiny, _features, side=96, mean=(0.5,) * 3, std=(0.5,) * 3),
-}
-
-
-def find_backbone(name: str) -> Backbone:
-    """The backbone of that name.
-
-    Raises:
-        OptionError: there is none.
-    """
-    if name not in BACKBONES:
-        raise OptionError(f"no backbone is called '{name}'; there are {', '.join(BACKBONES)}")
-    return BACKBONES[name]
+}.items():
+    BACKBONES.register(_name)(_backbone)
 
 
 def build_stages(
@@ -133,7 +125,7 @@ def build_stages(
     """The first stages of a backbone.
 
     Args:
-        name: a key of `BACKBONES`.
+        name: of an entry of `BACKBONES`.
         stages: how many stages are kept; None for all.
         last_blocks: how many blocks of the last kept stage are kept; None for all.
         weights: "torchvision" for its pretrained weights (a download, once), the path of a safetensors file
@@ -143,7 +135,7 @@ def build_stages(
         OptionError: no such backbone, or no so many stages.
         CheckpointError: the file does not hold every weight of the kept stages, or the download fails.
     """
-    backbone = find_backbone(name)
+    backbone = BACKBONES[name]
     net = backbone.build("DEFAULT" if weights == "torchvision" else None)
     missing: set[str] = set()
     if weights is not None and weights != "torchvision":

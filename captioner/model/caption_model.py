@@ -9,32 +9,39 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
+from captioner.model.decoder import DECODERS, Decoded
 from captioner.model.encoder import EncoderConfig, GridEncoder
-from captioner.model.grid import Grid, GridRefiner, RefinerConfig
-from captioner.model.lstm import LSTMConfig, LSTMDecoder
-from captioner.model.transformer import TransformerConfig, TransformerDecoder
-
-DECODERS = {"lstm": LSTMConfig, "transformer": TransformerConfig}
+from captioner.model.grid import Grid
+from captioner.model.lstm import LSTMConfig
+from captioner.model.refiners import REFINERS, RefinerConfig
+from captioner.model.transformer import TransformerConfig
+from captioner.registry import ConfiguredRegistry
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything about a model but its weights and its words."""
+    """Everything about a model but its weights and its words.
+
+    Attributes:
+        encoder: of the `GridEncoder`.
+        refiner: of a class that `captioner.model.refiners.REFINERS` holds.
+        decoder: of a class that `captioner.model.decoder.DECODERS` holds: `LSTMConfig`, `TransformerConfig` or another.
+    """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    refiner: RefinerConfig = field(default_factory=RefinerConfig)
-    decoder: LSTMConfig | TransformerConfig = field(default_factory=LSTMConfig)
+    refiner: Any = field(default_factory=RefinerConfig)
+    decoder: LSTMConfig | TransformerConfig | Any = field(default_factory=LSTMConfig)
 
     @property
     def decoder_name(self) -> str:
-        """ "lstm" or "transformer"."""
-        return next(name for name, kind in DECODERS.items() if isinstance(self.decoder, kind))
+        """The decoder's name in its registry: "lstm", "transformer"."""
+        return DECODERS.name_of(self.decoder)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "encoder": asdict(self.encoder),
-            "refiner": asdict(self.refiner),
+            "refiner": {"kind": REFINERS.name_of(self.refiner), **asdict(self.refiner)},
             "decoder": {"kind": self.decoder_name, **asdict(self.decoder)},
         }
 
@@ -43,26 +50,30 @@ class ModelConfig:
         """The inverse of `as_dict`.
 
         Raises:
-            OptionError: a part is missing or has an option that is not known or out of range.
+            OptionError: a part is missing or has an option that is unknown or out of range.
         """
         try:
-            decoder = dict(values["decoder"])
-            kind = decoder.pop("kind")
-            if kind not in DECODERS:
-                raise OptionError(f"no decoder is called '{kind}'; there are {', '.join(DECODERS)}")
             return cls(
                 encoder=EncoderConfig(**values["encoder"]),
-                refiner=RefinerConfig(**values["refiner"]),
-                decoder=DECODERS[kind](**decoder),
+                refiner=_build(REFINERS, values["refiner"], default="transformer_encoder"),
+                decoder=_build(DECODERS, values["decoder"]),
             )
         except KeyError as error:
             raise OptionError(f"the model's configuration lacks {error}") from None
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
+            if isinstance(error, OptionError):
+                raise
             raise OptionError(f"the model's configuration does not fit this version: {error}") from None
 
 
+def _build(registry: ConfiguredRegistry[Any], values: dict[str, Any], *, default: str | None = None) -> Any:
+    options = dict(values)
+    kind = options.pop("kind") if default is None else options.pop("kind", default)
+    return registry[kind].config(**options)
+
+
 class CaptionModel(nn.Module):
-    """Pixels to grid (`encoder`), grid to what the decoder sees (`refiner`), grid to words (`decoder`).
+    """Pixels to grid (`encoder`), grid to what the decoder attends to (`refiner`), grid to words (`decoder`).
 
     Args:
         config: shapes of the parts.
@@ -74,35 +85,29 @@ class CaptionModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = GridEncoder(config.encoder, weights=weights)
-        self.refiner = GridRefiner(channels=self.encoder.channels, config=config.refiner)
-        self.decoder: LSTMDecoder | TransformerDecoder
-        if isinstance(config.decoder, LSTMConfig):
-            self.decoder = LSTMDecoder(
-                vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder
-            )
-        else:
-            self.decoder = TransformerDecoder(
-                vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder
-            )
+        refiner = REFINERS[REFINERS.name_of(config.refiner)]
+        self.refiner = refiner.build(channels=self.encoder.channels, config=config.refiner)
+        decoder = DECODERS[config.decoder_name]
+        self.decoder = decoder.build(
+            vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder
+        )
 
-    def make_maps_of(self, heads: Sequence[Any]) -> None:
-        """Choose the heads whose mean is a word's map; see the decoder's configuration. None gives its usual ones."""
-        decoder: Any = self.config.decoder
-        decoder = replace(decoder, map_heads=tuple(heads))
-        self.config = replace(self.config, decoder=decoder)
-        self.decoder.config = decoder
+    def set_map_heads(self, heads: Sequence[int]) -> None:
+        """Choose the heads whose mean is a word's map, as ``layer * heads + head``; empty for the decoder's default."""
+        self.decoder.config = self.decoder.config_with_map_heads(heads)
+        self.config = replace(self.config, decoder=self.decoder.config)
 
-    def take_side(self, side: int) -> None:
-        """Take pictures of another size from now on; see `GridEncoder.take_side`."""
-        self.encoder.take_side(side)
+    def set_side(self, side: int) -> None:
+        """Take pictures of another size from now on; see `GridEncoder.set_side`."""
+        self.encoder.set_side(side)
         self.config = replace(self.config, encoder=self.encoder.config)
 
     def encode(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
-        """The grid that the decoder sees; arguments as of `GridEncoder.forward`."""
-        return self.refine(self.look(pixels, mask))
+        """The grid that the decoder attends to; arguments as of `GridEncoder.forward`."""
+        return self.refine(self.encode_image(pixels, mask))
 
-    def look(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
-        """The encoder's grid, not yet refined; arguments as of `GridEncoder.forward`."""
+    def encode_image(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
+        """The encoder's grid, before the refiner; arguments as of `GridEncoder.forward`."""
         grid: Grid = self.encoder(pixels, mask)
         return grid
 
@@ -111,21 +116,21 @@ class CaptionModel(nn.Module):
         refined: Grid = self.refiner(grid)
         return refined
 
-    def forward(
-        self, pictures: Tensor | Grid | None, tokens: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits and maps of captions that are known; see `Decoder.teach`.
+    def forward(self, pictures: Tensor | Grid | None, tokens: Tensor, mask: Tensor | None = None) -> Decoded:
+        """Teacher forcing; see `captioner.model.decoder.Decoder.forward`.
 
         Args:
             pictures: pixels, or the encoder's grids of them, or None for captions without pictures, which are
                 read with one blank grid.
-            tokens: as of `Decoder.teach`.
+            tokens: as of `Decoder.forward`.
             mask: of pixels; see `GridEncoder.forward`.
         """
         if pictures is None:
             cells = self.encoder.grid_shape[0] * self.encoder.grid_shape[1]
             device = next(self.decoder.parameters()).device
             grid = Grid(torch.zeros(1, cells, self.config.refiner.width, device=device), self.encoder.grid_shape)
-            return self.decoder.teach(grid, tokens.to(device))
-        grid = pictures if isinstance(pictures, Grid) else self.look(pictures, mask)
-        return self.decoder.teach(self.refine(grid), tokens)
+            tokens = tokens.to(device)
+        else:
+            grid = self.refine(pictures if isinstance(pictures, Grid) else self.encode_image(pictures, mask))
+        decoded: Decoded = self.decoder(grid, tokens)
+        return decoded

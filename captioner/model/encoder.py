@@ -1,5 +1,6 @@
 """A picture becomes a grid: convolutional features, one vector a cell, row-major."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.model.backbones import build_stages, find_backbone
+from captioner.model.backbones import BACKBONES, build_stages
 from captioner.model.folding import fold_norms
 from captioner.model.grid import Grid
 
@@ -37,18 +38,31 @@ class EncoderConfig:
     norm_eps: float | None = None
 
     def __post_init__(self) -> None:
-        own = find_backbone(self.backbone)
+        own = BACKBONES[self.backbone]
         for name in ("side", "mean", "std"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(own, name))
         object.__setattr__(self, "mean", tuple(self.mean or ()))
         object.__setattr__(self, "std", tuple(self.std or ()))
-        if not isinstance(self.side, int) or not 32 <= self.side <= 4096:
-            raise OptionError(f"the encoder's side must be a whole number from 32 to 4096, not {self.side}")
-        if self.norm_eps is not None and not self.norm_eps > 0:
-            raise OptionError(f"norm_eps must be above 0, not {self.norm_eps}")
-        if len(self.mean or ()) != 3 or len(self.std or ()) != 3 or not all(s > 0 for s in self.std or ()):
-            raise OptionError(f"mean and std need three values each, std positive, not {self.mean}, {self.std}")
+        if type(self.side) is not int or not 32 <= self.side <= 4096:
+            raise OptionError(f"the encoder's side must be a whole number from 32 to 4096, not {self.side!r}")
+        if self.norm_eps is not None and not (_is_number(self.norm_eps) and self.norm_eps > 0):
+            raise OptionError(f"norm_eps must be above 0, not {self.norm_eps!r}")
+        values = (*(self.mean or ()), *(self.std or ()))
+        if len(self.mean or ()) != 3 or len(self.std or ()) != 3 or not all(map(_is_number, values)):
+            raise OptionError(f"mean and std need three numbers each, not {self.mean}, {self.std}")
+        if not all(value > 0 for value in self.std or ()):
+            raise OptionError(f"std must be positive, not {self.std}")
+        for name in ("stages", "last_blocks"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise OptionError(f"the encoder's {name} must be a whole number of at least 1, not {value!r}")
+        if type(self.pad) is not bool:
+            raise OptionError(f"the encoder's pad must be true or false, not {self.pad!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class GridEncoder(nn.Module):
@@ -96,7 +110,7 @@ class GridEncoder(nn.Module):
             None if mask is None else mask.flatten(1),
         )
 
-    def take_side(self, side: int) -> None:
+    def set_side(self, side: int) -> None:
         """Take pictures of another size from now on. No weight changes, but the grid gets more or fewer cells.
 
         A network shown larger pictures than it was trained on may see more in them (Touvron et al. 2019, "Fixing

@@ -1,14 +1,14 @@
 """The soft-attention LSTM of Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.model.attention import Seen, build_attention
-from captioner.model.decoder import captions_per_picture, still_reading
+from captioner.model.attention.base import Attended, AttentionCache, build_attention
+from captioner.model.decoder import DECODERS, Decoded, Decoder, Step, captions_per_picture, still_reading
 from captioner.model.grid import Grid
 
 
@@ -18,15 +18,15 @@ class LSTMConfig:
 
     Attributes:
         width: of the hidden state.
-        embedding: of a word; reading and saying share it.
+        embedding: width of word embeddings; input and output share them.
         output_hidden: width inside the output's feed-forward layer.
         attention: a name of `captioner.model.attention.ATTENTIONS`.
         attention_width: of the space in which query and cells are compared.
         heads: of the attention; 1 but for "multihead".
         map_heads: the heads, from 0, whose mean is the map; empty for all.
-        look_after_reading: ask where to look with the state that has read the last word (as the visual
-            attention of Lu et al. 2017, "Knowing When to Look", figure 2b) rather than with the one before
-            it (as the paper does, eq. 4): the map then knows the word it follows.
+        attend_after_lstm: query with the hidden state that has read the last word (the visual attention of Lu et al.
+            2017, "Knowing When to Look", figure 2b) rather than with the one before it (Xu et al. 2015, eq. 4). The
+            map then knows the word it follows.
         dropout: on embeddings and in the output.
     """
 
@@ -37,7 +37,7 @@ class LSTMConfig:
     attention_width: int = 512
     heads: int = 8
     map_heads: tuple[int, ...] = ()
-    look_after_reading: bool = True
+    attend_after_lstm: bool = True
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
@@ -51,40 +51,41 @@ class LSTMConfig:
             if not 0 <= head < self.heads:
                 raise OptionError(f"map head {head} is not among {self.heads} heads")
 
-    def read_heads(self) -> tuple[int, ...]:
-        """The heads that make the map, the default spelled out."""
-        return self.map_heads or tuple(range(self.heads))
-
 
 @dataclass(frozen=True)
 class LSTMState:
-    """Hidden state and cell of N rows, the context they last saw, and what the attention keeps of B grids."""
+    """Hidden state and cell of N rows, their last context, and the attention's cache of B grids."""
 
     hidden: Tensor  # (N, width)
     cell: Tensor  # (N, width)
     context: Tensor  # (N, D)
-    seen: Seen
-    shape: tuple[int, int]
+    cache: AttentionCache
 
-    def select(self, index: Tensor) -> "LSTMState":
-        return LSTMState(self.hidden[index], self.cell[index], self.context[index], self.seen, self.shape)
+    def select(self, rows: Tensor, images: Tensor | None = None) -> "LSTMState":
+        """See `captioner.model.decoder.DecoderState.select`."""
+        cache = self.cache if images is None else self.cache.select(images)
+        return LSTMState(self.hidden[rows], self.cell[rows], self.context[rows], cache)
 
 
-class LSTMDecoder(nn.Module):
-    """Reads a word, looks at the grid, says the next word.
+@DECODERS.register_with("lstm", LSTMConfig)
+class LSTMDecoder(Decoder):
+    """Reads a word, attends to the grid, predicts the next word.
 
-    At each step, in the paper's order: a map from the hidden state; the context, gated by ``beta = sigmoid(W h)``
-    (section 4.2.1); the LSTM over word and context; the deep output over word, hidden state and context (eq. 7).
-    With ``look_after_reading`` the LSTM comes first, over the word and the context of the step before.
+    Each step, in the paper's order: attention with the hidden state as query; the context, gated by
+    ``beta = sigmoid(W h)`` (section 4.2.1); the LSTM over word and context; the deep output over word, hidden state
+    and context (eq. 7). With ``attend_after_lstm`` the LSTM comes first, over the word and the previous context.
 
-    Two things differ from the paper, for without them the attention did not learn to look on drawn scenes: the
+    Two things differ from the paper, because without them the attention did not learn to point on drawn scenes: the
     query is normalised, and the deep output is a residual feed-forward layer between normalisations rather
     than a ``tanh``. Its last matrix is the embedding (Press and Wolf 2017).
     """
 
+    config: LSTMConfig
+
     def __init__(self, *, vocabulary_size: int, image_width: int, config: LSTMConfig) -> None:
         super().__init__()
         self.config = config
+        self.heads = config.heads
         self.embed = nn.Embedding(vocabulary_size, config.embedding)
         self.attention = build_attention(
             config.attention,
@@ -98,9 +99,9 @@ class LSTMDecoder(nn.Module):
         self.gate = nn.Linear(config.width, 1)
         self.lstm = nn.LSTMCell(config.embedding + image_width, config.width)
         self.query_norm = nn.LayerNorm(config.width)
-        self.from_hidden = nn.Linear(config.width, config.embedding)
-        self.from_context = nn.Linear(image_width, config.embedding, bias=False)
-        self.deep = nn.Sequential(
+        self.hidden_to_embedding = nn.Linear(config.width, config.embedding)
+        self.context_to_embedding = nn.Linear(image_width, config.embedding, bias=False)
+        self.deep_output = nn.Sequential(
             nn.LayerNorm(config.embedding),
             nn.Linear(config.embedding, config.output_hidden),
             nn.GELU(),
@@ -119,18 +120,24 @@ class LSTMDecoder(nn.Module):
             hidden=self.initial_hidden(mean).tanh(),
             cell=self.initial_cell(mean).tanh(),
             context=torch.zeros_like(mean),
-            seen=self.attention.look_at(grid),
-            shape=grid.shape,
+            cache=self.attention.keys_values(grid),
         )
 
-    def step(self, token: Tensor, state: LSTMState) -> tuple[Tensor, Tensor, LSTMState]:
+    def step(self, token: Tensor, state: LSTMState) -> Step:
         """See `captioner.model.decoder.Decoder.step`."""
         word = self.dropout(self.embed(token))
-        weights, state = self._advance(word, state)
-        return self._say(word, state.hidden, state.context), weights.unflatten(-1, state.shape), state
+        attended, state = self._advance(word, state)
+        weights, off_grid = self._map(attended)
+        return Step(
+            logits=self._output(word, state.hidden, state.context),
+            map=weights.unflatten(-1, state.cache.shape),
+            off_grid=off_grid,
+            state=state,
+            attention=(attended.weights,),
+        )
 
-    def teach(self, grid: Grid, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See `captioner.model.decoder.Decoder.teach`."""
+    def forward(self, grid: Grid, tokens: Tensor, *, attention: bool = False) -> Decoded:
+        """See `captioner.model.decoder.Decoder.forward`."""
         state = self.begin(grid)
         copies = captions_per_picture(len(tokens), len(grid))
         state = state.select(torch.arange(len(grid), device=tokens.device).repeat_interleave(copies))
@@ -139,46 +146,65 @@ class LSTMDecoder(nn.Module):
         place = reading.t().nonzero(as_tuple=True)[::-1]  # rows and steps, step by step
         counts = [count for count in reading.sum(0).tolist() if count]
         words = self.dropout(self.embed(tokens[place]))  # (P, E), the words of all steps
-        hidden, contexts, maps = [], [], []
+        hidden, contexts, maps, off_grid, heads = [], [], [], [], []
         for t, word in enumerate(words.split(counts)):
             if t and counts[t] < counts[t - 1]:
                 state = state.select(reading[reading[:, t - 1], t])
-            weights, state = self._advance(word, state, reading[:, t] if counts[t] < len(tokens) else None)
+            rows = reading[:, t] if counts[t] < len(tokens) else None
+            attended, state = self._advance(word, state, rows)
+            weights, off = self._map(attended, rows)
             hidden.append(state.hidden)
             contexts.append(state.context)
             maps.append(weights)
-        # The output layer, most of the arithmetic, is done once for all steps.
-        logits, weights = self._say(words, torch.cat(hidden), torch.cat(contexts)), torch.cat(maps)
-        all_logits = logits.new_zeros(*tokens.shape, logits.shape[1]).index_put(place, logits)
-        all_maps = weights.new_zeros(*tokens.shape, weights.shape[1]).index_put(place, weights)
-        return all_logits, all_maps.unflatten(-1, state.shape)
+            off_grid.append(off)
+            heads.append(attended.weights)
+        # The output layer, most of the arithmetic, is computed once for all steps.
+        logits = self._output(words, torch.cat(hidden), torch.cat(contexts))
+        return Decoded(
+            logits=_at(place, logits, tokens),
+            maps=_at(place, torch.cat(maps), tokens).unflatten(-1, grid.shape),
+            off_grid=_at(place, torch.cat(off_grid), tokens),
+            attention=tuple(heads) if attention else (),
+        )
 
-    def _advance(self, word: Tensor, state: LSTMState, rows: Tensor | None = None) -> tuple[Tensor, LSTMState]:
-        """One step of attention and LSTM over embedded words (N, E); weights are (N, L).
+    def _advance(self, word: Tensor, state: LSTMState, rows: Tensor | None = None) -> tuple[Attended, LSTMState]:
+        """One step of attention and LSTM over embedded words (N, E).
 
         ``rows`` (M,) is True for the N rows of a batch that these are; None where they are all of it.
         """
-        if self.config.look_after_reading:
+        if self.config.attend_after_lstm:
             hidden, cell = self.lstm(torch.cat((word, state.context), 1), (state.hidden, state.cell))
-            context, weights = self._look(hidden, state.seen, rows)
+            context, attended = self._attend(hidden, state.cache, rows)
         else:
-            context, weights = self._look(state.hidden, state.seen, rows)
+            context, attended = self._attend(state.hidden, state.cache, rows)
             hidden, cell = self.lstm(torch.cat((word, context), 1), (state.hidden, state.cell))
-        return weights, LSTMState(hidden, cell, context, state.seen, state.shape)
+        return attended, replace(state, hidden=hidden, cell=cell, context=context)
 
-    def _look(self, hidden: Tensor, seen: Seen, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _attend(self, hidden: Tensor, cache: AttentionCache, rows: Tensor | None) -> tuple[Tensor, Attended]:
+        """The gated context (N, D) of hidden states (N, width), and what all rows of the batch attended to."""
         query = self.query_norm(hidden)
-        if rows is not None:  # the attention wants as many rows of every picture
+        if rows is not None:  # the attention takes as many rows of every picture
             query = query.new_zeros(len(rows), query.shape[1]).masked_scatter(rows[:, None], query)
-        # (B, k, width): the rows of a picture share its grid
-        context, by_head = self.attention.forward_heads(query.unflatten(0, (seen.keys.shape[0], -1)), seen)
-        context, weights = context.flatten(0, 1), by_head[:, list(self.config.read_heads())].mean(1).flatten(0, 1)
+        attended: Attended = self.attention(query.unflatten(0, (len(cache), -1)), cache)  # (B, k, width)
+        context = attended.context.flatten(0, 1)
         if rows is not None:
-            context, weights = context[rows], weights[rows]
-        gate = self.gate(hidden).sigmoid()  # beta, (N, 1)
-        return gate * context, weights
+            context = context[rows]
+        return self.gate(hidden).sigmoid() * context, attended  # beta, (N, 1)
 
-    def _say(self, word: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
-        x = word + self.from_hidden(self.dropout(hidden)) + self.from_context(context)
-        x = x + self.deep(x)
-        return F.linear(self.dropout(self.output_norm(x)), self.embed.weight, self.bias)  # (..., V)
+    def _map(self, attended: Attended, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The map (N, L) and the weight off the grid (N,): the mean over the map's heads."""
+        heads = list(self.map_heads)
+        weights = attended.weights[:, heads].mean(1).flatten(0, 1)
+        off_grid = attended.off_grid[:, heads].mean(1).flatten(0, 1)
+        return (weights, off_grid) if rows is None else (weights[rows], off_grid[rows])
+
+    def _output(self, word: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+        """Logits (..., V) from word embedding, hidden state and context."""
+        x = word + self.hidden_to_embedding(self.dropout(hidden)) + self.context_to_embedding(context)
+        x = x + self.deep_output(x)
+        return F.linear(self.dropout(self.output_norm(x)), self.embed.weight, self.bias)
+
+
+def _at(place: tuple[Tensor, ...], values: Tensor, tokens: Tensor) -> Tensor:
+    """Values (P, ...) at their rows and steps, (N, T, ...), 0 elsewhere."""
+    return values.new_zeros(*tokens.shape, *values.shape[1:]).index_put(place, values)

@@ -1,8 +1,9 @@
-"""A pre-norm Transformer decoder with cached keys and values; its maps are read from its cross-attention.
+"""A pre-norm Transformer decoder with cached keys and values; its maps come from its cross-attention.
 
-Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762), normalised before each block as in GPT-2.
+Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762), with the norm before each block as in GPT-2.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.model.attention import MultiHeadAttention, Seen
-from captioner.model.decoder import captions_per_picture, still_reading
+from captioner.model.attention.base import Attended, AttentionCache
+from captioner.model.attention.multihead import MultiHeadAttention
+from captioner.model.decoder import DECODERS, Decoded, Decoder, Step, captions_per_picture, still_reading
 from captioner.model.grid import Grid
+
+_KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,7 @@ class TransformerConfig:
         width: of the residual stream.
         layers, heads: blocks, and heads of each attention in them.
         hidden: width inside the feed-forward blocks.
-        longest: positions that can be told apart; START takes one, so a caption has fewer words.
+        max_length: number of positions; START takes one, so a caption has fewer words.
         map_heads: pairs (layer, head), from 0, whose mean is the map; empty for all heads of the last layer.
         dropout: on embeddings and on what each block adds.
     """
@@ -32,13 +36,13 @@ class TransformerConfig:
     layers: int = 3
     heads: int = 6
     hidden: int = 1536
-    longest: int = 64
+    max_length: int = 64
     map_heads: tuple[tuple[int, int], ...] = ()
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "map_heads", tuple((int(a), int(b)) for a, b in self.map_heads))
-        for name in ("width", "layers", "heads", "hidden", "longest"):
+        for name in ("width", "layers", "heads", "hidden", "max_length"):
             if getattr(self, name) < 1:
                 raise OptionError(f"the decoder's {name} must be positive, not {getattr(self, name)}")
         if self.width % self.heads:
@@ -49,22 +53,23 @@ class TransformerConfig:
             if not (0 <= layer < self.layers and 0 <= head < self.heads):
                 raise OptionError(f"map head ({layer}, {head}) is not in {self.layers} layers of {self.heads} heads")
 
-    def read_heads(self) -> tuple[tuple[int, int], ...]:
-        """The heads that make the map, the default spelled out."""
-        return self.map_heads or tuple((self.layers - 1, head) for head in range(self.heads))
-
 
 @dataclass(frozen=True)
 class TransformerState:
-    """Cached keys and values of the words so far, one pair a layer, and what the layers keep of B grids."""
+    """Cached keys and values of the words so far, one pair a layer, and each layer's cache of B grids."""
 
-    caches: tuple[tuple[Tensor, Tensor], ...]  # each (N, H, t, width / H)
-    seen: tuple[Seen, ...]
-    shape: tuple[int, int]
-    length: int
+    words: tuple[_KeysValues, ...]  # each (N, H, t, width / H)
+    grids: tuple[AttentionCache, ...]
 
-    def select(self, index: Tensor) -> "TransformerState":
-        return replace(self, caches=tuple((keys[index], values[index]) for keys, values in self.caches))
+    @property
+    def length(self) -> int:
+        """t, the words so far."""
+        return self.words[0][0].shape[2]
+
+    def select(self, rows: Tensor, images: Tensor | None = None) -> "TransformerState":
+        """See `captioner.model.decoder.DecoderState.select`."""
+        grids = self.grids if images is None else tuple(cache.select(images) for cache in self.grids)
+        return replace(self, words=tuple((keys[rows], values[rows]) for keys, values in self.words), grids=grids)
 
 
 class TransformerBlock(nn.Module):
@@ -74,14 +79,16 @@ class TransformerBlock(nn.Module):
         super().__init__()
         width = config.width
         self.heads = config.heads
-        self.norm_words = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.join = nn.Linear(width, width)
-        self.norm_look = nn.LayerNorm(width)
-        self.look = MultiHeadAttention(text_width=width, image_width=image_width, width=width, heads=config.heads)
-        self.from_image = nn.Identity() if image_width == width else nn.Linear(image_width, width)
-        self.norm_think = nn.LayerNorm(width)
-        self.think = nn.Sequential(
+        self.self_norm = nn.LayerNorm(width)
+        self.self_qkv = nn.Linear(width, 3 * width)
+        self.self_output = nn.Linear(width, width)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross_attention = MultiHeadAttention(
+            text_width=width, image_width=image_width, width=width, heads=config.heads
+        )
+        self.cross_output = nn.Identity() if image_width == width else nn.Linear(image_width, width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
             nn.Linear(width, config.hidden),
             nn.GELU(),
             nn.Dropout(config.dropout),
@@ -90,40 +97,39 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, seen: Seen, cache: tuple[Tensor, Tensor] | None, *, weights_wanted: bool
-    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
-        """x (N, T, width) -> x, each head's weights (N, H, T, L) if wanted, the cache with T more words."""
+        self, x: Tensor, grid: AttentionCache, words: _KeysValues | None, *, attention: bool
+    ) -> tuple[Tensor, Attended | None, _KeysValues]:
+        """x (N, T, width) -> x, what each head attended to if wanted, keys and values with T more words."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, H, T, width / H)
-            for part in self.qkv(self.norm_words(x)).chunk(3, -1)
+            for part in self.self_qkv(self.self_norm(x)).chunk(3, -1)
         )
-        if cache is not None:
-            k, v = torch.cat((cache[0], k), 2), torch.cat((cache[1], v), 2)
+        if words is not None:
+            k, v = torch.cat((words[0], k), 2), torch.cat((words[1], v), 2)
         # With a cache there is one query, the newest, and it may read all words.
-        said = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
-        x = x + self.dropout(self.join(said.transpose(1, 2).flatten(2)))
+        read = F.scaled_dot_product_attention(q, k, v, is_causal=words is None)
+        x = x + self.dropout(self.self_output(read.transpose(1, 2).flatten(2)))
 
         rows, steps, _ = x.shape
-        pictures = seen.keys.shape[0]
-        query = self.norm_look(x).reshape(pictures, -1, x.shape[-1])  # (B, k * T, width)
-        weights = None
-        if weights_wanted:
-            context, by_head = self.look.forward_heads(query, seen)
-            weights = by_head.unflatten(2, (-1, steps)).transpose(1, 2).flatten(0, 1)  # (N, H, T, L)
-        else:
-            context = self.look.forward_fused(query, seen)
-        x = x + self.dropout(self.from_image(context).reshape(rows, steps, -1))
-        return x + self.dropout(self.think(self.norm_think(x))), weights, (k, v)
+        query = self.cross_norm(x).reshape(len(grid), -1, x.shape[-1])  # (B, k * T, width)
+        attended: Attended | None = self.cross_attention(query, grid) if attention else None
+        context = self.cross_attention.context(query, grid) if attended is None else attended.context
+        x = x + self.dropout(self.cross_output(context).reshape(rows, steps, -1))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), attended, (k, v)
 
 
-class TransformerDecoder(nn.Module):
+@DECODERS.register_with("transformer", TransformerConfig)
+class TransformerDecoder(Decoder):
     """Words attend to the words before them and to the grid; input and output embeddings are shared."""
+
+    config: TransformerConfig
 
     def __init__(self, *, vocabulary_size: int, image_width: int, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.layers, self.heads = config.layers, config.heads
         self.embed = nn.Embedding(vocabulary_size, config.width)
-        self.positions = nn.Embedding(config.longest, config.width)
+        self.positions = nn.Embedding(config.max_length, config.width)
         self.blocks = nn.ModuleList(
             TransformerBlock(image_width=image_width, config=config) for _ in range(config.layers)
         )
@@ -133,70 +139,96 @@ class TransformerDecoder(nn.Module):
         nn.init.normal_(self.embed.weight, std=config.width**-0.5)
         nn.init.normal_(self.positions.weight, std=config.width**-0.5)
 
+    @property
+    def max_length(self) -> int:
+        """One position is that of START."""
+        return self.config.max_length - 1
+
+    @property
+    def map_heads(self) -> tuple[int, ...]:
+        """All heads of the last layer where the configuration names none."""
+        pairs = self.config.map_heads or tuple((self.layers - 1, head) for head in range(self.heads))
+        return tuple(layer * self.heads + head for layer, head in pairs)
+
+    def config_with_map_heads(self, heads: Sequence[int]) -> TransformerConfig:
+        """See `captioner.model.decoder.Decoder.config_with_map_heads`."""
+        return replace(self.config, map_heads=tuple(divmod(head, self.heads) for head in heads))
+
     def begin(self, grid: Grid) -> TransformerState:
         """No words yet; each layer's keys and values of the grid."""
-        head_width = self.config.width // self.config.heads
-        empty = grid.features.new_zeros(len(grid), self.config.heads, 0, head_width)
-        return TransformerState(
-            caches=((empty, empty),) * self.config.layers,
-            seen=tuple(block.look.look_at(grid) for block in self._blocks()),
-            shape=grid.shape,
-            length=0,
-        )
+        empty = grid.features.new_zeros(len(grid), self.heads, 0, self.config.width // self.heads)
+        return TransformerState(words=((empty, empty),) * self.layers, grids=self._grids(grid))
 
-    def step(self, token: Tensor, state: TransformerState) -> tuple[Tensor, Tensor, TransformerState]:
+    def step(self, token: Tensor, state: TransformerState) -> Step:
         """See `captioner.model.decoder.Decoder.step`."""
         x = self._embed(token[:, None], state.length)
-        x, weights, caches = self._run(x, state.seen, state.caches)
-        state = replace(state, caches=caches, length=state.length + 1)
-        return self._say(x)[:, 0], self._map(weights)[:, 0].unflatten(-1, state.shape), state
+        x, attended, words = self._run(x, state.grids, state.words, self._map_layers())
+        weights, off_grid = self._map(attended, len(token), 1)
+        return Step(
+            logits=self._output(x)[:, 0],
+            map=weights[:, 0].unflatten(-1, state.grids[0].shape),
+            off_grid=off_grid[:, 0],
+            state=replace(state, words=words),
+            attention=tuple(one.weights for one in attended.values()),
+        )
 
-    def teach(self, grid: Grid, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See `captioner.model.decoder.Decoder.teach`."""
+    def forward(self, grid: Grid, tokens: Tensor, *, attention: bool = False) -> Decoded:
+        """See `captioner.model.decoder.Decoder.forward`."""
         captions_per_picture(len(tokens), len(grid))
-        seen = tuple(block.look.look_at(grid) for block in self._blocks())
-        x, weights, _ = self._run(self._embed(tokens, 0), seen, None)
-        # Captions differ in length, and half of a batch is padding: of it, nothing is said.
+        wanted = set(range(self.layers)) if attention else self._map_layers()
+        x, attended, _ = self._run(self._embed(tokens, 0), self._grids(grid), None, wanted)
+        # Captions differ in length, and half of a batch is padding: it gets no logits.
         reading = still_reading(tokens)
-        said = self._say(x[reading])  # (P, V)
-        logits = said.new_zeros(*tokens.shape, said.shape[1]).index_put((reading,), said)
-        return logits, self._map(weights).unflatten(-1, grid.shape)
+        logits = self._output(x[reading])  # (P, V)
+        weights, off_grid = self._map(attended, *tokens.shape)
+        return Decoded(
+            logits=logits.new_zeros(*tokens.shape, logits.shape[1]).index_put((reading,), logits),
+            maps=weights.unflatten(-1, grid.shape),
+            off_grid=off_grid,
+            attention=tuple(one.weights for one in attended.values()) if attention else (),
+        )
+
+    def _grids(self, grid: Grid) -> tuple[AttentionCache, ...]:
+        return tuple(block.cross_attention.keys_values(grid) for block in self._blocks())
 
     def _blocks(self) -> list[TransformerBlock]:
         return [block for block in self.blocks if isinstance(block, TransformerBlock)]
 
+    def _map_layers(self) -> set[int]:
+        """Layers whose weights the map needs: the fused kernel of the others returns none."""
+        return {head // self.heads for head in self.map_heads}
+
     def _embed(self, tokens: Tensor, start: int) -> Tensor:
         end = start + tokens.shape[1]
-        if end > self.config.longest:
+        if end > self.config.max_length:
             raise OptionError(
-                f"{end} tokens are more than the {self.config.longest} that this decoder can place: "
-                f"max_length can be {self.config.longest - 1} at most"
+                f"{end} tokens are more than the {self.config.max_length} positions of this decoder",
+                remedy=f"max_length can be {self.max_length} at most",
             )
-        place = self.positions.weight[start:end]
-        embedded: Tensor = self.dropout(self.embed(tokens) + place)
+        embedded: Tensor = self.dropout(self.embed(tokens) + self.positions.weight[start:end])
         return embedded
 
     def _run(
-        self,
-        x: Tensor,
-        seen: tuple[Seen, ...],
-        caches: tuple[tuple[Tensor, Tensor], ...] | None,
-    ) -> tuple[Tensor, dict[int, Tensor], tuple[tuple[Tensor, Tensor], ...]]:
-        read = {layer for layer, _ in self.config.read_heads()}
-        weights: dict[int, Tensor] = {}
-        new_caches = []
+        self, x: Tensor, grids: tuple[AttentionCache, ...], words: tuple[_KeysValues, ...] | None, wanted: set[int]
+    ) -> tuple[Tensor, dict[int, Attended], tuple[_KeysValues, ...]]:
+        """All blocks: x, what the wanted layers attended to, keys and values of the words."""
+        attended: dict[int, Attended] = {}
+        new_words = []
         for layer, block in enumerate(self._blocks()):
-            cache = None if caches is None else caches[layer]
-            wanted = layer in read or block.look.listener is not None  # the fused kernel gives none
-            x, by_head, cache = block(x, seen[layer], cache, weights_wanted=wanted)
-            if by_head is not None:
-                weights[layer] = by_head
-            new_caches.append(cache)
-        return x, weights, tuple(new_caches)
+            own = None if words is None else words[layer]
+            x, found, keys_values = block(x, grids[layer], own, attention=layer in wanted)
+            if found is not None:
+                attended[layer] = found
+            new_words.append(keys_values)
+        return x, attended, tuple(new_words)
 
-    def _map(self, weights: dict[int, Tensor]) -> Tensor:
-        heads = [weights[layer][:, head] for layer, head in self.config.read_heads()]  # each (N, T, L)
-        return torch.stack(heads).mean(0)
+    def _map(self, attended: dict[int, Attended], rows: int, steps: int) -> tuple[Tensor, Tensor]:
+        """The map (N, T, L) and the weight off the grid (N, T): the mean over the map's heads."""
+        places = [divmod(head, self.heads) for head in self.map_heads]
+        weights = torch.stack([attended[layer].weights[:, head] for layer, head in places]).mean(0)  # (B, k * T, L)
+        off_grid = torch.stack([attended[layer].off_grid[:, head] for layer, head in places]).mean(0)
+        return weights.reshape(rows, steps, -1), off_grid.reshape(rows, steps)
 
-    def _say(self, x: Tensor) -> Tensor:
-        return F.linear(self.norm(x), self.embed.weight, self.bias)  # (..., V)
+    def _output(self, x: Tensor) -> Tensor:
+        """Logits (..., V)."""
+        return F.linear(self.norm(x), self.embed.weight, self.bias)

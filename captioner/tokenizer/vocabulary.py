@@ -7,7 +7,8 @@ from functools import cached_property
 
 from captioner.errors import DataError
 
-SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")  # ids 0 to 3, as `captioner.model.decoder` has them
+SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+PAD, START, END, UNKNOWN = range(len(SPECIAL))  # the first ids of every vocabulary
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from captioner.explain.occlusion import blocks, blot_out, blurred, mean_colour, orders_of
+from captioner.explain.occlusion import blocks, blurred, mean_colour, occlude, orders_of
 from captioner.image import Geometry
 
 SQUARE = Geometry(size=(30, 30), side=30, grid=(4, 4))
@@ -17,14 +17,14 @@ def test_only_the_cells_are_taken_from_the_fill() -> None:
     pixels, fill = noise(30), np.zeros((30, 30, 3), dtype=np.uint8)
     cells = np.zeros((4, 4), dtype=bool)
     cells[1, 2] = True
-    blotted = blot_out(pixels, fill, cells)
+    blotted = occlude(pixels, fill, cells)
     changed = (blotted == 0).all(2) & (pixels != 0).any(2)
     rows, columns = np.nonzero(changed)
     # Cell (1, 2) is rows 7.5 to 15 and columns 15 to 22.5; a pixel belongs to where its centre is.
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (7, 14, 15, 21)
     assert changed.sum() == 8 * 7
     np.testing.assert_array_equal(blotted[~changed], pixels[~changed])
-    np.testing.assert_array_equal(blot_out(pixels, fill, np.ones((4, 4), dtype=bool)), fill)
+    np.testing.assert_array_equal(occlude(pixels, fill, np.ones((4, 4), dtype=bool)), fill)
 
 
 def test_fills_leave_the_padding() -> None:

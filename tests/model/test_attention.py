@@ -1,4 +1,4 @@
-"""Where to look: every mechanism, and the arithmetic that they share."""
+"""Every attention mechanism, and the arithmetic that they share."""
 
 import math
 
@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from captioner.errors import OptionError
-from captioner.model.attention import ATTENTIONS, Attention, MultiHeadAttention, build_attention, masked_softmax
+from captioner.model.attention import ATTENTIONS, Attended, Attention, MultiHeadAttention, masked_softmax
+from captioner.model.attention.base import build_attention
 from captioner.model.grid import Grid
 
 B, T, L, TEXT, IMAGE = 2, 3, 6, 10, 8
 
 
-@pytest.fixture(params=ATTENTIONS)
+@pytest.fixture(params=list(ATTENTIONS))
 def attention(request: pytest.FixtureRequest) -> Attention:
     torch.manual_seed(0)
     heads = 4 if request.param == "multihead" else 1
@@ -24,43 +25,57 @@ def made() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(B, T, TEXT, generator=generator), torch.randn(B, L, IMAGE, generator=generator)
 
 
-def test_context_and_weights_have_the_promised_shapes(attention: Attention) -> None:
+def answer(attention: Attention, query: torch.Tensor, grid: Grid) -> Attended:
+    attended: Attended = attention(query, attention.keys_values(grid))
+    return attended
+
+
+def test_context_weights_and_off_grid_have_the_promised_shapes_and_sum_to_one(attention: Attention) -> None:
     query, features = made()
-    context, weights = attention(query, attention.look_at(Grid(features, (2, 3))))
-    assert context.shape == (B, T, IMAGE)
-    assert weights.shape == (B, T, L)
-    assert weights.min() >= 0
-    torch.testing.assert_close(weights.sum(-1), torch.ones(B, T))
+    attended = answer(attention, query, Grid(features, (2, 3)))
+    heads = 4 if isinstance(attention, MultiHeadAttention) else 1
+    assert attended.context.shape == (B, T, IMAGE)
+    assert attended.weights.shape == (B, heads, T, L)
+    assert attended.off_grid.shape == (B, heads, T)
+    assert attended.weights.min() >= 0
+    torch.testing.assert_close(attended.weights.sum(-1) + attended.off_grid, torch.ones(B, heads, T))
+
+
+def test_the_cache_knows_the_grid_and_can_drop_pictures(attention: Attention) -> None:
+    query, features = made()
+    cache = attention.keys_values(Grid(features, (2, 3)))
+    assert cache.shape == (2, 3) and len(cache) == B
+    second = cache.select(torch.tensor([1]))
+    torch.testing.assert_close(attention(query[1:], second).context, attention(query, cache).context[1:])
 
 
 def test_masked_cells_get_nothing_and_give_nothing(attention: Attention) -> None:
     query, features = made()
     mask = torch.ones(B, L, dtype=torch.bool)
     mask[1, 4:] = False
-    context, weights = attention(query, attention.look_at(Grid(features, (2, 3), mask)))
-    assert weights[1, :, 4:].abs().max() == 0
-    torch.testing.assert_close(weights.sum(-1), torch.ones(B, T))
+    attended = answer(attention, query, Grid(features, (2, 3), mask))
+    assert attended.weights[1, ..., 4:].abs().max() == 0
+    torch.testing.assert_close(attended.weights.sum(-1), torch.ones_like(attended.off_grid))
     changed = features.clone()
     changed[1, 4:] = 1e4
-    again, _ = attention(query, attention.look_at(Grid(changed, (2, 3), mask)))
-    torch.testing.assert_close(context, again)
+    torch.testing.assert_close(answer(attention, query, Grid(changed, (2, 3), mask)).context, attended.context)
 
 
 def test_each_query_is_answered_on_its_own(attention: Attention) -> None:
     query, features = made()
-    seen = attention.look_at(Grid(features, (2, 3)))
-    together, _ = attention(query, seen)
+    cache = attention.keys_values(Grid(features, (2, 3)))
+    together = attention(query, cache).context
     for t in range(T):
-        torch.testing.assert_close(attention(query[:, t : t + 1], seen)[0], together[:, t : t + 1])
+        torch.testing.assert_close(attention(query[:, t : t + 1], cache).context, together[:, t : t + 1])
 
 
 def test_cells_in_another_order_are_weighed_the_same(attention: Attention) -> None:
     query, features = made()
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    context, weights = attention(query, attention.look_at(Grid(features, (2, 3))))
-    shuffled, shuffled_weights = attention(query, attention.look_at(Grid(features[:, order], (2, 3))))
-    torch.testing.assert_close(context, shuffled)
-    torch.testing.assert_close(weights[..., order], shuffled_weights)
+    attended = answer(attention, query, Grid(features, (2, 3)))
+    shuffled = answer(attention, query, Grid(features[:, order], (2, 3)))
+    torch.testing.assert_close(attended.context, shuffled.context)
+    torch.testing.assert_close(attended.weights[..., order], shuffled.weights)
 
 
 def test_dot_product_is_the_formula() -> None:
@@ -68,9 +83,9 @@ def test_dot_product_is_the_formula() -> None:
     attention = build_attention("dot", text_width=TEXT, image_width=IMAGE, width=16, heads=1)
     q, k = attention.query(query), features @ attention.key.weight.T
     expected = (torch.einsum("bta,bla->btl", q, k) / math.sqrt(16)).softmax(-1)
-    context, weights = attention(query, attention.look_at(Grid(features, (2, 3))))
-    torch.testing.assert_close(weights, expected)
-    torch.testing.assert_close(context, torch.einsum("btl,bld->btd", expected, features))
+    attended = answer(attention, query, Grid(features, (2, 3)))
+    torch.testing.assert_close(attended.weights[:, 0], expected)
+    torch.testing.assert_close(attended.context, torch.einsum("btl,bld->btd", expected, features))
 
 
 def test_additive_is_the_formula() -> None:
@@ -82,8 +97,8 @@ def test_additive_is_the_formula() -> None:
             for cell in range(L):
                 hidden = torch.tanh(attention.query(query[b, t]) + attention.key(features[b, cell]))
                 scores[b, t, cell] = attention.score(hidden)
-    _, weights = attention(query, attention.look_at(Grid(features, (2, 3))))
-    torch.testing.assert_close(weights, scores.softmax(-1))
+    attended = answer(attention, query, Grid(features, (2, 3)))
+    torch.testing.assert_close(attended.weights[:, 0], scores.softmax(-1))
 
 
 def test_the_fused_kernel_gives_the_context_of_the_manual_one() -> None:
@@ -93,10 +108,8 @@ def test_the_fused_kernel_gives_the_context_of_the_manual_one() -> None:
     mask = torch.ones(B, L, dtype=torch.bool)
     mask[0, 2:] = False
     for grid in (Grid(features, (2, 3)), Grid(features, (2, 3), mask)):
-        seen = attention.look_at(grid)
-        context, by_head = attention.forward_heads(query, seen)
-        torch.testing.assert_close(attention.forward_fused(query, seen), context)
-        torch.testing.assert_close(attention(query, seen)[1], by_head.mean(1))
+        cache = attention.keys_values(grid)
+        torch.testing.assert_close(attention.context(query, cache), attention(query, cache).context)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -112,25 +125,17 @@ def test_masked_softmax_survives_half_precision_and_empty_rows(dtype: torch.dtyp
 
 
 def test_wrong_names_and_heads_are_refused() -> None:
-    with pytest.raises(OptionError, match="no attention is called 'local'; there are additive, dot, multihead"):
-        build_attention("local", text_width=4, image_width=4, width=4, heads=1)
+    with pytest.raises(OptionError, match=r"'nowhere'.*additive, dot, multihead"):
+        build_attention("nowhere", text_width=4, image_width=4, width=4, heads=1)
     with pytest.raises(OptionError, match="has one head, not 2"):
         build_attention("dot", text_width=4, image_width=4, width=4, heads=2)
     with pytest.raises(OptionError, match="width 6 is not a multiple of its 4 heads"):
         build_attention("multihead", text_width=4, image_width=4, width=6, heads=4)
 
 
-def test_a_listener_is_told_the_weights_of_each_head_and_gradients_reach_them(attention: Attention) -> None:
+def test_gradients_reach_the_weights_that_are_returned(attention: Attention) -> None:
     query, features = made()
-    seen = attention.look_at(Grid(features, (2, 3)))
-    heard: list[torch.Tensor] = []
-    attention.listener = heard.append
-    context, weights = attention(query, seen)
-    attention.listener = None
-    attention(query, seen)
-    (by_head,) = heard
-    assert by_head.shape == (B, 4 if isinstance(attention, MultiHeadAttention) else 1, T, L)
-    torch.testing.assert_close(by_head.mean(1), weights)
-    (gradient,) = torch.autograd.grad(context[1, 2].sum(), by_head)
+    attended = answer(attention, query, Grid(features, (2, 3)))
+    (gradient,) = torch.autograd.grad(attended.context[1, 2].sum(), attended.weights)
     assert gradient[1, :, 2].abs().min() > 0
     assert gradient[0].abs().max() == 0 and gradient[1, :, :2].abs().max() == 0

@@ -7,17 +7,19 @@ import torch
 
 from captioner.errors import OptionError
 from captioner.model.caption_model import CaptionModel, ModelConfig
-from captioner.model.decoder import END, PAD, START, captions_per_picture, still_reading
+from captioner.model.decoder import Decoder, captions_per_picture, still_reading
 from captioner.model.encoder import EncoderConfig
-from captioner.model.grid import Grid, GridRefiner, RefinerConfig, sinusoidal_positions
+from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
+from captioner.model.refiners import GridRefiner, RefinerConfig, sinusoidal_positions
 from captioner.model.transformer import TransformerConfig
+from captioner.tokenizer.vocabulary import END, PAD, START
 
 LSTM = LSTMConfig(width=24, embedding=16, output_hidden=16, attention_width=16, heads=2)
 TRANSFORMER = TransformerConfig(width=16, layers=3, heads=2, hidden=32)
 CONFIGS = {
     "lstm": LSTM,
-    "lstm of the paper": replace(LSTM, attention="additive", heads=1, look_after_reading=False),
+    "lstm of the paper": replace(LSTM, attention="additive", heads=1, attend_after_lstm=False),
     "lstm, chosen heads": replace(LSTM, map_heads=(1,)),
     "lstm, dot": replace(LSTM, attention="dot", heads=1),
     "transformer": TRANSFORMER,
@@ -31,6 +33,12 @@ def build(config: LSTMConfig | TransformerConfig) -> CaptionModel:
         encoder=EncoderConfig(backbone="tiny", side=64), refiner=RefinerConfig(width=16, layers=1), decoder=config
     )
     return CaptionModel(whole, vocabulary_size=30).eval()
+
+
+def forward(decoder: Decoder, grid: Grid, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    decoded = decoder(grid, tokens)
+    assert decoded.off_grid.abs().max() == 0, "these mechanisms attend to cells alone"
+    return decoded.logits, decoded.maps
 
 
 @pytest.fixture(params=CONFIGS)
@@ -47,21 +55,22 @@ def made(copies: int) -> tuple[Grid, torch.Tensor]:
     return Grid(torch.randn(2, 12, 16, generator=generator), (3, 4), mask), tokens
 
 
-def test_teaching_equals_stepping(model: CaptionModel) -> None:
+def test_teacher_forcing_equals_stepping(model: CaptionModel) -> None:
     grid, tokens = made(copies=3)
-    logits, maps = model.decoder.teach(grid, tokens)
+    logits, maps = forward(model.decoder, grid, tokens)
     assert logits.shape == (6, 7, 30)
     assert maps.shape == (6, 7, 3, 4)
     state = model.decoder.begin(grid).select(torch.tensor([0, 0, 0, 1, 1, 1]))
     for t in range(7):
-        step_logits, step_map, state = model.decoder.step(tokens[:, t], state)
-        torch.testing.assert_close(step_logits, logits[:, t], rtol=0, atol=1e-5)
-        torch.testing.assert_close(step_map, maps[:, t], rtol=0, atol=1e-6)
+        step = model.decoder.step(tokens[:, t], state)
+        state = step.state
+        torch.testing.assert_close(step.logits, logits[:, t], rtol=0, atol=1e-5)
+        torch.testing.assert_close(step.map, maps[:, t], rtol=0, atol=1e-6)
 
 
 def test_maps_sum_to_one_over_the_cells_that_hold_picture(model: CaptionModel) -> None:
     grid, tokens = made(copies=2)
-    _, maps = model.decoder.teach(grid, tokens)
+    _, maps = forward(model.decoder, grid, tokens)
     torch.testing.assert_close(maps.sum((2, 3)), torch.ones(4, 7))
     assert maps.min() >= 0
     assert maps[2:, :, 2].abs().max() == 0, "the second picture ends after two rows"
@@ -69,16 +78,16 @@ def test_maps_sum_to_one_over_the_cells_that_hold_picture(model: CaptionModel) -
 
 def test_a_caption_depends_on_no_other_caption(model: CaptionModel) -> None:
     grid, tokens = made(copies=3)
-    logits, _ = model.decoder.teach(grid, tokens)
+    logits, _ = forward(model.decoder, grid, tokens)
     for row in range(6):
         one = slice(row // 3, row // 3 + 1)
         assert grid.mask is not None
-        alone, _ = model.decoder.teach(Grid(grid.features[one], (3, 4), grid.mask[one]), tokens[row : row + 1])
+        alone, _ = forward(model.decoder, Grid(grid.features[one], (3, 4), grid.mask[one]), tokens[row : row + 1])
         torch.testing.assert_close(alone[0], logits[row], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("lengths", [[7, 3, 5, 1, 7, 2], [2, 2, 2, 2, 2, 2], [3, 1, 1, 6, 1, 1]])
-def test_captions_of_many_lengths_are_taught_together(model: CaptionModel, lengths: list[int]) -> None:
+def test_captions_of_many_lengths_are_read_together(model: CaptionModel, lengths: list[int]) -> None:
     grid, whole = made(copies=3)
     padded = whole.clone()
     for row, length in enumerate(lengths):
@@ -86,12 +95,12 @@ def test_captions_of_many_lengths_are_taught_together(model: CaptionModel, lengt
         padded[row, length : length + 1] = END
     reading = still_reading(padded)
     assert reading.sum(1).tolist() == lengths
-    for a, b in zip(model.decoder.teach(grid, whole), model.decoder.teach(grid, padded), strict=True):
+    for a, b in zip(forward(model.decoder, grid, whole), forward(model.decoder, grid, padded), strict=True):
         assert a.shape == b.shape
         torch.testing.assert_close(a[reading], b[reading], rtol=0, atol=1e-5)
     gradients = []
     for tokens in (whole, padded):
-        logits, maps = model.decoder.teach(grid, tokens)
+        logits, maps = forward(model.decoder, grid, tokens)
         value = logits[reading].logsumexp(-1).sum() + maps[reading].square().sum()
         gradients.append(torch.autograd.grad(value, list(model.decoder.parameters()), allow_unused=True))
     for one, other in zip(*gradients, strict=True):
@@ -101,10 +110,10 @@ def test_captions_of_many_lengths_are_taught_together(model: CaptionModel, lengt
 
 def test_a_word_depends_on_no_later_word(model: CaptionModel) -> None:
     grid, tokens = made(copies=1)
-    logits, maps = model.decoder.teach(grid, tokens)
+    logits, maps = forward(model.decoder, grid, tokens)
     changed = tokens.clone()
     changed[:, 4:] = 29
-    logits2, maps2 = model.decoder.teach(grid, changed)
+    logits2, maps2 = forward(model.decoder, grid, changed)
     torch.testing.assert_close(logits[:, :4], logits2[:, :4])
     torch.testing.assert_close(maps[:, :4], maps2[:, :4])
     assert not torch.allclose(logits[:, 4:], logits2[:, 4:])
@@ -114,29 +123,48 @@ def test_select_reorders_the_rows_of_a_picture(model: CaptionModel) -> None:
     grid, tokens = made(copies=2)
     state = model.decoder.begin(grid).select(torch.tensor([0, 0, 1, 1]))
     for t in range(3):
-        _, _, state = model.decoder.step(tokens[:, t], state)
+        state = model.decoder.step(tokens[:, t], state).state
     order = torch.tensor([1, 0, 3, 3])
-    expected, expected_map, _ = model.decoder.step(tokens[:, 3], state)
+    expected = model.decoder.step(tokens[:, 3], state)
     # The row's next word moves with it.
-    found, found_map, _ = model.decoder.step(tokens[order, 3], state.select(order))
-    torch.testing.assert_close(found, expected[order])
-    torch.testing.assert_close(found_map, expected_map[order])
+    found = model.decoder.step(tokens[order, 3], state.select(order))
+    torch.testing.assert_close(found.logits, expected.logits[order])
+    torch.testing.assert_close(found.map, expected.map[order])
+
+
+def test_select_drops_pictures_and_keeps_the_others_as_they_were(model: CaptionModel) -> None:
+    grid, tokens = made(copies=2)
+    state = model.decoder.begin(grid).select(torch.tensor([0, 0, 1, 1]))
+    for t in range(3):
+        state = model.decoder.step(tokens[:, t], state).state
+    expected = model.decoder.step(tokens[:, 3], state)
+    rows = torch.tensor([3, 2])
+    found = model.decoder.step(tokens[rows, 3], state.select(rows, torch.tensor([1])))
+    torch.testing.assert_close(found.logits, expected.logits[rows], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.map, expected.map[rows], rtol=0, atol=1e-6)
+
+
+def test_stepping_is_what_a_decoder_without_a_faster_way_does(model: CaptionModel) -> None:
+    grid, tokens = made(copies=3)
+    fast, slow = model.decoder(grid, tokens), Decoder.forward(model.decoder, grid, tokens)
+    for name in ("logits", "maps", "off_grid"):
+        torch.testing.assert_close(getattr(fast, name), getattr(slow, name), rtol=0, atol=1e-5)
 
 
 def test_gradients_reach_every_parameter(model: CaptionModel) -> None:
     model.encoder.train_from(0)
-    logits, maps = model(torch.randn(2, 3, 64, 64), torch.randint(4, 30, (4, 5)))
-    (logits.square().mean() + maps.square().mean()).backward()
+    decoded = model(torch.randn(2, 3, 64, 64), torch.randint(4, 30, (4, 5)))
+    (decoded.logits.square().mean() + decoded.maps.square().mean()).backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0}
     assert without == set()
 
 
 def test_the_lstm_reads_its_map_from_the_chosen_heads() -> None:
     grid, tokens = made(copies=1)
-    logits, both = build(LSTM).decoder.teach(grid, tokens)
+    logits, both = forward(build(LSTM).decoder, grid, tokens)
     maps = []
     for head in range(2):
-        other_logits, map_ = build(replace(LSTM, map_heads=(head,))).decoder.teach(grid, tokens)
+        other_logits, map_ = forward(build(replace(LSTM, map_heads=(head,))).decoder, grid, tokens)
         torch.testing.assert_close(other_logits, logits)
         maps.append(map_)
     assert not torch.allclose(maps[0], maps[1], atol=1e-4)
@@ -151,23 +179,23 @@ def test_the_transformer_reads_its_map_from_the_chosen_heads() -> None:
     one_by_one = {}
     for pair in every:
         model = build(replace(TRANSFORMER, map_heads=(pair,)))
-        one_by_one[pair] = model.decoder.teach(grid, tokens)[1]
-    some = build(replace(TRANSFORMER, map_heads=((0, 1), (2, 0)))).decoder.teach(grid, tokens)[1]
+        one_by_one[pair] = forward(model.decoder, grid, tokens)[1]
+    some = forward(build(replace(TRANSFORMER, map_heads=((0, 1), (2, 0)))).decoder, grid, tokens)[1]
     torch.testing.assert_close(some, (one_by_one[0, 1] + one_by_one[2, 0]) / 2)
-    last = build(TRANSFORMER).decoder.teach(grid, tokens)[1]
+    last = forward(build(TRANSFORMER).decoder, grid, tokens)[1]
     torch.testing.assert_close(last, (one_by_one[2, 0] + one_by_one[2, 1]) / 2)
 
 
 def test_a_transformer_refuses_more_words_than_it_can_place() -> None:
-    model = build(replace(TRANSFORMER, longest=4))
+    model = build(replace(TRANSFORMER, max_length=4))
     grid, tokens = made(copies=1)
-    with pytest.raises(OptionError, match=r"more than the 4 .* max_length can be 3 at most"):
-        model.decoder.teach(grid, tokens)
+    with pytest.raises(OptionError, match=r"4 positions.*max_length can be 3"):
+        forward(model.decoder, grid, tokens)
 
 
-def test_rows_must_be_dealt_evenly() -> None:
+def test_every_picture_has_as_many_rows() -> None:
     assert captions_per_picture(6, 2) == 3
-    with pytest.raises(ValueError, match="5 captions cannot be dealt evenly to 2 pictures"):
+    with pytest.raises(ValueError, match=r"5 captions .* 2 pictures"):
         captions_per_picture(5, 2)
 
 

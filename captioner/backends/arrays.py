@@ -1,0 +1,39 @@
+"""What decoding needs of arrays beyond the array API standard, for numpy and for the library of an accelerator."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """An array of any library in the host's memory."""
+    if isinstance(array, np.ndarray):
+        return array
+    if hasattr(array, "detach"):  # torch
+        return np.asarray(array.detach().cpu().numpy())
+    return np.asarray(array)
+
+
+def top_k(values: Any, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k largest of each row (P, M), the largest first, and their columns, both (P, k) in the host's memory.
+
+    Only these few leave an accelerator. A NaN counts as the largest.
+    """
+    if isinstance(values, np.ndarray):
+        if k < values.shape[1]:
+            columns = np.argpartition(values, values.shape[1] - k, axis=1)[:, -k:]
+        else:
+            columns = np.broadcast_to(np.arange(values.shape[1]), values.shape)
+        found = np.take_along_axis(values, columns, axis=1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        order = np.where(np.isnan(found).any(1, keepdims=True), np.argsort(~np.isnan(found), axis=1), order)
+        return np.take_along_axis(found, order, axis=1), np.take_along_axis(columns, order, axis=1)
+    if hasattr(values, "topk"):  # torch
+        found, columns = values.topk(k, 1)
+        return to_numpy(found), to_numpy(columns)
+    import array_api_compat
+
+    xp = array_api_compat.array_namespace(values)
+    columns = to_numpy(xp.argsort(values, axis=1, descending=True)[:, :k])
+    return np.take_along_axis(to_numpy(values), columns, axis=1), columns

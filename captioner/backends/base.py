@@ -1,0 +1,137 @@
+"""The protocol between a model's runtime and everything that uses it: decoding, pipeline, grounding, server.
+
+Arrays at the border are numpy's. Log-probabilities, maps and off-grid weights of a step may stay on an accelerator, as
+arrays of its own library, until decoding has picked the few best.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioner.errors import OptionError
+from captioner.image import Geometry
+from captioner.registry import Registry
+from captioner.tokenizer.vocabulary import Vocabulary
+
+Pixels = NDArray[np.uint8]
+Tokens = Sequence[Sequence[Sequence[int]]]
+"""For each picture any number of captions in ids, without start and end."""
+
+
+class Encoded(Protocol):
+    """Pictures that a backend encoded; only that backend looks inside."""
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+
+
+class State(Protocol):
+    """Where ``N`` captions of ``B`` pictures stand. Rows are grouped by picture: row r is of r // (N / B)."""
+
+    def select(self, rows: NDArray[np.int64], images: NDArray[np.int64] | None = None) -> Self:
+        """Some rows in a new order; ``images`` are the pictures that they are of, None for all."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step returns for N captions.
+
+    Attributes:
+        log_p: (N, V), log-probabilities of the next token. PAD, START and UNKNOWN are never predicted: they have -inf,
+            and the others sum to 1.
+        maps: (N, h, w), where the model attended; with ``off_grid`` each sums to 1.
+        off_grid: (N,).
+        state: after the step.
+    """
+
+    log_p: Any
+    maps: Any
+    off_grid: Any
+    state: State
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a backend returns for a caption of n words that it read.
+
+    Attributes:
+        log_p: (n + 1,), log-probabilities of the words and of the end, over the whole vocabulary.
+        maps: (n + 1, h, w), of the words and of the end.
+        off_grid: (n + 1,).
+    """
+
+    log_p: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    off_grid: NDArray[np.float32]
+
+
+class Backend(Protocol):
+    """A model in some runtime.
+
+    Attributes:
+        name: of the runtime: "torch".
+        device: where it computes, for people: "cpu", "cuda:0".
+        vocabulary: the model's words.
+        about: free facts about the model, see `captioner.header.Header`.
+        side: of the square input, in pixels.
+        pad: pictures keep their shape and are padded, rather than squashed.
+        grid_shape: (h, w).
+        max_length: the most words of a caption that it can read.
+        digest: of the model's file; "" for a model that came from none.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def about(self) -> Mapping[str, Any]: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def pad(self) -> bool: ...
+    @property
+    def grid_shape(self) -> tuple[int, int]: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+
+    def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> Encoded:
+        """Encode inputs (B, side, side, 3); ``geometries`` are of the B pictures."""
+
+    def begin(self, encoded: Encoded) -> State:
+        """The state before the first word, one row per picture."""
+
+    def step(self, tokens: NDArray[np.int64], state: State) -> Step:
+        """Read one token per row (N,), START at first; predict the next."""
+
+    def score(self, encoded: Encoded, captions: Tokens) -> list[list[Scored]]:
+        """Read captions (teacher forcing), all steps at once; aligned with ``captions``."""
+
+    def gradients(self, encoded: Encoded, captions: Tokens) -> list[list[Scored]]:
+        """As `score`, with the gradient-based maps of `captioner.explain.gradient`, not normalised.
+
+        Raises:
+            OptionError: the runtime computes no gradients.
+        """
+
+
+class BackendFactory(Protocol):
+    """What `BACKENDS` holds: opens a model file."""
+
+    def __call__(self, path: str, *, device: str) -> Backend: ...
+
+
+BACKENDS: Registry[BackendFactory] = Registry("backend")
+"""Runtimes by name; `captioner.pipeline.load` imports the module ``captioner.backends.NAME`` that registers one."""
+
+
+def no_gradients(backend: Backend) -> OptionError:
+    """The error of a runtime that computes no gradients."""
+    return OptionError(f"gradient maps need torch, and this model runs on {backend.name}", remedy="use --backend torch")

@@ -1,0 +1,170 @@
+"""Models in torch: the runtime of training, of gradients and of accelerators."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from captioner import checkpoint
+from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens
+from captioner.checkpoint import Checkpoint
+from captioner.errors import OptionError
+from captioner.explain.gradient import gradient_maps, log_probabilities
+from captioner.header import read_header
+from captioner.image import Geometry
+from captioner.model.grid import Grid
+from captioner.model.preprocess import normalise
+from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN
+
+# A child that was forked cannot use the threads of its parent's maths library and would wait for them for ever.
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+class TorchState:
+    """A decoder's state behind the border."""
+
+    def __init__(self, state: Any, device: torch.device) -> None:
+        self.state, self.device = state, device
+
+    @torch.inference_mode()
+    def select(self, rows: NDArray[np.int64], images: NDArray[np.int64] | None = None) -> "TorchState":
+        """See `captioner.backends.base.State.select`."""
+        kept = None if images is None else self._index(images)
+        return TorchState(self.state.select(self._index(rows), kept), self.device)
+
+    def _index(self, places: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(places, dtype=np.int64)).to(self.device)
+
+
+class TorchBackend:
+    """A `Checkpoint` as a `captioner.backends.base.Backend`.
+
+    Args:
+        model: in evaluation mode.
+        device: to compute on; None for where its weights are.
+        digest: of its file.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: Checkpoint, *, device: str | torch.device | None = None, digest: str = "") -> None:
+        self.model = model.model.to(device) if device is not None else model.model
+        self.vocabulary, self.about, self.digest = model.vocabulary, model.about, digest
+        self._device = next(self.model.parameters()).device
+        self.device = str(self._device)
+        config = self.model.encoder.config
+        assert config.side is not None  # filled in by the configuration
+        self.side, self.pad = config.side, config.pad
+        self.grid_shape = self.model.encoder.grid_shape
+        self.max_length = self.model.decoder.max_length
+
+    @torch.inference_mode()
+    def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> Grid:
+        """See `captioner.backends.base.Backend.encode`."""
+        mask = None
+        if self.pad:
+            mask = torch.from_numpy(np.stack([geometry.mask for geometry in geometries])).to(self._device)
+        return self.model.encode(normalise(pixels, self.model.encoder.config).to(self._device), mask)
+
+    @torch.inference_mode()
+    def begin(self, encoded: Encoded) -> TorchState:
+        """See `captioner.backends.base.Backend.begin`."""
+        return TorchState(self.model.decoder.begin(_grid(encoded)), self._device)
+
+    @torch.inference_mode()
+    def step(self, tokens: NDArray[np.int64], state: State) -> Step:
+        """See `captioner.backends.base.Backend.step`."""
+        assert isinstance(state, TorchState)
+        step = self.model.decoder.step(torch.from_numpy(tokens).to(self._device), state.state)
+        logits = step.logits.float()
+        logits = logits.index_fill(-1, logits.new_tensor((PAD, START, UNKNOWN), dtype=torch.long), float("-inf"))
+        return Step(
+            log_p=self._out(logits.log_softmax(-1)),
+            maps=self._out(step.map.float()),
+            off_grid=self._out(step.off_grid.float()),
+            state=TorchState(step.state, self._device),
+        )
+
+    def score(self, encoded: Encoded, captions: Tokens) -> list[list[Scored]]:
+        """See `captioner.backends.base.Backend.score`."""
+        grid = _grid(encoded)
+        tokens, targets = self._pad(captions)
+        with torch.inference_mode():
+            decoded = self.model.decoder(grid, tokens)
+            log_p = log_probabilities(decoded.logits, targets)
+        return _unpad(captions, log_p, decoded.maps, decoded.off_grid)
+
+    def gradients(self, encoded: Encoded, captions: Tokens) -> list[list[Scored]]:
+        """See `captioner.backends.base.Backend.gradients`."""
+        grid = _grid(encoded)
+        tokens, targets = self._pad(captions)
+        log_p, maps = gradient_maps(self.model.decoder, grid, tokens, targets)
+        return _unpad(captions, log_p, maps, torch.zeros_like(log_p))
+
+    def _out(self, tensor: Tensor) -> Any:
+        """numpy's on a CPU; on an accelerator the tensor, which stays there."""
+        return tensor.numpy() if self._device.type == "cpu" else tensor
+
+    def _pad(self, captions: Tokens) -> tuple[Tensor, Tensor]:
+        """What the decoder reads and what it is asked for, (B * k, T) each."""
+        most = max(1, *map(len, captions))
+        return pad_tokens([[*some, *[()] * (most - len(some))] for some in captions], self._device)
+
+
+def _grid(encoded: Encoded) -> Grid:
+    assert isinstance(encoded, Grid)
+    return encoded
+
+
+def pad_tokens(captions: Tokens, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What a decoder reads and what it is asked for, (N, T) each: start and words, words and end; padded."""
+    rows = [caption for some in captions for caption in some]
+    steps = max(map(len, rows)) + 1
+    tokens = [[START, *caption, *[PAD] * (steps - 1 - len(caption))] for caption in rows]
+    targets = [[*caption, END, *[PAD] * (steps - 1 - len(caption))] for caption in rows]
+    return torch.tensor(tokens, device=device), torch.tensor(targets, device=device)
+
+
+def _unpad(captions: Tokens, log_p: Tensor, maps: Tensor, off_grid: Tensor) -> list[list[Scored]]:
+    arrays = [np.asarray(tensor.float().cpu().numpy(), dtype=np.float32) for tensor in (log_p, maps, off_grid)]
+    copies = len(log_p) // len(captions)
+    return [
+        [Scored(*(array[i * copies + j, : len(caption) + 1] for array in arrays)) for j, caption in enumerate(some)]
+        for i, some in enumerate(captions)
+    ]
+
+
+def find_device(device: str) -> str:
+    """The device that a name means: "auto" is the best one of this machine.
+
+    Raises:
+        OptionError: there is no such device here.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        if torch.device(device).type == "meta" or device.startswith("cpu:"):
+            raise RuntimeError
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError):  # some where torch lacks a library
+        raise OptionError(f"there is no device '{device}' here", remedy="'cpu' is everywhere, 'auto' chooses") from None
+    return device
+
+
+@BACKENDS.register("torch")
+def open_model(path: str, *, device: str = "auto") -> TorchBackend:
+    """The backend of a model file.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+        OptionError: there is no such device.
+    """
+    found = find_device(device)
+    return TorchBackend(checkpoint.load(path, device=found), digest=read_header(path)["digest"])

@@ -1,0 +1,60 @@
+"""Attention times gradient: the cells whose weight spoke for the word.
+
+After Chefer et al. 2021, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
+Transformers", equation 5. The gradients are taken with respect to tensors that `Decoder.forward` returns.
+"""
+
+import torch
+from torch import Tensor
+
+from captioner.errors import OptionError
+from captioner.explain.attention import by_step
+from captioner.model.decoder import Decoder, captions_per_picture
+from captioner.model.grid import Grid
+
+
+def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention times the gradient of each target's log-probability, where positive, summed over all heads.
+
+    A step's map takes the gradient with respect to the weights of that step alone, not of earlier ones.
+
+    Args:
+        decoder: any whose forward returns its attention.
+        grid: of B pictures.
+        tokens: (N, T) read, see `captioner.model.decoder.Decoder.forward`.
+        targets: (N, T), the word that is asked about at each step.
+
+    Returns:
+        Log-probabilities (N, T) and maps (N, T, h, w), non-negative, not normalised.
+
+    Raises:
+        OptionError: the decoder returns no attention.
+    """
+    copies, steps = captions_per_picture(len(tokens), len(grid)), tokens.shape[1]
+    # Decoding runs in inference mode, whose tensors gradients cannot pass: copies can.
+    with torch.inference_mode(False), torch.enable_grad():
+        features = grid.features.clone().requires_grad_()
+        mask = None if grid.mask is None else grid.mask.clone()
+        decoded = decoder(Grid(features, grid.shape, mask), tokens.clone(), attention=True)
+        if not decoded.attention:
+            raise OptionError(f"{type(decoder).__name__} returns no attention weights: it has no gradient maps")
+        log_p = log_probabilities(decoded.logits, targets.clone())
+        at_once = decoded.attention[0].shape[2] == copies * steps
+        layers = len(decoded.attention) if at_once else max(1, len(decoded.attention) // steps)
+        maps: list[Tensor] = []
+        for step in range(steps):
+            asked = decoded.attention if at_once else decoded.attention[step * layers : (step + 1) * layers]
+            if not asked:  # every caption has ended
+                maps.append(torch.zeros_like(maps[-1]))
+                continue
+            gradients = torch.autograd.grad(log_p[:, step].sum(), asked, retain_graph=True)
+            positive = [(weights * gradient).clamp(min=0) for weights, gradient in zip(asked, gradients, strict=True)]
+            heads = by_step(positive, copies, steps if at_once else 1)  # (N, heads, T or 1, L)
+            maps.append(heads[:, :, step if at_once else 0].sum(1))
+    return log_p.detach(), torch.stack(maps, 1).detach().unflatten(-1, grid.shape)
+
+
+def log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities (N, T) of targets (N, T) under logits (N, T, V), in float32."""
+    log_p: Tensor = logits.float().log_softmax(-1).gather(2, targets[:, :, None])[:, :, 0]
+    return log_p

@@ -1,0 +1,236 @@
+"""What a model file says about itself, read and validated without torch.
+
+A model file is a safetensors file: eight bytes with the length of a JSON header, the header, the weights. The header's
+``__metadata__`` holds the format's name and version, and under "model" the JSON text of the configuration, the
+vocabulary and free facts ("about"). Every field is input from a stranger; this module is where it is validated.
+"""
+
+import hashlib
+import json
+import math
+import struct
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypedDict
+
+from captioner.errors import CaptionerError, CheckpointError
+from captioner.options import Beam, MapOptions
+from captioner.tokenizer.vocabulary import Vocabulary
+
+FORMAT = "captioner"
+FORMAT_VERSION = 2
+OLDEST_VERSION = 1
+
+_MOST_HEADER = 64 << 20  # bytes; ours have some hundred kilobytes
+_MOST_WORDS = 1_000_000
+_LONGEST_WORD = 200
+_WIDEST_STORED_BEAM = 100
+_LONGEST_STORED_CAPTION = 200
+
+
+class Header(TypedDict):
+    """What a model file says about itself: plain values.
+
+    Keys:
+        config: values of `captioner.model.caption_model.ModelConfig`: "encoder", "refiner", "decoder".
+        vocabulary: its words, as `captioner.tokenizer.vocabulary.Vocabulary` takes them.
+        about: free facts: what it was trained on, its scores, its decoding options under "decoding", its map options
+            under "maps".
+        version: of the format that the file was written in.
+        digest: SHA-256 of the file's header with its keys in order, hexadecimal. In files of version 2 the header holds
+            a digest of the weights, so it stands for the whole model.
+    """
+
+    config: dict[str, Any]
+    vocabulary: list[str]
+    about: dict[str, Any]
+    version: int
+    digest: str
+
+
+def read_header(path: str | Path) -> Header:
+    """Read and validate what a model file says about itself, without its weights.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, not of this program, or of another version of the format.
+    """
+    path = Path(path)
+    content, digest = _read_json(path)
+    metadata = content.get("__metadata__")
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: a safetensors file, but not a model of captioner")
+    version = str(metadata.get("version"))
+    if version not in [str(known) for known in range(OLDEST_VERSION, FORMAT_VERSION + 1)]:
+        raise CheckpointError(
+            f"{path}: format version {version[:20]}; this captioner reads {OLDEST_VERSION} to {FORMAT_VERSION}",
+            remedy="use the captioner that wrote it, or train the model again",
+        )
+    try:
+        model = _parse(metadata["model"])
+        return _validated(path, model, int(version), digest)
+    except (CaptionerError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: object) -> CheckpointError:
+    """The error of a model file whose content does not fit."""
+    reason = " ".join(str(error).split())[:200]
+    return CheckpointError(f"{path}: damaged, or made by another version ({reason})")
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any], str]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such model file")
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            (length,) = struct.unpack("<Q", file.read(8))
+            if not 2 <= length <= min(_MOST_HEADER, size - 8):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            raw = file.read(length)
+        content = json.loads(raw)
+        if not isinstance(content, dict):
+            raise TypeError("the header is no object")
+        _check_tensors(content, size - 8 - length)
+    except PermissionError:
+        raise CheckpointError(f"{path}: not permitted to read it") from None
+    except (OSError, struct.error, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())[:120]})") from None
+    canonical = json.dumps(content, sort_keys=True).encode()  # safetensors writes its metadata in any order
+    return content, hashlib.sha256(canonical).hexdigest()
+
+
+def _check_tensors(content: Mapping[str, Any], size: int) -> None:
+    """The weights lie within the file."""
+    for name, tensor in content.items():
+        if name != "__metadata__":
+            begin, end = tensor["data_offsets"]
+            if not 0 <= begin <= end <= size:
+                raise ValueError(f"the weights {name[:60]} end at byte {end} of {size}: the file is cut short")
+
+
+def _parse(text: Any) -> dict[str, Any]:
+    if not isinstance(text, str):
+        raise TypeError("its description is no text")
+    model = json.loads(text, parse_constant=_no_constant)
+    if not isinstance(model, dict):
+        raise TypeError("its description is no object")
+    return model
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"its description holds {name}, which is no number")
+
+
+def _validated(path: Path, model: Mapping[str, Any], version: int, digest: str) -> Header:
+    config, words, about = model.get("config"), model.get("vocabulary"), model.get("about")
+    for name, value, kind in (("config", config, dict), ("vocabulary", words, list), ("about", about, dict)):
+        if not isinstance(value, kind):
+            raise TypeError(f"its {name} is {'missing' if value is None else f'a {type(value).__name__}'}")
+    assert isinstance(config, dict) and isinstance(words, list) and isinstance(about, dict)
+    if len(words) > _MOST_WORDS:
+        raise ValueError(f"{len(words)} words are more than {_MOST_WORDS}")
+    for word in words:
+        if not isinstance(word, str) or not 0 < len(word) <= _LONGEST_WORD:
+            raise TypeError(
+                f"a word of its vocabulary is {str(word)[:40]!r}, not text of 1 to {_LONGEST_WORD} characters"
+            )
+    if version < FORMAT_VERSION:
+        config = _current_names(path, config)
+    for part in ("encoder", "refiner", "decoder"):
+        _check_part(part, config.get(part))
+    _check_about(about)
+    Vocabulary(tuple(words))  # refuses words that are not in place or not unique
+    return Header(config=config, vocabulary=words, about=about, version=version, digest=digest)
+
+
+def _check_part(part: str, values: Any) -> None:
+    """Options are plain values: finite numbers within reason, texts, or lists of these."""
+    if not isinstance(values, dict):
+        raise TypeError(f"its {part} is {'missing' if values is None else f'a {type(values).__name__}'}")
+    for name, value in values.items():
+        if not _is_plain(value):
+            raise ValueError(f"the {part}'s {name} is {str(value)[:60]!r}")
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, list):
+        return depth < 3 and len(value) <= 1000 and all(_is_plain(one, depth + 1) for one in value)
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_WORD
+    if isinstance(value, bool) or value is None:
+        return True
+    # 100,000 is beyond every width, number of layers or side: what is larger would fill the memory first.
+    return isinstance(value, (int, float)) and math.isfinite(value) and abs(value) <= 100_000
+
+
+def _check_about(about: Mapping[str, Any]) -> None:
+    for name in ("decoding", "maps", "test", "dev", "recipe"):
+        if not isinstance(about.get(name, {}), dict):
+            raise TypeError(f"about.{name} is a {type(about[name]).__name__}")
+    beam = Beam(**about.get("decoding", {}))
+    if beam.width > _WIDEST_STORED_BEAM or beam.max_length > _LONGEST_STORED_CAPTION:
+        raise ValueError(f"about.decoding asks for a beam of {beam.width} and {beam.max_length} words")
+    MapOptions.stored(dict(about))
+    for method, values in about.get("maps", {}).items():
+        if method != "explain":
+            MapOptions(explain=method, **values)
+    scores = about.get("test", {}).get("scores", {})
+    if not isinstance(scores, dict) or not all(isinstance(value, (int, float)) for value in scores.values()):
+        raise TypeError("about.test.scores are no numbers by name")
+
+
+# Names of format version 1 and what they are now.
+_OLD_OPTIONS = {
+    "decoder": {"longest": "max_length", "look_after_reading": "attend_after_lstm"},
+}
+
+
+def _current_names(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of format version 1 with the names of today."""
+    renamed: dict[str, Any] = dict(config)
+    found = []
+    for part, names in _OLD_OPTIONS.items():
+        if isinstance(config.get(part), dict):
+            found += [f"{old} (now {new})" for old, new in names.items() if old in config[part]]
+            renamed[part] = {names.get(name, name): value for name, value in config[part].items()}
+    warnings.warn(
+        f"{path.name}: a model file of format version {OLDEST_VERSION}"
+        + (f" with the option {', '.join(found)}" if found else "")
+        + "; 'captioner average' or a new training writes the present format",
+        DeprecationWarning,
+        stacklevel=4,
+    )
+    return renamed
+
+
+# Weights of format version 1: parts of their names and what they are now.
+OLD_WEIGHTS = {
+    "decoder.from_hidden.": "decoder.hidden_to_embedding.",
+    "decoder.from_context.": "decoder.context_to_embedding.",
+    "decoder.deep.": "decoder.deep_output.",
+    "refiner.normalise.": "refiner.input_norm.",
+    "refiner.project.": "refiner.projection.",
+}
+OLD_BLOCK_WEIGHTS = {
+    "norm_words": "self_norm",
+    "qkv": "self_qkv",
+    "join": "self_output",
+    "norm_look": "cross_norm",
+    "look": "cross_attention",
+    "from_image": "cross_output",
+    "norm_think": "feed_forward_norm",
+    "think": "feed_forward",
+}
+
+
+def current_weight_name(name: str) -> str:
+    """The present name of a weight of format version 1."""
+    for old, new in OLD_WEIGHTS.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    parts = name.split(".")
+    if parts[:2] == ["decoder", "blocks"] and len(parts) > 3:
+        parts[3] = OLD_BLOCK_WEIGHTS.get(parts[3], parts[3])
+    return ".".join(parts)

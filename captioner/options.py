@@ -1,0 +1,167 @@
+"""Options of decoding and of maps: frozen dataclasses with validated ranges."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from captioner.errors import OptionError
+
+MAX_ROWS = 1000
+"""Hypotheses or samples for each picture, at most."""
+MAX_WORDS = 1000
+"""Words of a caption, at most."""
+
+EXPLAIN = ("attention", "gradient", "occlusion")
+SINKS = ("keep", "subtract", "standardise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greedy:
+    """The likeliest word at each step.
+
+    Attributes:
+        max_length: most words of a caption.
+        min_length: fewest.
+        no_repeat_ngram: no sequence of so many words stands twice in a caption; 0 allows all.
+    """
+
+    max_length: int = 24
+    min_length: int = 1
+    no_repeat_ngram: int = 0
+
+    def __post_init__(self) -> None:
+        _check("max_length", self.max_length, at_least=1, at_most=MAX_WORDS)
+        _check("min_length", self.min_length, at_least=0, at_most=MAX_WORDS)
+        _check("no_repeat_ngram", self.no_repeat_ngram, at_least=0, at_most=MAX_WORDS)
+        if self.min_length > self.max_length:
+            raise OptionError(f"min_length {self.min_length} is above max_length {self.max_length}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beam(Greedy):
+    """Beam search: the best of several hypotheses that grow side by side.
+
+    A caption's score is ``sum(log p(word)) / n ** length_penalty`` over its n tokens, the end token counted.
+    With 0 it is the likelihood, which favours short captions; with 1 the mean over tokens.
+
+    Each step keeps the ``width`` likeliest continuations of all hypotheses. One that ends is set aside with its score,
+    and its slot stays empty: the beam narrows as captions end (Sutskever et al. 2014, section 3.2), and a width of 1
+    is greedy. With ``refill`` the next likeliest continuation takes the slot, so that ``width`` hypotheses stay alive
+    until as many have ended (as in fairseq, Ott et al. 2019).
+
+    Attributes:
+        width: hypotheses kept side by side, 1000 at most.
+        length_penalty: see above.
+        n_best: captions returned for each picture, the best first; at most ``width``.
+        refill: see above.
+    """
+
+    width: int = 3
+    length_penalty: float = 0.7
+    n_best: int = 1
+    refill: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("beam width", self.width, at_least=1, at_most=MAX_ROWS)
+        _check("n_best", self.n_best, at_least=1, at_most=MAX_ROWS)
+        if self.n_best > self.width:
+            raise OptionError(
+                f"n_best {self.n_best} is more than the beam width {self.width}", remedy="widen the beam (--beam)"
+            )
+        if type(self.refill) is not bool:
+            raise OptionError(f"refill must be true or false, not {self.refill!r}")
+        if not _is_number(self.length_penalty) or not 0 <= self.length_penalty <= 5:
+            raise OptionError(f"length_penalty must be from 0 to 5, not {self.length_penalty}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Greedy):
+    """Words drawn at random from the model's distribution; scored as `Beam` with length_penalty 1.
+
+    Attributes:
+        temperature: below 1 sharpens the distribution, above 1 flattens it.
+        top_k: draw from the k likeliest words; 0 for all.
+        top_p: draw from the likeliest words that together reach this probability; 1 for all.
+        seed: a picture's captions depend on the seed and the picture alone, not on its neighbours in a batch.
+        samples: captions for each picture, the best first.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("top_k", self.top_k, at_least=0, at_most=2**31)
+        _check("samples", self.samples, at_least=1, at_most=MAX_ROWS)
+        _check("seed", self.seed, at_least=0, at_most=2**63 - 1)
+        if not _is_number(self.temperature) or not 0 < self.temperature < math.inf:
+            raise OptionError(f"temperature must be a number above 0, not {self.temperature}")
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise OptionError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """How the maps of a caption are computed; see `captioner.explain`.
+
+    Attributes:
+        explain: "attention", "gradient" or "occlusion".
+        sinks: what is done about attention sinks, cells that every word attends to. "keep" leaves them; "subtract"
+            subtracts each cell's mean over the words; "standardise" also divides by its standard deviation, as
+            Whisper does. Negative values become 0.
+        delay: of attention: 1 takes a word's map from the next step, when the word itself has been read.
+        block: of occlusion: the width of the occluded block, in cells; odd.
+    """
+
+    explain: str = "attention"
+    sinks: str = "keep"
+    delay: int = 0
+    block: int = 3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.explain, str) or self.explain not in EXPLAIN:
+            raise OptionError(f"maps come from {', '.join(EXPLAIN)}, not from '{self.explain}'")
+        if not isinstance(self.sinks, str) or self.sinks not in SINKS:
+            raise OptionError(f"sinks must be {', '.join(SINKS)}, not '{self.sinks}'")
+        if type(self.delay) is not int or self.delay not in (0, 1) or (self.delay and self.explain != "attention"):
+            raise OptionError(f"the delay must be 0, or 1 for attention, not {self.delay} for {self.explain}")
+        if type(self.block) is not int or not 1 <= self.block <= 99 or self.block % 2 == 0:
+            raise OptionError(f"the block of occlusion must be an odd number of cells from 1 to 99, not {self.block!r}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the maps are those that decoding itself returns."""
+        return self == MapOptions(block=self.block)
+
+    @classmethod
+    def stored(cls, about: dict[str, Any], explain: str | None = None) -> "MapOptions":
+        """The options that a model's file holds.
+
+        Args:
+            about: the file's metadata; ``about["maps"]`` is what `as_stored` returned.
+            explain: the method; None for the file's default.
+        """
+        stored = about.get("maps", {})
+        method = explain or stored.get("explain", "attention")
+        return cls(**{"explain": method, **stored.get(method, {})})
+
+    @staticmethod
+    def as_stored(default: "MapOptions", *others: "MapOptions") -> dict[str, Any]:
+        """Plain values for a model's file: the default method, and the options of others."""
+        return {"explain": default.explain} | {
+            options.explain: {name: value for name, value in asdict(options).items() if name != "explain"}
+            for options in (*others, default)
+        }
+
+
+def _check(name: str, value: int, *, at_least: int, at_most: int) -> None:
+    if type(value) is not int or not at_least <= value <= at_most:
+        raise OptionError(f"{name} must be a whole number from {at_least} to {at_most}, not {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
