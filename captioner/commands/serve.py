@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields
 
 from captioner.errors import OptionError
-from captioner.serve.settings import Limits, flag
+from captioner.serve.settings import BOUND, Limits, flag
 
 _NEEDED = {
     "fastapi": "fastapi",
@@ -20,6 +20,7 @@ _NEEDED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Serve the page for pictures that you drop on it, and an HTTP API. Nothing is stored."
+    parser.epilog = BOUND
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default 8000)")
     parser.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")

@@ -85,8 +85,9 @@ class Connection(asyncio.Protocol):
         if self._accepted:
             self._inner.data_received(data)
 
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received() if self._accepted else None
+    def eof_received(self) -> None:
+        if self._accepted:
+            self._inner.eof_received()
 
     def pause_writing(self) -> None:
         self._abort_after(PATIENCE, "reading")

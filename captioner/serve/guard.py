@@ -2,10 +2,12 @@
 
 import ipaddress
 from collections.abc import Collection
+from contextlib import nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from captioner.serve.connections import connection_of
 from captioner.serve.problems import Problem
 
 _PAGE = (
@@ -56,7 +58,11 @@ class Guard:
 
         problem = self._refuse(scope["method"], Headers(scope=scope))
         app = self.app if problem is None else problem.response()
-        await app(scope, receive, send_with_headers)
+        if scope["method"] == "HEAD":  # what GET answers, without its body, which the server below leaves out
+            scope = {**scope, "method": "GET"}
+        connection = connection_of(scope)
+        with connection.request() if connection is not None else nullcontext():
+            await app(scope, receive, send_with_headers)
 
     def _refuse(self, method: str, headers: Headers) -> Problem | None:
         host = headers.get("host", "")

@@ -11,14 +11,18 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 from starlette.requests import Request
 
+from captioner.results import Failure
 from captioner.serve.headers import parameter, parse_header
 from captioner.serve.problems import Problem
 from captioner.serve.settings import MEGABYTE, Limits
+
+FailureKind = Literal["not-a-picture", "too-many-pixels", "internal-error"]
 
 FILE_FIELD = "file"
 _LONGEST_FIELD = 1000  # bytes of an option
@@ -36,6 +40,17 @@ class Upload:
 
     name: str
     data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class UploadFailure(Failure):
+    """An upload that could not be captioned.
+
+    Attributes:
+        kind: what is wrong, as problem objects call it.
+    """
+
+    kind: FailureKind = "not-a-picture"
 
 
 @dataclass(frozen=True)
@@ -80,8 +95,9 @@ class Account:
         self.held = held
         self.bytes = 0
 
-    def add_answer(self, count: int) -> None:
-        """Hold an answer. Its size has a limit of its own, and it is made already: nothing is refused here."""
+    def hold_answer(self, count: int) -> None:
+        """Hold an answer in place of what was sent. Its size has a limit of its own: nothing is refused here."""
+        self.close()
         self.bytes += count
         self.held.bytes += count
 
