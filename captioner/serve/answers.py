@@ -104,8 +104,9 @@ def figure(caption: Caption, wanted: Wanted) -> bytes:
     drawn = caption.figure()
     wanted.check()
     _stop_when_unwanted(drawn, wanted)
+    drawn.set_size_inches(*(min(side, FIGURE_PIXELS / _DPI) for side in drawn.get_size_inches()))
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=min(_DPI, FIGURE_PIXELS / max(drawn.get_size_inches())))
+    drawn.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
 
 

@@ -26,7 +26,8 @@ FIGURE_PIXELS = 4400
 BOUND = f"""The cost of a request has a bound, whatever the request holds. A picture with more than --max-pixels is
 refused by its header, and two pictures are decoded at a time; pages and figures show copies of at most
 {KEPT_PIXELS} pixels a side, and a figure has at most {FIGURE_PIXELS} pixels a side. Beams are at most 10 wide and
-captions 50 words long. A request has --timeout seconds; work for one that has timed out, or whose client has left, stops.
+captions 50 words long. A request has --timeout seconds; work for one that has timed out, or whose client has left,
+stops.
 Uploads and unread answers hold about --max-held megabytes together, and --max-answer more for each request that
 is being answered."""
 
