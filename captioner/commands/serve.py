@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
     missing = [name for module, name in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise OptionError(f"the server needs {', '.join(missing)}: pip install 'captioner[serve]'")
+        raise OptionError(f"the server needs {', '.join(missing)}", remedy="pip install 'captioner[serve]'")
     from captioner.serve.server import listen
 
     with listen(options.host, options.port) as sock:
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         from captioner.serve.server import make_server, serve_until_signal
         from captioner.serve.service import Service
 
-        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged forms are the client's affair
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs each damaged form
         service = Service(Models(options.model, device=options.device), limits)
         app = create_app(service, hosts=hosts_of(options.host, options.allow_host))
         shown = f"[{options.host}]" if ":" in options.host else options.host

@@ -135,8 +135,8 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def captions(request: Request) -> Response:
         """Caption pictures.
 
-        Of several pictures, those that cannot be captioned have a `problem` in place of a caption; where there is
-        none that can, the answer itself is a problem.
+        Of several pictures, those that cannot be captioned have a `problem` in place of a caption. Where none can be
+        captioned, the answer itself is a problem.
         """
         if request.query_params:
             name = next(iter(request.query_params))

@@ -29,9 +29,9 @@ HEADERS = {
 class Guard:
     """An ASGI application around another: checks Host and Origin, and adds headers to every answer.
 
-    A page elsewhere on the web may let its own name point to 127.0.0.1 and so read what a server there says; such
-    a request bears that name as its Host. It may also send forms here, without reading the answers; these bear
-    its Origin. Both are refused.
+    A page elsewhere on the web can let its own name point to 127.0.0.1 and read the answers of a server there (DNS
+    rebinding); such a request has that name as its Host. It can also send forms here, without reading the answers;
+    these have its Origin. Both are refused.
 
     Args:
         app: what is guarded.
@@ -82,7 +82,7 @@ class Guard:
         """Whether a page comes from here, or from a name that a proxy before this server has."""
         _, _, place = origin.partition("://")
         name = _name(place)
-        # Other ports of this machine are other servers; a proxy's port is its own affair.
+        # Other ports of this machine are other servers; a proxy may use any port.
         return bool(place) and (
             place.lower() == host.lower() or (name in (self.hosts or ()) and not is_loopback(name.strip("[]")))
         )

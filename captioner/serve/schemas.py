@@ -1,4 +1,4 @@
-"""The shapes of what the API takes and gives. They check the options of a request, and /docs shows them."""
+"""The schemas of requests and answers. They check the options of a request, and /docs shows them."""
 
 import re
 from typing import Any, Literal
@@ -14,7 +14,7 @@ LONGEST_CAPTION = 50
 
 
 class Options(BaseModel):
-    """How a request wants its captions; what it leaves out, the model's file says."""
+    """The options of a request. Those left out have the defaults of the model."""
 
     model_config = ConfigDict(extra="forbid")
 

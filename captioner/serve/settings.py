@@ -3,8 +3,9 @@
 - Bytes: a request is read while it stays within ``max_upload``, ``max_request`` and, with all others, ``max_held``; an
   answer has at most ``max_answer`` and counts as held until it has been read. A client that reads nothing for 30
   seconds, or has not read all after 120, is disconnected.
-- Pixels: a picture of more than ``max_pixels`` is refused by its header, and two pictures at most are decoded at a
-  time. Pages, figures and the viewer use the copy that was made then, of at most `KEPT_PIXELS` a side.
+- Pixels: a picture of more than ``max_pixels`` is refused by its header, and so is a JPEG file of more than 100 scans;
+  two pictures at most are decoded at a time. Pages, figures and the viewer use the copy that was made then, of at most
+  `KEPT_PIXELS` a side.
 - Search: beams of at most 10, captions of at most 50 words, ``batch`` pictures together, ``queue`` pictures in all.
 - Drawing: one figure or page at a time. A figure has at most `FIGURE_PIXELS` a side whatever the picture's shape; a
   page holds at most ``max_files`` pictures.

@@ -17,9 +17,11 @@ import pytest
 from PIL import Image
 
 import captioner.serve
+from captioner.errors import ImageError
 from captioner.pipeline import load
 from captioner.results import Caption, Failure
 from captioner.serve import answers, connections
+from captioner.serve.scans import MOST_SCANS, check_scans
 from captioner.serve.settings import BOUND, FIGURE_PIXELS, KEPT_PIXELS, Limits
 from captioner.serve.uploads import UploadFailure
 from captioner.serve.workers import Stopped, Wanted, Workers
@@ -74,6 +76,24 @@ def test_the_most_that_can_be_asked_for(serve: Serve, tiny_model: Path, picture:
             assert "1 MB" in problem["detail"]
         assert running.post(*files[:1]).status_code == 200
         assert running.service.held.bytes == 0
+
+
+def test_a_jpeg_file_of_very_many_scans(server: Running) -> None:
+    """Each costs a pass over all pixels, and takes a few bytes: 20 MB would be hours."""
+    buffer = io.BytesIO()
+    Image.new("L", (300, 300), 128).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    problem = problem_of(server.post(("a.jpg", whole[:-2] + scan * 200 + b"\xff\xd9")), 422)
+    assert problem["detail"].startswith("a.jpg: ")
+    assert str(MOST_SCANS) in problem["detail"]
+    assert server.post(("a.jpg", whole[:-2] + scan * 50 + b"\xff\xd9")).status_code == 200
+    assert server.post(("a.jpg", whole + scan * 200)).status_code == 200  # after its end: not decoded
+    thumbnail = b"\xff\xe1" + (2 + 200 * len(scan)).to_bytes(2) + scan * 200  # inside a segment: neither
+    assert server.post(("a.jpg", whole[:2] + thumbnail + whole[2:])).status_code == 200
+    for cut in range(0, len(whole), 50):
+        with contextlib.suppress(ImageError):
+            check_scans(whole[:cut] + b"\xff")
 
 
 @pytest.mark.parametrize("fields", [{"format": "html"}, {"format": "png"}, {"viewer": "true"}, {}])
