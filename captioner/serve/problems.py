@@ -106,7 +106,7 @@ def fault(error: BaseException) -> Problem:
     """The problem that a fault of the program is to the client; the log has the rest."""
     _log.error("a request failed", exc_info=error)
     return Problem(
-        500, "internal-error", "this is a fault of the server, not of what was sent; its log has the details"
+        500, "internal-error", "this is a fault of the server, not of the request; its log has the details"
     )
 
 
