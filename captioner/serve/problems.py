@@ -105,9 +105,7 @@ async def _of_fault(_: Request, error: Exception) -> Response:
 def fault(error: BaseException) -> Problem:
     """The problem that a fault of the program is to the client; the log has the rest."""
     _log.error("a request failed", exc_info=error)
-    return Problem(
-        500, "internal-error", "this is a fault of the server, not of the request; its log has the details"
-    )
+    return Problem(500, "internal-error", "this is a fault of the server, not of the request; its log has the details")
 
 
 def describe(error: Mapping[str, Any]) -> str:
