@@ -12,9 +12,10 @@ from starlette.types import Receive, Scope, Send
 from captioner.results import Caption, Failure, Outcome
 from captioner.serve.connections import connection_of
 from captioner.serve.problems import Problem
-from captioner.serve.settings import FIGURE_PIXELS, MEGABYTE
+from captioner.serve.settings import MEGABYTE
 from captioner.serve.uploads import Account, UploadFailure
 from captioner.serve.workers import Wanted
+from captioner.show.scale import FIGURE_PIXELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

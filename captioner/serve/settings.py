@@ -18,12 +18,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from captioner.errors import OptionError
+from captioner.show.scale import FIGURE_PIXELS
 
 MEGABYTE = 1_000_000
 KEPT_PIXELS = 1024
 """Longest side of the copy of a picture that pages, figures and the viewer show."""
-FIGURE_PIXELS = 4400
-"""Longest side of a figure."""
 BOUND = f"""The cost of a request has a bound, whatever the request holds. A picture with more than --max-pixels is
 refused by its header, and two pictures are decoded at a time; pages and figures show copies of at most
 {KEPT_PIXELS} pixels a side, and a figure has at most {FIGURE_PIXELS} pixels a side. Beams are at most 10 wide and

@@ -19,13 +19,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from captioner.errors import OptionError
-from captioner.show.scale import MAP_OF, colours, opacity, overlay, top_of_scale
+from captioner.show.scale import FIGURE_PIXELS, MAP_OF, colours, opacity, overlay, top_of_scale
 
 if TYPE_CHECKING:
     from captioner.results import Caption
 
-FIGURE_PIXELS = 4400
-"""Neither side of a figure has more pixels, as `save_figure` writes it, whatever the picture and the caption."""
 _DPI = 110
 _SMALL_DPI = 60
 _PANEL_PIXELS = 480  # longer side of each panel's picture
