@@ -1,0 +1,437 @@
+"""Model files to ONNX graphs: ``encode`` (pixels to the decoder's first state) and ``step`` (one word).
+
+The graphs hold no weights. Their metadata names the model file that they belong to by its digest, and says from which of
+its tensors each initialiser is made; `captioner.backends.graph_files` makes them when a model is opened. Batch-norm is
+folded into the convolutions.
+
+Every decoder exports whose state is made of dataclasses, tuples, lists and dicts of tensors. Which axes are rows, pictures
+or growing is found by probing: a state of 2 pictures is compared with one of 2 pictures and 3 rows each, and with that of a
+word more.
+"""
+
+import copy
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.export import Dim
+
+from captioner import checkpoint
+from captioner.backends.graph_files import (
+    DESCRIPTION_VERSION,
+    METADATA_KEY,
+    Recipe,
+    graph_folder,
+    read_description,
+)
+from captioner.checkpoint import Checkpoint
+from captioner.errors import CaptionerError, OptionError
+from captioner.header import read_header
+from captioner.model.caption_model import CaptionModel
+from captioner.model.folding import ConvNorm, fold
+from captioner.model.preprocess import normalise
+from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN
+
+OPSET = 18
+_PROBE = (2, 3)  # pictures, rows of each
+_WORDS = 5  # in the state that the step is traced with: no axis has this size by chance of 0 or 1
+_SMALLEST_WEIGHT = 16  # numbers; smaller constants are found by their names alone
+
+
+def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Path:
+    """Write the graphs of a model file, ``encode.onnx`` and ``step.onnx``, and check them against torch.
+
+    The same model file gives the same bytes.
+
+    Args:
+        model_file: of a trained model.
+        folder: None for the place where `captioner.pipeline.load` looks: ``graphs/NAME`` beside the model file.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the model file is missing or damaged.
+        OptionError: the model does not export; the message says why.
+    """
+    path = Path(model_file)
+    folder = graph_folder(path) if folder is None else Path(folder)
+    model = checkpoint.load(path)
+    graphs = export_graphs(model, digest=read_header(path)["digest"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, graph in graphs.items():
+            partial = folder / f"{name}.onnx.partial"
+            partial.write_bytes(strip_weights(graph).SerializeToString(deterministic=True))
+            partial.replace(folder / f"{name}.onnx")
+    except OSError as error:
+        raise OptionError(f"{folder}: cannot write graphs ({error.strerror})") from None
+    return folder
+
+
+def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProto]:
+    """The graphs of a model by name, with their weights and with recipes for them in the metadata.
+
+    Args:
+        model: any.
+        digest: of its file; see `captioner.header.Header`.
+
+    Raises:
+        OptionError: the decoder's state or its computation does not export.
+    """
+    folded, folds = _fold(model.model)
+    tensors = {name: tensor.detach().float().numpy() for name, tensor in model.model.state_dict().items()}
+    with _export_mode():
+        probe = _Probe(folded)
+        exported = {"encode": _export_encode(folded, probe), "step": _export_step(folded, probe)}
+    for name, graph in exported.items():
+        _tidy(graph)
+        description = {
+            "version": DESCRIPTION_VERSION,
+            "graph": name,
+            "digest": digest,
+            "side": folded.encoder.config.side,
+            "pad": folded.encoder.config.pad,
+            "grid_shape": list(folded.encoder.grid_shape),
+            "max_length": folded.decoder.max_length,
+            "state": [leaf.as_dict() for leaf in probe.leaves],
+            "initialisers": _recipes(graph, tensors, folds),
+        }
+        graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
+    return exported
+
+
+def strip_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a graph without the weights that its metadata has recipes for."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(graph)
+    made = read_description(graph.SerializeToString())["initialisers"]
+    for tensor in bare.graph.initializer:
+        if tensor.name in made:
+            size = int(np.prod(tensor.dims, dtype=np.int64)) * 4
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", "model"), ("offset", "0"), ("length", str(size))):
+                tensor.external_data.add(key=key, value=value)
+    return bare
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """A tensor of the decoder's state.
+
+    Attributes:
+        name: its input in the graph.
+        axis: what its first axis is: "row", "image", or "none" for a tensor that all share.
+        grows: the axes that are longer after each word, of the flat (N, ...) tensor.
+        kept: no step changes it.
+    """
+
+    name: str
+    axis: str
+    grows: tuple[int, ...]
+    kept: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "axis": self.axis, "kept": self.kept}
+
+
+class _Probe:
+    """States of a decoder, and what they say about its axes.
+
+    Attributes:
+        template: a state of 2 pictures with 3 rows each, after some words.
+        leaves: its tensors.
+    """
+
+    def __init__(self, model: CaptionModel) -> None:
+        pictures, rows = _PROBE
+        begun = _begin(model, pictures)
+        other = _begin(model, pictures + 1)
+        self.start = begun
+        first = begun.select(torch.arange(pictures).repeat_interleave(rows))
+        states = [first]
+        token = torch.full((pictures * rows,), START)
+        for _ in range(_WORDS):
+            states.append(model.decoder.step(token, states[-1]).state)
+        self.template = states[-1]
+        flat = [_flatten(state, type(model.decoder).__name__) for state in (*states, begun, other)]
+        *_, before, last, one_row, more = flat
+        if len({len(some) for some in flat}) > 1:
+            raise OptionError("the number of tensors in the decoder's state changes from step to step")
+        self.leaves = tuple(_leaf(i, *some) for i, some in enumerate(zip(before, last, one_row, more, strict=True)))
+
+    @property
+    def changed(self) -> list[int]:
+        """The tensors that a step changes."""
+        return [i for i, leaf in enumerate(self.leaves) if not leaf.kept]
+
+
+def _leaf(i: int, before: Tensor, after: Tensor, one_row: Tensor, more: Tensor) -> _Leaf:
+    pictures, rows = _PROBE
+    if after.dim() and one_row.shape[0] == pictures and after.shape[0] == pictures * rows:
+        axis = "row"
+    elif after.dim() and one_row.shape[0] == pictures and more.shape[0] == pictures + 1:
+        axis = "image"
+    elif after.shape == more.shape:
+        axis = "none"
+    else:
+        raise OptionError(
+            f"tensor {i} of the decoder's state, {tuple(after.shape)} for {pictures} pictures of {rows} rows, "
+            "has neither rows nor pictures as its first axis"
+        )
+    grows = tuple(d for d in range(1, after.dim()) if after.shape[d] != before.shape[d])
+    return _Leaf(f"state_{i}", axis, grows, kept=before is after)
+
+
+def _begin(model: CaptionModel, pictures: int) -> Any:
+    return model.decoder.begin(model.encode(*_inputs(model, pictures)))
+
+
+def _inputs(model: CaptionModel, pictures: int) -> tuple[Tensor, Tensor | None]:
+    """Pixels, and a mask for models whose pictures are padded."""
+    config = model.encoder.config
+    pixels = _pixels(model, pictures)
+    mask = _mask(model, pictures) if config.pad else None
+    return normalise(pixels, config), mask
+
+
+def _pixels(model: CaptionModel, pictures: int) -> Tensor:
+    side = model.encoder.config.side
+    assert side is not None
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (pictures, side, side, 3), dtype=torch.uint8, generator=generator)
+
+
+def _mask(model: CaptionModel, pictures: int) -> Tensor:
+    mask = torch.ones(pictures, *model.encoder.grid_shape, dtype=torch.bool)
+    mask[::2, mask.shape[1] // 2 :] = False
+    return mask
+
+
+def _flatten(state: Any, decoder: str) -> list[Tensor]:
+    """The tensors of a state, in order.
+
+    Raises:
+        OptionError: it holds what a graph cannot keep.
+    """
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in _parts(state, decoder) for tensor in _flatten(part, decoder)]
+
+
+def _parts(state: Any, decoder: str) -> list[Any]:
+    if dataclasses.is_dataclass(state):
+        return [getattr(state, field.name) for field in dataclasses.fields(state)]
+    if isinstance(state, (tuple, list)):
+        return list(state)
+    if isinstance(state, dict):
+        return list(state.values())
+    if state is None or isinstance(state, (bool, int, float, str)):
+        return []
+    raise OptionError(
+        f"the state of {decoder} holds a {type(state).__name__}, which no graph can keep",
+        remedy="make states of dataclasses and tuples of tensors",
+    )
+
+
+def _rebuild(state: Any, tensors: Iterator[Tensor]) -> Any:
+    """A state with other tensors."""
+    if isinstance(state, Tensor):
+        return next(tensors)
+    if dataclasses.is_dataclass(state) and not isinstance(state, type):
+        new = copy.copy(state)  # without its checks: it may be frozen
+        for field in dataclasses.fields(state):
+            object.__setattr__(new, field.name, _rebuild(getattr(state, field.name), tensors))
+        return new
+    if isinstance(state, (tuple, list)):
+        parts = [_rebuild(part, tensors) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+    if isinstance(state, dict):
+        return {key: _rebuild(part, tensors) for key, part in state.items()}
+    return state
+
+
+class _Encode(nn.Module):
+    """pixels (B, side, side, 3) uint8, and the mask (B, h, w) of padded pictures -> the first state's tensors."""
+
+    def __init__(self, model: CaptionModel) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()  # a module is born in training mode, and so the exporter would leave the whole model
+
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        grid = self.model.encode(normalise(pixels, self.model.encoder.config), mask)
+        return tuple(_flatten(self.model.decoder.begin(grid), type(self.model.decoder).__name__))
+
+
+class _Step(nn.Module):
+    """tokens (B, k), the state's tensors -> logits, log_p, map, off_grid, the tensors that changed.
+
+    Rows are (B, k, ...) on the way in, so that the exporter knows that their number is a multiple of the pictures, and
+    (B * k, ...) on the way out.
+    """
+
+    def __init__(self, model: CaptionModel, probe: _Probe) -> None:
+        super().__init__()
+        self.model, self.probe = model, probe
+        self.eval()
+
+    def forward(self, tokens: Tensor, state: list[Tensor]) -> tuple[Tensor, ...]:
+        leaves = self.probe.leaves
+        flat = [x.flatten(0, 1) if leaf.axis == "row" else x for x, leaf in zip(state, leaves, strict=True)]
+        step = self.model.decoder.step(tokens.flatten(), _rebuild(self.probe.template, iter(flat)))
+        logits = step.logits.float()
+        words = torch.arange(logits.shape[-1])
+        allowed = (words != PAD) & (words != START) & (words != UNKNOWN)
+        log_p = logits.masked_fill(~allowed, float("-inf")).log_softmax(-1)
+        after = _flatten(step.state, type(self.model.decoder).__name__)
+        return (logits, log_p, step.map.float(), step.off_grid.float(), *(after[i] for i in self.probe.changed))
+
+
+def _export_encode(model: CaptionModel, probe: _Probe) -> onnx.ModelProto:
+    pictures = _PROBE[0]
+    arguments: tuple[Any, ...] = (_pixels(model, pictures),)
+    shapes: tuple[Any, ...] = ({0: Dim("B")},)
+    names = ["pixels"]
+    if model.encoder.config.pad:
+        arguments, shapes = (*arguments, _mask(model, pictures)), (*shapes, {0: Dim("B")})
+        names.append("mask")
+    return _export(_Encode(model), arguments, shapes, names, [leaf.name for leaf in probe.leaves], model)
+
+
+def _export_step(model: CaptionModel, probe: _Probe) -> onnx.ModelProto:
+    b, k = Dim("B"), Dim("k")
+    state, shapes = [], []
+    for tensor, leaf in zip(_flatten(probe.template, ""), probe.leaves, strict=True):
+        row = leaf.axis == "row"
+        state.append(tensor.unflatten(0, _PROBE) if row else tensor)
+        sizes: dict[int, Any] = {"row": {0: b, 1: k}, "image": {0: b}, "none": {}}[leaf.axis]
+        shapes.append({**sizes, **{axis + row: Dim.AUTO for axis in leaf.grows}})
+    return _export(
+        _Step(model, probe),
+        (torch.full(_PROBE, START), state),
+        ({0: b, 1: k}, shapes),
+        ["tokens", *(leaf.name for leaf in probe.leaves)],
+        ["logits", "log_p", "map", "off_grid", *(f"next_{probe.leaves[i].name}" for i in probe.changed)],
+        model,
+    )
+
+
+def _export(
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    shapes: tuple[Any, ...],
+    inputs: list[str],
+    outputs: list[str],
+    model: CaptionModel,
+) -> onnx.ModelProto:
+    try:
+        program = torch.onnx.export(
+            module,
+            arguments,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    except ModuleNotFoundError as error:
+        raise OptionError(f"export needs {error.name}, which is not installed") from None
+    except Exception as error:  # whatever a decoder of somebody else's does that the exporter does not know
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split())[:300]
+        raise OptionError(
+            f"{type(model.decoder).__name__} does not export to ONNX: {type(cause).__name__}: {reason}",
+            remedy="run it on torch",
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+@contextmanager
+def _export_mode() -> Iterator[None]:
+    """No gradients, no fused kernels that have no counterpart, no warnings of the exporter about itself."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _fold(model: CaptionModel) -> tuple[CaptionModel, dict[str, Recipe]]:
+    """A copy with plain convolutions in the place of each `ConvNorm`, and recipes of their weights by name."""
+    folded = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    recipes: dict[str, Recipe] = {}
+    for name, module in list(folded.named_modules()):
+        if isinstance(module, ConvNorm):
+            convolution, norm = module[0], module[1]
+            assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+            recipe = Recipe(convolution=f"{name}.0.weight", norm=f"{name}.1", eps=norm.eps)
+            if convolution.bias is not None:
+                recipe["bias"] = f"{name}.0.bias"
+            weight, shift = fold(convolution, norm)
+            convolution.weight, convolution.bias = nn.Parameter(weight), nn.Parameter(shift)
+            parent = folded.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], nn.Sequential(convolution, nn.Identity(), *module[2:]))
+            for part in ("weight", "bias"):
+                recipes[f"{name}.0.{part}"] = Recipe(**{**recipe, "part": part})  # type: ignore[typeddict-item]
+    return folded.requires_grad_(False), recipes
+
+
+def _tidy(graph: onnx.ModelProto) -> None:
+    """Remove what the exporter notes about this machine: file names and stack traces."""
+    del graph.metadata_props[:]
+    graph.doc_string = ""
+    graph.graph.doc_string = ""
+    del graph.graph.metadata_props[:]
+    for part in (*graph.graph.node, *graph.graph.initializer, *graph.graph.value_info):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    del graph.graph.value_info[:]
+
+
+def _recipes(
+    graph: onnx.ModelProto, tensors: dict[str, np.ndarray], folds: dict[str, Recipe]
+) -> dict[str, Recipe]:
+    """How each float initialiser of a graph is made; those that no tensor gives are constants and stay in the graph."""
+    by_value: dict[tuple[Any, ...], Recipe] = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim == 2:
+            by_value.setdefault(_value(tensor.T), Recipe(tensor=name, transpose=True))
+    for name, tensor in tensors.items():
+        by_value[_value(tensor)] = Recipe(tensor=name)
+    recipes = {}
+    for initialiser in graph.graph.initializer:
+        if initialiser.data_type != onnx.TensorProto.FLOAT:
+            continue
+        name = initialiser.name.removeprefix("model.")
+        values = numpy_helper.to_array(initialiser)
+        if name in folds:
+            recipes[initialiser.name] = folds[name]
+        elif name in tensors and np.array_equal(values, tensors[name]):
+            recipes[initialiser.name] = Recipe(tensor=name)
+        elif values.size >= _SMALLEST_WEIGHT and (recipe := by_value.get(_value(values))) is not None:
+            recipes[initialiser.name] = recipe
+    return recipes
+
+
+def _value(array: np.ndarray) -> tuple[Any, ...]:
+    return (array.shape, hash(np.ascontiguousarray(array).tobytes()))
