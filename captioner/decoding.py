@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import array_api_compat
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.backends.arrays import to_numpy, top_k
+from captioner.backends.arrays import like, namespace, to_numpy, top_k
 from captioner.backends.base import Backend, Encoded, State
 from captioner.errors import CheckpointError
 from captioner.options import Beam, Greedy, Sampling
@@ -77,9 +76,7 @@ def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypoth
     rows = _Rows(backend, encoded, options)
     for _ in range(options.max_length + 1):
         log_p = rows.next_log_p()  # (N, V)
-        xp = array_api_compat.array_namespace(log_p)
-        totals = xp.asarray(rows.totals, device=array_api_compat.device(log_p))
-        continued = xp.reshape(totals[:, None] + log_p, (rows.images, -1))  # (P, R * V)
+        continued = namespace(log_p).reshape(like(rows.totals, log_p)[:, None] + log_p, (rows.images, -1))  # (P, R * V)
         # With refill, as many again: up to ``width`` of them may end.
         wanted = options.width * (2 if options.refill else 1)
         total, choice = top_k(continued, min(wanted, continued.shape[1]))  # (P, K)
@@ -310,9 +307,8 @@ def _forbid(log_p: Any, banned: list[tuple[int, int]]) -> Any:
     rows, words = (np.asarray(part) for part in zip(*banned, strict=True))
     forbidden = np.zeros(log_p.shape, dtype=np.bool_)
     forbidden[rows, words] = True
-    xp = array_api_compat.array_namespace(log_p)
-    device = array_api_compat.device(log_p)
-    allowed = xp.where(xp.asarray(forbidden, device=device), xp.asarray(_DEAD, device=device), log_p)
+    xp = namespace(log_p)
+    allowed = xp.where(like(forbidden, log_p), like(np.asarray(_DEAD), log_p), log_p)
     highest = xp.max(allowed, axis=-1, keepdims=True)
     stuck = highest == _DEAD
     shifted = allowed - xp.where(stuck, xp.zeros_like(highest), highest)
@@ -320,15 +316,15 @@ def _forbid(log_p: Any, banned: list[tuple[int, int]]) -> Any:
     # Where nothing may follow, the end does.
     end = np.full(log_p.shape[1], _DEAD)
     end[END] = 0.0
-    return xp.where(stuck, xp.asarray(end, device=device)[None], shifted - total)
+    return xp.where(stuck, like(end, log_p)[None], shifted - total)
 
 
 def _picked(log_p: Any, rows: _Ints, words: _Ints) -> _Floats:
     """The log-probability of a word of each row, in the host's memory."""
     if isinstance(log_p, np.ndarray):
         return np.asarray(log_p[rows, words])
-    xp = array_api_compat.array_namespace(log_p)
-    places = xp.asarray(rows * log_p.shape[1] + words, device=array_api_compat.device(log_p))
+    xp = namespace(log_p)
+    places = like(rows * log_p.shape[1] + words, log_p)
     return to_numpy(xp.take(xp.reshape(log_p, (-1,)), places, axis=0))
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import importlib.resources
+import importlib.util
 import math
 import os
 import zlib
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from captioner.backends.base import BACKENDS, Backend, Encoded, Pixels, Scored
+from captioner.backends.graph_files import EXPORTED, ForeignGraphError, graph_folder
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.explain.occlusion import occlusion_maps
@@ -38,11 +40,14 @@ class Captioner:
     Args:
         backend: what computes the model; see `captioner.backends.base.Backend`. `load` makes one of a file.
         name: how captions call it.
+        file: the model file, for what only torch computes where the backend is another; None where there is none.
     """
 
-    def __init__(self, backend: Backend, *, name: str = "model") -> None:
+    def __init__(self, backend: Backend, *, name: str = "model", file: Path | None = None) -> None:
         self.backend = backend
         self.name = name
+        self.file = file
+        self._torch = backend if backend.name == "torch" else None
         self.default_options = Beam(**self.about.get("decoding", {}))
         self.map_options = MapOptions.stored(dict(self.about))
 
@@ -68,14 +73,29 @@ class Captioner:
 
     @property
     def model(self) -> Any:
-        """The torch module, for models that run on torch.
+        """The torch module. Where captions come from another backend, it is loaded when it is first asked for, and what
+        is done to it changes no caption: load the model with ``backend="torch"`` for that.
 
         Raises:
-            OptionError: the model runs on another backend.
+            OptionError: torch is not installed, or the model came from no model file.
         """
-        if self.backend.name != "torch":
-            raise OptionError(f"the model runs on {self.backend.name}", remedy='load it with backend="torch"')
-        return getattr(self.backend, "model")  # noqa: B009
+        return getattr(self.torch_backend(), "model")  # noqa: B009
+
+    def torch_backend(self) -> Backend:
+        """The model on torch, which computes gradients; loaded when it is first asked for.
+
+        Raises:
+            OptionError: torch is not installed, or the model came from no model file.
+        """
+        if self._torch is None:
+            if self.file is None:
+                raise OptionError(
+                    f"this needs the model on torch, and '{self.name}' runs on {self.backend.name} alone",
+                    remedy="load its .safetensors file",
+                )
+            on_torch = self.device == "cpu" or self.device.startswith("cuda")
+            self._torch = _open("torch", self.file, device=self.device if on_torch else "cpu")
+        return self._torch
 
     @overload
     def caption(
@@ -329,9 +349,9 @@ class Captioner:
             return explain
         return self.map_options if explain is None else MapOptions.stored(dict(self.about), explain)
 
-    def _encode(self, ready: Sequence["Prepared"]) -> Encoded:
+    def _encode(self, ready: Sequence["Prepared"], backend: Backend | None = None) -> Encoded:
         pixels = np.stack([prepared.pixels for prepared in ready])
-        return self.backend.encode(pixels, [prepared.geometry for prepared in ready])
+        return (backend or self.backend).encode(pixels, [prepared.geometry for prepared in ready])
 
     def _explain(
         self,
@@ -342,8 +362,13 @@ class Captioner:
     ) -> "list[list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]]]":
         """For each caption of each picture its maps (n, h, w), their weight off the grid (n,), and log-probabilities of
         its words and its end (n + 1,)."""
-        backend = self.backend
-        scored = (backend.gradients if options.explain == "gradient" else backend.score)(encoded, captions)
+        if options.explain == "gradient":
+            backend = self.torch_backend()
+            if backend is not self.backend:
+                encoded = self._encode(ready, backend)
+            scored = backend.gradients(encoded, captions)
+        else:
+            scored = self.backend.score(encoded, captions)
         found = []
         for prepared, some, own in zip(ready, captions, scored, strict=True):
             if options.explain == "occlusion" and some:
@@ -445,32 +470,90 @@ def _alternative(
 
 
 def load(
-    model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | None = "auto", backend: str = "auto"
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    device: str | None = "auto",
+    backend: str = "auto",
+    threads: int | None = None,
 ) -> Captioner:
     """A model by name or path.
 
     Args:
-        model: the name of a model that ships, or the path of a model file.
-        device: where it computes: "cpu", "cuda", "cuda:1", "mps"; "auto" (or None) for the best that there is.
-        backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`; "auto" chooses.
+        model: the name of a model that ships, the path of a model file, or an exported folder.
+        device: where it computes: "cpu", "cuda", "cuda:1", "mps", or a device of ONNX Runtime ("coreml", "directml",
+            "openvino"); "auto" (or None) for the best that there is.
+        backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" for an
+            exported folder, and for a model file that has graphs (``graphs/NAME`` beside it, made from this very file)
+            where onnxruntime is installed and the device is a CPU; otherwise "torch".
+        threads: for the computation on a CPU; None for what the runtime chooses. "onnx" takes the cores that nobody else
+            keeps busy, or what the environment's OMP_NUM_THREADS says.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
-        OptionError: there is no such device or backend.
+        OptionError: there is no such device or backend, or what it needs is not installed.
     """
     path = find_model(model)
-    name = "torch" if backend == "auto" else backend
-    if name not in BACKENDS and name.isidentifier():
-        try:
-            importlib.import_module(f"captioner.backends.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"captioner.backends.{name}":
-                raise OptionError(f"the backend '{name}' needs {error.name}, which is not installed") from None
-    opened = BACKENDS[name](os.fspath(path), device=str(device or "auto"))
+    device = str(device or "auto")
+    opened = (
+        _open_auto(path, device, threads) if backend == "auto" else _open(backend, path, device=device, threads=threads)
+    )
     try:
-        return Captioner(opened, name=path.stem)
+        return Captioner(opened, name=path.stem, file=None if path.is_dir() else path)
     except (TypeError, OptionError) as error:
         raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None
+
+
+def _open_auto(path: Path, device: str, threads: int | None) -> Backend:
+    """A model in the runtime that suits it; see `load`."""
+    if path.is_dir():
+        return _open("onnx", path, device=device, threads=threads)
+    has_torch = importlib.util.find_spec("torch") is not None
+    on_cpu = device == "cpu" or (device == "auto" and not (has_torch and _has_cuda()))
+    wants_onnx = on_cpu or device.partition(":")[0] in ("coreml", "directml", "openvino")
+    if wants_onnx and graph_folder(path).is_dir() and importlib.util.find_spec("onnxruntime") is not None:
+        try:
+            return _open("onnx", path, device=device, threads=threads)
+        except ForeignGraphError:  # the model file was written again since
+            if not has_torch:
+                raise
+    if not has_torch:
+        raise OptionError(
+            f"{path} runs on torch, which is not installed"
+            if on_cpu and graph_folder(path).is_dir() is False
+            else f"{path} runs on onnxruntime or torch, and neither is installed",
+            remedy="pip install torch",
+        )
+    return _open("torch", path, device=device, threads=threads)
+
+
+def _has_cuda() -> bool:
+    """A GPU for torch; torch is imported only where the system has an NVIDIA device."""
+    if not Path("/proc/driver/nvidia").exists() and os.name != "nt":
+        return False
+    if os.name == "nt" and not Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32", "nvcuda.dll").exists():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _open(backend: str, path: Path, *, device: str, threads: int | None = None) -> Backend:
+    """A model in one runtime, whose module is imported first.
+
+    Raises:
+        OptionError: there is no such backend, or what it needs is not installed.
+    """
+    if backend not in BACKENDS and backend.isidentifier():
+        try:
+            importlib.import_module(f"captioner.backends.{backend}")
+        except ModuleNotFoundError as error:
+            if error.name != f"captioner.backends.{backend}":
+                raise OptionError(
+                    f"the backend '{backend}' needs {error.name}, which is not installed",
+                    remedy=f"pip install {error.name}",
+                ) from None
+    chosen: dict[str, Any] = {} if threads is None else {"threads": threads}
+    return BACKENDS[backend](os.fspath(path), device=device, **chosen)
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:
@@ -484,12 +567,16 @@ def find_model(model: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{text}: models are files", remedy="fetch it first")
     if text.endswith(".safetensors") or os.sep in text:
         path = Path(text).expanduser()
-        if path.is_file():
+        if path.is_file() or (path / EXPORTED).is_file():
             return path
+        if path.is_dir():
+            raise CheckpointError(f"{path}: a folder without {EXPORTED}, so not an exported model")
         raise CheckpointError(f"{path}: no such model file")
     models = shipped_models()
     if text in models:
         return models[text]
+    if (Path(text) / EXPORTED).is_file():
+        return Path(text)
     names = ", ".join(models) or "none"
     raise CheckpointError(f"no model is called '{text}'; shipped: {names}", remedy="a .safetensors file works too")
 

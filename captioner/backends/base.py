@@ -123,9 +123,9 @@ class Backend(Protocol):
 
 
 class BackendFactory(Protocol):
-    """What `BACKENDS` holds: opens a model file."""
+    """What `BACKENDS` holds: opens a model file. Those that compute on a CPU also take the number of ``threads``."""
 
-    def __call__(self, path: str, *, device: str) -> Backend: ...
+    def __call__(self, path: str, *, device: str, **threads: int) -> Backend: ...
 
 
 BACKENDS: Registry[BackendFactory] = Registry("backend")

@@ -17,12 +17,18 @@ from captioner.errors import CheckpointError
 from captioner.header import FORMAT_VERSION, Header, current_weight_name
 
 GRAPHS = ("encode", "step")
+EXPORTED = "config.json"
+"""The file by which an exported folder is known."""
 METADATA_KEY = "captioner"
 DESCRIPTION_VERSION = 1
 
 _METADATA_FIELD = 14  # of onnx.ModelProto: repeated StringStringEntryProto {key = 1, value = 2}
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 _Floats = NDArray[np.float32]
+
+
+class ForeignGraphError(CheckpointError):
+    """A graph was made from another model file than the one that it lies beside."""
 
 
 class Recipe(TypedDict, total=False):
@@ -94,10 +100,10 @@ def check_digest(path: Path, description: Description, model_file: Path, digest:
     """Refuse a graph of another model file.
 
     Raises:
-        CheckpointError: it is.
+        ForeignGraphError: it is.
     """
     if description["digest"] != digest:
-        raise CheckpointError(
+        raise ForeignGraphError(
             f"{path}: made from another model file than {model_file}", remedy="'make graphs', or use --backend torch"
         )
 
@@ -202,7 +208,7 @@ def make_initialisers(recipes: Mapping[str, Recipe], weights: "Weights | Mapping
         KeyError, ValueError: the weights are not those that the recipes were written for.
         CheckpointError: a weight is not finite.
     """
-    return {name: np.ascontiguousarray(_make(recipe, weights)) for name, recipe in recipes.items()}
+    return {name: np.asarray(_make(recipe, weights), order="C") for name, recipe in recipes.items()}
 
 
 def _make(recipe: Recipe, weights: "Weights | Mapping[str, _Floats]") -> _Floats:
