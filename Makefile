@@ -2,12 +2,13 @@
 # make demo IMAGE=photo.jpg    the same with a picture of yours
 # make test                    linters, types and tests
 # make notebooks               run the notebooks and keep what they show
+# make graphs                  the ONNX graphs of the shipped models again, after their files changed
 # make venv                    only the environment that both set up
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test lint notebooks clean
+.PHONY: venv demo test lint notebooks graphs clean
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -37,6 +38,9 @@ test: lint
 
 notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py
+
+graphs: venv
+	$(BIN)/python -m captioner.export.graphs
 
 clean:
 	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

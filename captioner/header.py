@@ -137,9 +137,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"its description holds {name}, which is no number")
 
 
-def _validated(
-    path: Path, model: Mapping[str, Any], version: int
-) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+def _validated(path: Path, model: Mapping[str, Any], version: int) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
     """Configuration, words and facts."""
     config, words, about = model.get("config"), model.get("vocabulary"), model.get("about")
     for name, value, kind in (("config", config, dict), ("vocabulary", words, list), ("about", about, dict)):

@@ -1,14 +1,14 @@
 """ONNX graphs without weights, and their weights from a model file; numpy alone.
 
-A graph's metadata holds, under "captioner", a JSON object: the digest of the model file that it belongs to, what the graph
-takes and returns, and for each initialiser the tensors of the model file that it is made of.
+A graph's metadata holds, under "captioner", a JSON object: the digest of the model file that it belongs to, what the
+graph takes and returns, and for each initialiser the tensors of the model file that it is made of.
 """
 
+import io
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ METADATA_KEY = "captioner"
 DESCRIPTION_VERSION = 1
 
 _METADATA_FIELD = 14  # of onnx.ModelProto: repeated StringStringEntryProto {key = 1, value = 2}
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _Floats = NDArray[np.float32]
 
 
@@ -38,6 +38,7 @@ class Recipe(TypedDict, total=False):
         tensor: a tensor's name; with ``transpose``, its transpose.
         convolution: a convolution's weight; with ``norm``, the name of the batch-norm after it, folded in; ``eps`` is
             added to its variance; ``part`` is "weight" or "bias"; ``bias`` names the convolution's own.
+        positions: the sinusoidal positions of a grid: height, width, channels.
     """
 
     tensor: str
@@ -47,6 +48,7 @@ class Recipe(TypedDict, total=False):
     norm: str
     eps: float
     part: str
+    positions: Sequence[int]
 
 
 class Description(TypedDict):
@@ -78,19 +80,28 @@ def graph_folder(model_file: Path) -> Path:
     return model_file.parent / "graphs" / model_file.stem
 
 
-def read_graph(path: Path) -> tuple[bytes, Description]:
-    """A graph's bytes and its description.
+def read_graph(path: Path) -> bytes:
+    """The content of a graph's file.
 
     Raises:
-        CheckpointError: it is missing, damaged or not of this program.
+        CheckpointError: it is missing or cannot be read.
     """
     try:
-        content = path.read_bytes()
-        return content, read_description(content)
+        return path.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such graph", remedy="'make graphs' or --backend torch") from None
+        raise CheckpointError(f"{path}: no such graph", remedy="'make graphs', or use --backend torch") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def describe(path: Path, content: bytes) -> Description:
+    """The description of a graph that `read_graph` returned.
+
+    Raises:
+        CheckpointError: the graph is damaged or not of this program.
+    """
+    try:
+        return read_description(content)
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path}: damaged, or not a graph of captioner ({reason})") from None
@@ -170,7 +181,7 @@ class Weights:
         path: for messages.
     """
 
-    def __init__(self, file: BinaryIO, header: Header, path: Path) -> None:
+    def __init__(self, file: io.BufferedReader, header: Header, path: Path) -> None:
         self._file, self._start, self._path = file, header["start"], path
         rename = current_weight_name if header["version"] < FORMAT_VERSION else str
         self._layout = {rename(name): place for name, place in header["tensors"].items()}
@@ -196,7 +207,8 @@ class Weights:
         with np.errstate(all="ignore"):
             if not np.isfinite(values.sum()) and not np.isfinite(values).all():
                 raise CheckpointError(
-                    f"{self._path}: {name} holds numbers that are not finite: the training diverged, or the file is damaged"
+                    f"{self._path}: {name} holds numbers that are not finite: "
+                    "the training diverged, or the file is damaged"
                 )
         return values
 
@@ -215,17 +227,25 @@ def _make(recipe: Recipe, weights: "Weights | Mapping[str, _Floats]") -> _Floats
     if "tensor" in recipe:
         values = weights[recipe["tensor"]]
         return values.T if recipe.get("transpose") else values
+    if "positions" in recipe:
+        return sinusoidal_positions(*recipe["positions"])
     norm = recipe["norm"]
     scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + np.float32(recipe["eps"]))
     if recipe["part"] == "weight":
-        return weights[recipe["convolution"]] * scale[:, None, None, None]
-    shift: _Floats = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
-    return shift + weights[recipe["bias"]] * scale if recipe.get("bias") else shift
+        return np.asarray(weights[recipe["convolution"]] * scale[:, None, None, None])
+    shift = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
+    return np.asarray(shift + weights[recipe["bias"]] * scale if recipe.get("bias") else shift)
 
 
-def open_weights(path: Path) -> BinaryIO:
-    """The model file, open for `Weights`."""
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise CheckpointError(f"{os.fspath(path)}: cannot be read ({error.strerror})") from None
+def sinusoidal_positions(height: int, width: int, channels: int) -> _Floats:
+    """As `captioner.model.refiners.sinusoidal_positions`, (height * width, channels)."""
+    quarter = channels // 4
+    frequency = np.float32(np.pi) * np.exp(np.linspace(0, np.log(16.0), quarter, dtype=np.float32))
+    row, column = (
+        ((np.arange(size, dtype=np.float32) + 0.5) / np.float32(size))[:, None] * frequency for size in (height, width)
+    )
+    rows = np.concatenate((np.sin(row), np.cos(row)), 1)[:, None]
+    columns = np.concatenate((np.sin(column), np.cos(column)), 1)[None]
+    shape = (height, width, 2 * quarter)
+    both = np.concatenate((np.broadcast_to(rows, shape), np.broadcast_to(columns, shape)), 2)
+    return both.reshape(height * width, channels)

@@ -19,13 +19,13 @@ from captioner.backends.graph_files import (
     Description,
     Weights,
     check_digest,
+    describe,
     graph_folder,
     make_initialisers,
-    open_weights,
     read_graph,
 )
 from captioner.errors import CheckpointError, OptionError
-from captioner.header import damaged, read_header
+from captioner.header import Header, damaged, read_header
 from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import END, START, Vocabulary
 
@@ -140,41 +140,38 @@ class OnnxBackend:
 
     def score(self, encoded: Encoded, captions: Tokens) -> list[list[Scored]]:
         """See `captioner.backends.base.Backend.score`; word by word, a caption that has ended goes no further."""
-        order = [sorted(range(len(some)), key=lambda j, some=some: -len(some[j])) for some in captions]
-        longest = max(len(some[places[0]]) for some, places in zip(captions, order, strict=True) if some)
-        lengths = [[len(some[j]) + 1 for j in places] for some, places in zip(captions, order, strict=True)]
-        shape = (len(captions), max(map(len, captions)), longest + 1)
+        # Of each picture the longest captions come first, so that those that go on are its first rows.
+        order = [np.argsort([-len(caption) for caption in some], kind="stable").tolist() for some in captions]
+        rows = [[captions[i][j] for j in places] for i, places in enumerate(order)]
+        shape = (len(rows), max(map(len, rows)), max(len(caption) for some in rows for caption in some) + 1)
         log_p = np.zeros(shape, dtype=np.float32)
         maps = np.zeros((*shape, *self.grid_shape), dtype=np.float32)
         off_grid = np.zeros(shape, dtype=np.float32)
-        state, images, per_image = self.begin(encoded), np.arange(shape[0]), 1
+        state, images, per_image = self.begin(encoded), list(range(shape[0])), 1
         for t in range(shape[2]):
-            # Of each picture the longest captions come first, so those that go on are its first rows.
-            alive = [sum(length > t for length in lengths[i]) for i in images]
+            alive = [sum(len(caption) >= t for caption in rows[i]) for i in images]
             most, going = max(alive), np.flatnonzero(alive)
             if most != per_image or len(going) < len(images):
-                rows = going[:, None] * per_image + np.minimum(np.arange(most), per_image - 1)
-                state = state.select(rows.ravel(), going if len(going) < len(images) else None)
-                images, per_image = images[going], most
+                kept = going[:, None] * per_image + np.minimum(np.arange(most), per_image - 1)
+                state = state.select(kept.ravel(), going if len(going) < len(images) else None)
+                images, per_image = [images[i] for i in going], most
             read, wanted = np.full((2, len(images), most), END, dtype=np.int64)
             for row, i in enumerate(images):
-                for column, j in enumerate(order[i][:most]):
-                    caption = captions[i][j]
-                    read[row, column] = START if t == 0 else caption[t - 1] if t <= len(caption) else END
-                    wanted[row, column] = caption[t] if t < len(caption) else END
+                for column, caption in enumerate(rows[i][:most]):
+                    read[row, column] = (START, *caption, END)[min(t, len(caption) + 1)]
+                    wanted[row, column] = (*caption, END)[min(t, len(caption))]
             (logits, step_maps, off), state = self._step(read.ravel(), state, ["logits", "map", "off_grid"])
-            place = (images[:, None], np.arange(most), t)
+            place = (np.asarray(images)[:, None], np.arange(most), t)
             log_p[place] = _log_probabilities(logits, wanted.ravel()).reshape(-1, most)
             maps[place] = step_maps.reshape(len(images), most, *self.grid_shape)
             off_grid[place] = off.reshape(-1, most)
-        found: list[list[Scored]] = []
-        for i, places in enumerate(order):
-            scored = {
-                j: Scored(*(array[i, column, : len(captions[i][j]) + 1] for array in (log_p, maps, off_grid)))
-                for column, j in enumerate(places)
-            }
-            found.append([scored[j] for j in range(len(places))])
-        return found
+        return [
+            [
+                Scored(*(array[i, places.index(j), : len(caption) + 1] for array in (log_p, maps, off_grid)))
+                for j, caption in enumerate(captions[i])
+            ]
+            for i, places in enumerate(order)
+        ]
 
     def gradients(self, encoded: Encoded, captions: Tokens) -> list[list[Scored]]:
         """There are none; see `captioner.backends.base.Backend.gradients`."""
@@ -242,9 +239,9 @@ def _log_probabilities(logits: NDArray[np.float32], targets: NDArray[np.int64]) 
 def idle_cores() -> int:
     """Cores that this process may use and that nobody else keeps busy now; at least 1.
 
-    Two threads on two cores with a busy neighbour are slower than one: at each layer one waits for the other. The load of
-    the last minute tells of what has ended since, the processes that run now of what ends in a moment; a neighbour is what
-    both tell of.
+    Two threads on two cores with a busy neighbour are slower than one: at each layer one waits for the other. The load
+    of the last minute counts what has ended since; the number of running processes counts what ends in a moment. The
+    smaller of both is taken.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -344,27 +341,53 @@ def open_model(path: str, *, device: str = "auto", threads: int | None = None) -
         OptionError: there is no such device.
     """
     file = Path(path)
+    find_provider(device)  # an unknown device is reported before a file is read
+    header, folder = read_header(file), graph_folder(file)
+    graphs = {name: (folder / f"{name}.onnx", read_graph(folder / f"{name}.onnx")) for name in GRAPHS}
+    return open_graphs(file, header, graphs, device=device, threads=threads)
+
+
+def open_graphs(
+    file: Path,
+    header: Header,
+    graphs: Mapping[str, tuple[Path, bytes]],
+    *,
+    device: str = "cpu",
+    threads: int | None = 1,
+) -> OnnxBackend:
+    """The backend of graphs without weights.
+
+    Args:
+        file: the model file, which has the weights.
+        header: of the model file.
+        graphs: by name their paths and contents.
+        device: see `find_provider`.
+        threads: see `choose_threads`.
+
+    Raises:
+        CheckpointError: a file is damaged, or the graphs are of another model file.
+        OptionError: there is no such device.
+    """
     found, _ = find_provider(device)
-    header = read_header(file)
-    folder = graph_folder(file)
-    read = {name: (folder / f"{name}.onnx", *read_graph(folder / f"{name}.onnx")) for name in GRAPHS}
-    for graph_path, _, description in read.values():
-        check_digest(graph_path, description, file, header["digest"])
+    descriptions = {}
+    for name, (path, content) in graphs.items():
+        descriptions[name] = describe(path, content)
+        check_digest(path, descriptions[name], file, header["digest"])
 
     def make_sessions(count: int) -> dict[str, onnxruntime.InferenceSession]:
         sessions = {}
-        for name, (graph_path, content, description) in read.items():
+        for name, (path, content) in graphs.items():
             try:
-                with open_weights(file) as opened:
-                    initialisers = make_initialisers(description["initialisers"], Weights(opened, header, file))
+                with file.open("rb") as opened:
+                    weights = make_initialisers(descriptions[name]["initialisers"], Weights(opened, header, file))
             except (KeyError, ValueError, TypeError, OSError) as error:
                 raise damaged(file, error) from None
-            sessions[name] = make_session(graph_path, content, initialisers, device=found, threads=count)
+            sessions[name] = make_session(path, content, weights, device=found, threads=count)
         return sessions
 
     return OnnxBackend(
         make_sessions,
-        read["step"][2],
+        descriptions["step"],
         vocabulary=Vocabulary(tuple(header["vocabulary"])),
         about=header["about"],
         digest=header["digest"],

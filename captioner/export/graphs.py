@@ -1,19 +1,18 @@
 """Model files to ONNX graphs: ``encode`` (pixels to the decoder's first state) and ``step`` (one word).
 
-The graphs hold no weights. Their metadata names the model file that they belong to by its digest, and says from which of
-its tensors each initialiser is made; `captioner.backends.graph_files` makes them when a model is opened. Batch-norm is
-folded into the convolutions.
+The graphs hold no weights. Their metadata names the model file that they belong to by its digest, and says from which
+of its tensors each initialiser is made; `captioner.backends.graph_files` makes them when a model is opened. Batch-norm
+is folded into the convolutions.
 
-Every decoder exports whose state is made of dataclasses, tuples, lists and dicts of tensors. Which axes are rows, pictures
-or growing is found by probing: a state of 2 pictures is compared with one of 2 pictures and 3 rows each, and with that of a
-word more.
+Every decoder exports whose state is made of dataclasses, tuples, lists and dicts of tensors; see
+`captioner.export.probe`.
 """
 
 import copy
-import dataclasses
 import json
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from captioner import checkpoint
+from captioner.backends.base import Backend
 from captioner.backends.graph_files import (
     DESCRIPTION_VERSION,
     METADATA_KEY,
@@ -33,49 +33,74 @@ from captioner.backends.graph_files import (
     graph_folder,
     read_description,
 )
+from captioner.backends.onnx import open_graphs
+from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
 from captioner.errors import CaptionerError, OptionError
+from captioner.export.parity import TOLERANCE, Parity, parity
+from captioner.export.probe import PICTURES, ROWS, Probe, flatten, probe_mask, probe_pixels, rebuild
 from captioner.header import read_header
 from captioner.model.caption_model import CaptionModel
 from captioner.model.folding import ConvNorm, fold
 from captioner.model.preprocess import normalise
-from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN
+from captioner.model.refiners import sinusoidal_positions
+from captioner.pipeline import find_model, shipped_models
+from captioner.tokenizer.vocabulary import PAD, START, UNKNOWN
 
 OPSET = 18
-_PROBE = (2, 3)  # pictures, rows of each
-_WORDS = 5  # in the state that the step is traced with: no axis has this size by chance of 0 or 1
 _SMALLEST_WEIGHT = 16  # numbers; smaller constants are found by their names alone
 
 
-def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Path:
+def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Parity:
     """Write the graphs of a model file, ``encode.onnx`` and ``step.onnx``, and check them against torch.
 
-    The same model file gives the same bytes.
+    The same model file gives the same bytes. Graphs that were there stay until the new ones have passed the check.
 
     Args:
         model_file: of a trained model.
         folder: None for the place where `captioner.pipeline.load` looks: ``graphs/NAME`` beside the model file.
 
     Returns:
-        The folder.
+        How far the graphs are from torch.
 
     Raises:
         CheckpointError: the model file is missing or damaged.
-        OptionError: the model does not export; the message says why.
+        OptionError: the model does not export, the message says why; or the folder cannot be written.
     """
     path = Path(model_file)
     folder = graph_folder(path) if folder is None else Path(folder)
-    model = checkpoint.load(path)
-    graphs = export_graphs(model, digest=read_header(path)["digest"])
+    model, header = checkpoint.load(path), read_header(path)
+    graphs = export_graphs(model, digest=header["digest"])
+    contents = {name: strip_weights(graph).SerializeToString(deterministic=True) for name, graph in graphs.items()}
+    found = check_parity(
+        model,
+        open_graphs(path, header, {name: (folder / f"{name}.onnx", content) for name, content in contents.items()}),
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, graph in graphs.items():
+        for name, content in contents.items():
             partial = folder / f"{name}.onnx.partial"
-            partial.write_bytes(strip_weights(graph).SerializeToString(deterministic=True))
+            partial.write_bytes(content)
             partial.replace(folder / f"{name}.onnx")
     except OSError as error:
         raise OptionError(f"{folder}: cannot write graphs ({error.strerror})") from None
-    return folder
+    return found
+
+
+def check_parity(model: Checkpoint, exported: Backend) -> Parity:
+    """How far an export is from the model that it was made from.
+
+    Raises:
+        OptionError: so far that it is wrong.
+    """
+    found = parity(TorchBackend(model), exported)
+    if not max(found.log_p, found.maps) <= TOLERANCE:
+        raise OptionError(
+            f"the exported {type(model.model.decoder).__name__} computes something else than torch: "
+            f"log-probabilities differ by {found.log_p:.2g}, maps by {found.maps:.2g}",
+            remedy="in its code, take sizes from tensor.shape, and change no module in a step",
+        )
+    return found
 
 
 def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProto]:
@@ -90,8 +115,9 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
     """
     folded, folds = _fold(model.model)
     tensors = {name: tensor.detach().float().numpy() for name, tensor in model.model.state_dict().items()}
+    positions = (*folded.encoder.grid_shape, model.model.config.refiner.width)
     with _export_mode():
-        probe = _Probe(folded)
+        probe = Probe(folded)
         exported = {"encode": _export_encode(folded, probe), "step": _export_step(folded, probe)}
     for name, graph in exported.items():
         _tidy(graph)
@@ -104,7 +130,7 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
             "grid_shape": list(folded.encoder.grid_shape),
             "max_length": folded.decoder.max_length,
             "state": [leaf.as_dict() for leaf in probe.leaves],
-            "initialisers": _recipes(graph, tensors, folds),
+            "initialisers": _recipes(graph, tensors, folds, positions),
         }
         graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
     return exported
@@ -126,142 +152,6 @@ def strip_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-@dataclasses.dataclass(frozen=True)
-class _Leaf:
-    """A tensor of the decoder's state.
-
-    Attributes:
-        name: its input in the graph.
-        axis: what its first axis is: "row", "image", or "none" for a tensor that all share.
-        grows: the axes that are longer after each word, of the flat (N, ...) tensor.
-        kept: no step changes it.
-    """
-
-    name: str
-    axis: str
-    grows: tuple[int, ...]
-    kept: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "axis": self.axis, "kept": self.kept}
-
-
-class _Probe:
-    """States of a decoder, and what they say about its axes.
-
-    Attributes:
-        template: a state of 2 pictures with 3 rows each, after some words.
-        leaves: its tensors.
-    """
-
-    def __init__(self, model: CaptionModel) -> None:
-        pictures, rows = _PROBE
-        begun = _begin(model, pictures)
-        other = _begin(model, pictures + 1)
-        self.start = begun
-        first = begun.select(torch.arange(pictures).repeat_interleave(rows))
-        states = [first]
-        token = torch.full((pictures * rows,), START)
-        for _ in range(_WORDS):
-            states.append(model.decoder.step(token, states[-1]).state)
-        self.template = states[-1]
-        flat = [_flatten(state, type(model.decoder).__name__) for state in (*states, begun, other)]
-        *_, before, last, one_row, more = flat
-        if len({len(some) for some in flat}) > 1:
-            raise OptionError("the number of tensors in the decoder's state changes from step to step")
-        self.leaves = tuple(_leaf(i, *some) for i, some in enumerate(zip(before, last, one_row, more, strict=True)))
-
-    @property
-    def changed(self) -> list[int]:
-        """The tensors that a step changes."""
-        return [i for i, leaf in enumerate(self.leaves) if not leaf.kept]
-
-
-def _leaf(i: int, before: Tensor, after: Tensor, one_row: Tensor, more: Tensor) -> _Leaf:
-    pictures, rows = _PROBE
-    if after.dim() and one_row.shape[0] == pictures and after.shape[0] == pictures * rows:
-        axis = "row"
-    elif after.dim() and one_row.shape[0] == pictures and more.shape[0] == pictures + 1:
-        axis = "image"
-    elif after.shape == more.shape:
-        axis = "none"
-    else:
-        raise OptionError(
-            f"tensor {i} of the decoder's state, {tuple(after.shape)} for {pictures} pictures of {rows} rows, "
-            "has neither rows nor pictures as its first axis"
-        )
-    grows = tuple(d for d in range(1, after.dim()) if after.shape[d] != before.shape[d])
-    return _Leaf(f"state_{i}", axis, grows, kept=before is after)
-
-
-def _begin(model: CaptionModel, pictures: int) -> Any:
-    return model.decoder.begin(model.encode(*_inputs(model, pictures)))
-
-
-def _inputs(model: CaptionModel, pictures: int) -> tuple[Tensor, Tensor | None]:
-    """Pixels, and a mask for models whose pictures are padded."""
-    config = model.encoder.config
-    pixels = _pixels(model, pictures)
-    mask = _mask(model, pictures) if config.pad else None
-    return normalise(pixels, config), mask
-
-
-def _pixels(model: CaptionModel, pictures: int) -> Tensor:
-    side = model.encoder.config.side
-    assert side is not None
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (pictures, side, side, 3), dtype=torch.uint8, generator=generator)
-
-
-def _mask(model: CaptionModel, pictures: int) -> Tensor:
-    mask = torch.ones(pictures, *model.encoder.grid_shape, dtype=torch.bool)
-    mask[::2, mask.shape[1] // 2 :] = False
-    return mask
-
-
-def _flatten(state: Any, decoder: str) -> list[Tensor]:
-    """The tensors of a state, in order.
-
-    Raises:
-        OptionError: it holds what a graph cannot keep.
-    """
-    if isinstance(state, Tensor):
-        return [state]
-    return [tensor for part in _parts(state, decoder) for tensor in _flatten(part, decoder)]
-
-
-def _parts(state: Any, decoder: str) -> list[Any]:
-    if dataclasses.is_dataclass(state):
-        return [getattr(state, field.name) for field in dataclasses.fields(state)]
-    if isinstance(state, (tuple, list)):
-        return list(state)
-    if isinstance(state, dict):
-        return list(state.values())
-    if state is None or isinstance(state, (bool, int, float, str)):
-        return []
-    raise OptionError(
-        f"the state of {decoder} holds a {type(state).__name__}, which no graph can keep",
-        remedy="make states of dataclasses and tuples of tensors",
-    )
-
-
-def _rebuild(state: Any, tensors: Iterator[Tensor]) -> Any:
-    """A state with other tensors."""
-    if isinstance(state, Tensor):
-        return next(tensors)
-    if dataclasses.is_dataclass(state) and not isinstance(state, type):
-        new = copy.copy(state)  # without its checks: it may be frozen
-        for field in dataclasses.fields(state):
-            object.__setattr__(new, field.name, _rebuild(getattr(state, field.name), tensors))
-        return new
-    if isinstance(state, (tuple, list)):
-        parts = [_rebuild(part, tensors) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
-    if isinstance(state, dict):
-        return {key: _rebuild(part, tensors) for key, part in state.items()}
-    return state
-
-
 class _Encode(nn.Module):
     """pixels (B, side, side, 3) uint8, and the mask (B, h, w) of padded pictures -> the first state's tensors."""
 
@@ -272,7 +162,7 @@ class _Encode(nn.Module):
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         grid = self.model.encode(normalise(pixels, self.model.encoder.config), mask)
-        return tuple(_flatten(self.model.decoder.begin(grid), type(self.model.decoder).__name__))
+        return tuple(flatten(self.model.decoder.begin(grid), type(self.model.decoder).__name__))
 
 
 class _Step(nn.Module):
@@ -282,7 +172,7 @@ class _Step(nn.Module):
     (B * k, ...) on the way out.
     """
 
-    def __init__(self, model: CaptionModel, probe: _Probe) -> None:
+    def __init__(self, model: CaptionModel, probe: Probe) -> None:
         super().__init__()
         self.model, self.probe = model, probe
         self.eval()
@@ -290,37 +180,37 @@ class _Step(nn.Module):
     def forward(self, tokens: Tensor, state: list[Tensor]) -> tuple[Tensor, ...]:
         leaves = self.probe.leaves
         flat = [x.flatten(0, 1) if leaf.axis == "row" else x for x, leaf in zip(state, leaves, strict=True)]
-        step = self.model.decoder.step(tokens.flatten(), _rebuild(self.probe.template, iter(flat)))
+        step = self.model.decoder.step(tokens.flatten(), rebuild(self.probe.template, iter(flat)))
         logits = step.logits.float()
         words = torch.arange(logits.shape[-1])
         allowed = (words != PAD) & (words != START) & (words != UNKNOWN)
         log_p = logits.masked_fill(~allowed, float("-inf")).log_softmax(-1)
-        after = _flatten(step.state, type(self.model.decoder).__name__)
+        after = flatten(step.state, type(self.model.decoder).__name__)
         return (logits, log_p, step.map.float(), step.off_grid.float(), *(after[i] for i in self.probe.changed))
 
 
-def _export_encode(model: CaptionModel, probe: _Probe) -> onnx.ModelProto:
-    pictures = _PROBE[0]
-    arguments: tuple[Any, ...] = (_pixels(model, pictures),)
+def _export_encode(model: CaptionModel, probe: Probe) -> onnx.ModelProto:
+    pictures = PICTURES
+    arguments: tuple[Any, ...] = (probe_pixels(model, pictures),)
     shapes: tuple[Any, ...] = ({0: Dim("B")},)
     names = ["pixels"]
     if model.encoder.config.pad:
-        arguments, shapes = (*arguments, _mask(model, pictures)), (*shapes, {0: Dim("B")})
+        arguments, shapes = (*arguments, probe_mask(model, pictures)), (*shapes, {0: Dim("B")})
         names.append("mask")
     return _export(_Encode(model), arguments, shapes, names, [leaf.name for leaf in probe.leaves], model)
 
 
-def _export_step(model: CaptionModel, probe: _Probe) -> onnx.ModelProto:
+def _export_step(model: CaptionModel, probe: Probe) -> onnx.ModelProto:
     b, k = Dim("B"), Dim("k")
     state, shapes = [], []
-    for tensor, leaf in zip(_flatten(probe.template, ""), probe.leaves, strict=True):
+    for tensor, leaf in zip(flatten(probe.template, ""), probe.leaves, strict=True):
         row = leaf.axis == "row"
-        state.append(tensor.unflatten(0, _PROBE) if row else tensor)
+        state.append(tensor.unflatten(0, (PICTURES, ROWS)) if row else tensor)
         sizes: dict[int, Any] = {"row": {0: b, 1: k}, "image": {0: b}, "none": {}}[leaf.axis]
         shapes.append({**sizes, **{axis + row: Dim.AUTO for axis in leaf.grows}})
     return _export(
         _Step(model, probe),
-        (torch.full(_PROBE, START), state),
+        (torch.full((PICTURES, ROWS), START), state),
         ({0: b, 1: k}, shapes),
         ["tokens", *(leaf.name for leaf in probe.leaves)],
         ["logits", "log_p", "map", "off_grid", *(f"next_{probe.leaves[i].name}" for i in probe.changed)],
@@ -387,9 +277,10 @@ def _fold(model: CaptionModel) -> tuple[CaptionModel, dict[str, Recipe]]:
             weight, shift = fold(convolution, norm)
             convolution.weight, convolution.bias = nn.Parameter(weight), nn.Parameter(shift)
             parent = folded.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], nn.Sequential(convolution, nn.Identity(), *module[2:]))
+            rest = list(module)[2:]
+            setattr(parent, name.rpartition(".")[2], nn.Sequential(convolution, nn.Identity(), *rest))
             for part in ("weight", "bias"):
-                recipes[f"{name}.0.{part}"] = Recipe(**{**recipe, "part": part})  # type: ignore[typeddict-item]
+                recipes[f"{name}.0.{part}"] = {**recipe, "part": part}
     return folded.requires_grad_(False), recipes
 
 
@@ -409,10 +300,15 @@ def _tidy(graph: onnx.ModelProto) -> None:
 
 
 def _recipes(
-    graph: onnx.ModelProto, tensors: dict[str, np.ndarray], folds: dict[str, Recipe]
+    graph: onnx.ModelProto,
+    tensors: dict[str, np.ndarray],
+    folds: dict[str, Recipe],
+    positions: tuple[int, int, int],
 ) -> dict[str, Recipe]:
     """How each float initialiser of a graph is made; those that no tensor gives are constants and stay in the graph."""
-    by_value: dict[tuple[Any, ...], Recipe] = {}
+    by_value: dict[tuple[Any, ...], Recipe] = {
+        _value(sinusoidal_positions(*positions).numpy()): Recipe(positions=positions)
+    }
     for name, tensor in tensors.items():
         if tensor.ndim == 2:
             by_value.setdefault(_value(tensor.T), Recipe(tensor=name, transpose=True))
@@ -435,3 +331,19 @@ def _recipes(
 
 def _value(array: np.ndarray) -> tuple[Any, ...]:
     return (array.shape, hash(np.ascontiguousarray(array).tobytes()))
+
+
+def main() -> None:
+    """``python -m captioner.export.graphs [MODEL ...]``: write the graphs of models, or of all that ship."""
+    try:
+        models = [find_model(name) for name in sys.argv[1:]] or list(shipped_models().values())
+        for path in models:
+            found = write_graphs(path)
+            figures = f"log-probabilities within {found.log_p:.1e} of torch, maps within {found.maps:.1e}"
+            print(f"{graph_folder(path)}: {figures}")
+    except CaptionerError as error:
+        sys.exit(f"captioner.export.graphs: {error}")
+
+
+if __name__ == "__main__":
+    main()

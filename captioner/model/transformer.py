@@ -156,7 +156,7 @@ class TransformerDecoder(Decoder):
 
     def begin(self, grid: Grid) -> TransformerState:
         """No words yet; each layer's keys and values of the grid."""
-        empty = grid.features.new_zeros(len(grid), self.heads, 0, self.config.width // self.heads)
+        empty = grid.features.new_zeros(grid.features.shape[0], self.heads, 0, self.config.width // self.heads)
         return TransformerState(words=((empty, empty),) * self.layers, grids=self._grids(grid))
 
     def step(self, token: Tensor, state: TransformerState) -> Step:
