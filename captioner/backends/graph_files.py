@@ -35,7 +35,7 @@ class Recipe(TypedDict, total=False):
     """How an initialiser is made of a model file's tensors.
 
     Keys:
-        tensor: a tensor's name; with ``transpose``, its transpose.
+        tensor: a tensor's name; with ``transpose``, its transpose; with ``shape``, in that shape.
         convolution: a convolution's weight; with ``norm``, the name of the batch-norm after it, folded in; ``eps`` is
             added to its variance; ``part`` is "weight" or "bias"; ``bias`` names the convolution's own.
         positions: the sinusoidal positions of a grid: height, width, channels.
@@ -43,6 +43,7 @@ class Recipe(TypedDict, total=False):
 
     tensor: str
     transpose: bool
+    shape: Sequence[int]
     convolution: str
     bias: str
     norm: str
@@ -226,7 +227,9 @@ def make_initialisers(recipes: Mapping[str, Recipe], weights: "Weights | Mapping
 def _make(recipe: Recipe, weights: "Weights | Mapping[str, _Floats]") -> _Floats:
     if "tensor" in recipe:
         values = weights[recipe["tensor"]]
-        return values.T if recipe.get("transpose") else values
+        if recipe.get("transpose"):
+            return values.T
+        return values.reshape(recipe["shape"]) if "shape" in recipe else values
     if "positions" in recipe:
         return sinusoidal_positions(*recipe["positions"])
     norm = recipe["norm"]

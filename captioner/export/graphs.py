@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.export import Dim
@@ -301,14 +302,16 @@ def _tidy(graph: onnx.ModelProto) -> None:
 
 def _recipes(
     graph: onnx.ModelProto,
-    tensors: dict[str, np.ndarray],
+    tensors: dict[str, NDArray[np.float32]],
     folds: dict[str, Recipe],
     positions: tuple[int, int, int],
 ) -> dict[str, Recipe]:
-    """How each float initialiser of a graph is made; those that no tensor gives are constants and stay in the graph."""
-    by_value: dict[tuple[Any, ...], Recipe] = {
-        _value(sinusoidal_positions(*positions).numpy()): Recipe(positions=positions)
-    }
+    """How each float initialiser of a graph is made.
+
+    The exporter names some after the weights; the others are found by their values, because a digest ties a graph to one
+    model file. What no tensor gives is a constant and stays in the graph.
+    """
+    by_value = {_value(sinusoidal_positions(*positions).numpy()): Recipe(positions=positions)}
     for name, tensor in tensors.items():
         if tensor.ndim == 2:
             by_value.setdefault(_value(tensor.T), Recipe(tensor=name, transpose=True))
@@ -324,13 +327,16 @@ def _recipes(
             recipes[initialiser.name] = folds[name]
         elif name in tensors and np.array_equal(values, tensors[name]):
             recipes[initialiser.name] = Recipe(tensor=name)
-        elif values.size >= _SMALLEST_WEIGHT and (recipe := by_value.get(_value(values))) is not None:
-            recipes[initialiser.name] = recipe
+        elif values.size >= _SMALLEST_WEIGHT:
+            if (recipe := by_value.get(_value(values))) is not None:
+                recipes[initialiser.name] = recipe
+            elif (recipe := by_value.get(_value(values.ravel()))) is not None:  # a bias, shaped for broadcasting
+                recipes[initialiser.name] = {**recipe, "shape": list(values.shape)}
     return recipes
 
 
-def _value(array: np.ndarray) -> tuple[Any, ...]:
-    return (array.shape, hash(np.ascontiguousarray(array).tobytes()))
+def _value(array: NDArray[np.float32]) -> tuple[Any, ...]:
+    return (array.shape, array.tobytes())
 
 
 def main() -> None:
