@@ -121,6 +121,7 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
         probe = Probe(folded)
         exported = {"encode": _export_encode(folded, probe), "step": _export_step(folded, probe)}
     for name, graph in exported.items():
+        _pool_globally(graph)
         _tidy(graph)
         description = {
             "version": DESCRIPTION_VERSION,
@@ -282,7 +283,29 @@ def _fold(model: CaptionModel) -> tuple[CaptionModel, dict[str, Recipe]]:
             setattr(parent, name.rpartition(".")[2], nn.Sequential(convolution, nn.Identity(), *rest))
             for part in ("weight", "bias"):
                 recipes[f"{name}.0.{part}"] = {**recipe, "part": part}
+        elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
+            setattr(folded.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], _MeanPool())
     return folded.requires_grad_(False), recipes
+
+
+class _MeanPool(nn.Module):
+    """What `nn.AdaptiveAvgPool2d(1)` computes. Of that the exporter makes a copy through an index of every number."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3), keepdim=True)
+
+
+def _pool_globally(graph: onnx.ModelProto) -> None:
+    """Means over the two last of four axes become ``GlobalAveragePool``, which needs no change of layout."""
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.graph.value_info}
+    axes = {one.name: numpy_helper.to_array(one).tolist() for one in graph.graph.initializer if list(one.dims) == [2]}
+    for node in graph.graph.node:
+        if node.op_type == "ReduceMean" and len(node.input) == 2 and ranks.get(node.input[0]) == 4:
+            keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
+            if keeps and axes.get(node.input[1]) in ([2, 3], [-2, -1], [-1, -2]):
+                node.op_type = "GlobalAveragePool"
+                del node.input[1]
+                del node.attribute[:]
 
 
 def _tidy(graph: onnx.ModelProto) -> None:
@@ -308,8 +331,8 @@ def _recipes(
 ) -> dict[str, Recipe]:
     """How each float initialiser of a graph is made.
 
-    The exporter names some after the weights; the others are found by their values, because a digest ties a graph to one
-    model file. What no tensor gives is a constant and stays in the graph.
+    The exporter names some after the weights; the others are found by their values, because a digest ties a graph to
+    one model file. What no tensor gives is a constant and stays in the graph.
     """
     by_value = {_value(sinusoidal_positions(*positions).numpy()): Recipe(positions=positions)}
     for name, tensor in tensors.items():
