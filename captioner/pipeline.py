@@ -485,8 +485,8 @@ def load(
         backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" for an
             exported folder, and for a model file that has graphs (``graphs/NAME`` beside it, made from this very file)
             where onnxruntime is installed and the device is a CPU; otherwise "torch".
-        threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes as many as cores are
-            idle, or what the environment's OMP_NUM_THREADS says.
+        threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes one for each core, or
+            what the environment's OMP_NUM_THREADS says.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.

@@ -1,17 +1,19 @@
 """Models in ONNX Runtime: the runtime of captioning on CPUs. It starts faster than torch can be imported."""
 
-import ctypes
 import os
-import threading
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+
+# From 1.29 on, onnxruntime reports its use to its maker, from a thread of its own. Captioning is offline, and a forked
+# child would abort at its end, because it waits for that thread.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens, no_gradients
 from captioner.backends.graph_files import (
@@ -29,6 +31,8 @@ from captioner.header import Header, damaged, read_header
 from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import END, START, Vocabulary
 
+onnxruntime.disable_telemetry_events()  # where somebody else imported it first
+
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -38,7 +42,6 @@ PROVIDERS = {
 }
 """Devices, and what computes on them: an execution provider of the installed onnxruntime."""
 
-_MOST_THREADS = 8  # one picture's convolutions gain nothing from more
 _Arrays = tuple[NDArray[Any], ...]
 
 
@@ -80,25 +83,25 @@ class OnnxState:
 class OnnxBackend:
     """The two graphs of a model as a `captioner.backends.base.Backend`.
 
-    Threads may share one. A forked child builds sessions of its own when it first needs them, because the parent's
-    threads do not exist there; on a device other than a CPU it gets an error.
+    On a CPU each picture is encoded by itself, on one core, and the pictures of a batch are spread over threads: a
+    picture's features then stay in the core's cache, and no thread waits for another at each layer, which is slow as
+    soon as a neighbour keeps a core busy. Threads may share a backend.
+
+    A forked child can use it, on a CPU; elsewhere it gets an error.
 
     Args:
-        graphs: makes the sessions: takes a number of threads, returns them by name. It is called again in a child.
+        sessions: of the graphs, by name.
         description: of the step graph.
         vocabulary, about, digest: of the model.
         device: that the sessions compute on.
-        threads: for the sessions.
-
-    Raises:
-        CheckpointError: the graphs are damaged.
+        threads: pictures that are encoded side by side on a CPU.
     """
 
     name = "onnx"
 
     def __init__(
         self,
-        graphs: "Callable[[int], dict[str, onnxruntime.InferenceSession]]",
+        sessions: Mapping[str, onnxruntime.InferenceSession],
         description: Description,
         *,
         vocabulary: Vocabulary,
@@ -112,21 +115,31 @@ class OnnxBackend:
         height, width = description["grid_shape"]
         self.grid_shape = (height, width)
         self.threads = threads
+        self._sessions = dict(sessions)
         self._axes = tuple(leaf["axis"] for leaf in description["state"])
         self._names = [leaf["name"] for leaf in description["state"]]
         self._changed = [i for i, leaf in enumerate(description["state"]) if not leaf["kept"]]
-        self._make_sessions = graphs
-        self._sessions = graphs(threads)
-        self._forked = False
-        self._lock = threading.Lock()
-        _alive.add(self)
+        self._process, self._pool = os.getpid(), None if threads == 1 else ThreadPoolExecutor(threads)
 
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> OnnxEncoded:
         """See `captioner.backends.base.Backend.encode`."""
         feed: dict[str, NDArray[Any]] = {"pixels": np.ascontiguousarray(pixels)}
         if self.pad:
             feed["mask"] = np.stack([geometry.mask for geometry in geometries])
-        return OnnxEncoded(tuple(self._session("encode").run(self._names, feed)), len(pixels))
+        if self.device != "cpu" or len(pixels) == 1:
+            return OnnxEncoded(tuple(self._run("encode", self._names, feed)), len(pixels))
+
+        def encode_one(i: int) -> list[NDArray[Any]]:
+            return self._run("encode", self._names, {name: array[i : i + 1] for name, array in feed.items()})
+
+        if self._process != os.getpid():  # a forked child has none of its parent's threads
+            self._process, self._pool = os.getpid(), None
+        each = list((self._pool.map if self._pool else map)(encode_one, range(len(pixels))))
+        joined = [
+            parts[0] if axis == "none" else np.concatenate(parts)
+            for axis, parts in zip(self._axes, zip(*each, strict=True), strict=True)
+        ]
+        return OnnxEncoded(tuple(joined), len(pixels))
 
     def begin(self, encoded: Encoded) -> OnnxState:
         """See `captioner.backends.base.Backend.begin`."""
@@ -189,44 +202,20 @@ class OnnxBackend:
         }
         feed["tokens"] = np.asarray(tokens, dtype=np.int64).reshape(images, per_image)
         names = [f"next_{self._names[i]}" for i in self._changed]
-        results = self._session("step").run([*outputs, *names], feed)
+        results = self._run("step", [*outputs, *names], feed)
         tensors = list(state.tensors)
         for i, tensor in zip(self._changed, results[len(outputs) :], strict=True):
             tensors[i] = tensor
         return results[: len(outputs)], OnnxState(tuple(tensors), self._axes, images)
 
-    def _session(self, graph: str) -> onnxruntime.InferenceSession:
-        if self._forked:
-            with self._lock:
-                if self._forked:
-                    self._sessions = self._make_sessions(1)
-                    self._forked = False
-        return self._sessions[graph]
-
-    def _after_fork(self) -> None:
-        # The sessions must never be freed here: their end would wait for threads that only the parent has.
-        for session in self._sessions.values():
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
-        if self.device != "cpu":
-            self._make_sessions = self._refuse_fork
-        self._lock, self._forked = threading.Lock(), True
-
-    def _refuse_fork(self, threads: int) -> "dict[str, onnxruntime.InferenceSession]":
-        raise OptionError(
-            f"a process was forked from one with a model on {self.device}", remedy="load the model in each process"
-        )
-
-
-_alive: "weakref.WeakSet[OnnxBackend]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for backend in list(_alive):
-        backend._after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=_after_fork)
+    def _run(self, graph: str, outputs: list[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        if self.device != "cpu" and self._process != os.getpid():
+            raise OptionError(
+                f"this process was forked from one with a model on {self.device}",
+                remedy="load the model in each process",
+            )
+        results: list[NDArray[Any]] = self._sessions[graph].run(outputs, feed)
+        return results
 
 
 def _log_probabilities(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -236,25 +225,8 @@ def _log_probabilities(logits: NDArray[np.float32], targets: NDArray[np.int64]) 
     return np.asarray(logits[np.arange(len(targets)), targets] - highest - total)
 
 
-def idle_cores() -> int:
-    """Cores that this process may use and that nobody else keeps busy now; at least 1.
-
-    Two threads on two cores with a busy neighbour are slower than one: at each layer one waits for the other. The load
-    of the last minute counts what has ended since; the number of running processes counts what ends in a moment. The
-    smaller of both is taken.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        busy = os.getloadavg()[0]
-        running = Path("/proc/loadavg").read_text().split()[3].split("/")[0]
-        busy = min(busy, int(running) - 1)
-    except (OSError, AttributeError, ValueError, IndexError):  # each where the system has no such thing
-        busy = 0.0
-    return max(1, min(cores, round(cores - busy)))
-
-
 def choose_threads(threads: int | None = None) -> int:
-    """Threads for a session: as asked for, or as OMP_NUM_THREADS says, or as many as cores are idle.
+    """Threads for a backend: as asked for, or as OMP_NUM_THREADS says, or one for each core that the process may use.
 
     Raises:
         OptionError: fewer than 1.
@@ -266,7 +238,7 @@ def choose_threads(threads: int | None = None) -> int:
     from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if from_environment.isdigit() and int(from_environment) >= 1:
         return int(from_environment)
-    return min(_MOST_THREADS, idle_cores())
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_provider(device: str) -> tuple[str, list[Any]]:
@@ -295,7 +267,7 @@ def find_provider(device: str) -> tuple[str, list[Any]]:
 
 
 def make_session(
-    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[np.float32]], *, device: str, threads: int
+    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[np.float32]], *, device: str
 ) -> onnxruntime.InferenceSession:
     """A session of a graph with its weights.
 
@@ -304,7 +276,6 @@ def make_session(
         graph: its bytes.
         initialisers: that the bytes lack.
         device: see `find_provider`.
-        threads: see `choose_threads`.
 
     Raises:
         CheckpointError: the graph is damaged, or of a version that the installed onnxruntime does not know.
@@ -312,10 +283,10 @@ def make_session(
     """
     found, providers = find_provider(device)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # see `OnnxBackend`
     options.log_severity_level = 4  # what goes wrong is reported as an error
-    options.enable_mem_pattern = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # For single pictures these gain nothing and hold a tenth more memory.
+    options.enable_mem_pattern = options.enable_cpu_mem_arena = False
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in initialisers.values()]
     try:
         options.add_external_initializers(list(initialisers), values)
@@ -374,19 +345,16 @@ def open_graphs(
         descriptions[name] = describe(path, content)
         check_digest(path, descriptions[name], file, header["digest"])
 
-    def make_sessions(count: int) -> dict[str, onnxruntime.InferenceSession]:
-        sessions = {}
-        for name, (path, content) in graphs.items():
-            try:
-                with file.open("rb") as opened:
-                    weights = make_initialisers(descriptions[name]["initialisers"], Weights(opened, header, file))
-            except (KeyError, ValueError, TypeError, OSError) as error:
-                raise damaged(file, error) from None
-            sessions[name] = make_session(path, content, weights, device=found, threads=count)
-        return sessions
-
+    sessions = {}
+    for name, (path, content) in graphs.items():
+        try:
+            with file.open("rb") as opened:
+                weights = make_initialisers(descriptions[name]["initialisers"], Weights(opened, header, file))
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise damaged(file, error) from None
+        sessions[name] = make_session(path, content, weights, device=found)
     return OnnxBackend(
-        make_sessions,
+        sessions,
         descriptions["step"],
         vocabulary=Vocabulary(tuple(header["vocabulary"])),
         about=header["about"],

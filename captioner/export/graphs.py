@@ -306,6 +306,10 @@ def _pool_globally(graph: onnx.ModelProto) -> None:
                 node.op_type = "GlobalAveragePool"
                 del node.input[1]
                 del node.attribute[:]
+    used = {name for node in graph.graph.node for name in node.input} | {value.name for value in graph.graph.output}
+    kept = [one for one in graph.graph.initializer if one.name in used]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(kept)
 
 
 def _tidy(graph: onnx.ModelProto) -> None:
