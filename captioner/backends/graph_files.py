@@ -95,14 +95,22 @@ def read_graph(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def describe(path: Path, content: bytes) -> Description:
+def describe(path: Path, content: bytes, *, graph: str) -> Description:
     """The description of a graph that `read_graph` returned.
+
+    Args:
+        path: of its file, for messages.
+        content: of its file.
+        graph: which it should be, of `GRAPHS`.
 
     Raises:
         CheckpointError: the graph is damaged or not of this program.
     """
     try:
-        return read_description(content)
+        description = read_description(content)
+        if description["graph"] != graph:
+            raise ValueError(f"it is the graph '{description['graph']}', not '{graph}'")
+        return description
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path}: damaged, or not a graph of captioner ({reason})") from None

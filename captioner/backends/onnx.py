@@ -342,7 +342,7 @@ def open_graphs(
     found, _ = find_provider(device)
     descriptions = {}
     for name, (path, content) in graphs.items():
-        descriptions[name] = describe(path, content)
+        descriptions[name] = describe(path, content, graph=name)
         check_digest(path, descriptions[name], file, header["digest"])
 
     sessions = {}
