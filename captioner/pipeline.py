@@ -2,17 +2,15 @@
 
 import contextlib
 import importlib
-import importlib.resources
 import importlib.util
 import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +25,10 @@ from captioner.explain.postprocess import postprocess
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.results import Alternative, Caption, Failure, Outcome, Word, path_of
-from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary, join_words
+
+if TYPE_CHECKING:  # what one picture does not need is imported where it is used
+    from concurrent.futures import Future
 
 DEFAULT_MODEL = "default"
 _BATCH = 16
@@ -186,6 +186,8 @@ class Captioner:
         max_pixels: int,
         keep: int | None,
     ) -> Iterator[Outcome]:
+        from concurrent.futures import ThreadPoolExecutor
+
         # Threads open the next batch while the model works on this one.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
@@ -299,6 +301,8 @@ class Captioner:
 
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""
+        from captioner.tokenizer.ptb import tokenize  # its rules take as long to build as a picture to caption
+
         return tokenize(caption)[: self.max_length]
 
     def log_probabilities(
@@ -583,7 +587,7 @@ def find_model(model: str | os.PathLike[str]) -> Path:
 
 def shipped_models() -> dict[str, Path]:
     """The models in ``checkpoints/`` by name, the default first."""
-    folder = Path(str(importlib.resources.files("captioner"))) / "checkpoints"
+    folder = Path(__file__).parent / "checkpoints"
     if not folder.is_dir():  # a checkout: the folder stands beside the package
         folder = folder.parent.parent / "checkpoints"
     files = sorted(folder.glob("*.safetensors"), key=lambda file: (file.stem != DEFAULT_MODEL, file.stem))

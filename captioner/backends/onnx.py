@@ -1,11 +1,10 @@
 """Models in ONNX Runtime: the runtime of captioning on CPUs. It starts faster than torch can be imported."""
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,9 @@ from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import END, START, Vocabulary
 
 onnxruntime.disable_telemetry_events()  # where somebody else imported it first
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -119,7 +121,8 @@ class OnnxBackend:
         self._axes = tuple(leaf["axis"] for leaf in description["state"])
         self._names = [leaf["name"] for leaf in description["state"]]
         self._changed = [i for i, leaf in enumerate(description["state"]) if not leaf["kept"]]
-        self._process, self._pool = os.getpid(), None if threads == 1 else ThreadPoolExecutor(threads)
+        self._process = os.getpid()
+        self._pool: Executor | None = None
 
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> OnnxEncoded:
         """See `captioner.backends.base.Backend.encode`."""
@@ -132,9 +135,7 @@ class OnnxBackend:
         def encode_one(i: int) -> list[NDArray[Any]]:
             return self._run("encode", self._names, {name: array[i : i + 1] for name, array in feed.items()})
 
-        if self._process != os.getpid():  # a forked child has none of its parent's threads
-            self._process, self._pool = os.getpid(), None
-        each = list((self._pool.map if self._pool else map)(encode_one, range(len(pixels))))
+        each = list(self._map()(encode_one, range(len(pixels))))
         joined = [
             parts[0] if axis == "none" else np.concatenate(parts)
             for axis, parts in zip(self._axes, zip(*each, strict=True), strict=True)
@@ -207,6 +208,16 @@ class OnnxBackend:
         for i, tensor in zip(self._changed, results[len(outputs) :], strict=True):
             tensors[i] = tensor
         return results[: len(outputs)], OnnxState(tuple(tensors), self._axes, images)
+
+    def _map(self) -> Callable[..., Iterable[Any]]:
+        """`map`, over threads where there are several."""
+        if self.threads == 1:
+            return map
+        if self._pool is None or self._process != os.getpid():  # a forked child has none of its parent's threads
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._process, self._pool = os.getpid(), ThreadPoolExecutor(self.threads, "encode")
+        return self._pool.map
 
     def _run(self, graph: str, outputs: list[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         if self.device != "cpu" and self._process != os.getpid():
