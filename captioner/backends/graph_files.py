@@ -222,7 +222,7 @@ class Weights:
         return values
 
 
-def make_initialisers(recipes: Mapping[str, Recipe], weights: "Weights | Mapping[str, _Floats]") -> dict[str, _Floats]:
+def make_initialisers(recipes: Mapping[str, Recipe], weights: Weights) -> dict[str, _Floats]:
     """The initialisers of a graph, float32.
 
     Raises:
@@ -232,7 +232,7 @@ def make_initialisers(recipes: Mapping[str, Recipe], weights: "Weights | Mapping
     return {name: np.asarray(_make(recipe, weights), order="C") for name, recipe in recipes.items()}
 
 
-def _make(recipe: Recipe, weights: "Weights | Mapping[str, _Floats]") -> _Floats:
+def _make(recipe: Recipe, weights: Weights) -> _Floats:
     if "tensor" in recipe:
         values = weights[recipe["tensor"]]
         if recipe.get("transpose"):
@@ -243,7 +243,9 @@ def _make(recipe: Recipe, weights: "Weights | Mapping[str, _Floats]") -> _Floats
     norm = recipe["norm"]
     scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + np.float32(recipe["eps"]))
     if recipe["part"] == "weight":
-        return np.asarray(weights[recipe["convolution"]] * scale[:, None, None, None])
+        weight = weights[recipe["convolution"]]
+        weight *= scale[:, None, None, None]
+        return weight
     shift = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
     return np.asarray(shift + weights[recipe["bias"]] * scale if recipe.get("bias") else shift)
 
