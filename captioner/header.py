@@ -86,6 +86,42 @@ def read_header(path: str | Path) -> Header:
     )
 
 
+EXPORTED = "config.json"
+"""The file by which an exported folder is known."""
+EXPORTED_FORMAT = "captioner-exported"
+EXPORTED_VERSION = 1
+
+
+def read_exported(folder: str | Path) -> Header:
+    """What an exported folder says about its model; see `captioner.export.folder`.
+
+    Raises:
+        CheckpointError: its ``config.json`` is missing, damaged, not of this program, or of another version.
+    """
+    path = Path(folder) / EXPORTED
+    try:
+        if path.stat().st_size > _MOST_HEADER:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        model = _parse(path.read_text(encoding="utf-8"))
+        if model.get("format") != EXPORTED_FORMAT:
+            raise ValueError(f"its format is {str(model.get('format'))[:40]!r}, not {EXPORTED_FORMAT!r}")
+        if model.get("version") != EXPORTED_VERSION:
+            raise ValueError(f"its version is {str(model.get('version'))[:20]!r}, not {EXPORTED_VERSION}")
+        config, words, about = _validated(path, model, FORMAT_VERSION)
+        digest = model["digest"]
+        if not isinstance(digest, str):
+            raise TypeError("its digest is no text")
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: a folder without {EXPORTED}, so not an exported model") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except (CaptionerError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise damaged(path, error) from None
+    return Header(
+        config=config, vocabulary=words, about=about, version=FORMAT_VERSION, digest=digest, tensors={}, start=0
+    )
+
+
 def damaged(path: Path, error: object) -> CheckpointError:
     """The error of a model file whose content does not fit."""
     reason = " ".join(str(error).split())[:200]

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from captioner.backends.base import BACKENDS, Backend, Encoded, Pixels, Scored
-from captioner.backends.graph_files import EXPORTED, ForeignGraphError, graph_folder
+from captioner.backends.graph_files import ForeignGraphError, graph_folder
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.explain.occlusion import occlusion_maps
 from captioner.explain.postprocess import postprocess
+from captioner.header import EXPORTED
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.results import Alternative, Caption, Failure, Outcome, Word, path_of

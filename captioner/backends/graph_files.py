@@ -17,8 +17,6 @@ from captioner.errors import CheckpointError
 from captioner.header import FORMAT_VERSION, Header, current_weight_name
 
 GRAPHS = ("encode", "step")
-EXPORTED = "config.json"
-"""The file by which an exported folder is known."""
 METADATA_KEY = "captioner"
 DESCRIPTION_VERSION = 1
 

@@ -1,9 +1,6 @@
 """Models in ONNX Runtime: the runtime of captioning on CPUs. It starts faster than torch can be imported."""
 
-import contextlib
-import ctypes
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-# From 1.29 on, onnxruntime reports its use to its maker, from a thread of its own. Captioning is offline, and a forked
-# child would abort at its end, because it waits for that thread.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime
 
 from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens, no_gradients
 from captioner.backends.graph_files import (
@@ -28,24 +20,14 @@ from captioner.backends.graph_files import (
     make_initialisers,
     read_graph,
 )
-from captioner.errors import CheckpointError, OptionError
-from captioner.header import Header, damaged, read_header
+from captioner.backends.sessions import InferenceSession, choose_threads, find_provider, make_session
+from captioner.errors import OptionError
+from captioner.header import Header, damaged, read_exported, read_header
 from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import END, START, Vocabulary
 
-onnxruntime.disable_telemetry_events()  # where somebody else imported it first
-
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "directml": "DmlExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
-"""Devices, and what computes on them: an execution provider of the installed onnxruntime."""
 
 _Arrays = tuple[NDArray[Any], ...]
 
@@ -106,7 +88,7 @@ class OnnxBackend:
 
     def __init__(
         self,
-        sessions: Mapping[str, onnxruntime.InferenceSession],
+        sessions: Mapping[str, InferenceSession],
         description: Description,
         *,
         vocabulary: Vocabulary,
@@ -239,97 +221,9 @@ def _log_probabilities(logits: NDArray[np.float32], targets: NDArray[np.int64]) 
     return np.asarray(logits[np.arange(len(targets)), targets] - highest - total)
 
 
-def choose_threads(threads: int | None = None) -> int:
-    """Threads for a backend: as asked for, or as OMP_NUM_THREADS says, or one for each core that the process may use.
-
-    Raises:
-        OptionError: fewer than 1.
-    """
-    if threads is not None:
-        if type(threads) is not int or threads < 1:
-            raise OptionError(f"threads must be a whole number of at least 1, not {threads!r}")
-        return threads
-    from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if from_environment.isdigit() and int(from_environment) >= 1:
-        return int(from_environment)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def find_provider(device: str) -> tuple[str, list[Any]]:
-    """The device that a name means, and the execution providers for it, the first wanted first.
-
-    Raises:
-        OptionError: the installed onnxruntime does not compute on it.
-    """
-    available = onnxruntime.get_available_providers()
-    if device == "auto":
-        device = "cuda" if PROVIDERS["cuda"] in available else "cpu"
-    kind, _, number = device.partition(":")
-    provider = PROVIDERS.get(kind)
-    here = ", ".join(name for name, one in PROVIDERS.items() if one in available)
-    if provider is None or (number and not (kind in ("cuda", "directml") and number.isdigit())):
-        raise OptionError(f"there is no device '{device}' for the backend onnx", remedy=f"here are {here}")
-    if provider not in available:
-        raise OptionError(
-            f"the installed onnxruntime {onnxruntime.__version__} has no {provider} for the device '{device}'",
-            remedy=f"here are {here}",
-        )
-    if provider == PROVIDERS["cpu"]:
-        return device, [provider]
-    options = {"device_id": number or "0"} if kind in ("cuda", "directml") else {}
-    return device, [(provider, options), PROVIDERS["cpu"]]
-
-
-def make_session(
-    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[np.float32]], *, device: str
-) -> onnxruntime.InferenceSession:
-    """A session of a graph with its weights.
-
-    Args:
-        path: of the graph, for messages.
-        graph: its bytes.
-        initialisers: that the bytes lack.
-        device: see `find_provider`.
-
-    Raises:
-        CheckpointError: the graph is damaged, or of a version that the installed onnxruntime does not know.
-        OptionError: the device does not work.
-    """
-    found, providers = find_provider(device)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # see `OnnxBackend`
-    options.log_severity_level = 4  # what goes wrong is reported as an error
-    # For single pictures these gain nothing and hold a tenth more memory.
-    options.enable_mem_pattern = options.enable_cpu_mem_arena = False
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in initialisers.values()]
-    try:
-        options.add_external_initializers(list(initialisers), values)
-        session = onnxruntime.InferenceSession(graph, options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions have no common class
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path}: onnxruntime {onnxruntime.__version__} does not open it ({reason})",
-            remedy="it is damaged or too new; try --backend torch",
-        ) from None
-    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
-    if session.get_providers()[0] != wanted:
-        raise OptionError(f"onnxruntime cannot use the device '{found}' here ({wanted} did not start)")
-    return session
-
-
-def _return_memory() -> None:
-    """Give what a session's start left over back to the system: a third of the peak, which the next step would add to.
-
-    The C library keeps it otherwise. Only glibc needs to be asked, and can be.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-
-
 @BACKENDS.register("onnx")
 def open_model(path: str, *, device: str = "auto", threads: int | None = None) -> OnnxBackend:
-    """The backend of a model file that has graphs, ``graphs/NAME`` beside it.
+    """The backend of a model file that has graphs, ``graphs/NAME`` beside it, or of an exported folder.
 
     Raises:
         CheckpointError: the model file or a graph is missing, damaged, or not of the other.
@@ -337,7 +231,8 @@ def open_model(path: str, *, device: str = "auto", threads: int | None = None) -
     """
     file = Path(path)
     find_provider(device)  # an unknown device is reported before a file is read
-    header, folder = read_header(file), graph_folder(file)
+    exported = file.is_dir()
+    header, folder = (read_exported(file), file) if exported else (read_header(file), graph_folder(file))
     graphs = {name: (folder / f"{name}.onnx", read_graph(folder / f"{name}.onnx")) for name in GRAPHS}
     return open_graphs(file, header, graphs, device=device, threads=threads)
 
@@ -353,8 +248,8 @@ def open_graphs(
     """The backend of graphs without weights.
 
     Args:
-        file: the model file, which has the weights.
-        header: of the model file.
+        file: the model file, which has the weights; or an exported folder, whose graphs have them.
+        header: of the model file, or of the folder.
         graphs: by name their paths and contents.
         device: see `find_provider`.
         threads: see `choose_threads`.
@@ -371,14 +266,14 @@ def open_graphs(
 
     sessions = {}
     for name, (path, content) in graphs.items():
-        try:
-            with file.open("rb") as opened:
-                weights = make_initialisers(descriptions[name]["initialisers"], Weights(opened, header, file))
-        except (KeyError, ValueError, TypeError, OSError) as error:
-            raise damaged(file, error) from None
+        weights: dict[str, NDArray[np.float32]] = {}
+        if recipes := descriptions[name]["initialisers"]:
+            try:
+                with file.open("rb") as opened:
+                    weights = make_initialisers(recipes, Weights(opened, header, file))
+            except (KeyError, ValueError, TypeError, OSError) as error:
+                raise damaged(file, error) from None
         sessions[name] = make_session(path, content, weights, device=found)
-        del weights
-        _return_memory()
     return OnnxBackend(
         sessions,
         descriptions["step"],

@@ -88,14 +88,19 @@ def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Pa
     return found
 
 
-def check_parity(model: Checkpoint, exported: Backend) -> Parity:
+def check_parity(model: Checkpoint, exported: Backend, *, tolerance: float | None = None) -> Parity:
     """How far an export is from the model that it was made from.
+
+    Args:
+        model: that was exported.
+        exported: what came of it.
+        tolerance: the largest difference that is not an error; `TOLERANCE` if None.
 
     Raises:
         OptionError: so far that it is wrong.
     """
     found = parity(TorchBackend(model), exported)
-    if not max(found.log_p, found.maps) <= TOLERANCE:
+    if not max(found.log_p, found.maps) <= (TOLERANCE if tolerance is None else tolerance):
         raise OptionError(
             f"the exported {type(model.model.decoder).__name__} computes something else than torch: "
             f"log-probabilities differ by {found.log_p:.2g}, maps by {found.maps:.2g}",

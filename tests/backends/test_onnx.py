@@ -14,7 +14,7 @@ import pytest
 
 from captioner import checkpoint
 from captioner.backends.graph_files import graph_folder
-from captioner.backends.onnx import choose_threads, find_provider
+from captioner.backends.sessions import choose_threads, find_provider
 from captioner.data.scenes import dog_frisbee_park
 from captioner.errors import CheckpointError, OptionError
 from captioner.options import MapOptions
