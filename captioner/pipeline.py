@@ -1,8 +1,6 @@
 """Pictures to captions: open, encode, decode, results. `Captioner` drives any backend."""
 
 import contextlib
-import importlib
-import importlib.util
 import math
 import os
 import zlib
@@ -16,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from captioner.backends.base import BACKENDS, Backend, Encoded, Pixels, Scored
-from captioner.backends.graph_files import ForeignGraphError, graph_folder
+from captioner.backends.base import Backend, Encoded, Pixels, Scored
+from captioner.backends.choice import open_backend
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.explain.occlusion import occlusion_maps
@@ -95,7 +93,7 @@ class Captioner:
                     remedy="load its .safetensors file",
                 )
             on_torch = self.device == "cpu" or self.device.startswith("cuda")
-            self._torch = _open("torch", self.file, device=self.device if on_torch else "cpu")
+            self._torch = open_backend("torch", self.file, device=self.device if on_torch else "cpu")
         return self._torch
 
     @overload
@@ -499,66 +497,11 @@ def load(
     """
     path = find_model(model)
     device = str(device or "auto")
-    opened = (
-        _open_auto(path, device, threads) if backend == "auto" else _open(backend, path, device=device, threads=threads)
-    )
+    opened = open_backend(backend, path, device=device, threads=threads)
     try:
         return Captioner(opened, name=path.stem, file=None if path.is_dir() else path)
     except (TypeError, OptionError) as error:
         raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None
-
-
-def _open_auto(path: Path, device: str, threads: int | None) -> Backend:
-    """A model in the runtime that suits it; see `load`."""
-    if path.is_dir():
-        return _open("onnx", path, device=device, threads=threads)
-    has_torch = importlib.util.find_spec("torch") is not None
-    on_cpu = device == "cpu" or (device == "auto" and not (has_torch and _has_cuda()))
-    wants_onnx = on_cpu or device.partition(":")[0] in ("coreml", "directml", "openvino")
-    if wants_onnx and graph_folder(path).is_dir() and importlib.util.find_spec("onnxruntime") is not None:
-        try:
-            return _open("onnx", path, device=device, threads=threads)
-        except ForeignGraphError:  # the model file was written again since
-            if not has_torch:
-                raise
-    if not has_torch:
-        raise OptionError(
-            f"{path} runs on torch, which is not installed"
-            if on_cpu and graph_folder(path).is_dir() is False
-            else f"{path} runs on onnxruntime or torch, and neither is installed",
-            remedy="pip install torch",
-        )
-    return _open("torch", path, device=device, threads=threads)
-
-
-def _has_cuda() -> bool:
-    """A GPU for torch; torch is imported only where the system has an NVIDIA device."""
-    if not Path("/proc/driver/nvidia").exists() and os.name != "nt":
-        return False
-    if os.name == "nt" and not Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32", "nvcuda.dll").exists():
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _open(backend: str, path: Path, *, device: str, threads: int | None = None) -> Backend:
-    """A model in one runtime, whose module is imported first.
-
-    Raises:
-        OptionError: there is no such backend, or what it needs is not installed.
-    """
-    if backend not in BACKENDS and backend.isidentifier():
-        try:
-            importlib.import_module(f"captioner.backends.{backend}")
-        except ModuleNotFoundError as error:
-            if error.name != f"captioner.backends.{backend}":
-                raise OptionError(
-                    f"the backend '{backend}' needs {error.name}, which is not installed",
-                    remedy=f"pip install {error.name}",
-                ) from None
-    chosen: dict[str, Any] = {} if threads is None else {"threads": threads}
-    return BACKENDS[backend](os.fspath(path), device=device, **chosen)
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:

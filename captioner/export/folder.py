@@ -36,8 +36,9 @@ def export_folder(model_file: str | Path, folder: str | Path, *, precision: str 
     Args:
         model_file: of a trained model.
         folder: that is written: ``encode.onnx`` and ``step.onnx`` with their weights, ``config.json`` (vocabulary,
-            preprocessing, decoding, grid, heads, provenance, scores, how far it is from torch) and ``example.py``, which
-            needs only numpy, pillow and onnxruntime. It must be empty, new, or an exported folder, which is replaced.
+            preprocessing, decoding, grid, heads, provenance, scores, how far it is from torch) and ``example.py``,
+            which needs only numpy, pillow and onnxruntime. It must be new, empty, or an exported folder, which is
+            replaced.
         precision: of the stored weights: "fp32", or "fp16" for half the size. The computation is in 32 bits.
 
     Returns:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from captioner import checkpoint
@@ -185,6 +186,37 @@ def test_gradients_without_torch_say_what_to_install() -> None:
     assert done.stderr == ""
     assert "torch" in done.stdout and "pip install torch" in done.stdout
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_without_onnxruntime_the_default_runs_on_torch() -> None:
+    done = run(
+        """
+        import importlib.util, sys
+        sys.modules["onnxruntime"] = None
+        importlib.util.find_spec = lambda name, find=importlib.util.find_spec: (
+            None if name == "onnxruntime" else find(name)
+        )
+        import captioner
+        print(captioner.load(device="cpu").backend.name)
+        try:
+            captioner.load(backend="onnx")
+        except captioner.CaptionerError as error:
+            print(error)
+        """
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("torch\n")
+    assert "pip install onnxruntime" in done.stdout
+
+
+def test_a_graph_of_an_unknown_opset_is_one_line(copied: Path) -> None:
+    path = graph_folder(copied) / "step.onnx"
+    graph = onnx.load(path, load_external_data=False)
+    graph.opset_import[0].version = 9999
+    path.write_bytes(graph.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"step\.onnx.*--backend torch") as error:
+        load(copied, backend="onnx")
+    assert "\n" not in str(error.value)
 
 
 def test_two_threads_share_a_model(exported: Callable[[str], Path]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,17 +82,11 @@ def test_the_example_needs_no_captioner(folder: Path, tmp_path: Path, precision:
         assert done.stdout.splitlines()[0] == " ".join(word.text for word in expected.words)
 
 
-def test_half_precision_halves_the_weights(model_file: Path, tmp_path: Path) -> None:
-    sizes = {}
-    for precision in ("fp32", "fp16"):
-        export_folder(model_file, tmp_path / precision, precision=precision)
-        sizes[precision] = sum((tmp_path / precision / f"{name}.onnx").stat().st_size for name in ("encode", "step"))
-    assert sizes["fp16"] < sizes["fp32"]
-
-
 def test_an_export_is_replaced_and_nothing_else_is(model_file: Path, tmp_path: Path) -> None:
     export_folder(model_file, tmp_path / "exported")
+    size = (tmp_path / "exported" / "step.onnx").stat().st_size
     export_folder(model_file, tmp_path / "exported", precision="fp16")
+    assert (tmp_path / "exported" / "step.onnx").stat().st_size < size
     assert json.loads((tmp_path / "exported" / "config.json").read_text())["precision"] == "fp16"
     (tmp_path / "exported" / "notes.txt").write_text("mine")
     with pytest.raises(OptionError, match=r"notes\.txt"):
@@ -126,9 +121,8 @@ def broken(config: dict[str, object], damage: str) -> str:
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "list", "foreign", "newer", "no words", "no digest"])
-def test_a_damaged_configuration_is_named(model_file: Path, tmp_path: Path, damage: str) -> None:
-    folder = tmp_path / "exported"
-    export_folder(model_file, folder)
+def test_a_damaged_configuration_is_named(folder: Path, tmp_path: Path, damage: str) -> None:
+    folder = Path(shutil.copytree(folder, tmp_path / "exported"))
     file = folder / "config.json"
     file.write_text(broken(json.loads(file.read_text()), damage))
     with pytest.raises(CheckpointError, match=r"config\.json") as error:
@@ -137,10 +131,9 @@ def test_a_damaged_configuration_is_named(model_file: Path, tmp_path: Path, dama
 
 
 def test_what_is_missing_or_of_another_model_is_named(
-    model_file: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, other = tmp_path / "exported", tmp_path / "other"
-    export_folder(model_file, folder)
+    folder, other = Path(shutil.copytree(folder, tmp_path / "exported")), tmp_path / "other"
     export_folder(tiny_model, other)
     with pytest.raises(OptionError, match="onnx"):
         load(folder, backend="torch")
