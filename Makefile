@@ -1,14 +1,16 @@
 # make demo                    caption a drawn picture and lay each word's map over it
 # make demo IMAGE=photo.jpg    the same with a picture of yours
 # make test                    linters, types and tests
+# make test-matrix             the tests on the oldest and on the newest versions of what the package needs (slow)
 # make notebooks               run the notebooks and keep what they show
 # make graphs                  the ONNX graphs of the shipped models again, after their files changed
+# make docs                    build the documentation into site/
 # make venv                    only the environment that both set up
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test lint notebooks graphs clean
+.PHONY: venv demo test test-matrix lint notebooks graphs docs clean
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -23,7 +25,7 @@ demo: venv
 ifdef IMAGE
 	$(BIN)/captioner caption "$(IMAGE)" --figure demo/words.png
 else
-	$(BIN)/python -m captioner.data.scenes demo/scene.png --example
+	$(BIN)/captioner scenes demo/scene.png --example
 	$(BIN)/captioner caption demo/scene.png --figure demo/words.png
 endif
 	@echo "the maps are in demo/words.png"
@@ -32,6 +34,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -42,5 +45,19 @@ notebooks: venv
 graphs: venv
 	$(BIN)/python -m captioner.export.graphs
 
+test-matrix: .venv-oldest/installed .venv-newest/installed
+	for age in oldest newest; do \
+	    echo "== $$age: $$(.venv-$$age/bin/pip freeze | grep -iE '^(torch|numpy|pillow)==' | tr '\n' ' ')"; \
+	    .venv-$$age/bin/pytest --numprocesses auto --maxprocesses 2 --dist loadfile -m 'not slow' || exit 1; \
+	done
+
+.venv-%/installed: setup.cfg requirements/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --constraint requirements/$*.txt --editable '.[serve,test]'
+	touch $@
+
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
 clean:
-	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-newest demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -37,9 +37,8 @@ def main() -> None:
                 log_p = max(log_p, abs(float(np.log(ours.probability / theirs.probability))))
                 maps = max(maps, float(np.abs(ours.map - theirs.map).max()), abs(ours.off_grid - theirs.off_grid))
         same = len(pictures) - len(differing)
-        print(
-            f"{name}: {same} of {len(pictures)} captions alike, {ties} ties; log-probabilities {log_p:.1e}, maps {maps:.1e}"
-        )
+        print(f"{name}: {same} of {len(pictures)} captions alike, {ties} ties")
+        print(f"  largest differences: log-probabilities {log_p:.1e}, maps {maps:.1e}")
         for torch, onnx in differing:
             print(
                 f"  {Path(torch.image).name}: torch {torch.score:.5f} {torch.text} | onnx {onnx.score:.5f} {onnx.text}"

@@ -1,16 +1,17 @@
-"""What each way of reading maps gives, beside the baselines: on drawn scenes, or on pictures of yours.
+"""The scores of each way to make maps, beside the baselines: on drawn scenes, or on pictures of yours.
 
-    python benchmarks/grounding.py runs/grounding                      both decoders, trained on scenes from nothing
+    python benchmarks/grounding.py runs/grounding                      both decoders, trained on scenes
     python benchmarks/grounding.py runs/grounding --model M --data D   a model of yours, on D's dev split
 
-On scenes, tiny models are trained for a minute or two each (only if the folder does not hold them yet), the reading is
-chosen on the scenes' dev split, and everything is measured on held-out scenes with their exact boxes. On data, the
-reading in the model's file is taken; write it with `python -m captioner.grounding.select_heads` first.
+On scenes, tiny models are trained for a minute or two each (only if the folder does not hold them yet), heads and map
+options are selected on the scenes' dev split, and everything is measured on held-out scenes with their exact boxes. On
+data, those of the model's file are used; write them with `captioner select-heads` first.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,12 +20,14 @@ from captioner import checkpoint
 from captioner.data.readers import read
 from captioner.data.records import Record, of_split
 from captioner.data.scenes import write_scenes
-from captioner.explain.maps import MapReading
-from captioner.grounding import select_heads as maps
-from captioner.grounding.deletion import summarise
-from captioner.grounding.ground_truth import Truth, find_truth
-from captioner.grounding.pointing import RIVALS, Figure, average
-from captioner.grounding.run import ground, try_out
+from captioner.grounding.bootstrap import Estimate
+from captioner.grounding.deletion import deletion_curves, summarise
+from captioner.grounding.ground_truth import GroundTruth, find_ground_truth
+from captioner.grounding.grounded import GroundedPicture
+from captioner.grounding.run import ground
+from captioner.grounding.scores import average_scores
+from captioner.grounding.select_heads import read_heads, select, with_selection
+from captioner.options import MapOptions
 from captioner.pipeline import Captioner, load
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
@@ -54,90 +57,96 @@ def train(folder: Path, decoder: str, *, supervision: float) -> Path:
         minimum_count=1,
         learning_rate=rate,
         encoder_learning_rate=rate,
-        warm_up=50,
+        warmup_steps=50,
         label_smoothing=0.0,
         map_supervision=supervision,
-        average=0.98,
-        flips=False,
+        ema_decay=0.98,
+        horizontal_flip=False,
         dev_pictures=60,
     )
     run = folder / (decoder if supervision else f"{decoder}-unsupervised")
     return Trainer(recipe, read(scenes), run, device="cpu").run()
 
 
-Readings = dict[str, tuple[Captioner, MapReading]]
+Settings = dict[str, tuple[Captioner, MapOptions]]
 
 
-def report(records: Sequence[Record], truth: Truth, readings: Readings, faithful: int) -> None:
-    """Print a line for each reading, then the baselines of the first."""
-    baselines = None
-    for title, (model, reading) in readings.items():
-        found = list(ground(model, records, truth, sources=("written",), explain=reading))
-        mentions = [mention for grounded in found for mention in grounded.mentions]
-        shares, by_class = average(mentions, [aim for grounded in found for aim in grounded.aims])
-        line = f"  {title:<34} points {write(shares.pointing['maps'])}   mass {write(shares.mass['maps'])}"
+def report(records: Sequence[Record], ground_truth: GroundTruth, settings: Settings, faithful: int) -> None:
+    """Print a line for each setting, then the baselines of the first."""
+    first = None
+    for title, (model, options) in settings.items():
+        outcomes = ground(model, records, ground_truth, sources=("generated",), explain=options)
+        found = [c for outcome in outcomes if isinstance(outcome, GroundedPicture) for c in outcome.captions]
+        nouns = [noun for grounded in found for noun in grounded.nouns]
+        mean, by_class = average_scores(nouns, [score for grounded in found for score in grounded.scores])
+        line = f"  {title:<34} points {write(mean.maps.pointing)}   mass {write(mean.maps.mass)}"
         if "person" in by_class:
-            line += f"   people point {write(by_class['person'].pointing['maps'])}"
+            line += f"   people point {write(by_class['person'].maps.pointing)}"
         if faithful:
-            tried = summarise([t for grounded in found[:faithful] for t in try_out(model, grounded)])
-            line += f"   deletion gain {tried.deletion_gain.value:+.3f}, insertion {tried.insertion_gain.value:+.3f}"
+            area = summarise([curve for grounded in found[:faithful] for curve in deletion_curves(model, grounded)])
+            line += f"   deletion gain {area.deletion_gain.value:+.3f}, insertion {area.insertion_gain.value:+.3f}"
         print(line, flush=True)
-        baselines = baselines or (shares, by_class)
-    assert baselines is not None
-    shares, by_class = baselines
-    for name in RIVALS[1:]:
-        line = f"  {'baseline: ' + name:<34} points {write(shares.pointing[name])}   mass {write(shares.mass[name])}"
+        first = first or (mean, by_class)
+    assert first is not None
+    mean, by_class = first
+    for name, baseline in mean.baselines.items():
+        line = f"  {'baseline: ' + name:<34} points {write(baseline.pointing)}   mass {write(baseline.mass)}"
         if "person" in by_class:
-            line += f"   people point {write(by_class['person'].pointing[name])}"
+            line += f"   people point {write(by_class['person'].baselines[name].pointing)}"
         print(line)
-    print(f"  ({shares.mentions} nouns on {shares.pictures} pictures, {shares.reachable:.1%} can be hit)", flush=True)
+    print(f"  ({mean.nouns} nouns on {mean.pictures} pictures, {mean.reachable:.1%} can be hit)", flush=True)
 
 
-def write(figure: Figure) -> str:
-    low, high = 100 * figure.interval.low, 100 * figure.interval.high
-    return f"{100 * figure.value:5.1f}% ({low:.1f} to {high:.1f})"
+def write(estimate: Estimate) -> str:
+    """A mean and its interval, in percent."""
+    low, high = 100 * estimate.interval.low, 100 * estimate.interval.high
+    return f"{100 * estimate.value:5.1f}% ({low:.1f} to {high:.1f})"
 
 
-def readings_of(path: Path) -> Readings:
-    """Every way to read the maps of a model's file, and the heads as they were before any was chosen."""
+def settings_of(path: Path) -> Settings:
+    """Every way to make the maps of a model's file, and its default heads before any was selected."""
     model, plain = load(path), load(path)
-    plain.model.make_maps_of(())
-    readings = {
-        "attention, as the file says": MapReading.stored(model.about, "attention"),
-        "  and standardised": MapReading(sinks="standardise"),
-        "  and its mean subtracted": MapReading(sinks="subtract"),
-        "  and read one step later": MapReading(delay=1),
-        "gradient x attention": MapReading.stored(model.about, "gradient"),
-        "occlusion, 3 x 3 cells": MapReading(explain="occlusion"),
-        "occlusion, single cells": MapReading(explain="occlusion", block=1),
+    plain.model.set_map_heads(())
+    settings = {
+        "attention, as the file says": MapOptions.stored(dict(model.about), "attention"),
+        "  and standardised": MapOptions(sinks="standardise"),
+        "  and its mean subtracted": MapOptions(sinks="subtract"),
+        "  and one step later": MapOptions(delay=1),
+        "gradient x attention": MapOptions.stored(dict(model.about), "gradient"),
+        "occlusion, 3 x 3 cells": MapOptions(explain="occlusion"),
+        "occlusion, single cells": MapOptions(explain="occlusion", block=1),
     }
-    before: Readings = {"attention, all heads": (plain, MapReading())}
-    return before | {title: (model, reading) for title, reading in readings.items()}
+    before: Settings = {"attention, all heads": (plain, MapOptions())}
+    return before | {title: (model, options) for title, options in settings.items()}
 
 
 def on_scenes(folder: Path, supervision: float, faithful: int, pictures: int) -> None:
     held_out = folder / "held-out"
     if not (held_out / "captions.jsonl").exists():
         write_scenes(held_out, count=0, dev=200, first_seed=1_000_000, size=SIZE)
-    records, truth = of_split(read(held_out), "dev")[:pictures], find_truth(held_out)
+    everything = read(held_out)
+    records, ground_truth = of_split(everything, "dev")[:pictures], find_ground_truth(held_out, everything)
     for decoder in DECODERS:
         path = train(folder, decoder, supervision=supervision)
         print(f"{decoder}, map supervision {supervision}:", flush=True)
         scenes = folder / "scenes"
         chosen = path.with_name("chosen.safetensors")
-        choose(path, chosen, scenes)
+        select_on_dev(path, chosen, scenes)
         model = load(chosen)
-        print(f"  chosen on dev: heads {model.model.config.decoder.map_heads}, {model.about['maps']}")
-        report(records, truth, readings_of(chosen), faithful)
+        print(f"  selected on dev: heads {model.model.config.decoder.map_heads}, {model.about['maps']}")
+        report(records, ground_truth, settings_of(chosen), faithful)
 
 
-def choose(path: Path, output: Path, data: Path) -> None:
-    """Choose the reading on the dev split, as `python -m captioner.grounding.select_heads` does."""
-    model = checkpoint.load(path)
-    records, truth = of_split(read(data), "dev"), find_truth(data)
-    cases = list(maps.collect(Captioner(model), records, truth, captions=5, gradients=len(records)))
-    best, gradient, _ = maps.choose(cases, *maps.plain_heads(model))
-    checkpoint.save(output, maps.with_reading(model, best, gradient, {}, default="attention"))
+def select_on_dev(path: Path, output: Path, data: Path) -> None:
+    """Select heads and map options on the dev split, as `captioner select-heads` does."""
+    everything = read(data)
+    records, ground_truth = of_split(everything, "dev"), find_ground_truth(data, everything)
+    model = load(path)
+    outcomes = read_heads(model, records, ground_truth, captions=5, gradients=len(records))
+    samples = [sample for outcome in outcomes if isinstance(outcome, list) for sample in outcome]
+    selection = select(samples, model.model.decoder.map_heads, model.model.decoder.heads, data=f"{data.name} dev")
+    made = checkpoint.Checkpoint(model=model.model, vocabulary=model.vocabulary, about=dict(model.about))
+    checkpoint.save(output, with_selection(made, replace(selection, default="attention")))
 
 
 def main() -> None:
@@ -157,9 +166,11 @@ def main() -> None:
         return
     if arguments.data is None:
         sys.exit("--model needs --data")
-    truth = find_truth(arguments.data)
-    records = [record for record in of_split(read(arguments.data), "dev") if truth.knows(record)][: arguments.pictures]
-    report(records, truth, readings_of(arguments.model), arguments.faithful)
+    everything = read(arguments.data)
+    ground_truth = find_ground_truth(arguments.data, everything)
+    known = [record for record in of_split(everything, "dev") if ground_truth.knows(record)]
+    records = known[: arguments.pictures]
+    report(records, ground_truth, settings_of(arguments.model), arguments.faithful)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from captioner.data.readers.judgements import read_captions, read_judgements
 from captioner.errors import CaptionerError
-from captioner.metrics.judgement import correlations, read_captions, read_judgements
+from captioner.metrics.judgement import correlations
 
 # Anderson et al., ECCV 2016 (SPICE), and later papers; times 100.
 LITERATURE = {"BLEU-1": 32.3, "BLEU-4": 30.8, "ROUGE-L": 32.3, "CIDEr": 43.9}

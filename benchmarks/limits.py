@@ -28,7 +28,7 @@ from captioner.errors import CaptionerError
 from captioner.metrics import DocumentFrequencies, cider_of, evaluate, tokenize
 from captioner.model.grid import Grid
 from captioner.pipeline import Captioner, load
-from captioner.tokenizer.vocabulary import join_words
+from captioner.tokenizer.detokenize import detokenize
 from captioner.training.dev import encode_records
 
 WIDTHS = (1, 2, 3, 5, 10)
@@ -38,7 +38,7 @@ def write(model: Captioner, grids: Sequence[Grid], options: Greedy) -> list[list
     """The captions that a search returns for each picture, the best first."""
 
     def text(hypothesis: Hypothesis) -> str:
-        return join_words(model.vocabulary.decode(hypothesis.tokens))
+        return detokenize(model.vocabulary.decode(hypothesis.tokens))
 
     return [[text(one) for one in found] for grid in grids for found in decode(model.model.decoder, grid, options)]
 

@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from captioner.data.readers import name_as, read_annotations, read_results
 from captioner.errors import CaptionerError
 from captioner.metrics import evaluate, tokenize
-from captioner.metrics.sources import name_as, read_annotations, read_results
 from captioner.tokenizer.ptb import _alone
 
 Captions = dict[Any, str]

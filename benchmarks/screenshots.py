@@ -81,7 +81,7 @@ def captions(pictures: list[str], model: str | None) -> tuple[Caption, list[Capt
     captioner = load(model)
     options = captioner.options(n_best=4)
     if pictures:
-        found = captioner.caption([*find_pictures(pictures)[0]], options=options)
+        found = captioner.caption([*find_pictures(pictures).pictures], options=options)
         return found[0], found
     scenes = [dog_frisbee_park(size=(960, 720)), *(draw_scene(seed) for seed in range(GALLERY))]
     one, *gallery = captioner.caption([scene.image for scene in scenes], options=options)
@@ -167,7 +167,7 @@ def main() -> None:
         shoot(browser, gallery, options.folder / "gallery.png", word=2, **wide)
         shoot(browser, gallery, options.folder / "gallery-dark.png", color_scheme="dark", **wide)
         if options.model is not None:
-            sent = [Path(name) for name in find_pictures(options.pictures)[0]][:2] if options.pictures else []
+            sent = find_pictures(options.pictures).pictures[:2] if options.pictures else []
             with serving(options.model) as url:
                 shoot_server(browser, url, options.folder / "server.png", sent, **wide)
                 shoot_server(browser, url, options.folder / "server-phone.png", sent, **phone)

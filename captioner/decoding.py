@@ -22,6 +22,7 @@ __all__ = ["Beam", "Greedy", "Hypothesis", "Sampling", "decode"]
 _DEAD = np.float32(-np.inf)
 _Floats = NDArray[np.float32]
 _Ints = NDArray[np.int64]
+_NONE: _Ints = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +149,7 @@ class _Rows:
         totals: (N,) float32, the log-probability of each row; -inf for a row that has ended.
         slots: (N,) which of a picture's hypotheses a row is, for sampling.
         words: words so far.
+        tokens: (N, words), of each row.
     """
 
     def __init__(self, backend: Backend, encoded: Encoded, options: Greedy) -> None:
@@ -159,6 +161,7 @@ class _Rows:
         self.totals: _Floats = np.zeros(self.images, dtype=np.float32)
         self.slots = np.zeros(self.images, dtype=np.int64)
         self.words = 0
+        self.tokens = np.zeros((self.images, 0), dtype=np.int64)
         self.steps: list[_StepRecord] = []
         self.maps: list[tuple[Any, Any]] = []  # of each step, by the rows before it
         self.done: list[list[_Ended]] = [[] for _ in range(self.images)]
@@ -168,7 +171,7 @@ class _Rows:
         source = np.repeat(np.arange(self.images), per_image)
         self.state = self.state.select(source)
         self.per_image = per_image
-        self.last, self.totals = self.last[source], self.totals[source]
+        self.last, self.totals, self.tokens = self.last[source], self.totals[source], self.tokens[source]
         self.slots = np.tile(np.arange(per_image), self.images)
 
     def next_log_p(self) -> Any:
@@ -203,6 +206,7 @@ class _Rows:
         self.state = self.state.select(source, kept_images if dropped else None)
         self.last, self.totals = word, np.where(dead, _DEAD, total[flat]).astype(np.float32)
         self.slots = self.slots[source]
+        self.tokens = np.concatenate((self.tokens[source], word[:, None]), 1)
         self.images, self.per_image, self.image_ids = len(kept_images), most, self.image_ids[kept_images]
         self.words += 1
         return True
@@ -255,19 +259,20 @@ class _Rows:
             rows.append(row)
         return _Ended(tuple(reversed(tokens)), tuple(reversed(log_p)), tuple(reversed(rows)), score, finished)
 
-    def _banned(self) -> list[tuple[int, int]]:
-        """Pairs (row, word) that may not follow."""
-        banned = []
+    def _banned(self) -> tuple[_Ints, _Ints]:
+        """Rows and words: the pairs that may not follow."""
+        rows, words = [_NONE], [_NONE]
         if self.words < self.options.min_length:
-            banned += [(row, END) for row in range(len(self.last))]
+            rows.append(np.arange(len(self.last)))
+            words.append(np.full(len(self.last), END))
         n = self.options.no_repeat_ngram
         if n and self.words >= n:
-            for row in np.flatnonzero(np.isfinite(self.totals)).tolist():
-                tokens = self._trace(row, 0.0, finished=False).tokens
-                begun = tokens[len(tokens) - n + 1 :]  # n - 1 tokens, what the next word would complete
-                places = range(len(tokens) - n + 1)
-                banned += [(row, tokens[i + n - 1]) for i in places if tokens[i : i + n - 1] == begun]
-        return banned
+            windows = np.lib.stride_tricks.sliding_window_view(self.tokens, n, axis=1)  # (N, words - n + 1, n)
+            begun = self.tokens[:, self.words - n + 1 :]  # (N, n - 1), what the next word would complete
+            row, place = np.nonzero((windows[:, :, :-1] == begun[:, None]).all(2))
+            rows.append(row)
+            words.append(windows[row, place, -1])
+        return np.concatenate(rows), np.concatenate(words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,15 +305,17 @@ class _Ended:
         )
 
 
-def _forbid(log_p: Any, banned: list[tuple[int, int]]) -> Any:
+def _forbid(log_p: Any, banned: tuple[_Ints, _Ints]) -> Any:
     """Log-probabilities (N, V) with pairs (row, word) at -inf and the rest of their rows summing to 1 again."""
-    if not banned:
+    rows, words = banned
+    if not len(rows):
         return log_p
-    rows, words = (np.asarray(part) for part in zip(*banned, strict=True))
-    forbidden = np.zeros(log_p.shape, dtype=np.bool_)
-    forbidden[rows, words] = True
+    touched, place = np.unique(rows, return_inverse=True)
     xp = namespace(log_p)
-    allowed = xp.where(like(forbidden, log_p), like(np.asarray(_DEAD), log_p), log_p)
+    forbidden = np.zeros((len(touched), log_p.shape[1]), dtype=np.bool_)
+    forbidden[place, words] = True
+    own = xp.take(log_p, like(touched, log_p), axis=0)
+    allowed = xp.where(like(forbidden, log_p), like(np.asarray(_DEAD), log_p), own)
     highest = xp.max(allowed, axis=-1, keepdims=True)
     stuck = highest == _DEAD
     shifted = allowed - xp.where(stuck, xp.zeros_like(highest), highest)
@@ -316,7 +323,10 @@ def _forbid(log_p: Any, banned: list[tuple[int, int]]) -> Any:
     # Where nothing may follow, the end does.
     end = np.full(log_p.shape[1], _DEAD)
     end[END] = 0.0
-    return xp.where(stuck, like(end, log_p)[None], shifted - total)
+    mended = xp.where(stuck, like(end, log_p)[None], shifted - total)
+    source = np.arange(log_p.shape[0])
+    source[touched] = len(source) + np.arange(len(touched))
+    return xp.take(xp.concat((log_p, mended)), like(source, log_p), axis=0)
 
 
 def _picked(log_p: Any, rows: _Ints, words: _Ints) -> _Floats:

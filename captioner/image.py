@@ -2,16 +2,19 @@
 
 import io
 import os
-import threading
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from captioner.errors import ImageError, TooManyPixelsError
+from captioner.errors import CaptionerError, ImageError
+from captioner.formats import SUFFIXES as SUFFIXES
+from captioner.formats import UNREADABLE_SUFFIXES as UNREADABLE_SUFFIXES
+from captioner.formats import decode, orientation_of, pillow, too_many_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,53 +35,107 @@ that reads its own bytes."""
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unless the caller raises the limit: a small file can unpack to gigabytes."""
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
-)
-"""File names that are taken for pictures when a folder is captioned."""
+_ROUNDING = 1e-6  # how far a float may lie outside [0, 1] and still be a colour
+_DEPTHS = (10, 12, 14, 16)  # bits of the values that cameras and scanners store in 16 bits
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-_ORIENTATION = 0x0112  # the EXIF tag
-_pillow_limit = threading.Lock()
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A picture that was opened.
+
+    Attributes:
+        image: upright, RGB, and shared with nobody.
+        orientation: the EXIF orientation, 1 to 8, that it was turned from.
+        size: (width, height) of the upright picture in its file; ``image`` has fewer pixels where ``at_least``
+            let it be decoded at reduced size.
+    """
+
+    image: Image.Image
+    orientation: int
+    size: tuple[int, int]
 
 
 def open_image(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open a picture, upright and in RGB.
 
-    EXIF orientation is applied. Gray, palette, 16-bit, floating-point and CMYK pictures are converted,
-    transparency is laid on white, and of an animation the first frame is taken.
+    The EXIF orientation is applied. Gray, palette, 16-bit, floating-point, CMYK and Lab pictures are converted,
+    transparency is laid on white, and an animation gives its first frame. Gray and colour values of 16 bits of which
+    the picture uses 10, 12 or 14 are stretched to the full range. The image shares no memory with what was given.
 
     Args:
-        picture: a path, bytes of an image file, a PIL image, or an array: (h, w), (h, w, 1), (h, w, 3) or
+        picture: a path, the bytes of an image file, a PIL image, or an array: (h, w), (h, w, 1), (h, w, 3) or
             (h, w, 4); uint8, uint16, bool, or floating point in [0, 1].
-        max_pixels: larger pictures are refused.
+        max_pixels: larger pictures are refused before they are decoded.
 
     Raises:
-        ImageError: the file is missing, is no image, is truncated or too large, or the array has another
-            shape or type.
+        ImageError: the file is missing, is no image of a known format, is damaged or too large, or the array has
+            another shape or type.
     """
-    return _open(picture, max_pixels=max_pixels)[0]
+    return open_with_orientation(picture, max_pixels=max_pixels).image
 
 
-def open_with_orientation(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, int]:
-    """As `open_image`, with the EXIF orientation (1 to 8) that the picture was turned from."""
-    return _open(picture, max_pixels=max_pixels)
+def open_with_orientation(picture: Picture, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Opened:
+    """As `open_image`, with the EXIF orientation and the size of the picture.
 
-
-def _open(picture: Picture, *, max_pixels: int) -> tuple[Image.Image, int]:
+    Args:
+        picture: as of `open_image`.
+        max_pixels: as of `open_image`.
+        at_least: pixels that each side needs at least. A JPEG file that is larger is decoded at 1/2, 1/4 or 1/8 of
+            its size, the smallest whose sides both have so many pixels; this is faster and changes pixels slightly.
+            None decodes at full size.
+    """
     if isinstance(picture, np.ndarray):
-        return _from_array(picture, max_pixels), 1
+        image = _from_array(picture, max_pixels)
+        return Opened(image=image, orientation=1, size=image.size)
     name = _name(picture)
+    with _errors(name), pillow(name, max_pixels):
+        if isinstance(picture, Image.Image):
+            return _from_image(picture, name, max_pixels)
+        with _file(picture, name) as file:
+            decoded = decode(file, name, max_pixels, at_least=at_least)
+            image, size, orientation = decoded.image, decoded.size, decoded.orientation
+            rgb = _to_rgb(image) if decoded.deep is None else _to_rgb(Image.fromarray(_to_8_bits(decoded.deep)))
+            turn = 1 if decoded.turned else decoded.orientation
+            del decoded  # 50 megapixels are 200 megabytes
+            upright = _turned(rgb, turn, is_own=rgb is not image)
+        return Opened(image=upright, orientation=orientation, size=size if turn < 5 else size[::-1])
+
+
+def _from_image(image: Image.Image, name: str, max_pixels: int) -> Opened:
+    """A PIL image of the caller's, which is loaded if it is not yet, and not changed."""
+    _check_size(image, name, max_pixels)
+    is_turned_by_loading = image.format == "TIFF"
+    orientation = orientation_of(image)
+    image.load()
+    rgb = _to_rgb(image)
+    turn = orientation_of(image) if is_turned_by_loading else orientation
+    upright = _turned(rgb, turn, is_own=rgb is not image)
+    return Opened(image=upright, orientation=orientation, size=upright.size)
+
+
+def _turned(image: Image.Image, orientation: int, *, is_own: bool) -> Image.Image:
+    """An upright image that is ours alone, without the metadata of its file but for the colour profile."""
+    method = _TRANSPOSE.get(orientation)
+    turned = image.transpose(method) if method is not None else image if is_own else image.copy()
+    turned.info = {key: value for key, value in turned.info.items() if key == "icc_profile" and value}
+    return turned
+
+
+@contextmanager
+def _errors(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into an `ImageError` that names the picture."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of bombs and of odd EXIF; the limit here is ours
-            opened = _pillow_open(picture)
-            _refuse_bomb(opened, name, max_pixels)
-            orientation = opened.getexif().get(_ORIENTATION, 1)  # first: loading a TIFF turns it and forgets
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)  # a copy, whether it turns or not
-            del opened  # 50 megapixels are 200 megabytes
-            rgb = _to_rgb(upright)
-    except ImageError:
+        yield
+    except CaptionerError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
@@ -86,116 +143,141 @@ def _open(picture: Picture, *, max_pixels: int) -> tuple[Image.Image, int]:
         raise ImageError(f"{name}: a folder, not a picture") from None
     except PermissionError:
         raise ImageError(f"{name}: not permitted to read it") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image in a format that is known") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{name}: more pixels than the limit of {max_pixels:,}; raise max_pixels") from None
+    except MemoryError:
+        raise ImageError(
+            f"{name}: too large for this machine's memory", remedy="lower max_pixels (--max-pixels)"
+        ) from None
     except OSError as error:
-        what = f"cannot be read ({error.strerror})" if error.strerror else f"truncated or damaged ({error})"
-        raise ImageError(f"{name}: {what}") from None
-    except (SyntaxError, ValueError, EOFError, KeyError, IndexError, OverflowError) as error:
-        # What Pillow's decoders raise for damaged files, each in its own way.
-        raise ImageError(f"{name}: truncated or damaged ({error})") from None
-    return rgb, orientation if orientation in range(1, 9) else 1
+        if error.strerror:
+            raise ImageError(f"{name}: cannot be read ({error.strerror})") from None
+        raise _damaged(name, error) from None
+    except Exception as error:  # Pillow's decoders raise nearly every exception for damaged files
+        raise _damaged(name, error) from None
 
 
-def _pillow_open(picture: Picture) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture
+def _damaged(name: str, error: Exception) -> ImageError:
+    what = " ".join(str(error).split())[:200] or type(error).__name__
+    return ImageError(f"{name}: truncated or damaged ({what})", remedy="download or export it again")
+
+
+@contextmanager
+def _file(picture: Picture, name: str) -> Iterator[IO[bytes]]:
+    """A picture's file, open for reading from its beginning."""
     if isinstance(picture, (bytes, bytearray, memoryview)):
-        if not picture:
+        if not len(picture):
             raise ImageError("the picture has no bytes")
-        return _without_bomb_check(io.BytesIO(bytes(picture)))
-    if isinstance(picture, (str, os.PathLike)):
-        if not os.fspath(picture):
+        yield io.BytesIO(picture)
+    elif isinstance(picture, (str, os.PathLike)):
+        if not name:
             raise ImageError("the path is empty")
-        path = Path(picture)
-        if path.is_file() and path.stat().st_size == 0:
-            raise ImageError(f"{path}: the file is empty")
-        return _without_bomb_check(path)
-    if isinstance(picture, ReadsBytes):
-        return _without_bomb_check(io.BytesIO(picture.read_bytes()))
-    raise ImageError(f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}")
+        if "\0" in name:
+            raise ImageError(f"{name!r} is no path")
+        with open(picture, "rb") as file:  # noqa: PTH123 - Path.open drops a trailing slash, and so names another file
+            whole = file if file.seekable() else io.BytesIO(file.read())
+            if not whole.read(1) and Path(name).is_file():  # a device has no size
+                raise ImageError(f"{name}: the file is empty")
+            yield whole
+    elif isinstance(picture, ReadsBytes):
+        data = picture.read_bytes()
+        if not data:
+            raise ImageError(f"{name}: the file is empty")
+        yield io.BytesIO(data)
+    else:
+        raise ImageError(f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}")
 
 
-def _without_bomb_check(source: Any) -> Image.Image:
-    # Pillow's own check is a module-wide setting that would override the caller's limit; ours follows at once,
-    # before any pixel is decoded. One thread at a time, or one would take another's None for the limit.
-    with _pillow_limit:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(source)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _refuse_bomb(image: Image.Image, name: str, max_pixels: int) -> None:
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     width, height = image.size
-    if width * height > max_pixels:
-        raise TooManyPixelsError(
-            f"{name}: {width} x {height} is more than the limit of {max_pixels:,} pixels; "
-            "raise it with max_pixels (--max-pixels) if you trust the file",
-            (width, height),
-        )
     if width == 0 or height == 0:
         raise ImageError(f"{name}: {width} x {height} has no pixels")
+    if width * height > max_pixels:
+        raise too_many_pixels(name, image.size, max_pixels)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of an image that is ours alone: it may be what is returned."""
+    """RGB of a loaded image: the same object where it is RGB already, else a new one."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image, dtype=np.float64)
-        return Image.fromarray(_stretch(values, image.mode)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        return Image.fromarray(_stretch(np.asarray(image), image.mode)).convert("RGB")
+    if image.mode == "LAB":
+        from PIL import ImageCms  # not in every build of Pillow
+
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        rgb = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        assert rgb is not None  # not in place
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (
+        "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")
+    ):
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    else:
+        rgb = image.convert("RGB")
+    profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None  # of RGB, not of CMYK
+    rgb.info = {"icc_profile": profile} if profile else {}
+    return rgb
 
 
 def _stretch(values: "NDArray[Any]", mode: str) -> "NDArray[np.uint8]":
-    """Gray values of more than 8 bits to 8: 16-bit ones by their range, others by their extremes."""
-    finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(finite.min()), float(finite.max())
+    """Gray values (h, w) of more than 8 bits to 8: 16-bit ones by their depth, others by their extremes."""
     if mode.startswith("I;16"):
-        low, high = 0.0, 65535.0
-    elif mode == "I" and low >= 0 and high <= 65535:  # 32 bits, in which files of 8 and of 16 come
-        low, high = 0.0, 65535.0 if high > 255 else 255.0
-    elif mode == "F" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
+        return _to_8_bits(values)
+    with np.errstate(invalid="ignore"):  # a signalling NaN in a file is no news to the host
+        finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(finite.min()), float(finite.max())
+    if mode == "I" and low >= 0 and high <= 65535:  # 32 bits, in which files of 8 and of 16 come
+        return _to_8_bits(finite) if high > 255 else finite.astype(np.uint8)
+    if mode == "F" and low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        finite, low, high = finite.clip(0, 1), 0.0, 1.0
     scale = 255.0 / (high - low) if high > low else 0.0
     return np.asarray(((finite - low) * scale).round(), dtype=np.uint8)
 
 
+def _to_8_bits(values: "NDArray[Any]") -> "NDArray[np.uint8]":
+    """16-bit values to 8 bits: by the depth of the largest, 10 to 16 bits; a night picture stays dark.
+
+    Of (h, w, 4), the last channel is opacity, which has a depth of its own.
+    """
+    if values.ndim == 3 and values.shape[2] == 4:
+        return np.concatenate([_to_8_bits(values[..., :3]), _to_8_bits(values[..., 3:])], 2)
+    largest = int(values.max())
+    bits = next(depth for depth in _DEPTHS if largest < 1 << depth) if largest > 255 else 16
+    return np.asarray((values * (255 / ((1 << bits) - 1))).round(), dtype=np.uint8)
+
+
 def _from_array(array: "NDArray[Any]", max_pixels: int) -> Image.Image:
+    """A new RGB image of an array; see `open_image`."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
-        raise ImageError(f"an array of shape {array.shape} is no picture: (h, w), (h, w, 3) or (h, w, 4) is")
+        raise ImageError(f"an array of shape {array.shape} is no picture", remedy="use (h, w), (h, w, 3) or (h, w, 4)")
     height, width = array.shape[:2]
     if height * width > max_pixels:
-        raise ImageError(f"an array of {width} x {height} is more than the limit of {max_pixels:,} pixels")
-    if array.dtype == np.bool_:
+        raise too_many_pixels("an array", (width, height), max_pixels)
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "b":
         array = array.astype(np.uint8) * 255
-    elif array.dtype == np.uint16:
-        array = (array / 257).round().astype(np.uint8)
-    elif np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ImageError(f"floating-point pictures have values from 0 to 1, not {array.min():g} to {array.max():g}")
-        array = (array * 255).round().astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise ImageError(f"an array of {array.dtype} is no picture: uint8, uint16, bool and float are")
+    elif (kind, size) == ("u", 2):
+        array = _to_8_bits(array)
+    elif kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+            raise ImageError(
+                f"floating-point pictures have values from 0 to 1, not {low:g} to {high:g}",
+                remedy="divide by 255 if they are bytes",
+            )
+        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
+    elif (kind, size) != ("u", 1):
+        raise ImageError(f"an array of {array.dtype} is no picture", remedy="use uint8, uint16, bool or float")
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
 
 
 def _name(picture: Picture) -> str:
     if isinstance(picture, (str, os.PathLike)):
-        return os.fspath(picture)
+        return os.fsdecode(picture)
     if isinstance(picture, ReadsBytes):
         return str(picture)
-    return getattr(picture, "filename", "") or "the picture"
+    return os.fsdecode(getattr(picture, "filename", "") or "the picture")
 
 
 Box = tuple[float, float, float, float]
@@ -280,7 +362,7 @@ class Geometry:
 
     @property
     def mask(self) -> "NDArray[np.bool_]":
-        """(h, w), True where a cell holds picture, were it a sliver."""
+        """(h, w), True where a cell holds any part of the picture."""
         rows, columns = self.grid
         width, height = self.content
         down, across = np.arange(rows) * self.side < rows * height, np.arange(columns) * self.side < columns * width
@@ -290,8 +372,8 @@ class Geometry:
     def extent(self) -> Box:
         """The rectangle that the whole grid covers, in pixels of the upright picture.
 
-        It is the picture, and more where there is padding: a map drawn over this rectangle and clipped to the
-        picture lies exactly where it belongs.
+        It is the picture, and more where there is padding. A map that is drawn over this rectangle and clipped to
+        the picture lies exactly where it belongs.
         """
         across, down = (self.size[axis] * self.side / self.content[axis] for axis in (0, 1))
         return 0.0, 0.0, across, down
@@ -319,7 +401,10 @@ def _unturn(x: float, y: float, width: int, height: int, orientation: int) -> tu
 
 
 def fit(image: Image.Image, geometry: Geometry) -> "NDArray[np.uint8]":
-    """The model's input for an upright RGB picture: (side, side, 3), padded with mid-gray."""
+    """The model's input for an upright RGB picture: (side, side, 3) uint8, padded with mid-gray (128).
+
+    The image may have fewer pixels than ``geometry.size``, as `open_with_orientation` returns it with ``at_least``.
+    """
     width, height = geometry.content
     resized = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     if (width, height) == (geometry.side, geometry.side):

@@ -24,13 +24,15 @@ from captioner.header import EXPORTED
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.results import Alternative, Caption, Failure, Outcome, Word, path_of
-from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary, join_words
+from captioner.tokenizer.detokenize import detokenize
+from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from concurrent.futures import Future
 
 DEFAULT_MODEL = "default"
 _BATCH = 16
+_REDUCED = 3  # times the model's input
 
 
 class Captioner:
@@ -216,13 +218,16 @@ class Captioner:
         Raises:
             ImageError: it does not open.
         """
-        image, orientation = open_with_orientation(picture, max_pixels=max_pixels)
+        # As many pixels as the resizing looks at (see `captioner.image.fit`): a large JPEG is decoded at reduced scale.
+        needed = max(_REDUCED * self.backend.side, keep or 0)
+        opened = open_with_orientation(picture, max_pixels=max_pixels, at_least=needed)
+        image = opened.image
         geometry = Geometry(
-            size=image.size,
+            size=opened.size,
             side=self.backend.side,
             grid=self.backend.grid_shape,
             pad=self.backend.pad,
-            orientation=orientation,
+            orientation=opened.orientation,
         )
         pixels = fit(image, geometry)
         source: Picture = picture
@@ -469,7 +474,7 @@ def _alternative(
         Word(text, probability, map_, float(off))
         for text, probability, map_, off in zip(texts, probabilities, maps, off_grid, strict=True)
     )
-    return Alternative(text=join_words(texts), words=words, score=score, finished=finished)
+    return Alternative(text=detokenize(texts), words=words, score=score, finished=finished)
 
 
 def load(

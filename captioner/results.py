@@ -1,4 +1,4 @@
-"""What comes out: a caption, its words, and with every word the map of where the model looked."""
+"""Results: captions, their words with maps, and failures. Plain data."""
 
 import os
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Word:
     """A word, its probability, and where the model attended when it chose it.
 
     Attributes:
-        text: the word as the model says it (a PTB token: "dog", "'s").
+        text: the word, a PTB token ("dog", "'s").
         probability: of the word, given the picture and the words before it.
         map: (h, w) float32, row-major like the picture; non-negative; its sum over the cells that hold picture is
             ``1 - off_grid``. `Caption.geometry` says which pixels a cell stands for.
@@ -51,11 +51,11 @@ class Word:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another caption that was found for the picture, with the same of its own as the best one.
+    """Another caption that was found for the picture.
 
     Attributes:
         text: the sentence.
-        words: what it was said in, each with its probability and its map.
+        words: its words, each with its probability and its map.
         score: the length-normalised log-probability.
         finished: False where the length limit cut it off.
     """
@@ -72,16 +72,16 @@ class Caption:
 
     Attributes:
         text: the sentence.
-        words: what it was said in; ``text`` is them joined.
+        words: its words; ``text`` is them joined.
         score: the length-normalised log-probability by which the beam chose it.
         finished: False where the length limit cut it off.
         image: the path of the picture, "" for one that came from memory.
         model: the name of the model.
         geometry: where the maps' cells lie on the picture.
-        explain: what the maps are made of: "attention", "gradient" or "occlusion"; see `captioner.explain.maps`.
+        explain: what the maps were computed from: "attention", "gradient" or "occlusion"; see `captioner.explain`.
         alternatives: further captions, the best first, where more than one was asked for.
-        source: what was captioned; a path is opened anew when the picture is asked for, so that a million
-            captions hold no pixels.
+        source: what was captioned, or a copy of its picture. A path is opened again when the picture is asked for, so
+            that a million captions hold no pixels.
     """
 
     text: str
@@ -163,13 +163,12 @@ class Caption:
             ImageError: the picture's file is no longer there.
             OptionError: the path has another ending or cannot be written.
         """
-        from captioner.data.writers import PageFile
-        from captioner.show.page import page
+        from captioner.show.page import page, save_page
 
+        document = page([self])
         if path is not None:
-            with PageFile(Path(path)) as file:
-                file.write(self)
-        return page([self])
+            save_page(document, path)
+        return document
 
     def _repr_html_(self) -> str | None:
         """The page, for notebooks; None, which leaves them the text, where the picture is gone."""

@@ -117,11 +117,11 @@ def scenes_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
             minimum_count=1,
             learning_rate=rate,
             encoder_learning_rate=rate,
-            warm_up=50,
+            warmup_steps=50,
             label_smoothing=0.0,
             map_supervision=0.3,
-            average=0.98,
-            flips=False,
+            ema_decay=0.98,
+            horizontal_flip=False,
         )
         return Trainer(recipe, scenes(), tmp_path_factory.mktemp("run"), device="cpu").run()
 

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_FEW = 12
+
 
 def to_numpy(array: Any) -> NDArray[Any]:
     """An array of any library in the host's memory."""
@@ -17,7 +19,7 @@ def to_numpy(array: Any) -> NDArray[Any]:
 
 def namespace(array: Any) -> Any:
     """The array API of an array's library; numpy's own functions for numpy's, which then needs no other package."""
-    if isinstance(array, np.ndarray):
+    if isinstance(array, np.ndarray) and hasattr(np, "concat"):  # from 2.0 on numpy keeps the standard itself
         return np
     import array_api_compat
 
@@ -39,17 +41,27 @@ def top_k(values: Any, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     Only these few leave an accelerator. A NaN counts as the largest.
     """
     if isinstance(values, np.ndarray):
-        if k < values.shape[1]:
-            columns = np.argpartition(values, values.shape[1] - k, axis=1)[:, -k:]
-        else:
-            columns = np.broadcast_to(np.arange(values.shape[1]), values.shape)
-        found = np.take_along_axis(values, columns, axis=1)
-        order = np.argsort(-found, axis=1, kind="stable")
-        order = np.where(np.isnan(found).any(1, keepdims=True), np.argsort(~np.isnan(found), axis=1), order)
-        return np.take_along_axis(found, order, axis=1), np.take_along_axis(columns, order, axis=1)
+        return _top_k(values, k)
     if hasattr(values, "topk"):  # torch
         found, columns = values.topk(k, 1)
         return to_numpy(found), to_numpy(columns)
     xp = namespace(values)
     columns = to_numpy(xp.argsort(values, axis=1, descending=True)[:, :k])
     return np.take_along_axis(to_numpy(values), columns, axis=1), columns
+
+
+def _top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    columns: NDArray[np.int64]
+    if k <= _FEW:  # some passes over the array are faster than partitioning it
+        left, rows = values.copy(), np.arange(len(values))
+        columns, found = np.empty((len(values), k), dtype=np.int64), np.empty((len(values), k), dtype=values.dtype)
+        for i in range(k):
+            columns[:, i] = left.argmax(1)
+            found[:, i] = left[rows, columns[:, i]]
+            left[rows, columns[:, i]] = -np.inf
+        return found, columns
+    order = np.where(np.isnan(values), np.inf, values)
+    columns = np.argpartition(order, max(0, values.shape[1] - k), axis=1)[:, -k:]
+    best_first = np.argsort(-np.take_along_axis(order, columns, axis=1), axis=1, kind="stable")
+    columns = np.take_along_axis(columns, best_first, axis=1)
+    return np.take_along_axis(values, columns, axis=1), columns

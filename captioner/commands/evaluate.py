@@ -2,19 +2,24 @@
 
 import argparse
 import json
+import os
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from captioner.commands.files import refuse_overwriting, write_whole
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
+    from captioner.commands.evaluation_report import Report
+    from captioner.data.readers import Annotations, Id
     from captioner.metrics.cider import DocumentFrequencies
-    from captioner.metrics.report import Report
-    from captioner.metrics.sources import Annotations, Id
+    from captioner.metrics.references import References
+
+_OUTPUTS = ("per_image", "save_results", "save_document_frequencies")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="score the pictures with at least N references; those with fewer make figures that compare with no other",
+        help="score only the pictures with at least N references: figures from fewer references compare with no others",
     )
     parser.add_argument("--partial", action="store_true", help="score the pictures that are there")
     parser.add_argument(
@@ -63,22 +68,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--per-image", type=Path, metavar="FILE", help="write a CSV with a row for each picture")
     captions = parser.add_argument_group("with --images")
     captions.add_argument("--model", help="a name that 'captioner models' lists, or a model file")
-    captions.add_argument("--device", help="cpu, cuda, ...; the CPU if not given")
+    captions.add_argument("--device", help="auto (the default), cpu, cuda, cuda:1 or mps")
     captions.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     captions.add_argument("--save-results", type=Path, metavar="FILE", help="keep the captions, as COCO results")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is scored: references, as text and as words, and captions by the same ids."""
+
+    texts: Mapping["Id", list[str]]
+    references: "References"
+    captions: Mapping["Id", str]
+    other: Mapping["Id", str] | None
+    notes: tuple[str, ...]
+
+
 def run(options: argparse.Namespace) -> int:
-    """Run the command: 0, or 1 if pictures failed and --partial scored the others. Raises DataError,
-    OptionError."""
-    from captioner.metrics.cider import DocumentFrequencies
-    from captioner.metrics.evaluate import FewPicturesWarning
-    from captioner.metrics.sources import name_as, read_annotations, read_results
+    """Run the command: 0, or 1 if pictures failed and --partial scored the others.
+
+    Files are written before anything is printed, so that a reader that stops early (``| head``) loses none.
+
+    Raises:
+        DataError: a file cannot be read or written, or captions and references do not fit together.
+        OptionError: an option is out of its range, or an output is an input.
+    """
+    from captioner.commands.notices import warnings_as_lines
 
     _check(options)
+    refuse_overwriting(_outputs(options), _inputs(options))
+    with warnings_as_lines():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from captioner.data.readers import name_as, read_annotations, read_results
+    from captioner.metrics.cider import DocumentFrequencies
+    from captioner.metrics.references import References
+
     annotations = read_annotations(options.annotations, split=options.split, at_least=options.references)
+    known = References({})
     if options.save_document_frequencies is not None:
-        _save_frequencies(annotations, options.save_document_frequencies, partial=options.partial)
+        _save_frequencies(annotations, options.save_document_frequencies, known, partial=options.partial)
     if options.results is None and options.images is None:
         return 0
     frequencies = DocumentFrequencies.load(options.document_frequencies) if options.document_frequencies else None
@@ -88,22 +119,41 @@ def run(options: argparse.Namespace) -> int:
     else:
         captions = name_as(read_results(options.results), annotations, partial=options.partial)
     other = name_as(read_results(options.compare), annotations, partial=options.partial) if options.compare else None
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", FewPicturesWarning)
-        report = _report(options, annotations, captions, other, frequencies)
-    for text in dict.fromkeys(str(warning.message) for warning in caught):
-        print(f"captioner: {text}", file=sys.stderr)
-    _show(options, report, captions)
+    report, scored = _report(options, _job(options, annotations, captions, other, known), frequencies)
+    _show(options, report, scored)
     return 1 if failed else 0
 
 
-def _save_frequencies(annotations: "Annotations", path: Path, *, partial: bool) -> None:
+def _outputs(options: argparse.Namespace) -> dict[str, Path | None]:
+    return {f"--{name.replace('_', '-')}": getattr(options, name) for name in _OUTPUTS}
+
+
+def _inputs(options: argparse.Namespace) -> Iterator[Path]:
+    """Every file that the run may read. That of the model is found only where pictures are captioned."""
+    given = (options.annotations, options.results, options.compare, options.document_frequencies)
+    yield from (path for path in given if path is not None)
+    folder = options.annotations.parent
+    yield from folder.glob("*Images.txt")  # lists of splits
+    if options.split is not None:
+        yield from (Path(options.split), folder / options.split)
+    if options.images is not None:
+        from captioner.commands.evaluation_pictures import pictures_in
+        from captioner.pipeline import shipped_models
+
+        yield from pictures_in(options.images)
+        yield from shipped_models().values()
+        if options.model is not None:
+            yield Path(options.model).expanduser()
+            yield from (path for path in Path(options.model).glob("*") if path.is_file())
+
+
+def _save_frequencies(annotations: "Annotations", path: Path, known: "References", *, partial: bool) -> None:
     from captioner.metrics.cider import DocumentFrequencies
     from captioner.metrics.references import References
 
+    texts = {key: group for key, group in annotations.references.items() if group or not partial}
     with _naming(Path(annotations.source)):
-        references = References({key: group for key, group in annotations.references.items() if group or not partial})
+        references = References(texts, known=known)
     if not references:
         raise DataError(f"{annotations.source} has no captions to count")
     DocumentFrequencies.of(list(references.values())).save(path)
@@ -119,14 +169,19 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError(f"--references must not be negative, as {options.references} is")
     if options.seed < 0:
         raise OptionError(f"--seed must not be negative, as {options.seed} is")
-    for name in ("per_image", "save_results", "save_document_frequencies"):
-        path = getattr(options, name)
-        if path is not None and not path.parent.is_dir():  # said now and not after an hour of captioning
-            raise OptionError(f"--{name.replace('_', '-')}: cannot write {path}: there is no folder {path.parent}")
+    if options.beam is not None and options.beam < 1:
+        raise OptionError(f"--beam must be at least 1, not {options.beam}")
+    for option, path in _outputs(options).items():  # checked now and not after an hour of captioning
+        if path is not None:
+            _check_output(option, path)
     if options.images is None:
         for name in ("model", "device", "beam", "save_results"):
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --images, not with --results")
+    if options.results is None and options.images is None:
+        for name in ("per_image", "compare"):
+            if getattr(options, name) is not None:
+                raise OptionError(f"--{name.replace('_', '-')} needs captions: give --results or --images")
     if options.meteor or options.spice:
         from captioner.metrics.meteor import missing
 
@@ -135,21 +190,23 @@ def _check(options: argparse.Namespace) -> None:
             raise OptionError(f"{'--meteor' if options.meteor else '--spice'} needs {lacking}")
 
 
-def _report(
+def _check_output(option: str, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise OptionError(f"{option}: cannot write {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise OptionError(f"{option}: cannot write {path}: Is a directory", remedy="give the name of a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OptionError(f"{option}: cannot write {path}: Permission denied", remedy="give another file")
+
+
+def _job(
     options: argparse.Namespace,
     annotations: "Annotations",
     captions: Mapping["Id", str],
     other: Mapping["Id", str] | None,
-    frequencies: "DocumentFrequencies | None",
-) -> "Report":
-    from captioner.metrics.baselines import constant_scores, human_scores
-    from captioner.metrics.description import describe
-    from captioner.metrics.evaluate import evaluate
-    from captioner.metrics.meteor import Measure, java_score
+    known: "References",
+) -> _Job:
     from captioner.metrics.references import References
-    from captioner.metrics.report import Report
-    from captioner.metrics.resampling import bootstrap, compare
-    from captioner.tokenizer.ptb import tokenize_all
 
     texts = annotations.references
     notes: list[str] = []
@@ -158,19 +215,41 @@ def _report(
         total = max(len(annotations.references), len(texts))
         notes.append(f"partial: {len(texts):,} of {total:,} pictures scored")
     with _naming(options.annotations):
-        references = References(texts)
+        references = References(texts, known=known)
+    return _Job(texts=texts, references=references, captions=captions, other=other, notes=tuple(notes))
+
+
+def _report(
+    options: argparse.Namespace, job: _Job, frequencies: "DocumentFrequencies | None"
+) -> tuple["Report", Mapping["Id", str]]:
+    """The report, and the captions that it is of."""
+    from captioner.commands.evaluation_report import Report
+    from captioner.metrics.baselines import constant_scores, human_scores
+    from captioner.metrics.description import describe
+    from captioner.metrics.evaluate import evaluate
+    from captioner.metrics.meteor import Measure, java_score
+    from captioner.metrics.resampling import bootstrap, compare
+
+    references, captions = job.references, job.captions
     with _naming(options.results):
         scores = evaluate(captions, references, document_frequencies=frequencies)
     others = None
-    if other is not None:
+    if job.other is not None:
         with _naming(options.compare):
-            others = evaluate(other, references, document_frequencies=frequencies)
-    described = describe(tokenize_all([captions[key] for key in texts]))
+            others = evaluate(job.other, references, document_frequencies=frequencies)
+    words = references.tokenize([captions[key] for key in job.texts])
+    described = describe(words)
+    notes = list(job.notes)
     if described.empty:
-        notes.append(f"{described.empty} captions have no words; the first is of picture {_first_empty(captions)!r}")
+        first = next(key for key, caption in zip(job.texts, words, strict=True) if not caption)
+        notes.append(f"{described.empty} captions have no words; the first is of picture {first!r}")
     measures: dict[Measure, bool] = {"METEOR": options.meteor, "SPICE": options.spice}
-    extra = {measure: java_score(measure, captions, texts) for measure, wanted in measures.items() if wanted}
-    return Report(
+    extra = {measure: java_score(measure, captions, references) for measure, wanted in measures.items() if wanted}
+    constant, human = None, None
+    if not options.no_baselines:
+        constant = constant_scores(job.texts, document_frequencies=frequencies, tokenized=references)
+        human = human_scores(job.texts, document_frequencies=frequencies, tokenized=references)
+    report = Report(
         scores=scores,
         signature=f"{scores.signature} | set {options.annotations.name}{f' {options.split}' if options.split else ''}",
         description=described,
@@ -178,16 +257,17 @@ def _report(
         extra={measure: total for measure, (total, _) in extra.items()},
         extra_per_picture={measure: each for measure, (_, each) in extra.items()},
         intervals=bootstrap(scores, resamples=options.bootstrap, seed=options.seed) if options.bootstrap else None,
-        constant=None if options.no_baselines else constant_scores(texts, document_frequencies=frequencies),
-        human=None if options.no_baselines else human_scores(texts, document_frequencies=frequencies),
+        constant=constant,
+        human=human,
         other=others,
         differences=compare(scores, others, seed=options.seed) if others is not None else None,
     )
+    return report, captions
 
 
 @contextmanager
 def _naming(path: Path | None) -> Iterator[None]:
-    """Faults of a file's content get its name, where there is one."""
+    """Add the name of a file to what is wrong with its content."""
     try:
         yield
     except DataError as error:
@@ -197,7 +277,7 @@ def _naming(path: Path | None) -> Iterator[None]:
 def _common(
     references: Mapping["Id", list[str]], captions: Mapping["Id", str], other: Mapping["Id", str] | None
 ) -> tuple[dict["Id", list[str]], dict["Id", str], dict["Id", str] | None]:
-    """What all sides have, for --partial."""
+    """The pictures that all sides have, for --partial."""
     ids = [key for key, group in references.items() if group and key in captions and (other is None or key in other)]
     if not ids:
         raise DataError("no picture has both a caption and references; check that both name pictures in the same way")
@@ -205,46 +285,24 @@ def _common(
     return {key: references[key] for key in ids}, {key: captions[key] for key in ids}, kept
 
 
-def _first_empty(captions: Mapping["Id", str]) -> "Id":
-    from captioner.tokenizer.ptb import tokenize
-
-    return next(key for key, caption in captions.items() if not tokenize(caption))
-
-
 def _caption_pictures(options: argparse.Namespace, annotations: "Annotations") -> tuple[dict["Id", str], int]:
-    from captioner.metrics.folder import caption_folder
+    from captioner.commands.evaluation_pictures import caption_files, find_files
 
-    captions, failures = caption_folder(
-        options.images,
-        annotations,
-        model=options.model,
-        device=options.device,
-        beam=options.beam,
-        partial=options.partial,
-    )
+    files, absent = find_files(options.images, annotations, partial=options.partial)
+    refuse_overwriting(_outputs(options), (path for _, path in files))  # some may have no ending of a picture
+    captions, broken = caption_files(files, model=options.model, device=options.device, beam=options.beam)
     if options.save_results is not None:
-        _write_results(captions, options.save_results)
+        content = [{"image_id": key, "caption": caption} for key, caption in captions.items()]
+        write_whole(options.save_results, json.dumps(content))
+    failures = absent + broken
     if failures and not options.partial:
         raise DataError(f"{failures} pictures could not be captioned; mend them, or score the others (--partial)")
     return captions, failures
 
 
-def _write_results(captions: Mapping["Id", str], path: Path) -> None:
-    content: list[dict[str, Any]] = [{"image_id": key, "caption": caption} for key, caption in captions.items()]
-    try:
-        path.write_text(json.dumps(content), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from None
-
-
 def _show(options: argparse.Namespace, report: "Report", captions: Mapping["Id", str]) -> None:
-    from rich.console import Console
+    from captioner.commands.evaluation_report import per_picture, table
 
-    from captioner.metrics.report import print_report, write_per_picture
-
-    if options.json:
-        print(json.dumps(report.as_dict(), indent=1))
-    else:
-        print_report(report, Console(width=None if sys.stdout.isatty() else 160))
     if options.per_image is not None:
-        write_per_picture(report, captions, options.per_image)
+        write_whole(options.per_image, per_picture(report, captions))
+    print(json.dumps(report.as_dict(), indent=1) if options.json else table(report), flush=True)

@@ -1,62 +1,68 @@
-"""The command ``captioner ground``: measure whether a model's maps lie on what the words name."""
+"""The command ``captioner ground``: measure whether a model's maps lie on the objects that its words name."""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from captioner.data.records import Record
-    from captioner.grounding.report import Findings
-    from captioner.grounding.run import Grounded
+    from captioner.data.writers import PageFile
+    from captioner.grounding.ground_truth import GroundTruth
+    from captioner.grounding.grounded import GroundedCaption
+    from captioner.grounding.report import SourceReport
+    from captioner.options import MapOptions
     from captioner.pipeline import Captioner
 
 _WORST = 40
-_SAID = {"written": "captions that the model wrote", "references": "references"}
+_OLD_SOURCES = {"written": "generated"}
+_PHRASES = {"generated": "generated captions", "references": "reference captions"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
-        "How often a noun's map peaks on the thing that it names, and how much of it lies there, beside baselines. "
-        "Things come from the instances*.json beside COCO's captions*.json, or from boxes in the captions' JSON lines."
+        "How often a noun's map peaks on the object that the noun names (pointing), and how much of the map lies on "
+        "it (mass), beside baselines. Objects come from the instances*.json beside COCO's captions*.json, or from "
+        "boxes in the captions' JSON lines."
     )
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="captions, as for 'captioner train'")
     parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside the captions")
     parser.add_argument("--split", default="dev", help="train, dev or test (default dev)")
-    parser.add_argument("--pictures", type=int, metavar="N", help="the first N annotated pictures alone")
+    parser.add_argument("--pictures", type=int, metavar="N", help="only the first N annotated pictures")
     parser.add_argument(
         "--captions",
-        choices=("written", "references", "both"),
+        metavar="SOURCE",
         default="both",
-        help="captions that the model writes, references that it reads, or both (default)",
+        help="'generated' by the model, 'references' that it reads (teacher-forced), or 'both' (default)",
     )
-    parser.add_argument("--masks", action="store_true", help="hold maps against outlines rather than boxes")
+    parser.add_argument("--masks", action="store_true", help="compare maps with outlines rather than boxes")
     parser.add_argument(
         "--faithfulness",
         action="store_true",
-        help="deletion and insertion curves as well, of one caption a picture (slow: some 60 encodings of each)",
+        help="also measure deletion and insertion curves, of one caption a picture (slow: some 60 encodings of each)",
     )
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
-    model.add_argument("--device", help="cpu, cuda, ...; the CPU if not given")
+    model.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     model.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     model.add_argument(
         "--explain",
         choices=("attention", "gradient", "occlusion"),
-        help="what maps are made of; what the model's file says if not given",
+        help="what maps are made from; default: what the model's file says",
     )
     model.add_argument(
         "--plain",
         action="store_true",
-        help="the mean of all heads of the decoder's last attention, whatever the model's file says",
+        help="the mean of all heads of the decoder's last attention layer, whatever the model's file says",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--json", action="store_true", help="print JSON and no table")
+    output.add_argument("--json", action="store_true", help="print JSON instead of tables")
     output.add_argument("--worst", type=Path, metavar="FILE", help=f"a page of the {_WORST} worst cases, .html")
     output.add_argument("--resamples", type=int, default=1000, metavar="N", help="for the intervals (default 1000)")
     output.add_argument("--seed", type=int, default=0, help="of resampling and of random order (default 0)")
@@ -64,47 +70,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or 1 if pictures failed. Raises CaptionerError."""
-    _check(options)
-    from captioner.explain.maps import MapReading
+    sources = _check(options)
+    from captioner.commands.files import refuse_overwriting
+    from captioner.commands.notices import warnings_as_lines
     from captioner.grounding.report import GroundReport
-    from captioner.grounding.run import SOURCES
-    from captioner.pipeline import load
+    from captioner.options import MapOptions
+    from captioner.pipeline import find_model, load
 
     page = _page(options)
-    records, truth, left_out = _records(options)
+    model_file = find_model(options.model)
+    with warnings_as_lines():
+        records, ground_truth, notes = read_annotated(options)
+    refuse_overwriting({"--worst": options.worst}, [model_file, *inputs_of(options, records)])
     model = load(options.model, device=options.device)
-    reading = MapReading.stored({} if options.plain else model.about, options.explain)
+    map_options = MapOptions.stored({} if options.plain else dict(model.about), options.explain)
     if options.plain:
-        model.model.make_maps_of(())
-    sources = SOURCES if options.captions == "both" else (options.captions,)
-    found, failures = _ground(options, model, records, truth, reading, sources)
-    findings, silent = {}, []
+        model.model.set_map_heads(())
+    captions, failed = _ground(options, model, records, ground_truth, map_options, sources)
+    reports = {}
     for source in sources:
-        some = [grounded for grounded in found if grounded.source == source]
-        if any(grounded.mentions for grounded in some):
-            findings[source] = _findings(options, model, some)
+        some = [caption for caption in captions if caption.source == source]
+        if any(caption.nouns for caption in some):
+            reports[source] = _report(options, model, some)
         else:
-            silent.append(f"none of the {_SAID[source]} names a thing that is annotated in its picture")
-    if not findings:
-        raise DataError(f"{'; '.join(silent)}: there is nothing to measure")
-    notes = list(silent)
-    if left_out:
-        notes.append(f"{left_out:,} pictures of the split have no annotated things and are left out")
+            notes.append(f"none of the {_PHRASES[source]} names an object that is annotated in its picture")
+    if not reports:
+        reason = f"none of its {len(records)} pictures opens" if failed == len(records) else notes[-1]
+        raise DataError(f"{options.data}: {reason}: there is nothing to measure", remedy="use other pictures")
     notes += [
-        f"{some.absent:,} nouns of {_SAID[source]} name what is not in the picture; they are not counted"
-        for source, some in findings.items()
-        if some.absent
+        f"{report.absent:,} nouns of {_PHRASES[source]} name objects that are not in the picture; they are not counted"
+        for source, report in reports.items()
+        if report.absent
     ]
+    if failed:
+        notes.append(f"{failed:,} pictures failed and are left out")
     report = GroundReport(
         model=model.name,
         data=f"{options.data} {options.split}",
-        reading=asdict(reading),
-        outlines=options.masks,
-        findings=findings,
+        map_options=asdict(map_options),
+        masks=options.masks,
+        sources=reports,
         notes=tuple(notes),
     )
     if options.json:
-        print(json.dumps(report.as_dict(), indent=1))
+        print(json.dumps(report.as_dict(), indent=1, allow_nan=False))
     else:
         from rich.console import Console
 
@@ -112,23 +121,61 @@ def run(options: argparse.Namespace) -> int:
 
         print_ground_report(report, Console(width=None if sys.stdout.isatty() else 160))
     if page is not None:
-        _write_worst(page, found)
-    return 1 if failures else 0
+        _write_worst(page, captions)
+    return 1 if failed else 0
 
 
-def _write_worst(page: Any, found: list["Grounded"]) -> None:
-    from captioner.grounding.run import worst
+def read_annotated(options: argparse.Namespace) -> tuple[list["Record"], "GroundTruth", list[str]]:
+    """The annotated pictures that a command's options name, their ground truth, and notes on what is left out.
 
-    cases = worst(found, _WORST)
-    if not cases:
-        print(f"captioner: no map lay elsewhere, so {page.path} is not written", file=sys.stderr)
-        return
-    with page as file:
-        for caption in cases:
-            file.write(caption)
+    Raises:
+        DataError: the data cannot be read, or nothing is annotated.
+    """
+    from captioner.data.readers import read
+    from captioner.data.records import of_split
+    from captioner.grounding.ground_truth import InstanceGroundTruth, find_ground_truth
+
+    everything = read(options.data, images=options.images)
+    records = of_split(everything, options.split)
+    if not records:
+        splits = ", ".join(sorted({record.split or "none" for record in everything}))
+        raise DataError(
+            f"{options.data}: no pictures of the split '{options.split}'", remedy=f"its splits are {splits}"
+        )
+    ground_truth = find_ground_truth(options.data, everything, masks=getattr(options, "masks", False))
+    known = [record for record in records if ground_truth.knows(record)]
+    if not known:
+        raise DataError(
+            f"{options.data}: no picture of the split '{options.split}' is annotated",
+            remedy="put instances_x.json beside captions_x.json, or 'boxes' into the JSON lines",
+        )
+    notes = []
+    if left_out := len(records) - len(known):
+        notes.append(f"{left_out:,} pictures of the split are not annotated and are left out")
+    if isinstance(ground_truth, InstanceGroundTruth) and (empty := ground_truth.instances.without_area):
+        notes.append(f"{empty:,} annotations have boxes without area and are left out")
+    return known[: options.pictures], ground_truth, notes
 
 
-def _check(options: argparse.Namespace) -> None:
+def inputs_of(options: argparse.Namespace, records: list["Record"]) -> Iterator[Path]:
+    """The files that a command reads besides the model: captions, instances, and the pictures of the records."""
+    from captioner.data.readers import caption_file
+    from captioner.grounding.ground_truth import instances_of
+
+    if options.data.is_dir():
+        yield from (file for file in options.data.iterdir() if file.is_file())
+    else:
+        yield options.data
+    if (beside := instances_of(options.data)) is not None:
+        yield from (beside, caption_file(options.data))
+    for record in records:
+        yield record.image if isinstance(record.image, Path) else Path(record.image.shard)
+
+
+def _check(options: argparse.Namespace) -> tuple[str, ...]:
+    """Refuse options out of range, and return the sources of captions."""
+    from captioner.grounding.grounded import SOURCES
+
     for name in ("pictures", "resamples", "beam"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -137,9 +184,16 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError(f"--seed must not be negative, as {options.seed} is")
     if options.split not in ("train", "dev", "test"):
         raise OptionError(f"--split must be train, dev or test, not '{options.split}'")
+    source = options.captions
+    if source in _OLD_SOURCES:
+        print(f"captioner: --captions {source} is now called {_OLD_SOURCES[source]}", file=sys.stderr)
+        source = _OLD_SOURCES[source]
+    if source != "both" and source not in SOURCES:
+        raise OptionError(f"--captions must be {', '.join(SOURCES)} or both, not '{source}'")
+    return SOURCES if source == "both" else (source,)
 
 
-def _page(options: argparse.Namespace) -> Any:
+def _page(options: argparse.Namespace) -> "PageFile | None":
     if options.worst is None:
         return None
     from captioner.data.writers import PageFile
@@ -147,72 +201,59 @@ def _page(options: argparse.Namespace) -> Any:
     return PageFile(options.worst, title="Where the maps were wrong", several=True)
 
 
-def _records(options: argparse.Namespace) -> tuple[list["Record"], Any, int]:
-    from captioner.data.readers import read
-    from captioner.data.records import of_split
-    from captioner.grounding.ground_truth import find_truth
-
-    records = of_split(read(options.data, images=options.images), options.split)
-    if not records:
-        raise DataError(f"{options.data}: no pictures of the split '{options.split}'")
-    truth = find_truth(options.data, images=options.images, masks=options.masks)
-    known = [record for record in records if truth.knows(record)]
-    if not known:
-        raise DataError(
-            f"{options.data}: nothing says where things are on pictures of the split '{options.split}': put "
-            "instances_x.json beside captions_x.json, or 'boxes' into the JSON lines"
-        )
-    return known[: options.pictures], truth, len(records) - len(known)
-
-
 def _ground(
     options: argparse.Namespace,
     model: "Captioner",
     records: list["Record"],
-    truth: Any,
-    reading: Any,
+    ground_truth: "GroundTruth",
+    map_options: "MapOptions",
     sources: tuple[str, ...],
-) -> tuple[list["Grounded"], int]:
+) -> tuple[list["GroundedCaption"], int]:
+    """All grounded captions, by source, and the number of failed pictures, each of which is named."""
     from captioner.commands.progress import progress
     from captioner.grounding.run import ground
+    from captioner.results import Failure
 
-    failures = 0
-    with progress("captions", len(records) * len(sources)) as (advance, say):
-
-        def on_error(_: Any, error: Exception) -> None:
-            nonlocal failures
-            failures += 1
-            say(f"captioner: {error}")
-
-        found = list(
-            ground(
-                model,
-                records,
-                truth,
-                sources=sources,
-                explain=reading,
-                options=model.options(width=options.beam) if options.beam else None,
-                on_error=on_error,
-                advance=advance,
-            )
-        )
-    return found, failures
+    found: list[GroundedCaption] = []
+    failed = 0
+    beam = model.options(width=options.beam) if options.beam else None
+    with progress("pictures", len(records)) as (advance, print_line):
+        for outcome in ground(model, records, ground_truth, sources=sources, explain=map_options, options=beam):
+            advance()
+            if isinstance(outcome, Failure):
+                failed += 1
+                print_line(f"captioner: {' '.join(str(outcome).split())}")
+            else:
+                found += outcome.captions
+    return found, failed
 
 
-def _findings(options: argparse.Namespace, model: "Captioner", found: list["Grounded"]) -> "Findings":
-    from captioner.grounding.deletion import summarise
-    from captioner.grounding.pointing import average
-    from captioner.grounding.report import Findings
-    from captioner.grounding.run import try_out
+def _report(options: argparse.Namespace, model: "Captioner", captions: list["GroundedCaption"]) -> "SourceReport":
+    from captioner.grounding.deletion import deletion_curves, summarise
+    from captioner.grounding.report import SourceReport
+    from captioner.grounding.scores import average_scores
 
-    mentions = [mention for grounded in found for mention in grounded.mentions]
-    aims = [aim for grounded in found for aim in grounded.aims]
-    shares, by_class = average(mentions, aims, resamples=options.resamples, seed=options.seed)
+    nouns = [noun for caption in captions for noun in caption.nouns]
+    scores = [score for caption in captions for score in caption.scores]
+    mean, by_class = average_scores(nouns, scores, resamples=options.resamples, seed=options.seed)
     faithfulness = None
     if options.faithfulness:
         # One caption of a picture: each takes dozens of encodings.
-        tried = {grounded.record.id: grounded for grounded in reversed(found) if grounded.places}
-        trials = [trial for grounded in tried.values() for trial in try_out(model, grounded, seed=options.seed)]
-        if trials:  # the model may know none of the words
-            faithfulness = summarise(trials, resamples=options.resamples, seed=options.seed)
-    return Findings(shares, by_class, sum(grounded.absent for grounded in found), faithfulness)
+        first = {caption.record.id: caption for caption in reversed(captions) if caption.nouns}
+        curves = [curve for caption in first.values() for curve in deletion_curves(model, caption, seed=options.seed)]
+        if curves:  # the model may know none of the words
+            faithfulness = summarise(curves, resamples=options.resamples, seed=options.seed)
+    absent = sum(caption.absent for caption in captions)
+    return SourceReport(scores=mean, by_class=by_class, absent=absent, faithfulness=faithfulness)
+
+
+def _write_worst(page: "PageFile", captions: list["GroundedCaption"]) -> None:
+    from captioner.grounding.worst_cases import worst_cases
+
+    cases = worst_cases(captions, _WORST)
+    if not cases:
+        print(f"captioner: every map peaks on its object, so {page.path} is not written", file=sys.stderr)
+        return
+    with page as file:
+        for case in cases:
+            file.write(case)

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, drawn only where that is a terminal."""
+"""A progress bar on standard error, drawn only where standard error is a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """How to advance a bar of ``total`` steps, and how to print a line on standard error beside it."""
+    """A function that advances a bar of ``total`` steps, and one that prints a line on standard error beside it."""
     if total < 2 or not sys.stderr.isatty():
         yield lambda: None, lambda line: print(line, file=sys.stderr, flush=True)
         return
@@ -15,7 +15,7 @@ def progress(what: str, total: int) -> Iterator[tuple[Callable[[], None], Callab
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # The bar may catch what is printed only where both are on the terminal, else captions miss their file or pipe.
+    # The bar may take over what is printed only where both streams are the terminal; elsewhere captions would be lost.
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(what, total=total)
         yield (

@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields
 
 from captioner.errors import OptionError
-from captioner.serve.settings import Limits, flag
+from captioner.serve.settings import BOUND, Limits, flag
 
 _NEEDED = {
     "fastapi": "fastapi",
@@ -20,10 +20,11 @@ _NEEDED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Serve the page for pictures that you drop on it, and an HTTP API. Nothing is stored."
+    parser.epilog = BOUND
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default 8000)")
     parser.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
-    parser.add_argument("--device", help="cpu, cuda, ...; the CPU if not given")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -44,25 +45,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command until it is told to stop: 0. Raises CheckpointError, OptionError."""
+    """Serve until SIGTERM or SIGINT, and return 0. Raises CheckpointError, OptionError."""
     limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
     missing = [name for module, name in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise OptionError(f"the server needs {', '.join(missing)}: pip install 'captioner[serve]'")
+        raise OptionError(f"the server needs {', '.join(missing)}", remedy="pip install 'captioner[serve]'")
     from captioner.serve.server import listen
 
     with listen(options.host, options.port) as sock:
         from captioner.serve.app import create_app
+        from captioner.serve.connections import Connections
         from captioner.serve.guard import hosts_of
         from captioner.serve.models import Models
-        from captioner.serve.server import make_server, serve_until_told
+        from captioner.serve.server import make_server, serve_until_signal
         from captioner.serve.service import Service
 
-        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged forms are the client's affair
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs each damaged form
         service = Service(Models(options.model, device=options.device), limits)
         app = create_app(service, hosts=hosts_of(options.host, options.allow_host))
         shown = f"[{options.host}]" if ":" in options.host else options.host
         address = f"http://{shown}:{sock.getsockname()[1]}/"
         print(f"captioner: serving on {address} (Ctrl-C stops)", file=sys.stderr, flush=True)
-        serve_until_told(make_server(app, service, access_log=options.access_log), sock)
+        server = make_server(app, Connections(limits.max_connections), access_log=options.access_log)
+        serve_until_signal(server, service, sock)
     return 0

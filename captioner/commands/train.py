@@ -1,24 +1,31 @@
-"""``captioner train``."""
+"""The command ``captioner train``."""
 
 import argparse
+import contextlib
 import gzip
 import json
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captioner.commands.files import refuse_overwriting
 from captioner.errors import DataError, OptionError
-from captioner.training.recipe import Recipe, default_of, named_recipes, options, read_recipe
+from captioner.training import aliases
+from captioner.training.recipe import FILES, Recipe, default_of, named_recipes, options, read_recipe
 
 if TYPE_CHECKING:
     from captioner.data.records import Record
+    from captioner.training.distributed import Processes
+
+_SHOWN_FAULTS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Declare the command's options."""
+    parser.description = "Train a model. A run that was stopped is resumed by the same command."
     parser.add_argument(
         "--data",
         type=Path,
@@ -26,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="folders or files of captions: Flickr8k, COCO, Karpathy, CSV, JSONL. The dev split of the first "
-        "chooses the best model; of the others only the training split is used",
+        "chooses the best model; only the training split of the others is used",
     )
     parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside --data")
     parser.add_argument(
@@ -35,31 +42,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="captions without pictures, one a line (.gz too)",
+        help="captions without pictures, one per line (.gz too), for --objective language_model",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the run; goes on if it is there")
-    parser.add_argument("--device", help="cpu, cuda, ...; a GPU if there is one")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="the folder of the run; a run in it is resumed"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     parser.add_argument(
         "--recipe",
         metavar="NAME",
-        help=f"options from a file (TOML), or one of {', '.join(named_recipes())}; those given here go before it",
+        help=f"a TOML file of options, or one of {', '.join(named_recipes())}; options given here override it",
     )
     recipe = parser.add_argument_group("recipe")
+    old = {new: former for former, new in aliases.OPTIONS.items()}
     for option in options():
         default = default_of(option)
-        flag = "--" + option.name.replace("_", "-")
         text = f"{option.metadata['help']} (default: {json.dumps(default) if default != '' else 'none'})"
-        if isinstance(default, bool):
-            recipe.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        else:
-            kind = _json_object if isinstance(default, dict) else type(default)
-            recipe.add_argument(flag, type=kind, help=text.replace("%", "%%"))
+        _add_option(recipe, option.name, default, text.replace("%", "%%"))
+        if option.name in old:
+            _add_option(recipe, old[option.name], default, argparse.SUPPRESS)
+
+
+def _add_option(group: Any, name: str, default: Any, text: str) -> None:
+    flag = aliases.flag(name)
+    if isinstance(default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    else:
+        group.add_argument(flag, type=_json_object if isinstance(default, dict) else type(default), help=text)
 
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"'{text}' is no JSON object such as '{{\"width\": 512}}'")
@@ -67,72 +82,168 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train a model, or go on training it."""
-    from captioner.data.readers import read
-    from captioner.data.records import of_split, refuse_leaks
-
-    chosen = read_recipe(arguments.recipe) if arguments.recipe else {}
-    for option in options():
-        value = getattr(arguments, option.name)
-        if value is not None:
-            chosen[option.name] = value
-    recipe = Recipe(**chosen)
+    """Train a model, or resume its training: 0; 1 if some pictures were left out. Raises CaptionerError."""
+    recipe, warnings = chosen_recipe(arguments)
+    rank_zero = os.environ.get("RANK", "0") == "0"
+    if rank_zero:
+        _print_lines(warnings)
     if arguments.images is not None and len(arguments.data) > 1:
-        raise OptionError("--images goes with one --data; several look for their pictures beside their captions")
+        raise OptionError(
+            "--images is given with several --data", remedy="several look for their pictures beside their captions"
+        )
+    from captioner.training.run_folder import RunFolder
+
+    _refuse_inputs_as_output(arguments, recipe)
+    folder = RunFolder(arguments.output, first=rank_zero)
+    try:
+        refuse_overwriting({f"--output ({path.name})": path for path in folder.outputs()}, _inputs(arguments, recipe))
+        return _train(arguments, recipe, folder)
+    finally:
+        folder.release()
+
+
+def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
+    from captioner.commands.notices import warnings_as_lines
+    from captioner.training.distributed import Processes
+    from captioner.training.loop import Trainer
+    from captioner.training.progress import show_progress
+    from captioner.training.tasks import TASKS
+
+    task = TASKS[recipe.objective]
+    task.check(recipe)
     text = [caption for path in arguments.text for caption in read_text(path)]
-    first, *others = (read(path, images=arguments.images) for path in arguments.data)
+    with warnings_as_lines():
+        records = read_data(arguments.data, images=arguments.images, boxes=recipe.map_supervision > 0)
+    processes = Processes.join(arguments.device)
+    faults: dict[str, str] = {}
+    if task.uses_images:
+        total = len(records)
+        records, faults = _usable_together(records, processes)
+        if faults and processes.is_first:
+            _print_lines(list(faults.values())[:_SHOWN_FAULTS])
+            _print_lines([f"{len(faults)} of {total} pictures are left out"])
+    trainer = Trainer(recipe, records, folder, text=text, processes=processes)
+    if trainer.is_first:
+        _print_lines(trainer.warnings)
+        show_progress(trainer.steps())
+        print(trainer.folder.best)
+    else:
+        trainer.run()
+    # A launcher takes any other exit code for a process that died.
+    return 1 if faults and processes.count == 1 else 0
+
+
+def chosen_recipe(arguments: argparse.Namespace) -> tuple[Recipe, list[str]]:
+    """The recipe of a command line, and warnings that name renamed options.
+
+    Raises:
+        OptionError: an option is given under both of its names, or is out of its range.
+    """
+    chosen, in_file = read_recipe(arguments.recipe) if arguments.recipe else ({}, "")
+    names = [option.name for option in options()]
+    given = {n: getattr(arguments, n) for n in [*names, *aliases.OPTIONS] if getattr(arguments, n, None) is not None}
+    # --cross-entropy is the former flag of a weight, and its name is that of no option of today.
+    given, renamed = aliases.current(given)
+    lines = [f"{_as_flag(old)} is now {_as_flag(new)}" for old, new in renamed]
+    return Recipe(**{**chosen, **given}), [*filter(None, [in_file]), *lines]
+
+
+def _as_flag(name: str) -> str:
+    option, _, value = name.partition(" ")
+    return f"{aliases.flag(option.partition('.')[0])} {value or option.partition('.')[2]}".rstrip()
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"captioner: {' '.join(line.split())}", file=sys.stderr, flush=True)
+
+
+def _inputs(arguments: argparse.Namespace, recipe: Recipe) -> list[Path]:
+    """The files that are read, besides pictures."""
+    found = [*arguments.data, *arguments.text]
+    found += [path for folder in arguments.data if folder.is_dir() for path in folder.iterdir()]
+    found += [Path(getattr(recipe, name)) for name in FILES if getattr(recipe, name)]
+    return [*found, Path(arguments.recipe)] if arguments.recipe else found
+
+
+def _refuse_inputs_as_output(arguments: argparse.Namespace, recipe: Recipe) -> None:
+    """A folder of data is not the folder of a run. Raises OptionError."""
+    output = arguments.output
+    folders = [path for path in (*arguments.data, arguments.images) if path is not None]
+    if output.exists() and any(path.exists() and path.samefile(output) for path in folders):
+        raise OptionError(f"--output {output} is an input of this run", remedy="give another --output")
+
+
+def read_data(paths: Sequence[Path], *, images: Path | None = None, boxes: bool = False) -> list["Record"]:
+    """The records of train and dev of the first data set, and of train of the others.
+
+    Args:
+        paths: of the data sets.
+        images: the folder of the pictures, where it is not beside the captions.
+        boxes: attach the boxes of COCO's instances that are beside the captions.
+
+    Raises:
+        DataError: a data set cannot be read, or a picture is in two splits.
+    """
+    from captioner.data.readers import caption_file, read
+    from captioner.data.records import of_split, refuse_leaks
+    from captioner.grounding.instances import Instances, attach_boxes, find_instances
+
+    sets = []
+    for path in paths:
+        found = read(path, images=images)
+        instances = None
+        if boxes:
+            with contextlib.suppress(DataError):  # a format without a file of captions, such as shards
+                instances = find_instances(caption_file(path))
+        sets.append(attach_boxes(found, Instances(instances)) if instances is not None else found)
+    first, *others = sets
     added = [of_split(more, "train") for more in others]
     refuse_leaks([record for record in first if record.split], *added)
     records = [record for record in first if record.split in ("train", "dev")]
     records += [record for more in added for record in more]
-    faults: dict[str, str] = {}
-    if recipe.objective != "text":  # which opens none
-        total = len(records)
-        records, faults = _usable_together(records, arguments.device)
-        if faults and os.environ.get("RANK", "0") == "0":
-            for what in list(faults.values())[:20]:
-                print(f"captioner: {what}", file=sys.stderr)
-            print(f"captioner: {len(faults)} of {total} pictures are left out", file=sys.stderr)
-
-    from captioner.training.loop import Trainer
-    from captioner.training.progress import report_to_terminal
-
-    with report_to_terminal() as report:
-        trainer = Trainer(recipe, records, arguments.output, text=text, device=arguments.device, report=report)
-        best = trainer.run()
-    if trainer.is_first:
-        print(best)
-    # A launcher takes any other exit code for a process that died.
-    return 1 if faults and os.environ.get("WORLD_SIZE", "1") == "1" else 0
+    _refuse_shared_files([*(record for record in first if record.split), *(r for more in added for r in more)])
+    return records
 
 
-def _usable_together(records: Sequence["Record"], device: str | None) -> tuple[list["Record"], dict[str, str]]:
-    """As `captioner.data.records.usable`; of launched processes each opens its share of the pictures."""
+def _refuse_shared_files(records: Iterable["Record"]) -> None:
+    """Make sure that no file is in two splits under two names: links, and other spellings of a path."""
+    seen: dict[tuple[int, int], Record] = {}
+    for record in records:
+        if isinstance(record.image, Path):
+            try:
+                found = record.image.stat()
+            except (OSError, ValueError):
+                continue
+            other = seen.setdefault((found.st_dev, found.st_ino), record)
+            if other.split != record.split:
+                raise DataError(
+                    f"{record.image} is in the split '{record.split}', and in '{other.split}' as {other.image}",
+                    remedy="keep it in one",
+                )
+
+
+def _usable_together(records: Sequence["Record"], processes: "Processes") -> tuple[list["Record"], dict[str, str]]:
+    """As `captioner.data.records.usable`; each process opens its share of the pictures."""
     from captioner.data.records import usable
 
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        return usable(records)
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    state = PartialState(cpu=device == "cpu")
-    _, mine = usable(records[state.process_index :: state.num_processes])
-    faults = {name: what for theirs in gather_object([mine]) for name, what in theirs.items()}
+    _, mine = usable(records[processes.rank :: processes.count])
+    faults = {name: what for theirs in processes.gather(mine) for name, what in theirs.items()}
     return [record for record in records if str(record.image) not in faults], faults
 
 
 def read_text(path: Path) -> list[str]:
-    """Captions of a file, one a line; empty lines are passed over.
+    """Captions of a file, one per line; empty lines are left out.
 
     Raises:
-        DataError: the file cannot be read, is not UTF-8, or holds nothing.
+        DataError: the file cannot be read, is damaged or not UTF-8, or contains nothing.
     """
     try:
         raw = path.read_bytes()
-        content = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+        content = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file of captions") from None
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     captions = [line.strip() for line in content.split("\n") if line.strip()]
     if not captions:

@@ -1,4 +1,4 @@
-"""A picture and its captions, wherever they were read from; and a check of pictures before they are used."""
+"""A picture and its captions, and checks of pictures and splits before training."""
 
 import os
 import re
@@ -6,13 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from captioner.errors import DataError, ImageError
 from captioner.image import open_image
-
-if TYPE_CHECKING:
-    from captioner.data.shards import ShardPicture
 
 Box = tuple[float, float, float, float]
 Boxes = tuple[Box, ...]
@@ -20,11 +16,43 @@ SPLITS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
+class ShardPicture:
+    """A picture inside a tar file. `captioner.image.open_image` takes it as it takes a path.
+
+    Attributes:
+        shard: the tar file.
+        name: the picture's name in it.
+        offset, size: where its bytes are.
+    """
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    @property
+    def key(self) -> str:
+        """The name of the sample: the folder and the file's name up to the first dot."""
+        folder, _, file = self.name.rpartition("/")
+        stem = file.partition(".")[0]
+        return f"{folder}/{stem}" if folder else stem
+
+    def read_bytes(self) -> bytes:
+        """The file's bytes. Raises OSError as reading any file does."""
+        with self.shard.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def __str__(self) -> str:
+        return f"{self.shard}/{self.name}"
+
+
+@dataclass(frozen=True)
 class Record:
     """A picture on disk with its captions.
 
     Attributes:
-        image: the picture's path, or where it lies in a tar file.
+        image: the picture's path, or its place in a tar file.
         captions: as their authors wrote them.
         split: "train", "dev", "test", or "" for none.
         id: names the picture in annotations and results.
@@ -32,7 +60,7 @@ class Record:
             more, (left, top, right, bottom) as fractions of the upright picture. Empty where nothing is known.
     """
 
-    image: "Path | ShardPicture"
+    image: Path | ShardPicture
     captions: tuple[str, ...]
     split: str
     id: str
@@ -99,7 +127,7 @@ def refuse_leaks(*sets: Iterable[Record]) -> None:
                     )
 
 
-def _known_as(record: Record) -> "Path | ShardPicture | str":
+def _known_as(record: Record) -> Path | ShardPicture | str:
     """The number of COCO's picture, or the name of Flickr's; else its path, since other names mean nothing."""
     for name in (record.image.name.rpartition("/")[2], record.id):
         for pattern in (_COCO_NAME, _FLICKR_NAME):

@@ -1,13 +1,9 @@
 """Drawn scenes: small pictures with a caption and the exact box of every noun.
 
-What a photograph's data set cannot give: captions that are right or wrong, and places that are known to the
-pixel. A model learns them from nothing within a minute, so they test the whole chain, and pictures that are
-free to copy come with it.
-
-    python -m captioner.data.scenes FOLDER --count 600      writes pictures and captions.jsonl
+Unlike photographs, scenes have captions that are right or wrong, and places that are known to the pixel. A model
+learns them from random weights within a minute, so they test the whole chain. ``captioner scenes`` writes them.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +26,7 @@ class Scene:
         image: RGB.
         words: the caption.
         boxes: for each noun, by its place in ``words``, (left, top, right, bottom) in pixels, as tight as the
-            drawing. A place ("park") has the whole picture, for that is where it is.
+            drawing. The box of a place ("park") is the whole picture.
     """
 
     image: Image.Image
@@ -337,21 +333,3 @@ def write_scenes(
     captions = folder / "captions.jsonl"
     captions.write_text("\n".join(lines) + "\n")
     return captions
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m captioner.data.scenes", description="Draw scenes.")
-    parser.add_argument("path", type=Path, help="the folder of the data set, or the picture of --example")
-    parser.add_argument("--example", action="store_true", help="draw one picture, a dog chasing a frisbee in a park")
-    parser.add_argument("--count", type=int, default=600, help="scenes of the training split (default 600)")
-    parser.add_argument("--dev", type=int, default=60, help="scenes of the dev split (default 60)")
-    parser.add_argument("--first-seed", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.example:
-        dog_frisbee_park().image.save(arguments.path)
-        return
-    print(write_scenes(arguments.path, count=arguments.count, dev=arguments.dev, first_seed=arguments.first_seed))
-
-
-if __name__ == "__main__":
-    main()

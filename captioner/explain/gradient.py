@@ -28,7 +28,7 @@ def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor)
         Log-probabilities (N, T) and maps (N, T, h, w), non-negative, not normalised.
 
     Raises:
-        OptionError: the decoder returns no attention.
+        OptionError: the decoder returns no attention, or other tensors than those that it used.
     """
     copies, steps = captions_per_picture(len(tokens), len(grid)), tokens.shape[1]
     # Decoding runs in inference mode, whose tensors gradients cannot pass: copies can.
@@ -47,7 +47,12 @@ def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor)
             if not asked:  # every caption has ended
                 maps.append(torch.zeros_like(maps[-1]))
                 continue
-            gradients = torch.autograd.grad(log_p[:, step].sum(), asked, retain_graph=True)
+            gradients = torch.autograd.grad(log_p[:, step].sum(), asked, retain_graph=True, allow_unused=True)
+            if any(gradient is None for gradient in gradients):
+                raise OptionError(
+                    f"{type(decoder).__name__} returns attention weights that its contexts were not computed from",
+                    remedy="return the very tensor, see captioner.model.attention.Attended",
+                )
             positive = [(weights * gradient).clamp(min=0) for weights, gradient in zip(asked, gradients, strict=True)]
             heads = by_step(positive, copies, steps if at_once else 1)  # (N, heads, T or 1, L)
             maps.append(heads[:, :, step if at_once else 0].sum(1))

@@ -1,60 +1,62 @@
-"""Where the things are that a caption names, be it a reference or one that a model wrote."""
+"""Ground truth of a data set: where the objects are that any caption of a picture names."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from captioner.data.readers import caption_file, read
+from captioner.data.readers import caption_file
 from captioner.data.records import Box, Record
 from captioner.errors import DataError
-from captioner.grounding.instances import Instances, find_instances
+from captioner.grounding.instances import Instances, find_instances, refuse_ambiguous
 from captioner.grounding.objects import name_objects
-from captioner.grounding.pointing import Region
+from captioner.grounding.region import Region
 from captioner.tokenizer.ptb import tokenize
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """A word of a caption and where its thing is.
+class NounAnnotation:
+    """A noun of a caption and the region of the objects that it names.
 
     Attributes:
-        word: its place in the tokenised caption.
-        category: the class of the thing.
-        region: where things of that class are; None where there is none in the picture, though they were looked for.
+        position: of the noun in the tokenised caption.
+        category: the class of the object.
+        region: of all objects of that class; None where the picture has none, although the class was annotated.
     """
 
-    word: int
+    position: int
     category: str
     region: Region | None
 
 
-class Truth(Protocol):
+class GroundTruth(Protocol):
     """What is known of the pictures of a data set."""
 
     def knows(self, record: Record) -> bool:
-        """Whether anything is known of the picture."""
+        """Whether the picture is annotated."""
 
-    def places(self, record: Record, words: Sequence[str]) -> list[Place]:
-        """The words of a tokenised caption of the picture whose things are known to be there, or not to be."""
+    def annotate(self, record: Record, words: Sequence[str]) -> list[NounAnnotation]:
+        """The nouns of a tokenised caption of the picture whose classes were annotated, in the order of the words."""
 
 
-class FromInstances:
-    """Annotated things of COCO's classes, by their everyday names; see `captioner.grounding.objects`.
+class InstanceGroundTruth:
+    """Annotated objects of COCO's classes, found by their everyday names; see `captioner.grounding.objects`.
 
     Args:
         instances: the annotations.
-        masks: take the things' outlines rather than their boxes.
+        masks: whether regions are the objects' outlines rather than their boxes.
     """
 
     def __init__(self, instances: Instances, *, masks: bool = False) -> None:
         self.instances, self.masks = instances, masks
 
     def knows(self, record: Record) -> bool:
-        return record.image.name in self.instances.images
+        """Whether the picture has an entry among the instances."""
+        return self.instances.entry_of(record.image) is not None
 
-    def places(self, record: Record, words: Sequence[str]) -> list[Place]:
-        objects = self.instances.of(record.image.name)
+    def annotate(self, record: Record, words: Sequence[str]) -> list[NounAnnotation]:
+        """See `GroundTruth.annotate`."""
+        objects = self.instances.of(record.image)
         if objects is None:
             return []
         found = []
@@ -65,71 +67,105 @@ class FromInstances:
             if named.category in objects.boxes:
                 mask = objects.mask(named.category) if self.masks else None
                 region = Region.of_boxes(objects.boxes[named.category]) if mask is None else Region.of_mask(mask)
-            found.append(Place(named.place, named.category, region))
+            found.append(NounAnnotation(named.position, named.category, region))
         return found
 
 
-class FromBoxes:
-    """Boxes that came with the captions, as those of drawn scenes do: a thing's class is its word.
+class BoxGroundTruth:
+    """Boxes of the captions' words (`Record.boxes`), as drawn scenes have them; the class of an object is its word.
 
-    A caption that is one of the references has their boxes; in another, a word has the boxes that any reference
-    has for that word.
+    A caption that equals a reference has the boxes of that reference. In another caption, a word has the boxes that
+    any reference has for that word.
 
     Args:
-        things: words that have a box on some picture of the data set: where one is said of a picture whose references
-            have none for it, the thing is not there.
+        classes: words that have a box on some picture of the data set. On a picture whose references have no box for
+            one of these, the object is absent.
     """
 
-    def __init__(self, things: Collection[str] = ()) -> None:
-        self.things = frozenset(things)
+    def __init__(self, classes: Collection[str] = ()) -> None:
+        self.classes = frozenset(classes)
 
     @classmethod
-    def of(cls, records: Iterable[Record]) -> "FromBoxes":
-        """What the boxes of a data set say."""
-        things = set()
+    def of_records(cls, records: Iterable[Record]) -> "BoxGroundTruth":
+        """The boxes of a data set.
+
+        Raises:
+            DataError: a box is of a word beyond its caption.
+        """
+        classes: set[str] = set()
         for record in records:
-            for caption, boxes in zip(record.captions, record.boxes, strict=bool(record.boxes)):
-                words = tokenize(caption)
-                things |= {words[place] for place in boxes if place < len(words)}
-        return cls(things)
+            for caption, boxes in zip(record.captions, record.boxes, strict=False):
+                words = tokenize(caption) if boxes else []
+                for position in boxes:
+                    if not 0 <= position < len(words):
+                        raise DataError(
+                            f"{record.image}: 'boxes' has the word {position}, and '{caption[:60]}' has {len(words)}",
+                            remedy="count the words of the tokenised caption from 0",
+                        )
+                    classes.add(words[position])
+        return cls(classes)
 
     def knows(self, record: Record) -> bool:
+        """Whether any word of any caption of the picture has boxes."""
         return any(record.boxes)
 
-    def places(self, record: Record, words: Sequence[str]) -> list[Place]:
+    def annotate(self, record: Record, words: Sequence[str]) -> list[NounAnnotation]:
+        """See `GroundTruth.annotate`."""
         by_word: dict[str, list[Box]] = {}
-        for caption, boxes in zip(record.captions, record.boxes, strict=True):
+        for caption, boxes in zip(record.captions, record.boxes, strict=False):
             reference = tokenize(caption)
             if list(words) == reference:
                 return [
-                    Place(place, words[place], Region.of_boxes(some))
-                    for place, some in sorted(boxes.items())
-                    if place < len(words)
+                    NounAnnotation(position, words[position], Region.of_boxes(some))
+                    for position, some in sorted(boxes.items())
+                    if position < len(words)
                 ]
-            for place, some in boxes.items():
-                if place < len(reference):
-                    by_word.setdefault(reference[place], []).extend(some)
+            for position, some in boxes.items():
+                if position < len(reference):
+                    by_word.setdefault(reference[position], []).extend(some)
         return [
-            Place(i, word, Region.of_boxes(by_word[word]) if word in by_word else None)
+            NounAnnotation(i, word, Region.of_boxes(by_word[word]) if word in by_word else None)
             for i, word in enumerate(words)
-            if word in by_word or word in self.things
+            if word in by_word or word in self.classes
         ]
 
 
-def find_truth(data: str | Path, *, images: str | Path | None = None, masks: bool = False) -> Truth:
-    """What is known of a data set: the instances beside its captions, or else its captions' own boxes.
-
-    Args:
-        data: a file of captions or a folder that holds one, as of `captioner.data.readers.read`.
-        images: the folder of the pictures, as of `read`.
-        masks: see `FromInstances`.
+def instances_of(data: str | Path) -> Path | None:
+    """The instances file of a data set, as `captioner.data.readers.read` takes it; None where it has none.
 
     Raises:
-        DataError: masks are asked of a data set that has none, or the instances cannot be read.
+        DataError: the data set has no file of captions, or several.
     """
-    beside = find_instances(caption_file(data))
-    if beside is not None:
-        return FromInstances(Instances(beside), masks=masks)
+    data = Path(data)
+    if data.suffix == ".tar" or (data.is_dir() and any(data.glob("*.tar"))):
+        return None  # shards hold the boxes of words themselves
+    return find_instances(caption_file(data))
+
+
+def find_ground_truth(data: str | Path, records: Sequence[Record], *, masks: bool = False) -> GroundTruth:
+    """The ground truth of a data set: the instances beside its captions, or else the boxes of its captions' words.
+
+    Args:
+        data: the file or folder that the records were read from.
+        records: all records of the data set.
+        masks: see `InstanceGroundTruth`.
+
+    Raises:
+        DataError: masks of a data set without instances; instances that cannot be read; two pictures that fit one
+            entry of the instances; an outline, where masks are asked for, that is damaged.
+    """
+    beside = instances_of(data)
+    if beside is None:
+        if masks:
+            raise DataError(
+                f"{data}: no instances*.json beside the captions, and masks come from there",
+                remedy="put the file there, or measure with boxes",
+            )
+        return BoxGroundTruth.of_records(records)
+    instances = Instances(beside)
+    refuse_ambiguous(records, instances)
     if masks:
-        raise DataError(f"{data}: no instances*.json beside the captions, and masks come from there")
-    return FromBoxes.of(read(data, images=images))
+        for record in records:
+            if objects := instances.of(record.image):
+                objects.check_masks()
+    return InstanceGroundTruth(instances, masks=masks)

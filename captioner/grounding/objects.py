@@ -1,16 +1,16 @@
-"""Which words of a caption name a thing that COCO annotates: everyday words to its 80 classes.
+"""Which words of a caption name an object that COCO annotates: everyday words to its 80 classes.
 
-The table is for reading and extending: a class, and what people call it, in the singular; plurals are formed. A
-name's last word is enough where it says it all: "table" finds "dining table" too.
+The table holds each class and its names in the singular; plurals are formed from them. The last word of a name is
+enough where it is unambiguous: "table" finds "dining table" too.
 
-Left out on purpose are words that as often mean something else (the class keeps its other names):
+Words that often mean something else are left out on purpose (the class keeps its other names):
 board, light, sign, bag, plant, glass, glasses, screen, vehicle, computer, desk, van, stuffed animal (several classes
 or none; "skate board", "stop light" and "potted plant" are known by both their words); orange (a colour); mouse (an
 animal); ski, football, baseball and their like (sports); bat in "at bat"; pitcher (a jug); couple ("of dogs");
 mother, father and family (of giraffes); fan, boxer, model, cook, stool.
 
-What still is ambiguous ("a remote beach") does little harm, for a word counts only on a picture in which its
-class is annotated.
+Words that are still ambiguous ("a remote beach") do little harm: a word counts only on a picture in which its class
+is annotated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -121,13 +121,13 @@ FORMS: dict[str, str] = {
     "skis": "skis, skiis",
     "wine glass": "glasses of wine",
 }
-"""Forms that no rule makes of the words above, and plurals whose singular is left out."""
+"""Forms that the rules of plurals do not produce, and plurals whose singular is left out."""
 
 NOTHING = (
     "at bat, to bat, playing ball, play ball, ball game, ball field, bus stop, truck stop, train stop, toilet paper, "
     "jet ski, car seat, panda bear, gummy bear, stuffed dog, stuffed cat, remote area, remote location, table top"
 )
-"""What holds a name and names nothing of COCO's classes."""
+"""Phrases that contain a name and name no object of COCO's classes."""
 
 _HEADS = frozenset(
     word
@@ -137,19 +137,19 @@ _HEADS = frozenset(
     )
     for word in line.split()
 )
-"""Right after a name, these make it something else: a train station, a bike rack, a dog house."""
+"""Words that change the meaning of the name before them: a train station, a bike rack, a dog house."""
 
 
 @dataclass(frozen=True)
-class Named:
-    """A thing that a caption names.
+class NamedObject:
+    """An object that a caption names.
 
     Attributes:
-        place: of the word in the tokenised caption; of several ("cell phone") the last, which is their head.
+        position: of the word in the tokenised caption; of a phrase ("cell phone") that of its last word, the head.
         category: the COCO class.
     """
 
-    place: int
+    position: int
     category: str
 
 
@@ -185,16 +185,16 @@ _TABLE = _build()
 _LONGEST = max(map(len, _TABLE))
 
 
-def name_objects(words: Sequence[str], table: Mapping[tuple[str, ...], str] = _TABLE) -> list[Named]:
-    """The things that a tokenised caption names, in its order.
+def name_objects(words: Sequence[str], table: Mapping[tuple[str, ...], str] = _TABLE) -> list[NamedObject]:
+    """The objects that a tokenised caption names, in the order of its words.
 
-    The longest phrase wins ("hot dog" is no dog). Of names that follow each other, only the last counts, for the
-    others describe it: "baby elephant", "bus driver". (So do lists whose commas the tokeniser dropped: a name too
-    few rather than a wrong one.)
+    The longest phrase wins: "hot dog" names no dog. Of names in a row only the last counts, since the others describe
+    it: "baby elephant", "bus driver". (The tokeniser drops commas, so that of a list of names only the last counts
+    too; this loses nouns but adds no wrong ones.)
 
     Args:
-        words: PTB tokens, as `captioner.tokenizer.ptb.tokenize` gives them and as models speak.
-        table: phrases and their class, "" for what is to be passed over.
+        words: PTB tokens, as `captioner.tokenizer.ptb.tokenize` returns them and models generate them.
+        table: phrases and their class; "" for phrases that are skipped.
     """
     found: list[tuple[int, int, str]] = []  # from, to, class
     start = 0
@@ -209,7 +209,7 @@ def name_objects(words: Sequence[str], table: Mapping[tuple[str, ...], str] = _T
             start += 1
     begins = {begin for begin, _, _ in found}
     return [
-        Named(end - 1, category)
+        NamedObject(end - 1, category)
         for _, end, category in found
         if category and end not in begins and not (end < len(words) and words[end] in _HEADS)
     ]

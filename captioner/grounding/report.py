@@ -1,133 +1,147 @@
-"""What `captioner ground` found out, for people (tables) and for programs (JSON)."""
+"""The report of `captioner ground`: tables for the terminal, plain values for JSON."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from captioner.grounding.bootstrap import MINIMUM_PICTURES, Estimate
 from captioner.grounding.deletion import LEVELS, Faithfulness
-from captioner.grounding.pointing import FEWEST_PICTURES, RIVALS, Figure, Shares
+from captioner.grounding.pointing import BASELINES
+from captioner.grounding.scores import GroundingScores, ScoreEstimate
 
-_FEWEST = 5  # mentions of a class that gets a line of its own in the table; JSON has all
-_TITLES = {"written": "captions that the model wrote", "references": "references that the model read"}
-_NAMES = {"maps": "the noun's map", "another word": "another word's map", "centre": "the centre", "even": "an even map"}
+_MINIMUM_NOUNS = 5  # a class with fewer has no line in the table; JSON has all
+_TITLES = {"generated": "generated captions", "references": "reference captions (teacher-forced)"}
+_ROWS = {"another word": "another word's map", "centre": "the centre", "even": "an even map"}
 
 
-@dataclass(frozen=True)
-class Findings:
-    """Of one kind of captions.
+@dataclass(frozen=True, kw_only=True)
+class SourceReport:
+    """The scores of the captions of one source.
 
     Attributes:
-        shares: of all nouns.
-        by_class: of each class.
-        absent: nouns that name what is not in the picture.
-        faithfulness: deletion and insertion, where asked for.
+        scores: of all nouns.
+        by_class: of each class, the most frequent first.
+        absent: how many nouns name objects that are not in the picture.
+        faithfulness: deletion and insertion; None where they were not measured.
     """
 
-    shares: Shares
-    by_class: dict[str, Shares]
+    scores: GroundingScores
+    by_class: dict[str, GroundingScores]
     absent: int
     faithfulness: Faithfulness | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GroundReport:
-    """Everything that one call of the command found out.
+    """What one run of the command measured.
 
     Attributes:
-        model, data, reading: what was measured, and how maps were made.
-        outlines: whether things' masks were taken rather than boxes.
-        findings: by source, "written" and "references".
-        notes: what else is to be said.
+        model: its name.
+        data: the data set and its split.
+        map_options: how maps were made.
+        masks: whether regions are masks rather than boxes.
+        sources: by source, "generated" and "references".
+        notes: lines for the user.
     """
 
     model: str
     data: str
-    reading: dict[str, Any]
-    outlines: bool
-    findings: dict[str, Findings]
-    notes: tuple[str, ...] = field(default=())
+    map_options: dict[str, Any]
+    masks: bool
+    sources: dict[str, SourceReport]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON holds it."""
+        """Plain values for JSON; what has no value is None, never NaN."""
         return {
             "model": self.model,
             "data": self.data,
-            "maps": self.reading,
-            "inside": "masks" if self.outlines else "boxes",
+            "maps": self.map_options,
+            "inside": "masks" if self.masks else "boxes",
             "captions": {
                 source: {
-                    "all": _as_dict(found.shares),
-                    "classes": {category: _as_dict(shares) for category, shares in found.by_class.items()},
+                    "all": _scores_as_dict(found.scores),
+                    "classes": {category: _scores_as_dict(scores) for category, scores in found.by_class.items()},
                     "absent": found.absent,
-                    **({"faithfulness": _faithful_dict(found.faithfulness)} if found.faithfulness else {}),
+                    **({"faithfulness": _faithfulness_as_dict(found.faithfulness)} if found.faithfulness else {}),
                 }
-                for source, found in self.findings.items()
+                for source, found in self.sources.items()
             },
             "notes": list(self.notes),
         }
 
 
-def _as_dict(shares: Shares) -> dict[str, Any]:
+def _scores_as_dict(scores: GroundingScores) -> dict[str, Any]:
     return {
-        "nouns": shares.mentions,
-        "pictures": shares.pictures,
-        "reachable": shares.reachable,
-        "pointing": {name: _figure(shares.pointing[name]) for name in RIVALS},
-        "mass": {name: _figure(shares.mass[name]) for name in RIVALS},
-        "beats_baselines": shares.beats_baselines,
+        "nouns": scores.nouns,
+        "pictures": scores.pictures,
+        "reachable": scores.reachable,
+        "pointing": {name: _estimate_as_dict(each.pointing) for name, each in _maps_and_baselines(scores)},
+        "mass": {name: _estimate_as_dict(each.mass) for name, each in _maps_and_baselines(scores)},
+        "beats_baselines": scores.beats_baselines,
     }
 
 
-def _faithful_dict(found: Faithfulness) -> dict[str, Any]:
+def _maps_and_baselines(scores: GroundingScores) -> list[tuple[str, ScoreEstimate]]:
+    return [("maps", scores.maps), *((name, scores.baselines[name]) for name in BASELINES)]
+
+
+def _faithfulness_as_dict(found: Faithfulness) -> dict[str, Any]:
     names = ("deletion", "random_deletion", "deletion_gain", "insertion", "random_insertion", "insertion_gain")
     return {
         "words": found.words,
         "pictures": found.pictures,
-        **{name: _figure(getattr(found, name)) for name in names},
+        **{name: _estimate_as_dict(getattr(found, name)) for name in names},
         "levels": list(LEVELS),
-        "curves": found.curves,
+        "curves": {name: [_finite(value) for value in curve] for name, curve in found.curves.items()},
     }
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
-    if figure.value != figure.value:  # nothing to take the mean of, and JSON has no NaN
-        return {"value": None, "interval": None}
-    return {"value": figure.value, "interval": [figure.interval.low, figure.interval.high]}
+def _estimate_as_dict(estimate: Estimate) -> dict[str, Any]:
+    bounds = [_finite(estimate.interval.low), _finite(estimate.interval.high)]
+    return {"value": _finite(estimate.value), "interval": None if None in bounds else bounds}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def print_ground_report(report: GroundReport, console: Console) -> None:
     """Print the tables, then the notes."""
-    for source, found in report.findings.items():
+    for source, found in report.sources.items():
         console.print(
-            f"\n{_TITLES[source]}: {found.shares.mentions:,} nouns on {found.shares.pictures:,} pictures",
+            f"\n{_TITLES[source]}: {found.scores.nouns:,} nouns on {found.scores.pictures:,} pictures",
             style="bold",
             highlight=False,
         )
-        console.print(_overall(found.shares))
+        console.print(_overall(found.scores))
         console.print(_classes(found))
         if found.faithfulness is not None:
-            console.print(_faithful(found.faithfulness))
+            console.print(_faithfulness(found.faithfulness))
     for note in (*report.notes, f"{report.model} on {report.data}, maps: {_signature(report)}"):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _signature(report: GroundReport) -> str:
-    return ", ".join(str(value) if name == "explain" else f"{name} {value}" for name, value in report.reading.items())
+    options = report.map_options.items()
+    return ", ".join(str(value) if name == "explain" else f"{name} {value}" for name, value in options)
 
 
-def _overall(shares: Shares) -> Table:
+def _overall(scores: GroundingScores) -> Table:
     table = _table("all nouns", "points at it", "95% interval", "mass on it", "95% interval")
-    for name in RIVALS:
-        pointing, mass = shares.pointing[name], shares.mass[name]
-        table.add_row(_NAMES[name], *_cells(pointing), *_cells(mass), style="bold" if name == "maps" else None)
-    table.add_row("the most possible", f"{shares.reachable:.1%}", "", "", "", style="dim")
+    table.add_row("the noun's map", *_cells(scores.maps.pointing), *_cells(scores.maps.mass), style="bold")
+    for name in BASELINES:
+        baseline = scores.baselines[name]
+        table.add_row(_ROWS[name], *_cells(baseline.pointing), *_cells(baseline.mass))
+    table.add_row("highest possible", f"{scores.reachable:.1%}", "", "", "", style="dim")
     return table
 
 
-def _classes(found: Findings) -> Table:
+def _classes(found: SourceReport) -> Table:
     table = _table(
         "class",
         "nouns",
@@ -140,34 +154,39 @@ def _classes(found: Findings) -> Table:
         "if even",
         "",
     )
-    many = {name: shares for name, shares in found.by_class.items() if shares.mentions >= _FEWEST}
-    for category, shares in many.items():
-        baseline = shares.pointing[shares.best_baseline]
-        sure = shares.pictures >= FEWEST_PICTURES
+    frequent = {name: scores for name, scores in found.by_class.items() if scores.nouns >= _MINIMUM_NOUNS}
+    for category, scores in frequent.items():
+        baseline = scores.baselines[scores.best_baseline].pointing
+        enough = scores.pictures >= MINIMUM_PICTURES
         table.add_row(
             category,
-            f"{shares.mentions:,}",
-            f"{shares.pictures:,}",
-            f"{shares.pointing['maps'].value:.1%}",
-            _interval(shares.pointing["maps"]) if sure else "",
-            f"{shares.best_baseline} {baseline.value:.1%}",
-            _interval(baseline) if sure else "",
-            f"{shares.mass['maps'].value:.1%}",
-            f"{shares.mass['even'].value:.1%}",
-            "above all baselines" if shares.beats_baselines else "",
+            f"{scores.nouns:,}",
+            f"{scores.pictures:,}",
+            f"{scores.maps.pointing.value:.1%}",
+            _interval(scores.maps.pointing) if enough else "",
+            f"{scores.best_baseline} {baseline.value:.1%}",
+            _interval(baseline) if enough else "",
+            f"{scores.maps.mass.value:.1%}",
+            f"{scores.baselines['even'].mass.value:.1%}",
+            "above all baselines" if scores.beats_baselines else "",
         )
-    few = len(found.by_class) - len(many)
-    table.caption = f"no intervals from fewer than {FEWEST_PICTURES} pictures" + (
-        f"; {few} classes with fewer than {_FEWEST} nouns are in --json alone" if few else ""
+    rare = len(found.by_class) - len(frequent)
+    table.caption = f"no intervals for fewer than {MINIMUM_PICTURES} pictures" + (
+        f"; {rare} classes with fewer than {_MINIMUM_NOUNS} nouns are only in --json" if rare else ""
     )
     return table
 
 
-def _faithful(found: Faithfulness) -> Table:
+def _faithfulness(found: Faithfulness) -> Table:
     table = _table(f"{found.words:,} words", "by the map", "at random", "gain", "95% interval")
     for title, own, chance, gain in (
-        ("probability while cells are blotted out", found.deletion, found.random_deletion, found.deletion_gain),
-        ("probability while cells come back", found.insertion, found.random_insertion, found.insertion_gain),
+        ("deletion: probability while cells are occluded", found.deletion, found.random_deletion, found.deletion_gain),
+        (
+            "insertion: probability while cells are restored",
+            found.insertion,
+            found.random_insertion,
+            found.insertion_gain,
+        ),
     ):
         low, high = gain.interval.low, gain.interval.high
         row = (f"{own.value:.3f}", f"{chance.value:.3f}", f"{gain.value:+.3f}", f"{low:+.3f} to {high:+.3f}")
@@ -183,9 +202,9 @@ def _table(first: str, *titles: str) -> Table:
     return table
 
 
-def _cells(figure: Figure) -> tuple[str, str]:
-    return ("-", "") if figure.value != figure.value else (f"{figure.value:.1%}", _interval(figure))
+def _cells(estimate: Estimate) -> tuple[str, str]:
+    return ("-", "") if math.isnan(estimate.value) else (f"{estimate.value:.1%}", _interval(estimate))
 
 
-def _interval(figure: Figure) -> str:
-    return f"{100 * figure.interval.low:.1f} to {100 * figure.interval.high:.1f}"
+def _interval(estimate: Estimate) -> str:
+    return f"{100 * estimate.interval.low:.1f} to {100 * estimate.interval.high:.1f}"

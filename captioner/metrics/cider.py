@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from captioner.data.readers.rows import parse_json
+from captioner.data.readers.text import read_text
 from captioner.errors import DataError, OptionError
 from captioner.metrics.ngrams import MAX_ORDER, Ngrams, Order, distinct_sorted, lookup, number_words
-from captioner.metrics.textfiles import parse_json, read_text
 
 _SIGMA = 6.0
 _FORMAT = "captioner document frequencies 1"
@@ -83,7 +84,7 @@ class DocumentFrequencies:
 
     @cached_property
     def checksum(self) -> int:
-        """Of the counts in any order: two tables that differ can be told apart."""
+        """A checksum of the counts in any order, by which tables are distinguished."""
         lines = (f"{gram} {count}".encode("utf-8", "surrogatepass") for gram, count in self.counts.items())
         return sum(map(zlib.crc32, lines)) % 2**32
 

@@ -1,6 +1,6 @@
-"""All scores of a set of captions at once, as the official COCO evaluation gives them.
+"""All scores of a set of captions at once, as the official COCO evaluation computes them.
 
-The signature of a result says what two figures must share to be compared: tokeniser, number of pictures and of
+The signature of a result holds what two figures must share to be compared: tokeniser, number of pictures and of
 references with a checksum, where the document frequencies come from, and the version.
 """
 
@@ -19,7 +19,6 @@ from captioner.metrics.cider import CiderScorer, DocumentFrequencies
 from captioner.metrics.ngrams import number_words
 from captioner.metrics.references import References, checked_caption, one_type_of_ids
 from captioner.metrics.rouge import rouge_l
-from captioner.tokenizer.ptb import tokenize_all
 from captioner.version import __version__
 
 Floats = NDArray[np.float64]
@@ -101,7 +100,7 @@ def evaluate(
     if not isinstance(references, References):
         references = References(references)
     ids = _matched(hypotheses, references, partial=partial)
-    words = tokenize_all([checked_caption(hypotheses[key], of=key, what="caption") for key in ids])
+    words = references.tokenize([checked_caption(hypotheses[key], of=key, what="caption") for key in ids])
     groups = [references[key] for key in ids]
     counted = len(ids) if document_frequencies is None else document_frequencies.pictures
     if counted < FEW_PICTURES:

@@ -7,67 +7,15 @@ remain, and each of the three ratings is an item of Kendall's tau-c.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from captioner.data.readers.judgements import Judgement
 from captioner.errors import DataError
 from captioner.metrics.evaluate import Scores, evaluate
 from captioner.metrics.references import References
-from captioner.metrics.textfiles import read_text
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """A caption, given by its id ``name.jpg#2``, put beside a picture, and its ratings."""
-
-    picture: str
-    caption: str
-    ratings: tuple[int, ...]
-
-    @property
-    def own(self) -> bool:
-        """Whether the caption was written for this picture."""
-        return self.caption.rpartition("#")[0] == self.picture
-
-
-def read_judgements(path: str | Path) -> list[Judgement]:
-    """Read ExpertAnnotations.txt: picture, caption id and ratings, with white space between.
-
-    Raises DataError that names the line.
-    """
-    path = Path(path)
-    judgements = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        picture, caption, *ratings = [*line.split(), "", ""]
-        ratings = [rating for rating in ratings if rating]
-        if not ratings or not all(rating.isdecimal() for rating in ratings):
-            raise DataError(f"{path}, line {number}: {line[:60]!r} is not a picture, a caption's id and ratings")
-        judgements.append(Judgement(picture, caption, tuple(map(int, ratings))))
-    if not judgements:
-        raise DataError(f"{path} has no judgements")
-    return judgements
-
-
-def read_captions(path: str | Path) -> dict[str, str]:
-    """Read a token file: each caption by its id ``name.jpg#2``. Raises DataError that names the line."""
-    path = Path(path)
-    captions: dict[str, str] = {}
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        name, tab, caption = line.removesuffix("\r").partition("\t")
-        if not tab or "#" not in name:
-            raise DataError(f"{path}, line {number}: {line[:60]!r} is not of the form name.jpg#0, tab, caption")
-        if name in captions:
-            raise DataError(f"{path}, line {number}: a second caption with the id {name!r}")
-        captions[name] = caption
-    return captions
 
 
 def score_pairs(pairs: Sequence[tuple[Any, str]], references: Mapping[Any, Sequence[str]] | References) -> Scores:

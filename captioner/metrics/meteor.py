@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from captioner.errors import OptionError
-from captioner.tokenizer.ptb import tokenize_all
+from captioner.metrics.references import References
 
 Measure = Literal["METEOR", "SPICE"]
 
@@ -31,24 +31,28 @@ def missing() -> str | None:
 
 
 def java_score(
-    measure: Measure, hypotheses: Mapping[Any, str], references: Mapping[Any, Sequence[str]]
+    measure: Measure, hypotheses: Mapping[Any, str], references: Mapping[Any, Sequence[str]] | References
 ) -> tuple[float, dict[Any, float]]:
     """The corpus figure and that of each picture, by the official program.
 
-    The ids of both must be the same. Raises OptionError that says what is missing.
+    The ids of both must be the same. Pass `References` to tokenise them only once.
+
+    Raises:
+        OptionError: the program is missing, or fails.
     """
     lacking = missing()
     if lacking is not None:
         raise OptionError(f"{measure} needs {lacking}; install it, or leave {measure} out")
+    if not isinstance(references, References):
+        references = References(references)
     ids = list(references)
-    ours = tokenize_all([hypotheses[key] for key in ids])
-    theirs = iter(tokenize_all([caption for key in ids for caption in references[key]]))
+    ours = references.tokenize([hypotheses[key] for key in ids])
     result = {key: [" ".join(words)] for key, words in zip(ids, ours, strict=True)}
-    truth = {key: [" ".join(next(theirs)) for _ in references[key]] for key in ids}
+    ground_truth = {key: [" ".join(words) for words in references[key]] for key in ids}
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # it tells of its downloads, in the midst of our JSON
+        with contextlib.redirect_stdout(sys.stderr):  # it reports its downloads there, amid our JSON
             module = importlib.import_module(f"pycocoevalcap.{measure.lower()}.{measure.lower()}")
-            total, each = getattr(module, measure.capitalize())().compute_score(truth, result)
+            total, each = getattr(module, measure.capitalize())().compute_score(ground_truth, result)
     except (OSError, ValueError, ImportError, subprocess.SubprocessError) as error:
         fetched = "; it fetches its language models on first use, for which the machine must be on line"
         raise OptionError(

@@ -1,7 +1,7 @@
 """The n-grams of a set of captions as integer arrays, counted once for BLEU and CIDEr.
 
 Words become numbers, an n-gram becomes the number of its first n - 1 words paired with its last word, and all
-counting is sorting: the cost is that of sorting, whatever the captions hold, and 300,000 captions need some
+counting is sorting: the cost is that of sorting for all kinds of captions, and 300,000 captions need some
 hundred megabytes where dictionaries of tuples would need gigabytes.
 """
 

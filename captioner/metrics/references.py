@@ -1,4 +1,4 @@
-"""Captions made ready for scoring: tokenised once, checked, and kept for the next set of hypotheses."""
+"""Captions that are ready for scoring: checked, tokenised once, and kept for the next set of hypotheses."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -43,11 +43,17 @@ def one_type_of_ids(keys: Sequence[Key], *, where: str) -> None:
 class References(Mapping[Key, list[list[str]]]):
     """The reference captions of a set of pictures as words, for scoring many sets of hypotheses against them.
 
-    A mapping from the picture's id to its references, each a list of words. Raises DataError for a picture without
-    references and for a reference that is not text.
+    A mapping from the picture's id to its references, each a list of words, which must not be changed.
+
+    Args:
+        captions: the references of each picture, at least one.
+        known: references whose words are used again where captions are the same.
+
+    Raises:
+        DataError: a picture without references, or a reference that is not text.
     """
 
-    def __init__(self, captions: Mapping[Any, Sequence[str]]) -> None:
+    def __init__(self, captions: Mapping[Any, Sequence[str]], *, known: "References | None" = None) -> None:
         one_type_of_ids(list(captions), where="the references")
         lines: list[str] = []
         for key, group in captions.items():
@@ -57,12 +63,17 @@ class References(Mapping[Key, list[list[str]]]):
             if not group:
                 raise DataError(f"picture {key!r} has no reference caption; add one, or leave the picture out")
             lines += [checked_caption(caption, of=key, what="reference caption") for caption in group]
-        words = iter(tokenize_all(lines))
+        self._known: dict[tuple[str, str], list[str]] = {} if known is None else known._known
+        words = iter(self.tokenize(lines))
         self._words: dict[Key, list[list[str]]] = {key: [next(words) for _ in group] for key, group in captions.items()}
+
+    def tokenize(self, captions: Sequence[str]) -> list[list[str]]:
+        """The words of captions, as of `tokenize_all`; no caption is tokenised a second time."""
+        return tokenize_all(captions, known=self._known)
 
     def renamed(self, pictures: Mapping[Key, Key]) -> "References":
         """The references of some pictures under other ids: a mapping from the new id to the one here."""
-        new = References({})
+        new = References({}, known=self)
         new._words = {key: self._words[picture] for key, picture in pictures.items()}
         return new
 

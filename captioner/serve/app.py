@@ -10,17 +10,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from captioner.decoding import Beam
-from captioner.pipeline import Captioner
 from captioner.results import Caption
 from captioner.serve import schemas
+from captioner.serve.answers import Answer, problem_of_all
 from captioner.serve.files import EXAMPLES, File, example, static_files
 from captioner.serve.guard import Guard
 from captioner.serve.problems import Problem, answer_with_problems
 from captioner.serve.schemas import Options, form_schema, problem_responses
-from captioner.serve.service import Outcome, Service
+from captioner.serve.service import Service
 from captioner.serve.settings import MEGABYTE
-from captioner.serve.uploads import Form, Upload, read_form
+from captioner.serve.uploads import Account, Form, read_form
 from captioner.version import __version__
 
 _ABOUT = """Captions for pictures, and with every word a map of where the model looked when it chose that word.
@@ -70,15 +69,15 @@ def _add_files(app: FastAPI) -> None:
             return Response(status_code=304, headers=headers)
         return Response(file.content, headers=headers, media_type=file.kind)
 
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
         return answer(request, files["index.html"])
 
-    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
         return answer(request, files["docs.html"])
 
-    @app.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/static/{name}", include_in_schema=False)
     async def static(request: Request, name: str) -> Response:
         if name not in files:  # these and no others: no path of a request is ever opened
             raise Problem(404, "not-found", f"there is no file called '{name[:60]}'")
@@ -136,72 +135,50 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def captions(request: Request) -> Response:
         """Caption pictures.
 
-        Of several pictures, those that cannot be captioned have a `problem` in place of a caption; where there is
-        none that can, the answer itself is a problem.
+        Of several pictures, those that cannot be captioned have a `problem` in place of a caption. Where none can be
+        captioned, the answer itself is a problem.
         """
         if request.query_params:
             name = next(iter(request.query_params))
             raise Problem(422, "invalid-options", f"{name[:60]}: options are fields of the form, not of the address")
         if service.batcher.is_full:  # before anything of the upload is read
             raise service.batcher.full()
+        account = Account(service.held)
         try:
-            with service.held.account() as account:
-                form = await read_form(request, account)
-                return await _unless_client_leaves(request, _answer(service, form))
+            form = await read_form(request, account)
+            return await _unless_client_leaves(request, _answer(service, form, account))
         except ClientDisconnect:
+            account.close()
             return Response(status_code=499)  # nobody is left to read it
+        except BaseException:
+            account.close()
+            raise
 
 
-async def _answer(service: Service, form: Form) -> Response:
+async def _answer(service: Service, form: Form, account: Account) -> Response:
     options = Options.of_form(form.fields)
     if not form.files:
         raise Problem(422, "invalid-form", "no picture: send at least one in the field 'file'")
     if options.format == "png" and len(form.files) > 1:
         raise Problem(422, "invalid-options", f"format: a figure shows one picture, not {len(form.files)}")
-    model, search = await service.decoding(options)
     async with service.turn(len(form.files)):  # until the answer is drawn: figures and pages take time and memory too
-        return await _caption_and_show(service, form.files, options, model, search)
+        model, search = await service.decoding(options)
+        keep = options.viewer or options.format != "json"
+        outcomes = await service.caption_all(form.files, model, search, keep_pictures=keep)
+        good = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
+        if not good:
+            raise problem_of_all(outcomes)
+        if options.format == "png":
+            return _download(await service.figure(good[0]), account, "image/png", "words.png")
+        if options.format == "html":
+            return _download(await service.page(good), account, "text/html; charset=utf-8", "words.html")
+        content = await service.json(outcomes, viewer=options.viewer)
+        return Answer(content, account, media_type="application/json")
 
 
-async def _caption_and_show(
-    service: Service, files: list[Upload], options: Options, model: Captioner, search: Beam
-) -> Response:
-    keep = options.viewer or options.format != "json"
-    outcomes = await service.caption_all(files, model, search, keep_pictures=keep)
-    good = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
-    lines = [
-        await _line(service, upload.name, outcome, viewer=options.viewer)
-        for upload, outcome in zip(files, outcomes, strict=True)
-    ]
-    if not good:
-        raise _none_of(outcomes, lines)
-    if options.format == "png":
-        return _download(await service.draw(good[0]), "image/png", "words.png")
-    if options.format == "html":
-        return _download(await service.page(good), "text/html; charset=utf-8", "words.html")
-    return JSONResponse({"captions": lines})
-
-
-async def _line(service: Service, name: str, outcome: Outcome, *, viewer: bool) -> dict[str, Any]:
-    if isinstance(outcome, Problem):
-        return {"image": name, "problem": outcome.as_dict()}
-    line = outcome.as_dict()
-    if viewer:
-        line["viewer"] = await service.for_viewer(outcome)
-    return line
-
-
-def _none_of(outcomes: list[Outcome], lines: list[dict[str, Any]]) -> Problem:
-    """The problem of a request of which no picture could be captioned."""
-    first = next(outcome for outcome in outcomes if isinstance(outcome, Problem))
-    if len(outcomes) == 1:
-        return first
-    status = max(outcome.status for outcome in outcomes if isinstance(outcome, Problem))
-    return Problem(status, "no-captions", f"none of {len(lines)} pictures could be captioned", more={"captions": lines})
-
-
-def _download(content: bytes, kind: str, name: str) -> Response:
-    return Response(content, headers={"Content-Disposition": f'attachment; filename="{name}"'}, media_type=kind)
+def _download(content: bytes, account: Account, kind: str, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Answer(content, account, media_type=kind, headers=headers)
 
 
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, _T]) -> _T:

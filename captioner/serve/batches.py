@@ -9,21 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
-from captioner.decoding import Greedy
-from captioner.pipeline import Captioner, Prepared
+from captioner.options import Greedy
 from captioner.results import Caption
 from captioner.serve.problems import Problem
 from captioner.serve.settings import Limits
+
+if TYPE_CHECKING:
+    from captioner.pipeline import Captioner, Prepared
 
 
 @dataclass(eq=False)
 class _Job:
     """A picture that waits for its caption; cancelling ``caption`` takes it out of the queue."""
 
-    model: Captioner
+    model: "Captioner"
     options: Greedy
-    prepared: Prepared
+    prepared: "Prepared"
     caption: "asyncio.Future[Caption]"
     since: float = field(default_factory=time.monotonic)
 
@@ -73,7 +76,7 @@ class Batcher:
         detail = f"{self.places} pictures are waiting and {self.limits.queue} may: try again in {seconds} s"
         return Problem(503, "queue-full", detail, retry_after=seconds)
 
-    async def caption(self, model: Captioner, options: Greedy, prepared: Prepared) -> Caption:
+    async def caption(self, model: "Captioner", options: Greedy, prepared: "Prepared") -> Caption:
         """The caption of a picture that has a place. Cancelling it takes the picture out of the queue."""
         job = _Job(model, options, prepared, asyncio.get_running_loop().create_future())
         self._jobs.append(job)

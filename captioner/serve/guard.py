@@ -2,10 +2,12 @@
 
 import ipaddress
 from collections.abc import Collection
+from contextlib import nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from captioner.serve.connections import connection_of
 from captioner.serve.problems import Problem
 
 _PAGE = (
@@ -27,9 +29,9 @@ HEADERS = {
 class Guard:
     """An ASGI application around another: checks Host and Origin, and adds headers to every answer.
 
-    A page elsewhere on the web may let its own name point to 127.0.0.1 and so read what a server there says; such
-    a request bears that name as its Host. It may also send forms here, without reading the answers; these bear
-    its Origin. Both are refused.
+    A page elsewhere on the web can let its own name point to 127.0.0.1 and read the answers of a server there (DNS
+    rebinding); such a request has that name as its Host. It can also send forms here, without reading the answers;
+    these have its Origin. Both are refused.
 
     Args:
         app: what is guarded.
@@ -56,7 +58,11 @@ class Guard:
 
         problem = self._refuse(scope["method"], Headers(scope=scope))
         app = self.app if problem is None else problem.response()
-        await app(scope, receive, send_with_headers)
+        if scope["method"] == "HEAD":  # what GET answers, without its body, which the server below leaves out
+            scope = {**scope, "method": "GET"}
+        connection = connection_of(scope)
+        with connection.request() if connection is not None else nullcontext():
+            await app(scope, receive, send_with_headers)
 
     def _refuse(self, method: str, headers: Headers) -> Problem | None:
         host = headers.get("host", "")
@@ -76,7 +82,7 @@ class Guard:
         """Whether a page comes from here, or from a name that a proxy before this server has."""
         _, _, place = origin.partition("://")
         name = _name(place)
-        # Other ports of this machine are other servers; a proxy's port is its own affair.
+        # Other ports of this machine are other servers; a proxy may use any port.
         return bool(place) and (
             place.lower() == host.lower() or (name in (self.hosts or ()) and not is_loopback(name.strip("[]")))
         )

@@ -1,4 +1,4 @@
-"""Giving memory back to the system, so that one day's largest picture is not what the server weighs ever after."""
+"""Returns freed memory to the system, so that the server does not keep the memory of its largest picture."""
 
 import asyncio
 import ctypes
@@ -10,8 +10,8 @@ _SECONDS = 10.0
 def find_trim() -> Callable[[int], int] | None:
     """glibc's ``malloc_trim``; None where the C library has none.
 
-    glibc keeps what a thread has freed for that thread. Pictures and batches come in many sizes, so that these
-    hoards grow to several times what is in use: 1.4 GB after some pictures of 50 megapixels.
+    glibc keeps what a thread has freed for that thread. Pictures and batches come in many sizes, so that
+    this memory grows to several times what is in use: 1.4 GB after some pictures of 50 megapixels.
     """
     try:
         trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim

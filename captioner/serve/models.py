@@ -1,13 +1,14 @@
-"""The models that a server offers, those that ship and the one that it was given, each loaded when first asked for."""
+"""The models that a server offers: the one that it was started with, and those that ship, loaded on first use."""
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from captioner.checkpoint import read_header
 from captioner.errors import CheckpointError
-from captioner.pipeline import Captioner, find_model, load, shipped_models
-from captioner.serve.problems import Problem
+from captioner.serve.problems import Problem, fault
+
+if TYPE_CHECKING:
+    from captioner.pipeline import Captioner
 
 
 class Models:
@@ -15,14 +16,16 @@ class Models:
 
     Args:
         given: the name or path of the default one, which is loaded at once.
-        device: where they compute; None for the CPU.
+        device: where they compute: "auto", "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
         OptionError: there is no such device.
     """
 
-    def __init__(self, given: str, *, device: str | None = None) -> None:
+    def __init__(self, given: str, *, device: str = "auto") -> None:
+        from captioner.pipeline import find_model, load, shipped_models
+
         path = find_model(given)
         self.default = path.stem
         self.device = device
@@ -33,7 +36,7 @@ class Models:
         self._loading: dict[str, asyncio.Task[Captioner]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
 
-    async def get(self, name: str | None) -> Captioner:
+    async def get(self, name: str | None) -> "Captioner":
         """A model, None for the default one.
 
         Raises:
@@ -46,14 +49,18 @@ class Models:
             detail = f"model: none is called '{name[:60]}'; there are {', '.join(self.paths)}"
             raise Problem(422, "invalid-options", detail)
         if name not in self._loading:
-            self._loading[name] = asyncio.create_task(self._load(name))
+            self._loading[name] = task = asyncio.create_task(self._load(name))
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # its clients may have left
         return await asyncio.shield(self._loading[name])  # others may wait for it too
 
-    async def _load(self, name: str) -> Captioner:
+    async def _load(self, name: str) -> "Captioner":
+        from captioner.pipeline import load
+
         try:
             self._loaded[name] = await asyncio.to_thread(load, self.paths[name], device=self.device)
             return self._loaded[name]
-        except CheckpointError:
+        except CheckpointError as error:
+            fault(error)
             raise Problem(500, "damaged-model", f"the file of the model '{name}' is damaged") from None
         finally:
             del self._loading[name]
@@ -63,6 +70,8 @@ class Models:
         return [{"name": name, "default": name == self.default, **self._describe(name)} for name in self.paths]
 
     def _describe(self, name: str) -> dict[str, Any]:
+        from captioner.header import read_header
+
         if name not in self._facts:
             try:
                 header = read_header(self.paths[name])

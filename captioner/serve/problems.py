@@ -67,7 +67,7 @@ class Problem(Exception):  # noqa: N818 - the name that its standard gives it
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Let every error of the application be answered with a problem, and none with a traceback."""
+    """Answer every error of the application with a problem object, and none with a traceback."""
     app.add_exception_handler(Problem, _of_problem)
     app.add_exception_handler(HTTPException, _of_status)
     app.add_exception_handler(RequestValidationError, _of_validation)
@@ -84,7 +84,7 @@ async def _of_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     details = {
-        404: f"there is nothing at {request.url.path[:200]}; /docs tells what there is",
+        404: f"there is nothing at {request.url.path[:200]}; /docs lists the addresses",
         405: f"{request.url.path[:200]} does not take {request.method[:20]}",
     }
     response = Problem(error.status_code, kind, details.get(error.status_code, str(error.detail))).response()
@@ -105,7 +105,7 @@ async def _of_fault(_: Request, error: Exception) -> Response:
 def fault(error: BaseException) -> Problem:
     """The problem that a fault of the program is to the client; the log has the rest."""
     _log.error("a request failed", exc_info=error)
-    return Problem(500, "internal-error", "this is a fault of the server, not of what was sent; its log tells more")
+    return Problem(500, "internal-error", "this is a fault of the server, not of the request; its log has the details")
 
 
 def describe(error: Mapping[str, Any]) -> str:

@@ -1,17 +1,20 @@
-"""The shapes of what the API takes and gives. They check the options of a request, and /docs shows them."""
+"""The schemas of requests and answers. They check the options of a request, and /docs shows them."""
 
+import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from captioner.serve.problems import SCHEMA, Problem, describe
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,9}")  # Pydantic would take "1_0" and "3.0" too
 
 WIDEST_BEAM = 10
 LONGEST_CAPTION = 50
 
 
 class Options(BaseModel):
-    """How a request wants its captions; what it leaves out, the model's file says."""
+    """The options of a request. Those left out have the defaults of the model."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,6 +29,13 @@ class Options(BaseModel):
         "json", description="json; html, a page that holds all it shows; png, the figure of one picture"
     )
     viewer: bool = Field(False, description="add what the page's viewer needs: the picture, small, and packed maps")
+
+    @field_validator("beam", "n_best", "max_length", "min_length", "no_repeat_ngram", mode="before")
+    @classmethod
+    def _in_digits(cls, value: object) -> object:
+        if isinstance(value, str) and not _INTEGER.fullmatch(value):
+            raise ValueError("input should be an integer in digits")
+        return value
 
     def of_search(self) -> dict[str, Any]:
         """The options of `Captioner.options` that were given."""
@@ -48,12 +58,13 @@ class Options(BaseModel):
             raise Problem(422, "invalid-options", detail) from None
 
 
-class SaidWord(BaseModel):
+class WordLine(BaseModel):
     """A word, its probability given the words before it, and where the model looked."""
 
     word: str
     probability: float
-    map: list[list[float]] = Field(description="grid rows of cells; they sum to 1 over the cells that hold picture")
+    off_grid: float = Field(0.0, description="the share of the attention that went to no cell; left out where it is 0")
+    map: list[list[float]] = Field(description="grid rows of cells; with off_grid they sum to 1")
 
 
 class OtherCaption(BaseModel):
@@ -62,7 +73,7 @@ class OtherCaption(BaseModel):
     caption: str
     score: float
     finished: bool = Field(description="false where the length limit cut it off")
-    words: list[SaidWord]
+    words: list[WordLine]
 
 
 class CaptionLine(BaseModel):
@@ -76,7 +87,7 @@ class CaptionLine(BaseModel):
     explain: Literal["attention", "gradient", "occlusion"] = Field(description="what the maps are made of")
     grid: tuple[int, int] = Field(description="(h, w) cells")
     size: tuple[int, int] = Field(description="(width, height) of the upright picture")
-    words: list[SaidWord]
+    words: list[WordLine]
     alternatives: list[OtherCaption]
     viewer: dict[str, Any] | None = Field(None, description="only where it was asked for")
 

@@ -1,33 +1,29 @@
 """What the server does with an upload: open it, caption it, and show the caption as JSON, page or figure."""
 
 import asyncio
-import io
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from captioner.decoding import Beam
-from captioner.errors import CaptionerError, ImageError, OptionError, TooManyPixelsError
-from captioner.pipeline import Captioner
-from captioner.results import Caption
+from captioner.errors import ImageError, OptionError, TooManyPixelsError
+from captioner.options import Beam
+from captioner.results import Caption, Outcome
+from captioner.serve import answers
 from captioner.serve.batches import Batcher
 from captioner.serve.memory import give_back
 from captioner.serve.models import Models
 from captioner.serve.problems import Problem, fault
+from captioner.serve.scans import check_scans
 from captioner.serve.schemas import Options
-from captioner.serve.settings import Limits
-from captioner.serve.uploads import Held, Upload
+from captioner.serve.settings import KEPT_PIXELS, MEGABYTE, Limits
+from captioner.serve.uploads import FailureKind, Held, Upload, UploadFailure
+from captioner.serve.workers import Workers
 
-KEPT_PIXELS = 1024  # longer side of the copy that pages and figures show
-
-Outcome = Caption | Problem
-
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from captioner.pipeline import Captioner
 
 
 class Service:
@@ -45,8 +41,9 @@ class Service:
         self.ready = False
         self._done = 0  # pictures so far
         # Two pictures of the most pixels are as many as memory should hold at a time.
-        self._opening = ThreadPoolExecutor(2, thread_name_prefix="pictures")
-        self._drawing = ThreadPoolExecutor(1, thread_name_prefix="figures")
+        self._opening = Workers(2, "pictures")
+        self._writing = Workers(1, "answers")  # JSON does not wait for figures
+        self._drawing = Workers(1, "figures")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -62,20 +59,20 @@ class Service:
                 with suppress(asyncio.CancelledError):
                     await task
             self.batcher.close()
-            self._opening.shutdown(cancel_futures=True)
-            self._drawing.shutdown(cancel_futures=True)
+            for workers in (self._opening, self._writing, self._drawing):
+                workers.close()
 
     async def _warm_up(self) -> None:
-        """The first caption takes longest: let it be one that nobody waits for."""
+        """Caption a gray picture: the first caption takes longest, and no client should wait for it."""
         model = await self.models.get(None)
         try:
-            prepared = await self._in(self._opening, model.prepare, Image.new("RGB", (64, 48), "gray"))
+            prepared = await self._opening.run(model.prepare, Image.new("RGB", (64, 48), "gray"))
             await self.batcher.caption(model, model.default_options, prepared)
             self.ready = True
         except Exception as error:  # the server stays up, and is not ready
             fault(error)
 
-    async def decoding(self, options: Options) -> tuple[Captioner, Beam]:
+    async def decoding(self, options: Options) -> "tuple[Captioner, Beam]":
         """The model and the search that a request asks for.
 
         Raises:
@@ -103,63 +100,56 @@ class Service:
                 raise Problem(503, "too-busy", detail, retry_after=self.limits.timeout) from None
 
     async def caption_all(
-        self, uploads: list[Upload], model: Captioner, search: Beam, *, keep_pictures: bool
+        self, uploads: Sequence[Upload], model: "Captioner", search: Beam, *, keep_pictures: bool
     ) -> list[Outcome]:
-        """The caption of each picture, or what is wrong with it; within a `turn`."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._caption(each, model, search, keep_pictures)) for each in uploads]
+        """The caption of each picture, or what is wrong with it, in their order; within a `turn`.
+
+        Raises:
+            Problem: 422, the model cannot search with these options.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._caption(each, model, search, keep_pictures)) for each in uploads]
+        except BaseExceptionGroup as errors:  # all of one request have the same options
+            raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _caption(self, upload: Upload, model: Captioner, search: Beam, keep_picture: bool) -> Outcome:
+    async def _caption(self, upload: Upload, model: "Captioner", search: Beam, keep_picture: bool) -> Outcome:
         try:
             keep = KEPT_PIXELS if keep_picture else None
-            prepared = await self._in(
-                self._opening, model.prepare, upload.data, max_pixels=self.limits.max_pixels, keep=keep
-            )
+            await self._opening.run(check_scans, upload.data)
+            prepared = await self._opening.run(model.prepare, upload.data, max_pixels=self.limits.max_pixels, keep=keep)
             caption = await self.batcher.caption(model, search, prepared)
             return replace(caption, image=upload.name)
+        except OptionError as error:
+            raise Problem(422, "invalid-options", str(error)) from None
         except TooManyPixelsError as error:
             width, height = error.size
-            detail = f"{width} x {height} pixels are more than the {self.limits.max_pixels:,} that this server takes"
-            return Problem(413, "too-many-pixels", _of(upload, detail))
+            what = f"{width} x {height} pixels are more than the {self.limits.max_pixels:,} that this server takes"
+            return _failure(upload, what, "send it smaller", kind="too-many-pixels")
         except ImageError as error:
-            return Problem(422, "not-a-picture", _of(upload, str(error)))
-        except CaptionerError as error:
-            return Problem(422, "invalid-options", str(error))
-        except Exception as error:
-            return fault(error)
+            return _failure(upload, str(error).removesuffix(f"; {error.remedy}"), error.remedy)
+        except Exception as error:  # a fault of the program or of the model's numbers
+            return _failure(upload, fault(error).detail, kind="internal-error")
         finally:
             self._done += 1
 
-    async def draw(self, caption: Caption) -> bytes:
+    async def json(self, outcomes: Sequence[Outcome], *, viewer: bool) -> bytes:
+        """All outcomes as JSON; see `captioner.serve.answers.json_answer`."""
+        most = self.limits.max_answer * MEGABYTE
+        return await self._writing.run_while_wanted(answers.json_answer, outcomes, viewer, most)
+
+    async def figure(self, caption: Caption) -> bytes:
         """The figure of a caption, PNG."""
-        return await self._in(self._drawing, _draw, caption)
+        return await self._drawing.run_while_wanted(answers.figure, caption)
 
-    async def page(self, captions: list[Caption]) -> bytes:
+    async def page(self, captions: Sequence[Caption]) -> bytes:
         """A self-contained page of captions, HTML."""
-        return await self._in(self._drawing, _page, captions)
-
-    async def for_viewer(self, caption: Caption) -> dict[str, Any]:
-        """What the viewer shows, its picture included."""
-        from captioner.show.page import payload
-
-        return await self._in(self._opening, payload, caption)
-
-    async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., _T], *arguments: Any, **options: Any) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(pool, partial(work, *arguments, **options))
+        most = self.limits.max_answer * MEGABYTE
+        return await self._drawing.run_while_wanted(answers.page, captions, most)
 
 
-def _of(upload: Upload, what: str) -> str:
-    return f"{upload.name or 'the picture'}: {what.removeprefix('the picture: ').removeprefix('the picture ')}"
-
-
-def _draw(caption: Caption) -> bytes:
-    buffer = io.BytesIO()
-    caption.figure().savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
-
-
-def _page(captions: list[Caption]) -> bytes:
-    from captioner.show.page import page
-
-    return page(captions).encode()
+def _failure(upload: Upload, what: str, remedy: str = "", *, kind: FailureKind = "not-a-picture") -> UploadFailure:
+    """The failure of an upload; its line begins with the upload's name."""
+    line = what.removeprefix("the picture: ").removeprefix("the picture ")
+    return UploadFailure(upload.name, f"{upload.name or 'the picture'}: {line}", remedy, kind=kind)

@@ -1,21 +1,34 @@
-"""Reading multipart forms in memory and within limits. Nothing is written to a disk, not even for a while."""
+"""Reading multipart forms in memory and within limits. Nothing is written to a disk, not even for a while.
+
+The grammar is python-multipart's. Starlette's ``request.form()`` stands on the same parser, but it cannot hold what
+this server promises: it has no limit for the bytes of a file (``max_part_size`` is for fields), it takes a form that
+was cut off for a whole one, it knows no ``filename*``, it spools files to a disk, and its errors do not tell "too
+large" from "damaged".
+"""
 
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser
 from starlette.requests import Request
 
+from captioner.results import Failure
+from captioner.serve.headers import parameter, parse_header
 from captioner.serve.problems import Problem
 from captioner.serve.settings import MEGABYTE, Limits
+
+FailureKind = Literal["not-a-picture", "too-many-pixels", "internal-error"]
 
 FILE_FIELD = "file"
 _LONGEST_FIELD = 1000  # bytes of an option
 _MOST_FIELDS = 32
+_LONGEST_HEADERS = 8_000  # bytes of the headers of a part
+_LONGEST_BOUNDARY = 200  # bytes; RFC 2046 allows 70
 _LONGEST_NAME = 200  # characters that are kept of a file's name
 _SECONDS_TO_CLOSE = 3.0  # an upload that is under way when the server stops has so long
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -27,6 +40,17 @@ class Upload:
 
     name: str
     data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class UploadFailure(Failure):
+    """An upload that could not be captioned.
+
+    Attributes:
+        kind: what is wrong, as problem objects call it.
+    """
+
+    kind: FailureKind = "not-a-picture"
 
 
 @dataclass(frozen=True)
@@ -55,15 +79,6 @@ class Held:
             timeout.reschedule(end if when is None else min(when, end))
 
     @contextmanager
-    def account(self) -> "Iterator[Account]":
-        """The account of one request; what it holds is given back when the block ends."""
-        account = Account(self)
-        try:
-            yield account
-        finally:
-            self.bytes -= account.bytes
-
-    @contextmanager
     def arriving(self, timeout: asyncio.Timeout) -> Iterator[None]:
         """Let `close` shorten a timeout while the block runs."""
         self._arriving.add(timeout)
@@ -74,10 +89,21 @@ class Held:
 
 
 class Account:
-    """The bytes that one request holds."""
+    """The bytes that one request holds: what it has sent, and its answer until it is read."""
 
     def __init__(self, held: Held) -> None:
         self.held = held
+        self.bytes = 0
+
+    def hold_answer(self, count: int) -> None:
+        """Hold an answer in place of what was sent. Its size has a limit of its own: nothing is refused here."""
+        self.close()
+        self.bytes += count
+        self.held.bytes += count
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        self.held.bytes -= self.bytes
         self.bytes = 0
 
     def add(self, count: int) -> None:
@@ -109,21 +135,26 @@ async def read_form(request: Request, account: Account) -> Form:
         starlette.requests.ClientDisconnect: the client has left.
     """
     limits, held = account.held.limits, account.held
-    kind, parameters = parse_options_header(request.headers.get("content-type"))
-    if kind != b"multipart/form-data":
-        shown = request.headers.get("content-type", "nothing")[:60]
+    sent = request.headers.get("content-type", "")
+    kind, parameters = parse_header(sent.encode("latin-1"))
+    if kind != "multipart/form-data":
+        shown = sent[:60] or "nothing"
         raise Problem(415, "not-a-form", f"pictures come as multipart/form-data in the field 'file', not as {shown}")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.max_request * MEGABYTE:
         raise too_large("the request", limits.max_request)
+    boundary = parameters.get("boundary", "").encode()
+    if not 0 < len(boundary) <= _LONGEST_BOUNDARY:
+        raise Problem(400, "damaged-form", "the Content-Type names no boundary, or too long a one")
     reader = _Reader(limits)
     try:
-        parser = MultipartParser(parameters.get(b"boundary", b""), reader.callbacks())  # type: ignore[arg-type]
+        parser = MultipartParser(boundary, reader.callbacks())  # type: ignore[arg-type]
         async with asyncio.timeout(limits.upload_seconds) as timeout:
             with held.arriving(timeout):
                 async for chunk in _body(request):
                     account.add(len(chunk))
                     parser.write(chunk)
+                    await asyncio.sleep(0)  # a client that sends fast does not keep the others waiting
     except FormParserError as error:
         raise Problem(400, "damaged-form", f"the multipart form is damaged: {error}") from None
     except TimeoutError:
@@ -150,13 +181,14 @@ class _Reader:
         self.files: list[Upload] = []
         self.fields: dict[str, str] = {}
         self.ended = False
+        self._parts = 0
         self._begin()
 
     def callbacks(self) -> dict[str, object]:
         return {
             "on_part_begin": self._begin,
-            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_field": lambda data, start, end: self._add_header(self._header, data[start:end]),
+            "on_header_value": lambda data, start, end: self._add_header(self._value, data[start:end]),
             "on_header_end": self._end_header,
             "on_headers_finished": self._end_headers,
             "on_part_data": self._add,
@@ -166,9 +198,16 @@ class _Reader:
 
     def _begin(self) -> None:
         self._header, self._value, self._data = bytearray(), bytearray(), bytearray()
+        self._headers = 0  # bytes of all of them
         self._disposition = b""
         self._name = ""
         self._file_name: str | None = None
+
+    def _add_header(self, to: bytearray, data: bytes) -> None:
+        self._headers += len(data)
+        if self._headers > _LONGEST_HEADERS:
+            raise Problem(400, "damaged-form", f"the headers of a part have more than {_LONGEST_HEADERS} bytes")
+        to += data
 
     def _end_header(self) -> None:
         if self._header.lower() == b"content-disposition":
@@ -176,11 +215,12 @@ class _Reader:
         self._header, self._value = bytearray(), bytearray()
 
     def _end_headers(self) -> None:
-        _, parameters = parse_options_header(self._disposition)
-        self._name = parameters.get(b"name", b"").decode("utf-8", "replace")
-        if b"filename" in parameters:
-            self._file_name = clean_name(parameters[b"filename"].decode("utf-8", "replace"))
-        is_file = self._file_name is not None
+        _, parameters = parse_header(self._disposition)
+        self._name = parameter(parameters, "name") or ""
+        file_name = parameter(parameters, "filename")
+        is_file = file_name is not None or any(key.startswith("filename*") for key in parameters)
+        if is_file:
+            self._file_name = clean_name(file_name or "")
         if not self._name:
             raise Problem(400, "damaged-form", "a part of the form has no name")
         if is_file and self._name != FILE_FIELD:
@@ -189,7 +229,8 @@ class _Reader:
             raise Problem(422, "invalid-form", "the field 'file' holds a text and no file")
         if is_file and len(self.files) == self.limits.max_files:
             raise Problem(413, "too-many-files", f"a request may bring {self.limits.max_files} pictures and no more")
-        if not is_file and len(self.fields) == _MOST_FIELDS:
+        self._parts += 1
+        if (not is_file and len(self.fields) == _MOST_FIELDS) or self._parts > _MOST_FIELDS + self.limits.max_files:
             raise Problem(413, "too-many-fields", f"a request may have {_MOST_FIELDS} fields and no more")
 
     def _add(self, data: bytes, start: int, end: int) -> None:
@@ -201,7 +242,9 @@ class _Reader:
         self._data += data[start:end]
 
     def _end(self) -> None:
-        if self._file_name is not None:
+        if self._file_name == "" and not self._data:
+            pass  # what browsers send for a field in which no file was chosen
+        elif self._file_name is not None:
             self.files.append(Upload(self._file_name, bytes(self._data)))
         elif self._name in self.fields:
             raise Problem(422, "invalid-options", f"{self._name[:60]}: given twice")

@@ -1,48 +1,75 @@
-"""Maps laid over the picture, exactly where they belong.
-
-All maps of a caption share one scale: how many times the attention of a cell exceeds its even share, in logarithms,
-for twice as much means as much from 2 as from 20 times the even share. An even map is invisible, and the strongest
-glow of the figure is the strongest attention of the caption. (Stretching each map to its own range would make a flat
-map look as if it had something to say.)
-"""
+"""Figures: the picture once per word, with the word's map laid over it. The only module here that needs matplotlib."""
 
 import io
 import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy.interpolate import PchipInterpolator
 
 from captioner.errors import OptionError
-from captioner.image import Geometry
+from captioner.show.scale import FIGURE_PIXELS, MAP_OF, colours, opacity, overlay, top_of_scale
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from captioner.results import Caption
 
-FAINTEST_TOP = 3.0  # a caption whose maps stay below three times their even share must not look focused
-MAP_OF = {
-    "attention": "attention of a cell",
-    "gradient": "what a cell says for the word",
-    "occlusion": "what hiding a cell costs the word",
-}
-"""What a caption's maps are made of, by `Caption.explain`; the viewer's maps.js has the same words."""
-_STRONGEST = 0.82  # opacity at the top of the scale
+_DPI = 110
 _SMALL_DPI = 60
 _PANEL_PIXELS = 480  # longer side of each panel's picture
-_COLOURS = colormaps["inferno"]
+_PANEL_INCHES = 2.6  # width of a panel
+_TITLE_INCHES = 0.35  # above each panel
+_MARGIN_INCHES = 1.1  # for the caption and the scale
+_LONGEST_SHAPE = 16  # a picture that is thinner than 1 : 16 is drawn as thick as that
+_TALLEST_PANEL = 2.0  # height of a panel in widths; a taller picture is drawn narrower
+_MOST_COLUMNS = 12
+_LONGEST_TITLE = 24  # characters
+
+# What belongs to the program and not to how a figure looks.
+_NOT_STYLE = ("backend", "interactive", "toolbar", "timezone", "datapath", "webagg", "tk.", "docstring", "date.epoch")
+_drawing = threading.RLock()
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """Within it, matplotlib's settings are its defaults, whatever the user's matplotlibrc or style says.
+
+    The settings are the process's, so they are touched only where they differ, by one thread at a time, and are as
+    they were afterwards. (Matplotlib itself is not safe to use from several threads.)
+    """
+    with _drawing:
+        different = {
+            key: value
+            for key, value in matplotlib.rcParamsDefault.items()
+            if not key.startswith(_NOT_STYLE) and matplotlib.rcParams[key] != value
+        }
+        if not different:
+            yield
+            return
+        with matplotlib.rc_context(different):
+            yield
 
 
 class CaptionFigure(Figure):
-    """A figure that a notebook shows where it is the value of a cell, though no backend was chosen there."""
+    """A figure that always looks the same, and that a notebook shows where it is the value of a cell."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        with _own_settings():
+            super().draw(renderer)
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        with _own_settings():
+            super().savefig(fname, **options)
 
     def _repr_png_(self) -> bytes | None:
         if _notebook_draws_figures():
@@ -53,7 +80,7 @@ class CaptionFigure(Figure):
 
 
 def _notebook_draws_figures() -> bool:
-    """Whether the notebook that this runs in, if any, shows figures by itself, as after ``%matplotlib inline``."""
+    """Whether this runs in a notebook that shows figures by itself, as after ``%matplotlib inline``."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None:
         return False
@@ -61,112 +88,67 @@ def _notebook_draws_figures() -> bool:
     return any(Figure in formatter.type_printers for formatter in formatters)
 
 
-def times_even(map_: "NDArray[np.float32]", geometry: Geometry) -> "NDArray[np.float32]":
-    """A map (h, w) in multiples of the even share: 1 everywhere for a uniform map, whatever the grid."""
-    return map_ * np.float32(geometry.mask.sum())
-
-
-def top_of_scale(caption: "Caption") -> float:
-    """The value, in multiples of the even share, at which the caption's scale ends."""
-    strongest = max((float(times_even(m, caption.geometry).max()) for m in caption.maps), default=1.0)
-    return max(strongest, FAINTEST_TOP)
-
-
-def glow(map_: "NDArray[np.float32]", geometry: Geometry, *, top: float) -> "NDArray[np.float32]":
-    """How strongly each cell of a map (h, w) glows: 0 at the even share and below, 1 at the top of the scale."""
-    values = times_even(map_, geometry)
-    return np.asarray((np.log(values.clip(1)) / np.log(top)).clip(0, 1), dtype=np.float32)
-
-
-def on_picture(
-    map_: "NDArray[np.float32]", geometry: Geometry, size: tuple[int, int], *, smooth: bool = True
-) -> "NDArray[np.float32]":
-    """A map (h, w) spread over the pixels of the picture.
-
-    Args:
-        map_: values of the cells.
-        geometry: where the cells lie.
-        size: (width, height) at which the picture is shown; it need not be the original's.
-        smooth: between the centres of cells, where each has its own value, a cubic that adds no peak and overshoots
-            nowhere (Fritsch and Butland 1984); False gives each cell its rectangle.
-
-    Returns:
-        (height, width) float32.
-    """
-    values = map_
-    for axis in (0, 1):  # down, then across
-        cells, content, pixels = geometry.grid[axis], geometry.content[1 - axis], size[1 - axis]
-        # In cells; only a part of the grid is covered by the picture, the rest is padding.
-        places = (np.arange(pixels) + 0.5) / pixels * (cells * content / geometry.side)
-        if smooth:
-            held = values.take(range(-(-cells * content // geometry.side)), axis)
-            # Level beyond the outermost centres, as if the edge's cells went on.
-            ends = np.concatenate([held.take([0], axis), held, held.take([-1], axis)], axis)
-            values = PchipInterpolator(np.arange(-0.5, held.shape[axis] + 1), ends, axis)(places)
-        else:
-            values = values.take(np.minimum(places.astype(int), cells - 1), axis)
-    return np.asarray(values, dtype=np.float32)
-
-
-def overlay(
-    picture: Image.Image, map_: "NDArray[np.float32]", geometry: Geometry, *, top: float, smooth: bool = True
-) -> "NDArray[np.uint8]":
-    """The picture with one map glowing on it, (height, width, 3) of the picture's own size.
-
-    Args:
-        picture: upright RGB, in any size.
-        map_: (h, w).
-        geometry: where the cells lie.
-        top: the end of the scale, in multiples of the even share; see `top_of_scale`.
-        smooth: see `on_picture`.
-    """
-    strength = on_picture(glow(map_, geometry, top=top), geometry, picture.size, smooth=smooth)
-    colours = _COLOURS(0.3 + 0.7 * strength)[:, :, :3] * 255
-    alpha = _opacity(strength)[:, :, None]
-    blended = np.asarray(picture, dtype=np.float32) * (1 - alpha) + colours * alpha
-    return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
-
-
-def _opacity(strength: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    return np.asarray(_STRONGEST * strength, dtype=np.float32)
-
-
 def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
     """The picture, then once per word the picture with the word's map; titles are word and probability.
 
+    The figure's size is bounded by `FIGURE_PIXELS`. A picture that is thinner than 1 : 16 is drawn at that shape,
+    so that its maps can be seen.
+
     Args:
         caption: with its picture.
-        smooth: see `on_picture`.
+        smooth: see `captioner.show.scale.on_picture`.
+
+    Raises:
+        ImageError: the picture's file is no longer there.
     """
-    picture = caption.picture.copy()
-    picture.thumbnail((_PANEL_PIXELS, _PANEL_PIXELS))
-    width, height = picture.size
-    panels = len(caption.words) + 1
-    columns = min(panels, max(2, min(6, round(5 * height / width) + 1)))
-    rows = -(-panels // columns)
-    panel_width = 2.6
-    panel_height = panel_width * height / width + 0.35
-    figure = CaptionFigure(figsize=(columns * panel_width, rows * panel_height + 1.1), layout="constrained")
-    # A file name or a word may hold a dollar sign: never formulae.
-    figure.suptitle(caption.text, fontsize=13, parse_math=False)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    axes[0].imshow(np.asarray(picture))
-    axes[0].set_title("the picture", fontsize=10, color="0.4")
-    top = top_of_scale(caption)
-    for axis, word in zip(axes[1:], caption.words, strict=False):
-        axis.imshow(overlay(picture, word.map, caption.geometry, top=top, smooth=smooth))
-        title = axis.set_title(f"{word.text}  {word.probability:.2f}", fontsize=11)
-        title.set_parse_math(False)
-    _draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
+    picture = _panel_picture(caption.picture)
+    columns, rows, panel = _layout(len(caption.words) + 1, picture.height / picture.width)
+    with _own_settings():
+        figure = CaptionFigure(
+            figsize=(columns * panel[0], rows * panel[1] + _MARGIN_INCHES), dpi=100, layout="constrained"
+        )
+        title = textwrap.fill(caption.text, max(24, int(9 * columns * panel[0])), max_lines=6, placeholder=" …")
+        # A file name or a word may hold a dollar sign, which starts no formula here.
+        figure.suptitle(title, fontsize=13, parse_math=False)
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis in axes:
+            axis.set_axis_off()
+        axes[0].imshow(np.asarray(picture))
+        axes[0].set_title("the picture", fontsize=10, color="0.4")
+        top = top_of_scale(caption)
+        for axis, word in zip(axes[1:], caption.words, strict=False):
+            axis.imshow(overlay(picture, word.map, caption.geometry, top=top, smooth=smooth))
+            text = word.text if len(word.text) <= _LONGEST_TITLE else f"{word.text[: _LONGEST_TITLE - 1]}…"
+            axis.set_title(f"{text}  {word.probability:.2f}", fontsize=11).set_parse_math(False)
+        _draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
     return figure
+
+
+def _panel_picture(picture: Image.Image) -> Image.Image:
+    """A picture at the size of a panel; a new image."""
+    width, height = (float(side) for side in picture.size)
+    width, height = max(width, height / _LONGEST_SHAPE), max(height, width / _LONGEST_SHAPE)
+    scale = min(1.0, _PANEL_PIXELS / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def _layout(panels: int, shape: float) -> tuple[int, int, tuple[float, float]]:
+    """Columns, rows, and (width, height) of a panel in inches, for pictures of this height in widths."""
+    tallest = FIGURE_PIXELS / _DPI - _MARGIN_INCHES
+    width = min(_PANEL_INCHES, max(1.4, _PANEL_INCHES * _TALLEST_PANEL / shape))
+    height = _PANEL_INCHES * min(shape, _TALLEST_PANEL) + _TITLE_INCHES
+    columns = min(panels, max(2, min(6, round(5 * shape) + 1)))
+    while columns < _MOST_COLUMNS and -(-panels // columns) * height > tallest:
+        columns += 1
+    rows = -(-panels // columns)
+    return columns, rows, (width, min(height, tallest / rows))
 
 
 def _draw_scale(figure: Figure, axes: list[Axes], top: float, what: str) -> None:
     steps = np.linspace(0, 1, 256, dtype=np.float32)
-    alpha = _opacity(steps)[:, None]
-    on_white = 1 - alpha + _COLOURS(0.3 + 0.7 * steps)[:, :3] * alpha
+    alpha = opacity(steps)[:, None]
+    on_white = 1 - alpha + colours(steps) / 255 * alpha
     scale = ScalarMappable(LogNorm(1, top), ListedColormap(on_white))
     bar = figure.colorbar(scale, ax=axes, location="bottom", shrink=0.35, aspect=40, pad=0.02)
     ticks = [value for value in (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500) if value <= top]
@@ -177,7 +159,7 @@ def _draw_scale(figure: Figure, axes: list[Axes], top: float, what: str) -> None
 
 
 def small_figure(caption: "Caption") -> bytes:
-    """The figure of a caption as a JPEG of some 50 to 100 KB."""
+    """The figure of a caption as a JPEG of 50 to 100 KB."""
     buffer = io.BytesIO()
     draw_caption(caption).savefig(buffer, format="jpeg", dpi=_SMALL_DPI, pil_kwargs={"quality": 85})
     return buffer.getvalue()
@@ -195,6 +177,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         raise OptionError(f"{path}: a figure ends in .png, .pdf or .svg, not '{path.suffix}'")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=_DPI)
     except OSError as error:
         raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -1,25 +1,28 @@
-"""Captions as web pages: hover a word and its map glows on the picture.
+"""Captions as web pages: hover a word and its map appears on the picture.
 
-One viewer, in ``viewer/`` beside this module, serves the page in a file, the notebook and the web server. It is
-given plain data, see `payload`; it needs no network and no framework, and it works under a content-security policy
-that lets nothing run but itself.
+One viewer, in ``viewer/`` beside this module, serves the page in a file, the notebook and the web server. It takes
+plain data, see `payload`. It needs no network and no framework, and works under a content-security policy that
+allows no other script.
 """
 
 import base64
+import contextlib
 import hashlib
 import html
 import importlib.resources
 import io
 import json
+import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from captioner.show.figure import FAINTEST_TOP, times_even
+from captioner.errors import OptionError
+from captioner.show.scale import FAINTEST_TOP, times_even
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,9 +34,10 @@ _PARTS = ("maps", "elements", "viewer", "gallery")
 EVEN = 64
 """The byte of a cell that gets exactly its even share of the attention."""
 
-PAGE_PIXELS = 1024  # longest side of the picture on a page of its own
-GALLERY_PIXELS = 768  # where it is one of several
-NOTEBOOK_PIXELS = 640  # and in a notebook, which keeps every output
+PAGE_PIXELS = 1024
+"""Longer side of the picture on a page of its own; no picture in a page is larger, whatever its shape."""
+GALLERY_PIXELS = 768  # where the page shows several
+NOTEBOOK_PIXELS = 640  # in a notebook, which keeps every output
 _NOTEBOOK_HEIGHT = 560
 
 
@@ -42,13 +46,15 @@ def payload(caption: "Caption", *, image_url: str | None = None, longest: int = 
 
     ``{"image", "name", "size": [width, height], "extent": [left, top, right, bottom], "grid": [h, w], "model",
     "explain", "captions": [{"text", "score", "finished", "words": [{"word", "probability"}], "maps",
-    "scale": [top]}]}``; the best caption first. ``maps`` are the bytes of `quantise` for all words of a caption, in
-    base64, and ``top`` the end of the caption's scale.
+    "scale": [top]}]}``, the best caption first. ``maps`` are the bytes of `quantise` for all words of a caption, in
+    base64, and ``top`` is the end of the caption's scale. A word has ``"off_grid"`` where it is above 0.
+
+    The picture is opened once, and only where it goes into the data.
 
     Args:
         caption: with its picture.
-        image_url: where the picture is to be had; None puts it into the data.
-        longest: the longer side in pixels that the picture is shrunk to where it goes into the data.
+        image_url: the address of the picture; None puts the picture into the data.
+        longest: pixels of the longer side to which the picture is reduced where it goes into the data.
 
     Raises:
         ImageError: the picture's file is no longer there.
@@ -66,36 +72,38 @@ def payload(caption: "Caption", *, image_url: str | None = None, longest: int = 
     }
 
 
-def _caption_data(said: "Caption | Alternative", geometry: "Geometry") -> dict[str, Any]:
-    maps, top = quantise([word.map for word in said.words], geometry)
+def _caption_data(caption: "Caption | Alternative", geometry: "Geometry") -> dict[str, Any]:
+    maps, top = quantise([word.map for word in caption.words], geometry)
     return {
-        "text": said.text,
-        "score": round(said.score, 4),
-        "finished": said.finished,
-        "words": [_word_data(word) for word in said.words],
+        "text": caption.text,
+        "score": round(caption.score, 4),
+        "finished": caption.finished,
+        "words": [_word_data(word) for word in caption.words],
         "maps": base64.b64encode(maps.tobytes()).decode("ascii"),
         "scale": [round(top, 6)],
     }
 
 
 def _word_data(word: "Word") -> dict[str, Any]:
-    return {"word": word.text, "probability": round(word.probability, 4)}
+    off_grid = round(float(getattr(word, "off_grid", 0.0)), 4)
+    data: dict[str, Any] = {"word": word.text, "probability": round(word.probability, 4)}
+    return {**data, "off_grid": off_grid} if off_grid > 0 else data
 
 
 def quantise(maps: "Sequence[NDArray[np.float32]]", geometry: "Geometry") -> "tuple[NDArray[np.uint8], float]":
-    """The maps of a caption in a byte a cell, on the one scale that figures use too.
+    """The maps of a caption as one byte per cell, on the scale that figures use too.
 
-    The byte `EVEN` is exactly the even share, so that an even map stays invisible. Below it, bytes are linear down to
-    no attention; above it, logarithmic up to ``top``: as in `captioner.show.figure`, the strongest cell of the
-    caption, or 3 where all are weaker. In multiples of the even share, a value is therefore off by at most ``1 / 128``
-    below 1, and above by at most a factor ``top ** (1 / 382)``: a 382nd of the visible scale, whatever the grid.
+    The byte `EVEN` is exactly the even share, so that an even map stays invisible. Bytes below it are linear down to
+    no attention. Bytes above it are logarithmic up to ``top``, which is the strongest cell of the caption, or 3 where
+    all cells are weaker (`captioner.show.scale`). In multiples of the even share, the error is at most ``1 / 128``
+    below 1, and above it at most a factor ``top ** (1 / 382)``: 1/382 of the visible scale, whatever the grid.
 
     Args:
         maps: one (h, w) for each word.
         geometry: where the cells lie.
 
     Returns:
-        (words, h, w) bytes, and ``top`` in multiples of the even share; `restore` undoes it.
+        (words, h, w) bytes, and ``top`` in multiples of the even share; `restore` is the inverse.
     """
     if not maps:
         return np.zeros((0, *geometry.grid), dtype=np.uint8), FAINTEST_TOP
@@ -106,21 +114,23 @@ def quantise(maps: "Sequence[NDArray[np.float32]]", geometry: "Geometry") -> "tu
 
 
 def restore(maps: "NDArray[np.uint8]", top: float) -> "NDArray[np.float32]":
-    """What `quantise` made bytes of, in multiples of the even share; the viewer does the same."""
+    """The inverse of `quantise`, in multiples of the even share; the viewer computes the same."""
     steps = maps.astype(np.float32)
     return np.where(steps < EVEN, steps / EVEN, top ** ((steps - EVEN) / (255 - EVEN))).astype(np.float32)
 
 
 def _data_uri(picture: Image.Image, longest: int) -> str:
-    small = picture.copy()
-    small.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    scale = longest / max(picture.size)
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=82, optimize=True, progressive=True)
+    picture.save(buffer, "JPEG", quality=82, optimize=True, progressive=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def shown(name: str) -> str:
-    """A name as text that can be encoded: file names need not be text, and a page has to be."""
+    """A name as text that can be encoded: a page is text, and a file's name may not be."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -128,7 +138,7 @@ def shown(name: str) -> str:
 def assets() -> tuple[str, str]:
     """The viewer: its script and its style sheet.
 
-    The script is one, for the content-security policy to know it by its hash; its parts share a scope of their own.
+    It is one script, because the content-security policy names its hash; its parts share one private scope.
     """
     folder = importlib.resources.files("captioner.show") / "viewer"
     parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in _PARTS]
@@ -137,12 +147,12 @@ def assets() -> tuple[str, str]:
 
 
 def page(captions: "Sequence[Caption]", *, title: str | None = None, smooth: bool = True) -> str:
-    """A document that holds all it shows: one caption with everything about it, or a gallery of several.
+    """A self-contained document: one caption with all its details, or a gallery of several.
 
     Args:
         captions: with their pictures.
         title: of the document; None for the picture's name, or the number of captions.
-        smooth: begin with interpolated maps; False with the cells as they are.
+        smooth: show interpolated maps first; False shows the cells first.
 
     Raises:
         ImageError: the file of a picture is no longer there.
@@ -155,9 +165,9 @@ def page(captions: "Sequence[Caption]", *, title: str | None = None, smooth: boo
 
 
 def notebook(caption: "Caption") -> str:
-    """A caption's page in a frame of its own: the notebook's styles do not reach it, nor it the notebook.
+    """A caption's page in its own frame, which isolates the page and the notebook from each other.
 
-    What shows neither scripts nor frames, and strips the attribute ``hidden`` too, shows the sentence.
+    A program that shows neither scripts nor frames and removes the attribute ``hidden`` shows the sentence.
     """
     inside = "".join((opening(name_of(caption), embedded=True), entry(caption, longest=NOTEBOOK_PIXELS), closing()))
     return (
@@ -168,7 +178,7 @@ def notebook(caption: "Caption") -> str:
 
 
 def name_of(caption: "Caption") -> str:
-    """What a page with this caption alone is called."""
+    """The title of a page with this caption alone."""
     return PurePath(caption.image).name or caption.text or "no words"
 
 
@@ -177,7 +187,7 @@ def opening(title: str, *, embedded: bool = False) -> str:
 
     Args:
         title: any text.
-        embedded: the document fills a frame rather than a window.
+        embedded: the document fills a frame, not a window.
     """
     script, style = assets()
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
@@ -193,12 +203,12 @@ def opening(title: str, *, embedded: bool = False) -> str:
 
 
 def entry(caption: "Caption", *, several: bool = False, longest: int = 0, smooth: bool = True) -> str:
-    """A caption in a document, between `opening` and `closing`; it reads as text where scripts are off.
+    """A caption in a document, between `opening` and `closing`; without scripts it shows the sentence.
 
     Args:
         caption: with its picture.
         several: the document is a gallery, whose pictures are smaller.
-        longest: the longer side in pixels that the picture is shrunk to; 0 for what ``several`` asks for.
+        longest: pixels of the longer side to which the picture is reduced; 0 for the default of ``several``.
         smooth: see `page`.
     """
     data = payload(caption, longest=longest or (GALLERY_PIXELS if several else PAGE_PIXELS))
@@ -215,8 +225,30 @@ def closing() -> str:
     return f"</main>\n<script>{assets()[0]}</script>\n</body>\n</html>\n"
 
 
+def save_page(document: str, path: str | Path) -> None:
+    """Write a document; a kill while writing leaves the old file whole.
+
+    Raises:
+        OptionError: the path does not end in .html, or it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise OptionError(f"{path}: a page ends in .html, not '{path.suffix}'")
+    place = Path(os.path.realpath(path))  # through a link, which stays one
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(document, encoding="utf-8", newline="")
+        partial.replace(place)
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
 def script_json(data: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it ends the element or opens a comment."""
+    """JSON that is safe inside a script element: it cannot end the element or open a comment."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

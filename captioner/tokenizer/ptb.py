@@ -384,15 +384,25 @@ _OPEN_END = re.compile(rf"(?:\A|[^A-Za-z0-9])(?:[A-Za-z]|{_any_of(abbreviations.
 _TAIL = 12  # characters that decide whether the end is open
 
 
-def tokenize_all(captions: Sequence[str]) -> list[list[str]]:
+def tokenize_all(captions: Sequence[str], *, known: dict[tuple[str, str], list[str]] | None = None) -> list[list[str]]:
     """The words of each caption when the reference reads them one to a line, in this order.
 
     There an initial or an abbreviation at the end of a caption can keep or lose its period by the first word of the
     next caption: "... 12th Ave S." before "A dog ..." ends in ``s``, elsewhere in ``s.``. It touches one caption in ten
     thousand, and without it the official figures cannot be had to the last digit.
+
+    Args:
+        captions: in the order of the lines.
+        known: words of captions from earlier calls. They are taken from there, and new ones are added; lists of words
+            are then shared, and must not be changed.
     """
     words = []
+    known = {} if known is None else known
     for caption, following in zip_longest(captions, captions[1:], fillvalue=""):
         dependent = _OPEN_END.search(caption.rstrip()[-_TAIL:])
-        words.append(tokenize(caption, following=following[:100] if dependent else ""))
+        key = (caption, following[:100] if dependent else "")
+        found = known.get(key)
+        if found is None:
+            found = known[key] = tokenize(caption, following=key[1])
+        words.append(found)
     return words

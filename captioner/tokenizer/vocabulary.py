@@ -16,7 +16,7 @@ class Vocabulary:
     """The words that a model knows, by id; the first four are `SPECIAL`.
 
     Raises:
-        DataError: the special words are not in place, or a word stands twice.
+        DataError: the special words are not in place, or a word is there twice.
     """
 
     words: tuple[str, ...]
@@ -26,7 +26,7 @@ class Vocabulary:
             raise DataError(f"a vocabulary begins with {' '.join(SPECIAL)}, not {' '.join(self.words[:4])}")
         if len(set(self.words)) != len(self.words):
             twice = next(word for word, count in Counter(self.words).items() if count > 1)
-            raise DataError(f"the word '{twice}' stands twice in the vocabulary")
+            raise DataError(f"the word '{twice}' is there twice")
 
     @classmethod
     def build(cls, captions: Iterable[Sequence[str]], *, minimum_count: int = 5) -> "Vocabulary":
@@ -34,7 +34,7 @@ class Vocabulary:
 
         Args:
             captions: tokenised captions of the training split, and of no other.
-            minimum_count: rarer words become ``<unk>`` in training and are never said.
+            minimum_count: rarer words become ``<unk>`` in training, and models never emit them.
 
         Raises:
             DataError: no word is frequent enough.
@@ -61,12 +61,3 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The words of the ids; special ones are left out."""
         return [self.words[i] for i in ids if i >= len(SPECIAL)]
-
-
-def join_words(words: Sequence[str]) -> str:
-    """A sentence from PTB tokens: clitics go back to their word ("the dog 's" -> "the dog's")."""
-    text = ""
-    for word in words:
-        glued = word.startswith("'") or word == "n't"
-        text += word if glued or not text else f" {word}"
-    return text

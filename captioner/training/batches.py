@@ -1,4 +1,4 @@
-"""Batches of pictures and captions: the same ones, in the same order, however often a run is interrupted."""
+"""Batches of pictures and captions. Seed, epoch and step alone decide their content, so that a run resumes exactly."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,21 +10,20 @@ from torch import Tensor
 
 from captioner.data.records import Boxes, Record
 from captioner.image import Geometry
-from captioner.model.decoder import END, PAD, START, UNKNOWN
 from captioner.tokenizer.ptb import tokenize
-from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from captioner.training.views import View, draw_view, may_flip
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pictures, as places in the records, and their captions.
+    """Some pictures, as indices of the records, and their captions.
 
     Attributes:
-        pictures: (B,) places in the list of records.
-        views: (B,) how each is looked at.
-        tokens: (B * k, T), <start> words <end>, padded; k captions of each picture in a row.
-        boxes: (B * k), where words of each caption are; see `captioner.data.records.Record.boxes`.
+        pictures: (B,) indices into the list of records.
+        views: (B,) how each picture is augmented.
+        tokens: (B * k, T), <start> words <end>, padded; the k captions of a picture are consecutive rows.
+        boxes: (B * k), the boxes of each caption's words; see `captioner.data.records.Record.boxes`.
     """
 
     pictures: list[int]
@@ -38,29 +37,29 @@ class Batch:
         return len(self.tokens) // len(self.pictures)
 
     @property
-    def words(self) -> int:
-        """Tokens that are asked for: the words and the ends."""
-        asked = self.tokens[:, 1:]
-        return int(((asked != PAD) & (asked != UNKNOWN)).sum())
+    def known_targets(self) -> int:
+        """Tokens that are predicted: words and end tokens, without ``<unk>``."""
+        targets = self.tokens[:, 1:]
+        return int(((targets != PAD) & (targets != UNKNOWN)).sum())
 
     @property
-    def said(self) -> int:
-        """The words and the ends, those that are not known among them."""
+    def targets(self) -> int:
+        """Words and end tokens, with ``<unk>``."""
         return int((self.tokens[:, 1:] != PAD).sum())
 
     @property
-    def placed(self) -> int:
+    def boxed_words(self) -> int:
         """Words that have a box."""
         return sum(word < self.tokens.shape[1] - 1 for boxes in self.boxes for word in boxes)
 
     def parts(self, count: int) -> list["Batch"]:
-        """The batch dealt to ``count`` processes or rounds, as evenly as may be.
+        """The batch split over ``count`` processes or accumulation steps, as evenly as possible.
 
         Raises:
             ValueError: there are fewer pictures than parts.
         """
         if count > len(self.pictures):
-            raise ValueError(f"{len(self.pictures)} pictures cannot be dealt to {count}")
+            raise ValueError(f"{len(self.pictures)} pictures cannot be split into {count} parts")
         edges = [len(self.pictures) * i // count for i in range(count + 1)]
         k = self.copies
         return [
@@ -78,7 +77,7 @@ class Batch:
         """The share of each cell that the boxes of each word cover, (B * k, T - 1, h, w); 0 without a box.
 
         Args:
-            geometries: of the B pictures as they are looked at.
+            geometries: of the B pictures in their views.
         """
         steps = self.tokens.shape[1] - 1
         targets = torch.zeros(len(self.tokens), steps, *geometries[0].grid)
@@ -92,7 +91,7 @@ class Batch:
 
 
 class CaptionBatches:
-    """Deals the captions of a split into batches; seed and epoch alone decide what an epoch looks like.
+    """Batches of the pictures of a split with some of their captions.
 
     Every batch is full: the last of an epoch is filled up with the epoch's first pictures.
     """
@@ -104,38 +103,43 @@ class CaptionBatches:
         *,
         batch_pictures: int,
         captions_per_picture: int,
-        longest: int,
-        flips: bool,
+        max_length: int,
+        horizontal_flip: bool,
         seed: int,
-        cut: float = 0.0,
-        light: float = 0.0,
+        crop: float = 0.0,
+        colour_jitter: float = 0.0,
     ) -> None:
         self.encoded = [
-            [vocabulary.encode(tokenize(caption)[:longest]) for caption in record.captions] for record in records
+            [vocabulary.encode(tokenize(caption)[:max_length]) for caption in record.captions] for record in records
         ]
-        self.may_flip = [flips and may_flip(record.captions) for record in records]
+        self.may_flip = [horizontal_flip and may_flip(record.captions) for record in records]
         self.boxes = [
-            [{word: boxes for word, boxes in words.items() if word < longest} for words in record.boxes]
+            [{word: boxes for word, boxes in words.items() if word < max_length} for words in record.boxes]
             for record in records
         ]
         self.batch_pictures = min(batch_pictures, len(records))
         self.captions_per_picture = captions_per_picture
         self.seed = seed
-        self.cut, self.light = cut, light
+        self.crop, self.colour_jitter = crop, colour_jitter
+
+    @property
+    def size(self) -> int:
+        """Pictures of a batch."""
+        return self.batch_pictures
 
     def __len__(self) -> int:
         """Batches of an epoch."""
         return -(-len(self.encoded) // self.batch_pictures)
 
     def epoch(self, number: int, *, start: int = 0, steady: bool = False) -> Iterator[Batch]:
-        """The batches of an epoch from the ``start``-th on; ``steady`` for views that are mirrored at most."""
+        """The batches of an epoch from index ``start`` on; ``steady`` for views that are mirrored at most."""
         order = np.random.default_rng((self.seed, number)).permutation(len(self.encoded))
-        cut, light = (0.0, 0.0) if steady else (self.cut, self.light)
+        crop, colour_jitter = (0.0, 0.0) if steady else (self.crop, self.colour_jitter)
         for step in range(start, len(self)):
             places = np.arange(step * self.batch_pictures, (step + 1) * self.batch_pictures) % len(order)
             pictures = order[places].tolist()
             draw = np.random.default_rng((self.seed, number, step))
-            views = [draw_view(draw, flip=self.may_flip[i], cut=cut, light=light) for i in pictures]
+            views = [draw_view(draw, flip=self.may_flip[i], crop=crop, colour_jitter=colour_jitter) for i in pictures]
             chosen = [(picture, i) for picture in pictures for i in self._choose(picture, draw)]
             yield Batch(
                 pictures=pictures,
@@ -154,26 +158,33 @@ class CaptionBatches:
 
 
 class TextBatches:
-    """Deals captions without pictures, (N, T) a batch; seed and epoch alone decide what an epoch looks like."""
+    """Batches of captions without pictures; the rows of a batch have indices for pictures and plain views."""
 
     def __init__(
-        self, captions: Sequence[str], vocabulary: Vocabulary, *, batch_captions: int, longest: int, seed: int
+        self, captions: Sequence[str], vocabulary: Vocabulary, *, batch_captions: int, max_length: int, seed: int
     ) -> None:
-        encoded = (vocabulary.encode(tokenize(caption)[:longest]) for caption in captions)
+        encoded = (vocabulary.encode(tokenize(caption)[:max_length]) for caption in captions)
         self.encoded = [np.array(ids, dtype=np.int32) for ids in encoded]
         self.batch_captions = min(batch_captions, len(self.encoded))
         self.seed = seed
+
+    @property
+    def size(self) -> int:
+        """Captions of a batch."""
+        return self.batch_captions
 
     def __len__(self) -> int:
         """Batches of an epoch."""
         return -(-len(self.encoded) // self.batch_captions)
 
-    def epoch(self, number: int, *, start: int = 0) -> Iterator[Tensor]:
-        """The batches of an epoch from the ``start``-th on."""
+    def epoch(self, number: int, *, start: int = 0, steady: bool = False) -> Iterator[Batch]:
+        """The batches of an epoch from index ``start`` on; ``steady`` changes nothing."""
         order = np.random.default_rng((self.seed, number)).permutation(len(self.encoded))
         for step in range(start, len(self)):
             places = np.arange(step * self.batch_captions, (step + 1) * self.batch_captions) % len(order)
-            yield pad([self.encoded[i].tolist() for i in order[places]])
+            tokens = pad([self.encoded[i].tolist() for i in order[places]])
+            no_boxes: list[Mapping[int, Boxes]] = [{}] * len(tokens)
+            yield Batch(list(range(len(tokens))), [View()] * len(tokens), tokens, no_boxes)
 
 
 def pad(captions: Sequence[Sequence[int]]) -> Tensor:
@@ -185,7 +196,7 @@ def pad(captions: Sequence[Sequence[int]]) -> Tensor:
     return tokens
 
 
-def hide_words(tokens: Tensor, share: float) -> Tensor:
-    """The tokens with a share of their words, at random, behind ``<unk>`` (Bowman et al. 2016, section 3.1)."""
+def word_dropout(tokens: Tensor, share: float) -> Tensor:
+    """The tokens with a random share of their words replaced by ``<unk>`` (Bowman et al. 2016, section 3.1)."""
     words = (tokens != PAD) & (tokens != START) & (tokens != END)
     return tokens.masked_fill(words & (torch.rand(tokens.shape, device=tokens.device) < share), UNKNOWN)

@@ -1,17 +1,22 @@
-"""The score that chooses checkpoints: captions that the model writes on its own, against all references."""
+"""The dev score, which chooses the best model: generated captions against all references, or perplexity."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
+from captioner.backends.torch import TorchBackend
+from captioner.checkpoint import Checkpoint
 from captioner.data.records import Record
 from captioner.decoding import Greedy, decode
 from captioner.metrics import evaluate, tokenize
 from captioner.metrics.description import describe
 from captioner.model.caption_model import CaptionModel
 from captioner.model.grid import Grid
-from captioner.tokenizer.vocabulary import Vocabulary, join_words
-from captioner.training.grids import Pictures, encode_batches
+from captioner.tokenizer.detokenize import detokenize
+from captioner.tokenizer.vocabulary import PAD, UNKNOWN, Vocabulary
+from captioner.training.batches import pad
+from captioner.training.images import ImageDataset, encode_images
+from captioner.training.losses import caption_loss
 from captioner.training.views import View
 
 
@@ -19,14 +24,14 @@ from captioner.training.views import View
 def encode_records(
     model: CaptionModel, records: Sequence[Record], *, device: torch.device, workers: int = 0
 ) -> Iterator[Grid]:
-    """The refined grids of the records' pictures, in order, 32 at a time."""
-    pictures = Pictures([record.image for record in records], model.encoder)
+    """The refined grids of the records' pictures, in order, 32 at a time. Raises ImageError."""
+    images = ImageDataset([record.image for record in records], model.encoder)
     keys = [[(i, View()) for i in range(a, min(a + 32, len(records)))] for a in range(0, len(records), 32)]
-    for grid in encode_batches(model.encoder, pictures, keys, device=device, workers=workers):
+    for grid in encode_images(model.encoder, images, keys, device=device, workers=workers):
         yield model.refine(grid)
 
 
-def write_captions(
+def generate_captions(
     model: CaptionModel,
     vocabulary: Vocabulary,
     records: Sequence[Record],
@@ -34,15 +39,20 @@ def write_captions(
     *,
     options: Greedy,
 ) -> dict[str, str]:
-    """A caption for each record, by the record's id; the grids are what `encode_records` gives."""
+    """A caption for each record, by the record's id; ``grids`` are those of `encode_records`.
+
+    Raises:
+        CheckpointError: the model's numbers are not finite.
+    """
+    backend = TorchBackend(Checkpoint(model=model, vocabulary=vocabulary))
     captions: list[str] = []
     for grid in grids:
-        captions += [join_words(vocabulary.decode(best[0].tokens)) for best in decode(model.decoder, grid, options)]
+        captions += [detokenize(vocabulary.decode(best[0].tokens)) for best in decode(backend, grid, options)]
     return {record.id: caption for record, caption in zip(records, captions, strict=True)}
 
 
 def score_captions(captions: Mapping[str, str], records: Sequence[Record]) -> dict[str, float]:
-    """BLEU-1 and -4, ROUGE-L and CIDEr-D, and what the captions look like."""
+    """BLEU-1 and -4, ROUGE-L and CIDEr-D, and a description of the captions."""
     scores = evaluate(dict(captions), {record.id: list(record.captions) for record in records})
     looks = describe([tokenize(caption) for caption in captions.values()])
     return {
@@ -55,3 +65,17 @@ def score_captions(captions: Mapping[str, str], records: Sequence[Record]) -> di
         "breaks_off": looks.unfinished,
         "repeats": looks.repeats,
     }
+
+
+@torch.inference_mode()
+def perplexity(model: CaptionModel, vocabulary: Vocabulary, captions: Iterable[str], *, max_length: int) -> float:
+    """Of captions, read with a blank grid; ``<unk>`` is not counted."""
+    rows = sorted((vocabulary.encode(tokenize(caption)[:max_length]) for caption in captions), key=len)
+    total, count = 0.0, 0
+    for i in range(0, len(rows), 256):  # of similar lengths, for little padding
+        tokens = pad(rows[i : i + 256])
+        logits = model(None, tokens[:, :-1]).logits
+        targets = tokens[:, 1:].to(logits.device)
+        total += caption_loss(logits, targets, count=1).item()
+        count += int(((targets != PAD) & (targets != UNKNOWN)).sum())
+    return float(torch.tensor(total / max(1, count)).exp())

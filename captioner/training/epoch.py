@@ -1,4 +1,4 @@
-"""What an epoch has come to so far; kept with the run's state, so that its means are those of the whole epoch."""
+"""Figures of the current epoch; saved with the run's state, so that a resumed epoch has the means of the whole."""
 
 import time
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ Figures = dict[str, float]
 
 
 class EpochFigures:
-    """Sums of the figures of an epoch's steps, and the seconds that they took."""
+    """Sums of the figures of an epoch's steps, and the time that they took."""
 
     def __init__(self) -> None:
         self._sums: Figures = {}
@@ -17,29 +17,28 @@ class EpochFigures:
         self._began = time.monotonic()
 
     def begin(self) -> None:
-        """The clock runs from here on."""
+        """Start the clock."""
         self._began = time.monotonic()
 
     def add(self, figures: Mapping[str, float]) -> None:
-        """Count a step in."""
+        """Add the figures of a step."""
         self._steps += 1
         for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def end(self) -> tuple[Figures, float]:
-        """The epoch's means and its seconds; the next one starts from nothing."""
+        """The means and the seconds of the epoch; both start from 0 again."""
         means = {name: value / max(1, self._steps) for name, value in self._sums.items()}
         seconds = self._seconds + time.monotonic() - self._began
         self._sums, self._steps, self._seconds = {}, 0, 0.0
         return means, seconds
 
-    def so_far(self) -> dict[str, Any]:
-        """Plain values for a file, from which `go_on` goes on."""
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a file; `restore` reads them."""
         seconds = self._seconds + time.monotonic() - self._began if self._steps else 0.0
-        return {"epoch": {"sums": self._sums, "steps": self._steps, "seconds": seconds}}
+        return {"sums": self._sums, "steps": self._steps, "seconds": seconds}
 
-    def go_on(self, kept: Mapping[str, Any]) -> None:
-        """Go on from what `so_far` gave; from nothing where it holds nothing."""
-        found = kept.get("epoch", {})
-        self._sums = dict(found.get("sums", {}))
-        self._steps, self._seconds = found.get("steps", 0), found.get("seconds", 0.0)
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Continue from what `as_dict` gave."""
+        self._sums = dict(kept["sums"])
+        self._steps, self._seconds = int(kept["steps"]), float(kept["seconds"])

@@ -1,14 +1,8 @@
-r"""Make a model file ready to ship: choose its decoding on dev, score it on test once, write both into it.
+"""A model file for release: decoding is chosen on dev, scores are measured on test, and both are written into it."""
 
-python -m captioner.training.export \
-    runs/first/best.safetensors --data flickr8k/ --output checkpoints/default.safetensors
-"""
-
-import argparse
 import itertools
-import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,14 +11,13 @@ from typing import Any
 import torch
 
 from captioner import checkpoint
-from captioner.data.readers import read
-from captioner.data.records import Record, of_split, usable
+from captioner.data.records import Record, of_split
 from captioner.decoding import Beam
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.errors import CheckpointError, DataError
 from captioner.metrics import Scores, evaluate, tokenize
 from captioner.metrics.description import Description, describe
 from captioner.model.grid import Grid
-from captioner.training.dev import encode_records, write_captions
+from captioner.training.dev import encode_records, generate_captions
 
 WIDTHS = (3, 5)
 LENGTH_PENALTIES = (0.6, 0.8, 1.0)
@@ -32,7 +25,11 @@ NO_REPEATS = (0, 2)
 
 
 def as_stored(model: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
-    """The model as its file will hold it, in 16 bits: that is whose scores the file claims."""
+    """The model as its file will hold it, in 16 bits: the scores must be those of the file.
+
+    Raises:
+        CheckpointError: a weight is too large for 16 bits.
+    """
     with TemporaryDirectory() as folder:
         file = Path(folder) / "stored.safetensors"
         checkpoint.save(file, model)
@@ -43,14 +40,17 @@ def as_stored(model: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
 
 
 def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Beam, dict[str, float]]:
-    """The beam of the best dev scores that repeats itself no more than people do, and the figures that it reaches.
+    """The beam options of the best dev scores whose captions repeat words no more than the references, and the scores.
 
-    The best is the one with the largest sum of BLEU-1, BLEU-4 and CIDEr-D: of captions of about the same CIDEr-D the
+    The best options have the largest sum of BLEU-1, BLEU-4 and CIDEr-D: of captions of about the same CIDEr-D the
     shorter ones are more precise, up to the length of the references.
 
     Args:
         model: to be scored.
         dev: records of the dev split.
+
+    Raises:
+        DataError: with every choice, captions repeat words more often than the references.
     """
     people = describe([tokenize(caption) for record in dev for caption in record.captions]).repeats
     print(f"dev  {people:.1%} of the references hold a pair of words twice", file=sys.stderr, flush=True)
@@ -67,6 +67,11 @@ def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Be
             file=sys.stderr,
             flush=True,
         )
+    if not tried:
+        raise DataError(
+            "with every choice of decoding, captions repeat words more often than the references",
+            remedy="train longer, or choose the decoding with --decoding",
+        )
     best = max(tried, key=lambda options: tried[options].bleu[0] + tried[options].bleu[3] + tried[options].cider)
     return best, figures(tried[best])
 
@@ -75,7 +80,7 @@ def score(
     model: checkpoint.Checkpoint, records: list[Record], grids: Iterable[Grid], options: Beam
 ) -> tuple[Scores, Description]:
     """Free-running captions of the records, whose grids are given, against all their references."""
-    captions = write_captions(model.model, model.vocabulary, records, grids, options=options)
+    captions = generate_captions(model.model, model.vocabulary, records, grids, options=options)
     scores = evaluate(captions, {record.id: list(record.captions) for record in records})
     return scores, describe([tokenize(caption) for caption in captions.values()])
 
@@ -93,38 +98,34 @@ def _line(scores: Scores) -> str:
     return "  ".join(f"{name} {value:.1f}" for name, value in figures(scores).items())
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m captioner.training.export", description=__doc__)
-    parser.add_argument("model", type=Path, help="the model file that a run made")
-    parser.add_argument("--data", type=Path, required=True, help="captions with the splits dev and test")
-    parser.add_argument("--name", default="", help="how the data is called in the file")
-    parser.add_argument("--output", type=Path, required=True, help="the model file to write")
-    parser.add_argument("--side", type=int, help="show it pictures of this size, in pixels, from now on")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    try:
-        model = as_stored(checkpoint.load(arguments.model))
-        if arguments.side is not None:
-            model.model.take_side(arguments.side)
-        records, _ = usable([record for record in read(arguments.data) if record.split in ("dev", "test")])
-        decoding, dev = choose_decoding(model, of_split(records, "dev"))
-        held_out = of_split(records, "test")
-        grids = encode_records(model.model, held_out, device=torch.device("cpu"))
-        test = figures(score(model, held_out, grids, decoding)[0])
-        about: dict[str, Any] = {
-            **model.about,
-            "decoding": {name: getattr(decoding, name) for name in ("width", "length_penalty", "no_repeat_ngram")},
-            "dev": {"on": f"{arguments.name} dev", "scores": dev},
-            "test": {"on": f"{arguments.name} test", "pictures": len(held_out), "scores": test},
-        }
-        checkpoint.save(arguments.output, replace(model, about=about))
-    except CaptionerError as error:
-        print(f"ship: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(about["test"]))
-    return 0
+def export(
+    model: checkpoint.Checkpoint, records: Sequence[Record], *, name: str = "", decoding: Beam | None = None
+) -> checkpoint.Checkpoint:
+    """The model with its decoding options and its scores.
 
+    Args:
+        model: as `as_stored` returns it.
+        records: of the splits dev and test.
+        name: of the data.
+        decoding: to use; None to choose it on dev.
 
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises:
+        DataError: there are no dev or no test pictures.
+    """
+    dev, test = of_split(records, "dev"), of_split(records, "test")
+    for split, found in (("dev", dev), ("test", test)):
+        if not found:
+            raise DataError(f"the data has no pictures of the split '{split}'", remedy="export needs dev and test")
+    device = torch.device("cpu")
+    if decoding is None:
+        decoding, dev_figures = choose_decoding(model, dev)
+    else:
+        dev_figures = figures(score(model, dev, encode_records(model.model, dev, device=device), decoding)[0])
+    test_figures = figures(score(model, test, encode_records(model.model, test, device=device), decoding)[0])
+    about: dict[str, Any] = {
+        **model.about,
+        "decoding": {option: getattr(decoding, option) for option in ("width", "length_penalty", "no_repeat_ngram")},
+        "dev": {"on": f"{name} dev".strip(), "scores": dev_figures},
+        "test": {"on": f"{name} test".strip(), "pictures": len(test), "scores": test_figures},
+    }
+    return replace(model, about=about)

@@ -1,26 +1,26 @@
-"""What training minimises."""
+"""Loss functions."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captioner.model.decoder import PAD, UNKNOWN
+from captioner.tokenizer.vocabulary import PAD, UNKNOWN
 
 
 def caption_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, count: int | None = None) -> Tensor:
-    """Cross-entropy, the mean over the words to be said.
+    """Cross-entropy, the mean over the predicted words.
 
-    ``<unk>`` is read but never asked for: a model that learned to say it would have to be kept from it.
+    ``<unk>`` is an input but never a target, since it may not be generated.
 
     Args:
         logits: (N, T, V).
         targets: (N, T), padded with PAD.
         label_smoothing: share of the target spread over all words (Szegedy et al. 2016).
-        count: what the sum is divided by, where these are a part of a larger batch; None for the words here.
+        count: the divisor of the sum, where these are a part of a larger batch; None for the number of words here.
     """
-    asked = (targets != UNKNOWN) & (targets != PAD)
-    loss = F.cross_entropy(logits[asked].float(), targets[asked], label_smoothing=label_smoothing, reduction="sum")
-    return loss / (count or asked.sum())
+    known = (targets != UNKNOWN) & (targets != PAD)
+    loss = F.cross_entropy(logits[known].float(), targets[known], label_smoothing=label_smoothing, reduction="sum")
+    return loss / (count or known.sum())
 
 
 def reward_loss(logits: Tensor, samples: Tensor, advantage: Tensor, *, count: int | None = None) -> Tensor:
@@ -30,8 +30,8 @@ def reward_loss(logits: Tensor, samples: Tensor, advantage: Tensor, *, count: in
 
     Args:
         logits: (N, T, V), for each word of the samples.
-        samples: (N, T), the words and ends that were drawn, padded with PAD.
-        advantage: (N,), each sample's reward less its baseline.
+        samples: (N, T), the sampled words and end tokens, padded with PAD.
+        advantage: (N,), each sample's reward minus its baseline.
         count: as of `caption_loss`.
     """
     log_p = -F.cross_entropy(
@@ -40,27 +40,27 @@ def reward_loss(logits: Tensor, samples: Tensor, advantage: Tensor, *, count: in
     return -(advantage[:, None] * log_p).sum() / (count or (samples != PAD).sum())
 
 
-def distillation_loss(logits: Tensor, teacher: Tensor, says: Tensor, *, count: int | None = None) -> Tensor:
-    """How far the model's next words are from the teacher's: ``KL(teacher || model)``, the mean over words.
+def distillation_loss(logits: Tensor, teacher: Tensor, targets: Tensor, *, count: int | None = None) -> Tensor:
+    """The divergence of the model's next words from the teacher's, ``KL(teacher || model)``, the mean over words.
 
     Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", at temperature 1.
 
     Args:
         logits, teacher: (N, T, V).
-        says: (N, T), what is said there, padded with PAD; nothing is asked where it is PAD.
+        targets: (N, T), the next tokens, padded with PAD, which is left out.
         count: as of `caption_loss`.
     """
-    asked = says != PAD
-    ours, theirs = (F.log_softmax(one[asked].float(), -1) for one in (logits, teacher))
-    return F.kl_div(ours, theirs, log_target=True, reduction="sum") / (count or asked.sum())
+    valid = targets != PAD
+    ours, theirs = (F.log_softmax(one[valid].float(), -1) for one in (logits, teacher))
+    return F.kl_div(ours, theirs, log_target=True, reduction="sum") / (count or valid.sum())
 
 
 def map_supervision(maps: Tensor, targets: Tensor, *, count: int | None = None) -> Tensor:
-    """How much of the attention misses what the word names: ``-log(share inside)``, the mean over known words.
+    """Attention outside the boxes of a word: ``-log(share inside)``, the mean over words with boxes.
 
     Args:
         maps: (N, T, h, w).
-        targets: (N, T, h, w), the share of each cell that the word's boxes cover; all 0 where no box is known.
+        targets: (N, T, h, w), the share of each cell that the word's boxes cover; all 0 where there is no box.
         count: as of `caption_loss`.
 
     Returns:
@@ -78,9 +78,9 @@ def doubly_stochastic_penalty(
 ) -> Tensor:
     """How unevenly a caption's maps cover the picture, the mean over captions.
 
-    Show, Attend and Tell (eq. 14) asks each cell for attention of 1 in all, which 11 words cannot give to 196
-    cells: here a cell is asked for its share, (number of words) / (number of cells), over unpadded steps.
-    Relative to that share, so that the weight of the penalty means the same on every grid.
+    Xu et al. 2015, "Show, Attend and Tell", eq. 14, with another target: the attention of a cell, summed over the
+    unpadded steps, should be (number of words) / (number of cells), not 1, which 11 words cannot give to 196 cells.
+    The deviation is relative to that target, so that a weight of the penalty means the same on every grid.
 
     Args:
         maps: (N, T, h, w).

@@ -1,8 +1,8 @@
-"""Memory that stays with the process while it trains on a CPU.
+"""Memory that the process keeps while it trains on a CPU.
 
-glibc gives each large block back to the system as soon as it is free, and fetches it anew, page by page and zeroed,
-at the next step. Training frees and fetches gigabytes a step: without this, fine-tuning an encoder was seen to take
-1.5 times as long, a quarter of it in the kernel.
+glibc returns each large block to the system as soon as it is free, and requests it again, page by page and zeroed, at
+the next step. Training frees and requests gigabytes per step: without this, fine-tuning an encoder took 1.5 times as
+long, a quarter of it in the kernel.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
 
 
 def keep_memory() -> bool:
-    """Ask the C library to keep what is freed; whether it agreed. Other libraries than glibc are left alone."""
+    """Make glibc keep freed memory; whether it accepted. Other C libraries are left as they are."""
     if not sys.platform.startswith("linux"):
         return False
     try:

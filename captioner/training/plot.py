@@ -1,24 +1,19 @@
-"""A run, or a chain of runs, as a picture: loss and dev score over the hours that they took.
+"""A run, or a chain of runs, as a figure: training loss and dev score over the hours that they took."""
 
-python -m captioner.training.plot runs/words runs/reward --output runs/scores.png
-"""
-
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from captioner.errors import CaptionerError, DataError
-from captioner.training.run_folder import RunFolder
+from captioner.errors import DataError
+from captioner.training.run_folder import read_log
 
 
 @dataclass(frozen=True)
-class Course:
-    """What a run's log says.
+class RunLog:
+    """What a run's log contains.
 
     Attributes:
         name: of its folder.
@@ -37,43 +32,60 @@ class Course:
     @property
     def pictures_per_second(self) -> float:
         """Through the model, over the whole run."""
-        return self.pictures * len(self.hours) / (self.hours[-1] * 3600)
+        return self.pictures * len(self.hours) / max(self.hours[-1] * 3600, 1e-9)
+
+    @property
+    def measure(self) -> str:
+        """The name of the dev score: "cider" or "perplexity"; else the first one."""
+        return next((name for name in ("cider", "perplexity") if name in self.scores[0]), next(iter(self.scores[0])))
+
+    def summary(self) -> str:
+        """One line for people."""
+        sign = -1 if self.measure == "perplexity" else 1
+        best = max(self.scores, key=lambda scores: sign * scores[self.measure])
+        return (
+            f"{self.name}: {len(self.hours)} epochs of {self.pictures:,} pictures in {self.hours[-1]:.2f} h, "
+            f"{self.pictures_per_second:.1f} pictures a second; best dev "
+            + ", ".join(f"{name} {value:.3f}" for name, value in best.items())
+        )
 
 
-def read_course(folder: Path) -> Course:
-    """The course of a run.
+def read_run(folder: Path) -> RunLog:
+    """The log of a run.
 
     Raises:
-        DataError: the folder holds no run, or one without a whole epoch.
+        DataError: the folder holds no run, one without a whole epoch, or a damaged one.
     """
+    ends = [line for line in read_log(folder) if "dev" in line]
     recipe = folder / "recipe.json"
-    ends = [line for line in RunFolder(folder, first=False).read_log() if "dev" in line]
     if not recipe.is_file() or not ends:
-        raise DataError(f"{folder}: no run with a whole epoch in it")
-    hours, total = [], 0.0
-    for line in ends:
-        total += line["seconds"] / 3600
-        hours.append(total)
-    return Course(
-        name=folder.name,
-        pictures=json.loads(recipe.read_text())["training_pictures"],
-        hours=hours,
-        scores=[line["dev"] for line in ends],
-        losses=[line["train_loss"] for line in ends],
-    )
+        raise DataError(f"{folder}: no run with a whole epoch in it", remedy="give the --output of captioner train")
+    try:
+        pictures = int(json.loads(recipe.read_text(encoding="utf-8"))["training_pictures"])
+        hours, total = [], 0.0
+        for line in ends:
+            total += float(line["seconds"]) / 3600
+            hours.append(total)
+        scores = [{str(name): float(value) for name, value in line["dev"].items()} for line in ends]
+        losses = [float(line["train_loss"]) for line in ends]
+        found = RunLog(name=folder.resolve().name, pictures=pictures, hours=hours, scores=scores, losses=losses)
+        if not all(found.measure in one for one in scores):
+            raise ValueError("its epochs have different scores")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise DataError(f"{folder}: recipe.json or log.jsonl is damaged ({error})") from None
+    return found
 
 
-def draw_courses(courses: Sequence[Course]) -> Figure:
+def draw_runs(runs: Sequence[RunLog]) -> Figure:
     """Loss and dev score of runs, one after the other."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     begun = 0.0
-    for course in courses:
-        hours = [begun + hour for hour in course.hours]
-        left.plot(hours, course.losses, marker="o", markersize=3, label=course.name)
-        measure = "cider" if "cider" in course.scores[0] else "perplexity"
+    for run in runs:
+        hours = [begun + hour for hour in run.hours]
+        left.plot(hours, run.losses, marker="o", markersize=3, label=run.name)
         right.plot(
-            hours, [s[measure] for s in course.scores], marker="o", markersize=3, label=f"{course.name}: {measure}"
+            hours, [s[run.measure] for s in run.scores], marker="o", markersize=3, label=f"{run.name}: {run.measure}"
         )
         begun = hours[-1]
     left.set(xlabel="hours of training", ylabel="training loss")
@@ -82,28 +94,3 @@ def draw_courses(courses: Sequence[Course]) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     return figure
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m captioner.training.plot", description="Draw runs.")
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, in the order in which they followed")
-    parser.add_argument("--output", type=Path, required=True, help="the picture: .png, .pdf or .svg")
-    arguments = parser.parse_args()
-    try:
-        courses = [read_course(run) for run in arguments.runs]
-        draw_courses(courses).savefig(arguments.output)
-    except (CaptionerError, OSError, ValueError) as error:
-        print(f"plot: {error}", file=sys.stderr)
-        return 2
-    for course in courses:
-        best = max(course.scores, key=lambda s: s.get("cider", -s.get("perplexity", 0.0)))
-        print(
-            f"{course.name}: {len(course.hours)} epochs of {course.pictures:,} pictures in {course.hours[-1]:.2f} h, "
-            f"{course.pictures_per_second:.1f} pictures a second; best dev "
-            + ", ".join(f"{name} {value:.3f}" for name, value in best.items())
-        )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,13 +14,13 @@ def in_group() -> bool:
 def leave(code: int = 0) -> None:
     """End this process at once, with this exit code, if it is in a group of processes; else return.
 
-    Gloo's threads need the interpreter to let go of tensors. One that ends meanwhile aborts the process, and destroying
-    the group first makes it wait for those threads, sometimes for ever. So there is no ordered end: what was printed is
-    written out, and the process ends.
+    Gloo's threads need the interpreter to release tensors. If the interpreter ends meanwhile, the process aborts, and
+    destroying the group first waits for those threads, sometimes for ever. So there is no ordered end: the output is
+    flushed, and the process ends.
     """
     if not in_group():
         return
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads on, the disk is full, or the stream is closed
+        with suppress(OSError, ValueError):  # a closed pipe, a full disk, or a closed stream
             stream.flush()
     _exit(code)

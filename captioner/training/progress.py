@@ -1,23 +1,52 @@
-"""Training's progress on standard error: a bar on a terminal, else a line now and then."""
+"""The progress of a run as values, and their display on standard error."""
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from captioner.training.loop import Report
+from captioner.training.epoch import Figures
 
 _SECONDS_BETWEEN_LINES = 30.0
 
 
-@contextmanager
-def report_to_terminal() -> Iterator[Report]:
-    """A report function for `captioner.training.loop.Trainer`."""
+@dataclass(frozen=True)
+class Progress:
+    """What a run has just done.
+
+    Attributes:
+        what: "grids", "epoch 2/10" or "dev after epoch 2".
+        done, total: steps of the run, or pictures of "grids".
+        figures: of the step, or the dev scores.
+    """
+
+    what: str
+    done: int
+    total: int
+    figures: Figures = field(default_factory=dict)
+
+    @property
+    def is_dev(self) -> bool:
+        """Whether an epoch has ended, and ``figures`` are its dev scores."""
+        return self.what.startswith("dev")
+
+    def __str__(self) -> str:
+        return f"{self.what}  {self.done}/{self.total}  {_write(self.figures)}".rstrip()
+
+
+def show_progress(steps: Iterable[Progress]) -> None:
+    """Run to the end, and show the progress: a bar on a terminal, else a line now and then."""
     if not sys.stderr.isatty():
-        yield _Lines()
+        printed = 0.0
+        for step in steps:
+            now = time.monotonic()
+            if step.is_dev or step.done == step.total or now - printed > _SECONDS_BETWEEN_LINES:
+                printed = now
+                print(step, file=sys.stderr, flush=True)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     columns = (
         TextColumn("{task.description}"),
@@ -26,27 +55,14 @@ def report_to_terminal() -> Iterator[Report]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", figures="")
-
-        def report(what: str, done: int, total: int, figures: dict[str, float]) -> None:
-            bar.update(task, description=what, completed=done, total=total, figures=_write(figures))
-            if what.startswith("dev"):
-                bar.console.print(f"{what}: {_write(figures)}", highlight=False)
-
-        yield report
+        for step in steps:
+            figures = _write(step.figures)
+            bar.update(task, description=step.what, completed=step.done, total=step.total, figures=figures)
+            if step.is_dev:
+                bar.console.print(f"{step.what}: {figures}", highlight=False)
 
 
-class _Lines:
-    def __init__(self) -> None:
-        self._printed_at = 0.0
-
-    def __call__(self, what: str, done: int, total: int, figures: dict[str, float]) -> None:
-        now = time.monotonic()
-        if what.startswith("dev") or done == total or now - self._printed_at > _SECONDS_BETWEEN_LINES:
-            self._printed_at = now
-            print(f"{what}  {done}/{total}  {_write(figures)}".rstrip(), file=sys.stderr, flush=True)
-
-
-def _write(figures: dict[str, float]) -> str:
+def _write(figures: Figures) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())

@@ -1,5 +1,6 @@
-"""Everything that decides what a training run does."""
+"""The options of a training run, and the files that hold them."""
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
@@ -8,44 +9,56 @@ from pathlib import Path
 from typing import Any
 
 from captioner.errors import OptionError
+from captioner.training import aliases
 
-OBJECTIVES = ("words", "reward", "text")
 BASELINES = ("samples", "greedy")
 
-# Smallest values; "above" is not reached itself, "below" is not either.
+# Smallest allowed values.
 _AT_LEAST = {
     "epochs": 1,
     "frozen_epochs": 0,
     "train_from": 0,
     "batch_pictures": 1,
     "captions_per_picture": 1,
-    "longest": 1,
+    "max_length": 1,
     "minimum_count": 1,
-    "warm_up": 0,
+    "warmup_steps": 0,
     "workers": 0,
     "dev_beam": 1,
     "dev_pictures": 0,
     "train_pictures": 0,
     "samples": 1,
-    "accumulate": 1,
+    "gradient_accumulation_steps": 1,
     "encoder_learning_rate": 0,
     "weight_decay": 0,
     "map_regularisation": 0,
     "map_supervision": 0,
-    "cross_entropy": 0,
+    "cross_entropy_weight": 0,
     "bleu_reward": 0,
     "bleu_1_reward": 0,
     "distillation": 0,
+    "seed": 0,
 }
-_ABOVE_ZERO = ("learning_rate", "clip", "save_minutes")
-_FILES = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
+_ABOVE_ZERO = ("learning_rate", "clip_norm", "save_minutes")
+_BELOW_ONE = (
+    "label_smoothing",
+    "ema_decay",
+    "word_dropout",
+    "scheduled_sampling",
+    "crop",
+    "colour_jitter",
+    "final_learning_rate_ratio",
+)
+_LARGEST = 2**63 - 1
+FILES = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
+"""Options that name a file."""
+
 _OF_ENCODER, _OF_DECODER = ("backbone", "encoder_options", "weights"), ("decoder", "decoder_options")
 _GIVEN = {
     "start_from": (*_OF_ENCODER, *_OF_DECODER, "refiner_options"),
     "encoder_from": _OF_ENCODER,
     "decoder_from": _OF_DECODER,
 }
-_SHARES = ("label_smoothing", "average", "hide_words", "own_words", "cut", "light", "final_rate")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -54,17 +67,24 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The options of a run, each with what it means; stored in the run's folder and in its models.
+    """The options of a run; stored in the run's folder and in its models.
 
-    A run has one objective: "words" is cross-entropy on the captions of pictures; "reward" is self-critical
-    training on CIDEr-D, from a model that knows its words; "text" teaches a decoder the language, from captions
-    without pictures. Runs are chained by ``start_from``, ``encoder_from`` and ``decoder_from``.
+    ``objective`` names an entry of `captioner.training.tasks.TASKS`: "cross_entropy" on the captions of pictures,
+    "self_critical" training on CIDEr-D, which starts from a trained model, or "language_model", which trains the
+    decoder alone on captions without pictures. Runs are chained by ``start_from``, ``encoder_from`` and
+    ``decoder_from``.
 
-    The encoder learns in two phases: for ``frozen_epochs`` it stays as it is, then it learns from the stage
+    The encoder is trained in two phases: it is frozen for ``frozen_epochs``, then it is trained from the stage
     ``train_from`` on until the last epoch.
+
+    Raises:
+        OptionError: an option is out of its range, or options exclude each other. What a task, a decoder or an encoder
+            requires is checked where these are built.
     """
 
-    objective: str = _option("words", "words (cross-entropy), reward (self-critical, on CIDEr-D) or text (no pictures)")
+    objective: str = _option(
+        "cross_entropy", "cross_entropy, self_critical (on CIDEr-D) or language_model (captions without pictures)"
+    )
     decoder: str = _option("lstm", "lstm or transformer")
     decoder_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "JSON: options of the decoder's configuration"}
@@ -72,95 +92,100 @@ class Recipe:
     backbone: str = _option("efficientnet_lite0", "the encoder's network")
     encoder_options: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "JSON: options of the encoder's configuration; an earlier model may be given another side"},
+        metadata={"help": "JSON: options of the encoder's configuration; the side of an earlier model may be changed"},
     )
     refiner_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "JSON: options of the grid refiner's configuration"}
     )
-    weights: str = _option("", "the encoder's first weights: torchvision, a file, or empty for random ones")
+    weights: str = _option("", "initial weights of the encoder: torchvision, a file, or empty for random ones")
     start_from: str = _option("", "a model file to start from, with its vocabulary; empty for none")
     encoder_from: str = _option("", "a model file whose encoder to take; empty for a new one")
     decoder_from: str = _option("", "a model file whose decoder and vocabulary to take; empty for new ones")
 
-    train_pictures: int = _option(0, "learn from so many of the training pictures, evenly spread; 0 for all")
-    epochs: int = _option(10, "times over the training data")
-    frozen_epochs: int = _option(6, "of them, the first, with the encoder frozen")
-    train_from: int = _option(0, "the first stage of the encoder that learns after that")
+    train_pictures: int = _option(0, "number of training pictures to use, evenly spread; 0 for all")
+    epochs: int = _option(10, "passes over the training data")
+    frozen_epochs: int = _option(6, "number of first epochs in which the encoder is frozen")
+    train_from: int = _option(0, "the first stage of the encoder that is trained after them")
     batch_pictures: int = _option(40, "pictures of a step, over all processes")
-    captions_per_picture: int = _option(5, "captions of each that share one pass of the encoder")
-    accumulate: int = _option(1, "rounds in which a step is computed, to save memory")
-    longest: int = _option(24, "words; longer training captions are cut")
-    minimum_count: int = _option(5, "a word rarer than this in the training captions is unknown")
+    captions_per_picture: int = _option(5, "captions of each picture in a step; they share one pass of the encoder")
+    gradient_accumulation_steps: int = _option(1, "parts in which a step is computed, to save memory")
+    max_length: int = _option(24, "words; longer training captions are truncated")
+    minimum_count: int = _option(5, "words that are rarer in the training captions are <unk>")
 
-    learning_rate: float = _option(8e-4, "the peak, of refiner and decoder")
-    encoder_learning_rate: float = _option(1e-4, "the peak, of the encoder")
-    warm_up: int = _option(300, "steps of rising learning rate; after them it falls along a cosine")
-    final_rate: float = _option(0.0, "share of the peak at which the cosine ends")
+    learning_rate: float = _option(8e-4, "peak learning rate of refiner and decoder")
+    encoder_learning_rate: float = _option(1e-4, "peak learning rate of the encoder")
+    warmup_steps: int = _option(300, "steps of linear warm-up; the learning rate then follows a cosine down")
+    final_learning_rate_ratio: float = _option(0.0, "final learning rate, as a share of the peak")
     weight_decay: float = _option(0.01, "of AdamW, on matrices")
-    clip: float = _option(1.0, "largest norm of the gradient")
-    average: float = _option(0.998, "decay of the running average of the weights that is scored and kept; 0 for none")
+    clip_norm: float = _option(1.0, "largest norm of the gradient")
+    ema_decay: float = _option(
+        0.998, "decay of the exponential moving average of the weights, which is scored and saved; 0 for none"
+    )
 
     label_smoothing: float = _option(0.1, "share of the target spread over all words")
-    hide_words: float = _option(0.0, "share of the words read that are hidden behind <unk>")
-    own_words: float = _option(0.0, "share of the words read that are the model's own guesses (scheduled sampling)")
+    word_dropout: float = _option(0.0, "share of the input words that are replaced by <unk>")
+    scheduled_sampling: float = _option(0.0, "share of the input words that are replaced by the model's predictions")
     map_regularisation: float = _option(0.0, "weight of the doubly stochastic penalty on the maps")
     map_supervision: float = _option(0.0, "weight of the penalty on maps that miss the boxes of their words")
-    samples: int = _option(5, "captions drawn for each picture, where the objective is reward")
-    baseline: str = _option("samples", "what a sample's reward is compared with: the other samples, or greedy")
-    bleu_reward: float = _option(0.0, "weight of BLEU-4 (0 to 1) in the reward beside CIDEr-D (0 to 10)")
+    samples: int = _option(5, "captions sampled for each picture (self_critical)")
+    baseline: str = _option("samples", "baseline of a sample's reward: the other samples, or greedy (self_critical)")
+    bleu_reward: float = _option(0.0, "weight of BLEU-4 (0 to 1) in the reward, beside CIDEr-D (0 to 10)")
     bleu_1_reward: float = _option(0.0, "weight of BLEU-1 (0 to 1) in the reward")
-    cross_entropy: float = _option(0.1, "weight of cross-entropy beside the reward")
+    cross_entropy_weight: float = _option(0.1, "weight of cross-entropy beside the reward (self_critical)")
     teacher: str = _option(
-        "", "a model file to learn every next word's likelihood from, with frozen_epochs 0; empty for none"
+        "", "a model file whose next-word distributions are distilled; needs frozen_epochs 0; empty for none"
     )
-    distillation: float = _option(1.0, "weight of the distance from the teacher's likelihoods, where there is one")
+    distillation: float = _option(1.0, "weight of the divergence from the teacher")
 
-    flips: bool = _option(True, "mirror pictures at random, but where a caption says left or right")
-    cut: float = _option(0.0, "largest share of each side of a picture that is cut off, while the encoder learns")
-    light: float = _option(0.0, "variation of brightness, contrast and saturation, while the encoder learns")
-    precision: str = _option("auto", "auto (bfloat16 where the device multiplies in it), float32 or bfloat16")
-    seed: int = _option(1, "of everything that is drawn at random")
+    horizontal_flip: bool = _option(True, "mirror pictures at random, unless a caption says left or right")
+    crop: float = _option(0.0, "largest share of each side that random crops remove, while the encoder is trained")
+    colour_jitter: float = _option(
+        0.0, "variation of brightness, contrast and saturation, while the encoder is trained"
+    )
+    precision: str = _option("auto", "auto (bfloat16 where the device supports it natively), float32 or bfloat16")
+    seed: int = _option(1, "of all random numbers")
 
-    cache: bool = _option(True, "keep the frozen encoder's grids on disk while it is frozen")
-    workers: int = _option(0, "processes that read pictures; 0 reads them in this one")
-    save_minutes: float = _option(5.0, "between saves of the run's state")
+    cache: bool = _option(True, "keep the grids of the frozen encoder on disk")
+    workers: int = _option(0, "processes that read pictures; 0 reads them in the training process")
+    save_minutes: float = _option(5.0, "minutes between saves of the run's state")
     dev_beam: int = _option(1, "beam width of the dev captions")
-    dev_pictures: int = _option(0, "at most so many dev pictures are scored; 0 for all")
+    dev_pictures: int = _option(0, "largest number of dev pictures that are scored; 0 for all")
 
     def __post_init__(self) -> None:
-        for name, known in {
-            "objective": OBJECTIVES,
-            "decoder": ("lstm", "transformer"),
-            "precision": ("auto", "float32", "bfloat16"),
-            "baseline": BASELINES,
-        }.items():
-            if getattr(self, name) not in known:
-                *some, last = known
+        for name, allowed in {"precision": ("auto", "float32", "bfloat16"), "baseline": BASELINES}.items():
+            if getattr(self, name) not in allowed:
+                *some, last = allowed
                 raise OptionError(f"{name} must be {', '.join(some)} or {last}, not '{getattr(self, name)}'")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise OptionError(f"{option.name} must be a finite number, not {value}")
+            if isinstance(value, int) and abs(value) > _LARGEST:
+                raise OptionError(f"{option.name} must be at most {_LARGEST}, not {value}")
         for name, low in _AT_LEAST.items():
             if not getattr(self, name) >= low:
                 raise OptionError(f"{name} must be at least {low}, not {getattr(self, name)}")
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in _SHARES:
+        for name in _BELOW_ONE:
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if self.objective == "reward":
-            if not self.start_from:
-                raise OptionError("the objective 'reward' improves a model that knows its words: give start_from")
-            if self.baseline == "samples" and self.samples < 2:
-                raise OptionError("a baseline of the other samples needs at least 2 samples")
-        if self.teacher and (self.objective == "text" or self.frozen_epochs):
-            raise OptionError("a teacher must see the pictures: it needs frozen_epochs 0, and not the objective 'text'")
+        if self.teacher and self.frozen_epochs:
+            raise OptionError(
+                f"a teacher needs the pictures, and frozen_epochs is {self.frozen_epochs}", remedy="set frozen_epochs 0"
+            )
         if self.distillation != 1.0 and not self.teacher:
-            raise OptionError(f"distillation {self.distillation} weighs what a teacher says: give teacher")
+            raise OptionError(f"distillation is {self.distillation} and there is no teacher", remedy="give teacher")
         if self.start_from and (self.encoder_from or self.decoder_from):
-            raise OptionError("start_from is a whole model: encoder_from and decoder_from do not go with it")
+            raise OptionError(
+                "start_from is a whole model; encoder_from and decoder_from cannot be given with it",
+                remedy="give start_from alone, or encoder_from and decoder_from",
+            )
 
     @property
     def given(self) -> set[str]:
-        """The options that a model file decides in their stead."""
+        """The options that are decided by a model file."""
         return {name for file, names in _GIVEN.items() if getattr(self, file) for name in names}
 
     def as_dict(self) -> dict[str, Any]:
@@ -168,9 +193,9 @@ class Recipe:
         return asdict(self)
 
     def for_readers(self) -> dict[str, Any]:
-        """As `as_dict`, for a model that others get: of files the last two parts of their paths, and without the
-        options that they decide; the encoder's are shown where any was set, for its side may be new."""
-        shown = {name: "/".join(Path(getattr(self, name)).parts[-2:]) for name in _FILES}
+        """As `as_dict`, for a model that is passed on: only the last two parts of paths, and without the options that
+        a model file decided. ``encoder_options`` stay where any was set, since the side may be changed."""
+        shown = {name: "/".join(Path(getattr(self, name)).parts[-2:]) for name in FILES}
         hidden = self.given - ({"encoder_options"} if self.encoder_options else set())
         return {name: value for name, value in {**self.as_dict(), **shown}.items() if name not in hidden}
 
@@ -186,15 +211,22 @@ def default_of(option: "Field[Any]") -> Any:
 
 
 def named_recipes() -> list[str]:
-    """The recipes that come with the package."""
-    return sorted(Path(file.name).stem for file in files(__package__).joinpath("recipes").iterdir())
+    """The names of the recipes in the package."""
+    folder = files(__package__).joinpath("recipes")
+    return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-def read_recipe(name: str | Path) -> dict[str, Any]:
-    """The options that a recipe's file sets: a name of `named_recipes`, or the path of a TOML file.
+def read_recipe(name: str | Path) -> tuple[dict[str, Any], str]:
+    """The options that a recipe file sets.
+
+    Args:
+        name: one of `named_recipes`, or the path of a TOML file.
+
+    Returns:
+        The options by today's names, and a warning that names the renamed ones; empty if there are none.
 
     Raises:
-        OptionError: there is none, it is not TOML, or an option is not known or of another type.
+        OptionError: there is no such recipe, it is not TOML, or an option is unknown or has the wrong type.
     """
     if str(name) in named_recipes():
         text, place = files(__package__).joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8"), str(name)
@@ -202,25 +234,39 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
         place = str(name)
         if not Path(name).is_file():
             raise OptionError(
-                f"no recipe is called '{name}', nor is that a file; there are {', '.join(named_recipes())}"
+                f"no recipe is called '{name}', and there is no such file",
+                remedy=f"give a TOML file or one of {', '.join(named_recipes())}",
             )
         try:
-            text = Path(name).read_text(encoding="utf-8")
+            text = Path(name).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise OptionError(f"{name}: cannot be read ({error})") from None
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OptionError(f"{place}: not TOML ({error})") from None
-    return _checked(values, place)
+    try:
+        values, renamed = aliases.current(values)
+    except OptionError as error:
+        raise OptionError(f"{place}: {error}") from None
+    return checked(values, place), aliases.warning(renamed, place=place)
 
 
-def _checked(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+def checked(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The options, which are known and have the types of their defaults.
+
+    Raises:
+        OptionError: one is unknown or has another type; the message begins with ``place``.
+    """
     known = {option.name: default_of(option) for option in options()}
     for name, value in values.items():
         if name not in known:
-            raise OptionError(f"{place}: no option is called '{name}'; 'captioner train --help' lists them")
-        kinds = (int, float) if isinstance(known[name], float) else (type(known[name]),)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(known[name], bool)):
-            raise OptionError(f"{place}: {name} must be of the kind of {known[name]!r}, not {value!r}")
+            raise OptionError(f"{place}: no option is called '{name}'", remedy="'captioner train --help' lists them")
+        default = known[name]
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise OptionError(f"{place}: {name} must be {_KINDS[type(default)]}, not {value!r}")
     return dict(values)
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a table"}

@@ -1,4 +1,4 @@
-"""What a caption is worth while it is trained on: CIDEr-D, and BLEU if wanted, with the end of the caption in it."""
+"""The reward of self-critical training: CIDEr-D, and optionally BLEU, with the end token in the caption."""
 
 from collections.abc import Sequence
 
@@ -11,19 +11,19 @@ from captioner.data.records import Record
 from captioner.metrics.bleu import smoothed_bleu_of
 from captioner.metrics.cider import DocumentFrequencies, cider_of
 from captioner.metrics.description import FUNCTION_WORDS
-from captioner.model.decoder import END, PAD, START, UNKNOWN, AnyDecoder
+from captioner.model.decoder import Decoder
 from captioner.model.grid import Grid
 from captioner.tokenizer.ptb import tokenize
-from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 
-NEVER_SAID = (PAD, START, UNKNOWN)
+NEVER_GENERATED = (PAD, START, UNKNOWN)
 _END = "<end>"
 
 
 class CaptionReward:
-    """CIDEr-D of drawn captions against the references of their pictures, and a share of BLEU-4 and BLEU-1.
+    """CIDEr-D of sampled captions against the references of their pictures, plus weighted BLEU-4 and BLEU-1.
 
-    The end is a word of every caption, else a caption that stops after "with a" would lose nothing by it.
+    The end token is a word of every caption; without it, a caption that stops after "with a" would lose nothing.
     Document frequencies are those of the training split.
 
     Args:
@@ -41,7 +41,7 @@ class CaptionReward:
         self.document_frequencies = DocumentFrequencies.of(self.references)
 
     def words(self, tokens: Tensor) -> list[list[str]]:
-        """The words of each row (N, T), the end among them where it was reached."""
+        """The words of each row (N, T), with the end token where it was reached."""
         return [[_END if i == END else self.vocabulary.words[i] for i in row if i != PAD] for row in tokens.tolist()]
 
     def __call__(self, captions: Sequence[Sequence[str]], pictures: Sequence[int]) -> NDArray[np.float64]:
@@ -56,40 +56,41 @@ class CaptionReward:
 
 
 def breaks_off(caption: Sequence[str]) -> bool:
-    """Whether a caption of `CaptionReward.words` ends in a function word, or does not end."""
+    """Whether a caption of `CaptionReward.words` ends in a function word, or has no end token."""
     return len(caption) < 2 or caption[-1] != _END or caption[-2] in FUNCTION_WORDS
 
 
 @torch.no_grad()
-def draw_captions(decoder: AnyDecoder, grid: Grid, *, count: int, longest: int, greedy: bool = False) -> Tensor:
-    """Captions drawn from the model's distribution, as fast as may be: no maps, no scores.
+def draw_captions(decoder: Decoder, grid: Grid, *, count: int, max_length: int, greedy: bool = False) -> Tensor:
+    """Captions sampled from the model's distribution, without maps and scores.
 
     Args:
         decoder: any.
         grid: of B pictures, refined.
         count: k captions for each picture.
-        longest: words; a caption that goes on is cut off, without an end.
-        greedy: the likeliest words instead.
+        max_length: words; a longer caption is truncated and has no end token.
+        greedy: take the likeliest words instead.
 
     Returns:
-        (B * k, T), words and ends, padded with PAD after the end.
+        (B * k, T), words and end tokens, padded with PAD.
     """
     rows = len(grid) * count
     copies = torch.arange(len(grid), device=grid.features.device).repeat_interleave(count)
     state = decoder.begin(grid).select(copies)
     word = copies.new_full((rows,), START)
     ended = torch.zeros_like(word, dtype=torch.bool)
-    said: list[Tensor] = []
-    for _ in range(longest + 1):
-        logits, _, state = decoder.step(word, state)
-        logits = logits.float().index_fill(-1, copies.new_tensor(NEVER_SAID), float("-inf"))
+    drawn: list[Tensor] = []
+    for _ in range(max_length + 1):
+        step = decoder.step(word, state)
+        state = step.state
+        logits = step.logits.float().index_fill(-1, copies.new_tensor(NEVER_GENERATED), float("-inf"))
         word = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1)[:, 0]
         word = word.masked_fill(ended, PAD)
-        said.append(word)
+        drawn.append(word)
         ended = ended | (word == END)
         if ended.all():
             break
-    tokens = torch.stack(said, 1)
-    if tokens.shape[1] > longest:  # whoever has not ended by now has one word too many
-        tokens[:, longest] = tokens[:, longest].where(tokens[:, longest] == END, PAD)
+    tokens = torch.stack(drawn, 1)
+    if tokens.shape[1] > max_length:  # a caption that has not ended by now has one word too many
+        tokens[:, max_length] = tokens[:, max_length].where(tokens[:, max_length] == END, PAD)
     return tokens

@@ -1,6 +1,8 @@
-"""The folder of a run: its recipe, its log, its models, and the state from which it goes on."""
+"""The folder of a run: its lock, recipe, inputs, log, models, and the state that a run resumes from."""
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,71 +12,140 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from captioner.checkpoint import write_tensors
-from captioner.errors import CheckpointError, OptionError
+from captioner.errors import CheckpointError, DataError, OptionError
+from captioner.training import aliases
 from captioner.training.recipe import default_of, options
 
-# Options that change nothing of what is learned may differ when a run goes on.
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# Options that do not change what is learned may differ when a run is resumed.
 _FREE = {"workers", "save_minutes"}
+_OTHER = "give another --output, or the same options to resume it"
 
 
 class RunFolder:
-    """Files of a run; of several processes only the first writes.
+    """Files of a run. Of several processes, the first one locks the folder and writes.
+
+    The lock belongs to the process: it ends with `release`, with this object, or when the process is killed.
 
     Args:
         path: of the folder.
         first: whether this is the first process.
+
+    Raises:
+        OptionError: another run uses the folder, or the path is no folder that can be written.
     """
 
-    def __init__(self, path: Path, *, first: bool) -> None:
-        self.path, self.first = path, first
-        self.best, self.last = path / "best.safetensors", path / "last.safetensors"
-        self._recipe, self._log, self._state = path / "recipe.json", path / "log.jsonl", path / "state.safetensors"
+    def __init__(self, path: str | Path, *, first: bool = True) -> None:
+        self.path, self.first = Path(path), first
+        self.best, self.last = self.path / "best.safetensors", self.path / "last.safetensors"
+        self.recipe, self.inputs = self.path / "recipe.json", self.path / "inputs.json"
+        self.log_file, self.state = self.path / "log.jsonl", self.path / "state.safetensors"
+        self._lock: int | None = None
+        self._made = False
+        if first:
+            self._acquire()
 
-    def claim(self, recipe: Mapping[str, Any]) -> None:
-        """Write the recipe, or find that the folder has it.
+    def outputs(self) -> list[Path]:
+        """The files that a run writes."""
+        return [self.best, self.last, self.recipe, self.inputs, self.log_file, self.state]
+
+    def release(self) -> None:
+        """Give the lock back. A folder that was made for nothing is removed."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        if self._made:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()  # it stays if anything is in it
+
+    def __del__(self) -> None:
+        if getattr(self, "_lock", None) is not None:
+            self.release()
+
+    def _acquire(self) -> None:
+        try:
+            self._made = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".{os.getpid()}.partial"
+            probe.touch()
+            probe.unlink()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OptionError(
+                f"--output {self.path}: no folder that can be written ({reason})", remedy="give another --output"
+            ) from None
+        if fcntl is None:
+            return
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            self._lock, self._made = None, False
+            raise OptionError(
+                f"--output {self.path} is in use by another run", remedy="wait for it, or give another --output"
+            ) from None
+        except OSError:  # a file system without locks
+            os.close(self._lock)
+            self._lock = None
+
+    def check_recipe(self, recipe: Mapping[str, Any]) -> str:
+        """Make sure that the folder holds no run of another recipe.
+
+        Returns:
+            A warning that names renamed options of the stored recipe; empty if there are none.
 
         Raises:
-            OptionError: the folder holds a run of another recipe.
+            OptionError: it holds one; the message names the option.
+            CheckpointError: the stored recipe is damaged.
         """
-        if self._recipe.exists():
-            theirs = json.loads(self._recipe.read_text())
-            defaults = {option.name: default_of(option) for option in options()}
-            for name, mine in recipe.items():
-                before = theirs.get(name, defaults.get(name))  # a run of an older version did not know the option
-                unsaid = name == "precision" and before == "auto"  # so older versions kept it
-                if name not in _FREE and before != mine and not unsaid:
-                    raise OptionError(
-                        f"{self.path} holds a run with {name} {before!r}, not {mine!r}: "
-                        "give another --output, or the same options to go on with it"
-                    )
-        elif self.first:
-            self.path.mkdir(parents=True, exist_ok=True)
-            _write(self._recipe, json.dumps(recipe, indent=1) + "\n")
+        found = self._read_json(self.recipe)
+        if found is None:
+            return ""
+        stored, renamed = aliases.current(found)
+        defaults = {option.name: default_of(option) for option in options()}
+        for name in defaults:
+            mine, before = recipe[name], stored.get(name, defaults[name])  # an older version did not know the option
+            unset = name == "precision" and before == "auto"  # so older versions kept it
+            if name not in _FREE and before != mine and not unset:
+                raise OptionError(f"{self.path} holds a run with {name} {before!r}, not {mine!r}", remedy=_OTHER)
+        return aliases.warning(renamed, place=str(self.recipe))
+
+    def claim(self, recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        """Write recipe and inputs. Raises DataError if they cannot be written."""
+        if self.first:
+            self._write(self.recipe, json.dumps(recipe, indent=1) + "\n")
+            self._write(self.inputs, json.dumps(inputs, indent=1) + "\n")
+
+    def read_inputs(self) -> dict[str, Any] | None:
+        """What `claim` wrote; None if there is nothing. Raises CheckpointError if it is damaged."""
+        return self._read_json(self.inputs)
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Append a line, with the time."""
+        """Append a line, with the time. Raises DataError if it cannot be written."""
         if self.first:
-            with self._log.open("a") as file:
-                file.write(json.dumps({**line, "time": round(time.time(), 1)}) + "\n")
-
-    def read_log(self) -> list[dict[str, Any]]:
-        """The lines of the log; one that was cut off while it was written is left out."""
-        if not self._log.exists():
-            return []
-        whole = [line for line in self._log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        return [json.loads(line) for line in whole]
+            try:
+                with self.log_file.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({**line, "time": round(time.time(), 1)}) + "\n")
+            except OSError as error:
+                raise _unwritable(self.log_file, error) from None
 
     def forget_log_after(self, step: int) -> None:
-        """Remove the lines of steps that will be done again."""
-        if self.first and self._log.exists():
-            kept = [json.dumps(line) + "\n" for line in self.read_log() if line["step"] <= step]
-            _write(self._log, "".join(kept))
+        """Remove the lines of steps that will be computed again. Raises DataError if it cannot be written."""
+        if self.first and self.log_file.exists():
+            kept = [json.dumps(line) + "\n" for line in read_log(self.path) if line["step"] <= step]
+            self._write(self.log_file, "".join(kept))
 
     def save_state(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-        """Write what the run goes on from."""
+        """Write what the run resumes from. Raises CheckpointError if it cannot be written; the old file stays whole."""
         if self.first:
             whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            write_tensors(self._state, whole, {"progress": json.dumps(progress)})
+            write_tensors(self.state, whole, {"progress": json.dumps(progress)})
 
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What `save_state` wrote; None if there is nothing.
@@ -82,18 +153,60 @@ class RunFolder:
         Raises:
             CheckpointError: the file is damaged.
         """
-        if not self._state.exists():
+        if not self.state.exists():
             return None
         try:
-            with safe_open(self._state, framework="pt") as opened:
+            with safe_open(self.state, framework="pt") as opened:
                 progress = json.loads(opened.metadata()["progress"])
-                return {name: opened.get_tensor(name) for name in opened.keys()}, progress  # noqa: SIM118
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{self._state}: damaged ({error}); remove it to start anew") from None
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise self.damaged_state(error) from None
+        return tensors, progress
+
+    def damaged_state(self, error: object) -> CheckpointError:
+        """The error of a state that cannot be resumed from."""
+        reason = " ".join(str(error).split())[:200]
+        return CheckpointError(
+            f"{self.state}: damaged ({reason})", remedy="remove it to start the run from its first step"
+        )
+
+    def _read_json(self, path: Path) -> dict[str, Any] | None:
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path}: damaged ({error})", remedy="give another --output") from None
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{path}: damaged (no JSON object)", remedy="give another --output")
+        return value
+
+    def _write(self, path: Path, text: str) -> None:
+        """Write a file whole or not at all."""
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise _unwritable(path, error) from None
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log. Lines that were cut off or damaged are left out."""
+    try:
+        text = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                lines.append(value)
+    return lines
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be written ({error.strerror or error})", remedy="free some space, start it again")

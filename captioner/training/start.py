@@ -4,53 +4,77 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from captioner.checkpoint import Checkpoint, read_header
+from captioner.checkpoint import Checkpoint
 from captioner.checkpoint import load as load_checkpoint
 from captioner.data.records import Record
-from captioner.errors import OptionError
-from captioner.model.caption_model import DECODERS, CaptionModel, ModelConfig
+from captioner.errors import CheckpointError, DataError, OptionError
+from captioner.header import read_header
+from captioner.model.caption_model import CaptionModel, ModelConfig
+from captioner.model.decoder import DECODERS
 from captioner.model.encoder import EncoderConfig
-from captioner.model.grid import RefinerConfig
+from captioner.model.refiners import REFINERS
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.training.aliases import current
 from captioner.training.recipe import Recipe, default_of, options
 
 
-def first_model(recipe: Recipe, records: Sequence[Record]) -> tuple[CaptionModel, Vocabulary]:
+def first_model(
+    recipe: Recipe, records: Sequence[Record], *, vocabulary: Vocabulary | None = None
+) -> tuple[CaptionModel, Vocabulary]:
     """The model before its first step.
 
     Args:
-        recipe: says of what it is made.
-        records: of the training split, which the vocabulary comes from.
+        recipe: names its parts.
+        records: of the training split; the vocabulary is built from their captions.
+        vocabulary: of the run, if it was started before; else that of a model file, or one that is built.
 
     Raises:
-        OptionError: an option of the model is not known, parts do not fit together, or an option asks of a part that
-            comes from a file what it is not.
+        OptionError: an option of the model is unknown, parts do not fit together, or an option differs from what a
+            model file has.
         CheckpointError: a model file does not load.
+        DataError: the captions contain no word that is frequent enough.
     """
     if recipe.start_from:
         start = load_checkpoint(recipe.start_from)
-        _take_side(recipe, start.model)
+        _set_side(recipe, start.model)
         _agree(recipe, start.model.config)
+        _check_length(recipe, start.model)
         return start.model, start.vocabulary
     encoder = load_checkpoint(recipe.encoder_from) if recipe.encoder_from else None
     decoder = load_checkpoint(recipe.decoder_from) if recipe.decoder_from else None
     if encoder:
-        _take_side(recipe, encoder.model)
-    vocabulary = decoder.vocabulary if decoder else _vocabulary(recipe, records)
+        _set_side(recipe, encoder.model)
+    if vocabulary is None or decoder:
+        vocabulary = decoder.vocabulary if decoder else build_vocabulary(recipe, records)
     config = _config(recipe, encoder, decoder)
     _agree(recipe, config)
     model = CaptionModel(config, vocabulary_size=len(vocabulary), weights=None if encoder else recipe.weights or None)
+    _check_length(recipe, model)
     if encoder:
         model.encoder.load_state_dict(encoder.model.encoder.state_dict())
     if decoder:
         if decoder.model.config.refiner.width != config.refiner.width:
             raise OptionError(
-                f"the decoder of {recipe.decoder_from} looks at grids of width "
-                f"{decoder.model.config.refiner.width}, not {config.refiner.width}: set the refiner's width to that"
+                f"the decoder of {recipe.decoder_from} attends to grids of width "
+                f"{decoder.model.config.refiner.width}, not {config.refiner.width}",
+                remedy=f"set the refiner's width to {decoder.model.config.refiner.width}",
             )
         model.decoder.load_state_dict(decoder.model.decoder.state_dict())
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{recipe.weights}: {name} is not finite", remedy="give other --weights")
     return model, vocabulary
+
+
+def build_vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:
+    """The words of the training captions. Raises DataError if no word is frequent enough."""
+    captions = (tokenize(caption) for record in records for caption in record.captions)
+    try:
+        vocabulary = Vocabulary.build(captions, minimum_count=recipe.minimum_count)
+    except DataError as error:
+        raise DataError(str(error), remedy="lower --minimum-count") from None
+    return vocabulary
 
 
 def earlier_recipes(recipe: Recipe) -> list[dict[str, Any]]:
@@ -60,19 +84,31 @@ def earlier_recipes(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def recipes_of(file: str) -> list[dict[str, Any]]:
-    """The recipes that a model file was made by, the first one first."""
+    """The recipes that a model file was made by, the first one first, in today's names."""
     about = read_header(file)["about"]
-    return [*about.get("earlier", []), about["recipe"]] if "recipe" in about else []
+    if not isinstance(about.get("recipe"), dict):
+        return []
+    earlier = about.get("earlier", [])
+    stored = [*(one for one in earlier if isinstance(one, dict)), about["recipe"]] if isinstance(earlier, list) else []
+    return [current(recipe)[0] for recipe in stored or [about["recipe"]]]
 
 
-def _take_side(recipe: Recipe, model: CaptionModel) -> None:
-    """The size of the pictures is nothing that a file has learned: the recipe may change it."""
+def _check_length(recipe: Recipe, model: CaptionModel) -> None:
+    if recipe.max_length > (most := model.decoder.max_length):
+        raise OptionError(
+            f"max_length is {recipe.max_length}, and the decoder reads at most {most} words",
+            remedy=f"set max_length {most}, or more positions in decoder_options",
+        )
+
+
+def _set_side(recipe: Recipe, model: CaptionModel) -> None:
+    """The size of the pictures is not learned: the recipe may change it."""
     if recipe.encoder_options.get("side") is not None:
-        model.take_side(recipe.encoder_options["side"])
+        model.set_side(recipe.encoder_options["side"])
 
 
 def _agree(recipe: Recipe, config: ModelConfig) -> None:
-    """Make sure that what is asked of the parts that come from files is so: it would be passed over in silence."""
+    """Make sure that options of parts that come from files have the values of these files."""
     parts = {"encoder_options": config.encoder, "decoder_options": config.decoder, "refiner_options": config.refiner}
     asked: list[tuple[str, Any, Any]] = []
     if "backbone" in recipe.given:
@@ -86,7 +122,9 @@ def _agree(recipe: Recipe, config: ModelConfig) -> None:
             asked.append((f"{option}: {name}", value, getattr(parts[option], name, None)))
     for name, wanted, found in asked:
         if wanted != found and wanted != _as_json(found):
-            raise OptionError(f"{name} is {found!r} in the model that is gone on from, not {wanted!r}: leave it out")
+            raise OptionError(
+                f"{name} is {found!r} in the model that is started from, not {wanted!r}", remedy="leave it out"
+            )
 
 
 def _as_json(value: Any) -> Any:
@@ -94,25 +132,22 @@ def _as_json(value: Any) -> Any:
     return [_as_json(one) for one in value] if isinstance(value, tuple) else value
 
 
-def _vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:
-    captions = (tokenize(caption) for record in records for caption in record.captions)
-    return Vocabulary.build(captions, minimum_count=recipe.minimum_count)
-
-
 def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | None) -> ModelConfig:
+    refiner = dict(recipe.refiner_options)
+    kind = refiner.pop("kind", "transformer_encoder")
     try:
         config = ModelConfig(
             encoder=encoder.model.config.encoder
             if encoder
             else EncoderConfig(backbone=recipe.backbone, **recipe.encoder_options),
-            refiner=RefinerConfig(**recipe.refiner_options),
-            decoder=DECODERS[recipe.decoder](**recipe.decoder_options),
+            refiner=REFINERS[kind].config(**refiner),
+            decoder=DECODERS[recipe.decoder].config(**recipe.decoder_options),
         )
     except TypeError as error:
         raise OptionError(f"an option of the model is not known: {error}") from None
     if decoder is None:
         return config
-    # What is learned is in the file; what is not, such as dropout, the recipe may change.
+    # What is learned comes from the file; what is not learned, such as dropout, the recipe may change.
     kept = decoder.model.config.decoder
     if isinstance(kept, type(config.decoder)) and "dropout" in recipe.decoder_options:
         kept = replace(kept, dropout=config.decoder.dropout)

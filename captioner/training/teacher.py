@@ -1,4 +1,4 @@
-"""A better model whose judgement of every next word a run learns from, beside the captions of people."""
+"""Knowledge distillation: a run learns the next-word distributions of a larger model beside the captions."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,28 +11,27 @@ from torch import Tensor
 from captioner.checkpoint import load as load_checkpoint
 from captioner.errors import OptionError
 from captioner.model.encoder import EncoderConfig
-from captioner.model.transformer import TransformerConfig
 from captioner.tokenizer.vocabulary import Vocabulary
-from captioner.training.grids import Pixels
+from captioner.training.images import Pixels
 
 
 class Teacher:
-    """Knowledge distillation (Hinton et al. 2015): a small model learns what a larger one holds likely.
+    """The larger model of knowledge distillation (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network").
 
-    The teacher sees the very pictures that its student sees, cut and mirrored alike, and reads the same words, none of
-    them hidden. Where these are the student's own, it is asked about the states that the student will be in (Agarwal
-    et al. 2024, "On-Policy Distillation of Language Models").
+    The teacher gets the same augmented pictures as the student and the same input words, without word dropout. Where
+    the words are the student's samples, this is on-policy distillation (Agarwal et al. 2024, "On-Policy Distillation of
+    Language Models").
 
     Args:
         file: of a model.
         vocabulary: of the student.
-        encoder: the student's, for how its pixels are normalised.
-        longest: words that it must be able to read.
+        encoder: the configuration of the student's, for the normalisation of its pixels.
+        max_length: words that it must be able to read.
         device: of both.
         autocast: the run's precision.
 
     Raises:
-        OptionError: the teacher knows other words, takes pictures of another shape, or reads fewer words.
+        OptionError: the teacher has another vocabulary or padding, or reads fewer words.
         CheckpointError: the file does not load.
     """
 
@@ -42,18 +41,24 @@ class Teacher:
         vocabulary: Vocabulary,
         encoder: EncoderConfig,
         *,
-        longest: int,
+        max_length: int,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         checkpoint = load_checkpoint(file)
         if checkpoint.vocabulary.words != vocabulary.words:
-            raise OptionError(f"the teacher {file} knows other words than the model: both need one vocabulary")
+            raise OptionError(
+                f"the vocabulary of the teacher {file} is not that of the model",
+                remedy="take a teacher that was trained with the same vocabulary",
+            )
         config = checkpoint.model.config
         if config.encoder.pad != encoder.pad:
-            raise OptionError(f"pad is {config.encoder.pad} in the teacher {file}, {encoder.pad} in the model")
-        if isinstance(config.decoder, TransformerConfig) and config.decoder.longest <= longest:
-            raise OptionError(f"longest is {longest}: the teacher {file} can read {config.decoder.longest - 1} words")
+            raise OptionError(f"pad is {config.encoder.pad} in the teacher {file} and {encoder.pad} in the model")
+        if (most := checkpoint.model.decoder.max_length) < max_length:
+            raise OptionError(
+                f"max_length is {max_length}, and the teacher {file} reads at most {most} words",
+                remedy=f"set max_length {most}",
+            )
         self.model, self.student, self.autocast = (
             checkpoint.model.to(device).eval().requires_grad_(False),
             encoder,
@@ -61,21 +66,21 @@ class Teacher:
         )
 
     @torch.no_grad()
-    def logits(self, pixels: Pixels, reads: Tensor) -> Tensor:
-        """What the teacher would say next.
+    def logits(self, pixels: Pixels, inputs: Tensor) -> Tensor:
+        """The teacher's logits of the next words.
 
         Args:
-            pixels: B pictures as the student takes them.
-            reads: (N, T) tokens; N is a multiple of B, the captions of a picture side by side.
+            pixels: B pictures, normalised for the student.
+            inputs: (N, T) tokens; N is a multiple of B, the captions of a picture in a row.
 
         Returns:
             (N, T, V).
         """
         with self.autocast():
-            logits: Tensor = self.model(self._as_it_takes(pixels.values), reads, self._cells(pixels.mask))[0]
+            logits: Tensor = self.model(self._renormalised(pixels.values), inputs, self._cells(pixels.mask)).logits
         return logits
 
-    def _as_it_takes(self, values: Tensor) -> Tensor:
+    def _renormalised(self, values: Tensor) -> Tensor:
         own = self.model.encoder.config
         mean, std, own_mean, own_std = (
             values.new_tensor(channels).view(3, 1, 1)

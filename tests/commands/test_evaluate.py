@@ -1,5 +1,6 @@
 """``captioner evaluate``: what it prints, writes and returns."""
 
+import argparse
 import csv
 import json
 import sys
@@ -10,11 +11,49 @@ from typing import Any
 
 import pytest
 
+from captioner.commands import evaluate as command
 from captioner.errors import DataError, ImageError, OptionError
 from captioner.metrics import DocumentFrequencies, evaluate
+from captioner.results import Failure
 
 Run = Callable[..., tuple[int, str, str]]
 Write = Callable[[str, Any], Path]
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+
+
+@pytest.fixture
+def gold() -> Path:
+    if not (SHARED / "gold").is_dir():
+        pytest.skip("needs ../shared/gold, the figures of the official evaluation for real captions")
+    return SHARED / "gold"
+
+
+@pytest.fixture
+def evaluate_command(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``captioner evaluate`` with these arguments: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        code = command.run(parser.parse_args([str(argument) for argument in arguments]))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a file into the test's folder: text as it is, anything else as JSON."""
+
+    def write(name: str, content: Any) -> Path:
+        path = tmp_path / name
+        path.write_bytes((content if isinstance(content, str) else json.dumps(content)).encode())
+        return path
+
+    return write
+
 
 ANIMALS = ["dog", "cat", "horse", "bird", "cow", "goat", "duck", "fox"]
 
@@ -210,7 +249,7 @@ def test_meteor_without_its_program_says_what_is_missing(
 def test_a_file_that_cannot_be_written(evaluate_command: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"--per-image: cannot write .*out.csv: there is no folder .*no"):
         evaluate_command(*arguments(files, "--per-image", tmp_path / "no" / "out.csv"))
-    with pytest.raises(DataError, match=r"cannot write .*: Is a directory"):
+    with pytest.raises(OptionError, match=r"--per-image: cannot write .*: Is a directory"):
         evaluate_command(*arguments(files, "--per-image", tmp_path))
 
 
@@ -228,10 +267,10 @@ class PretendCaptioner:
     def options(self, **changes: int) -> dict[str, int]:
         return changes
 
-    def caption_all(self, pictures: list[Path], *, options: Any, on_error: Any) -> Any:
+    def caption_all(self, pictures: list[Path], *, options: Any) -> Any:
         for path in pictures:
             if path.read_bytes() == b"broken":
-                on_error(path, ImageError(f"{path.name}: not a picture"))
+                yield Failure.of(path, ImageError(f"{path.name}: not a picture"))
             else:
                 yield types.SimpleNamespace(image=str(path), text=f"a {ANIMALS[int(path.stem) % 8]} outside")
 
@@ -240,7 +279,8 @@ class PretendCaptioner:
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     module = types.ModuleType("captioner.pipeline")
     module.DEFAULT_MODEL = "default"  # type: ignore[attr-defined]
-    module.load = lambda name, device=None: PretendCaptioner()  # type: ignore[attr-defined]
+    module.load = lambda name, device: PretendCaptioner()  # type: ignore[attr-defined]
+    module.shipped_models = lambda: {"default": tmp_path / "default.safetensors"}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "captioner.pipeline", module)
     folder = tmp_path / "val"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Each format of captions gives the same records; what is wrong with a file is told with its place."""
+"""Each format of captions gives the same records; what is wrong with a file is reported with its place."""
 
 import json
 from collections.abc import Callable
@@ -10,6 +10,8 @@ import pytest
 from captioner.data.readers import read
 from captioner.data.records import Record
 from captioner.errors import DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore::captioner.data.readers.LeftOutWarning")
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg")
 SPLITS = {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
@@ -160,26 +162,42 @@ ROW = {"image": "a.jpg", "caption": "a dog"}
 
 # What is wrong, the file's name, its content, words of the message.
 BAD_FILES: dict[str, tuple[str, Any, str]] = {
-    "JSON that is cut off": ("captions.json", '{"images": [', "captions.json: not JSON, or truncated"),
-    "JSON of another kind": ("captions.json", {"a": 1}, "neither COCO's nor Karpathy's"),
-    "a JSON list": ("captions.json", [1], "neither COCO's nor Karpathy's"),
-    "COCO without file names": ("captions.json", {"images": [{"id": 1}], "annotations": []}, "not in COCO's"),
+    "JSON that is cut off": ("captions.json", '{"images": [', "line 1 column 13"),
+    "JSON of another kind": ("captions.json", {"a": 1}, "neither 'annotations'"),
+    "a JSON list": ("captions.json", [1], "is a list, as results are"),
+    "COCO without file names": (
+        "captions.json",
+        {"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a dog"}]},
+        "image 0: picture 1 has no name of a file; add",
+    ),
     "COCO with a caption that is null": (
         "captions.json",
         {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 1, "image_id": 1, "caption": None}]},
-        "captions.json: not in COCO's captions format",
+        "annotation 0: the caption of picture 1 is null",
     ),
     "COCO without captions": (
         "captions.json",
         {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []},
-        "no captions in",
+        "no captions in it",
     ),
     "Karpathy without sentences": ("dataset.json", {"images": [{"filename": "a.jpg", "split": "val"}]}, "'sentences'"),
-    "JSON lines with a broken line": ("captions.jsonl", json.dumps(ROW) + '\n{"image"', "captions.jsonl:2: not JSON"),
-    "JSON lines with a list": ("captions.jsonl", "[1]", "captions.jsonl:1: an object is expected"),
-    "a row without caption": ("captions.jsonl", '{"image": "a.jpg"}', "captions.jsonl:1: a row needs"),
-    "a caption of blanks": ("captions.jsonl", '{"image": "a.jpg", "caption": " "}', "captions.jsonl:1: a row needs"),
-    "a caption that is a number": ("captions.jsonl", '{"image": "a.jpg", "caption": 3}', "a row needs"),
+    "JSON lines with a broken line": (
+        "captions.jsonl",
+        json.dumps(ROW) + '\n{"image"',
+        "jsonl, line 2: not JSON",
+    ),
+    "JSON lines with a list": ("captions.jsonl", "[1]", "captions.jsonl, line 1: '[1]' is not an object"),
+    "a row without caption": (
+        "captions.jsonl",
+        '{"image": "a.jpg"}',
+        "line 1: picture 'a.jpg' has no",
+    ),
+    "a caption of blanks": (
+        "captions.jsonl",
+        '{"image": "a.jpg", "caption": " "}',
+        "no captions in it",
+    ),
+    "a caption that is a number": ("captions.jsonl", '{"image": "a.jpg", "caption": 3}', "is 3 (int), not text"),
     "an unknown split": ("captions.jsonl", json.dumps({**ROW, "split": "dve"}), "the split 'dve' is none of"),
     "boxes as a list": ("captions.jsonl", json.dumps({**ROW, "boxes": [1]}), "'boxes' maps places of words"),
     "a box of three": (
@@ -188,21 +206,30 @@ BAD_FILES: dict[str, tuple[str, Any, str]] = {
         "or to a list of these, not {'1'",
     ),
     "no box": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": []}}), "'boxes' maps places of words"),
+    "a box of strings": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": ["0", "0", "1", "1"]}}), "maps places"),
     "a box for a box": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": {"0": 1}}}), "'boxes' maps places"),
     "a box in pixels": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": [0, 0, 20, 20]}}), "in fractions"),
     "a box inside out": ("captions.jsonl", json.dumps({**ROW, "boxes": {"1": [0.5, 0, 0.2, 1]}}), "in fractions"),
-    "CSV without a header": ("captions.csv", "a.jpg,a dog\n", "must name the columns image,caption"),
-    "an empty CSV": ("captions.csv", "", "must name the columns image,caption"),
+    "CSV without a header": ("captions.csv", "a.jpg,a dog\n", "line 1: the header must name"),
+    "an empty CSV": ("captions.csv", "", "is empty"),
     "CSV with the header alone": ("captions.csv", "image,caption\n", "no captions in it"),
-    "CSV with a short row": ("captions.csv", "image,caption\na.jpg,a dog\nb.jpg\n", "captions.csv:3: a row needs"),
+    "CSV with a short row": (
+        "captions.csv",
+        "image,caption\na.jpg,a dog\nb.jpg\n",
+        "csv, line 3: 1 fields",
+    ),
     "CSV with a quote left open": (
         "captions.csv",
         'image,caption\na.jpg,"a dog\n' + "b.jpg,a cat\n" * 20_000,
-        "captions.csv:2: ",
+        "captions.csv, line 2: ",
     ),
-    "CSV with a short quote left open": ("captions.csv", 'image,caption\na.jpg,"a dog\nb.jpg,a cat\n', "csv:2: "),
-    "Flickr8k without a tab": ("Flickr8k.token.txt", "a.jpg#0\tA dog .\na.jpg#1 A dog .\n", "txt:2: no tab"),
-    "Flickr8k without a caption": ("Flickr8k.token.txt", "a.jpg#0\t\n", "txt:1: no caption"),
+    "CSV with a short quote left open": ("captions.csv", 'image,caption\na.jpg,"a dog\nb.jpg,a cat\n', "csv, line 2: "),
+    "Flickr8k without a tab": (
+        "Flickr8k.token.txt",
+        "a.jpg#0\tA dog .\na.jpg#1 A dog .\n",
+        "txt, line 2: 'a.jpg#1 A dog",
+    ),
+    "Flickr8k without a caption": ("Flickr8k.token.txt", "a.jpg#0\t\n", "no captions in it"),
     "Flickr8k without splits": ("Flickr8k.token.txt", "a.jpg#0\tA dog .\n", "no *.trainImages.txt beside"),
 }
 
@@ -219,7 +246,7 @@ def test_bad_files(folder: Path, what: str) -> None:
 
 def test_a_file_in_another_encoding_is_refused(folder: Path) -> None:
     (folder / "captions.csv").write_bytes("image,caption\na.jpg,a café\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"captions.csv: not a text file in UTF-8"):
+    with pytest.raises(DataError, match=r"captions.csv, line 2: byte \d+ is not UTF-8; save the file as UTF-8"):
         read(folder)
 
 
@@ -240,7 +267,7 @@ def test_several_files_of_captions_are_not_chosen_from(folder: Path) -> None:
 def test_a_picture_in_two_splits_is_refused(folder: Path) -> None:
     """Training on what one is tested on is the mistake that a reader can still prevent."""
     rows = [{**ROW, "split": "train"}, {**ROW, "split": "test"}]
-    with pytest.raises(DataError, match=r"captions.jsonl:2: a.jpg is in the splits 'train' and 'test'"):
+    with pytest.raises(DataError, match=r"captions.jsonl, line 2: a.jpg is in the splits 'train' and 'test'"):
         read(write(folder / "captions.jsonl", "\n".join(map(json.dumps, rows))))
     (folder / "captions.jsonl").unlink()
 
@@ -250,5 +277,5 @@ def test_a_picture_in_two_splits_is_refused(folder: Path) -> None:
         read(file)
 
     images = [{"filename": "a.jpg", "split": split, "sentences": [{"raw": "a"}]} for split in ("train", "val")]
-    with pytest.raises(DataError, match=r"a.jpg is in the splits 'train' and 'dev'"):
+    with pytest.raises(DataError, match=r"image 1: a second picture with the id 'a.jpg'"):
         read(write(folder / "dataset.json", {"images": images}))

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.records import Record, of_split, refuse_leaks, split_by_name, usable
-from captioner.data.shards import ShardPicture
+from captioner.data.records import Record, ShardPicture, of_split, refuse_leaks, split_by_name, usable
 from captioner.errors import DataError
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioner.cli import main
 from captioner.data import drawing, scenes
 from captioner.data.readers import read
 from captioner.data.scenes import Scene, dog_frisbee_park, draw_scene, draw_scenes, write_scenes
@@ -194,11 +195,41 @@ def test_written_scenes_are_read_again_with_their_boxes(tmp_path: Path) -> None:
             assert np.abs(back - box).max() < 0.01
 
 
-def test_the_drawing_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["scenes", str(tmp_path / "scene.png"), "--example"])
-    scenes.main()
+def test_the_command_draws(tmp_path: Path) -> None:
+    assert main(["scenes", str(tmp_path / "scene.png"), "--example"]) == 0
     with Image.open(tmp_path / "scene.png") as image:
         assert image.tobytes() == dog_frisbee_park().image.tobytes()
-    monkeypatch.setattr("sys.argv", ["scenes", str(tmp_path / "set"), "--count", "3", "--dev", "1"])
-    scenes.main()
+    assert main(["scenes", str(tmp_path / "set"), "--count", "3", "--dev", "1"]) == 0
     assert len(list((tmp_path / "set" / "images").glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--count", "-1"], "--count must be at least 0, not -1"),
+        (["--count", "0", "--dev", "0"], "--count and --dev"),
+        (["--first-seed", "-3"], "not -3"),
+        ([], "is not empty"),
+    ],
+)
+def test_what_the_command_cannot_draw_is_one_line(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "captions.jsonl"
+    kept.write_text("mine")
+    assert main(["scenes", str(tmp_path), *arguments]) == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
+    assert kept.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["scene.xyz", "file/below.png"])
+def test_an_example_that_cannot_be_written_is_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["scenes", str(tmp_path / name), "--example"]) == 2
+    line = capsys.readouterr().err
+    assert name in line
+    assert line.count("\n") == 1

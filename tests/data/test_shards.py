@@ -1,5 +1,6 @@
 """Shards hold what folders hold, and a run on either ends with the same weights."""
 
+import argparse
 import io
 import json
 import tarfile
@@ -10,12 +11,12 @@ import torch
 from PIL import Image
 
 from captioner.checkpoint import load
-from captioner.data import shards
+from captioner.commands import shards
 from captioner.data.readers import read
 from captioner.data.records import Record, usable
 from captioner.data.scenes import write_scenes
-from captioner.data.shards import read_shards, write_shards
-from captioner.errors import DataError
+from captioner.data.shards import write_shards
+from captioner.errors import DataError, OptionError
 from captioner.image import open_image
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
@@ -61,7 +62,7 @@ def test_captions_in_a_txt_keep_what_the_json_says(tmp_path: Path, order: tuple[
             member = tarfile.TarInfo(f"a.{suffix}")
             member.size = len(files[suffix])
             tar.addfile(member, io.BytesIO(files[suffix]))
-    (found,) = read_shards(tmp_path)
+    (found,) = read(tmp_path)
     assert (found.split, found.id, found.captions) == ("test", "seven", ("a dog",))
     assert found.boxes[0].keys() == {1}
 
@@ -78,7 +79,7 @@ def test_a_run_on_shards_ends_as_one_on_a_folder(scenes: Path, packed: Path, tmp
         batch_pictures=4,
         captions_per_picture=1,
         map_supervision=0.1,
-        longest=12,
+        max_length=12,
     )
     ends = [
         load(Trainer(recipe, read(data), tmp_path / data.name, device="cpu").run()).model.state_dict()
@@ -93,7 +94,7 @@ def test_pictures_in_shards_that_do_not_open_are_named(tmp_path: Path) -> None:
         add(tar, "a.txt", b"a dog\na brown dog\n")
         add(tar, "b.jpg", picture())
         add(tar, "b.json", json.dumps({"caption": "a cat", "split": "val"}).encode())
-    records = read_shards(tmp_path)
+    records = read(tmp_path)
     assert [(r.id, r.captions, r.split) for r in records] == [
         ("train-0/a", ("a dog", "a brown dog"), "train"),
         ("train-0/b", ("a cat",), "dev"),
@@ -101,7 +102,7 @@ def test_pictures_in_shards_that_do_not_open_are_named(tmp_path: Path) -> None:
     good, faults = usable(records)
     assert [record.id for record in good] == ["train-0/b"]
     name = f"{tmp_path}/train-0.tar/a.jpg"
-    assert faults == {name: f"{name}: not an image in a format that is known"}
+    assert list(faults) == [name] and name in faults[name] and "not an image" in faults[name]
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -118,9 +119,12 @@ def picture() -> bytes:
 
 BAD: dict[str, tuple[dict[str, bytes], str]] = {
     "a picture alone": ({"a.jpg": picture()}, "a.jpg: no captions beside it"),
-    "JSON cut off": ({"a.jpg": picture(), "a.json": b'{"caption": '}, "a.json: not a JSON object"),
+    "JSON cut off": ({"a.jpg": picture(), "a.json": b'{"caption": '}, "a.json, line 1 column 13"),
     "a list": ({"a.jpg": picture(), "a.json": b"[1]"}, "a.json: not a JSON object"),
-    "a caption that is a number": ({"a.jpg": picture(), "a.json": b'{"caption": 3}'}, "must be a list of texts, not 3"),
+    "a caption that is a number": (
+        {"a.jpg": picture(), "a.json": b'{"caption": 3}'},
+        "'captions' must be a list",
+    ),
     "a split of no name": (
         {"a.jpg": picture(), "a.json": b'{"caption": "a dog", "split": "dve"}'},
         "the split 'dve' is none of",
@@ -156,15 +160,59 @@ def test_a_file_that_is_no_tar_or_cut_off_is_named(tmp_path: Path, packed: Path)
     (tmp_path / "x.tar").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"x.tar: no tar file, or cut off"):
         read(tmp_path / "x.tar")
-    with pytest.raises(DataError, match=r"y.tar: no such shard"):
+    with pytest.raises(DataError, match=r"y.tar: no such file or folder"):
         read(tmp_path / "y.tar")
 
 
 def test_the_command_makes_shards_and_does_not_write_over_them(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["shards", str(scenes), str(tmp_path / "out"), "--pictures", "8"])
-    assert shards.main() == 0
-    assert capsys.readouterr().out == f"3 shards in {tmp_path / 'out'}\n"
-    assert shards.main() == 2
-    assert "holds shards already" in capsys.readouterr().err
+    run = arguments(scenes, tmp_path / "out", "--shard-size", 8)
+    assert shards.run(run) == 0
+    assert capsys.readouterr().out == f"3 shards of 15 pictures in {tmp_path / 'out'}\n"
+    with pytest.raises(DataError, match="holds shards already"):
+        shards.run(run)
+    with pytest.raises(OptionError, match="--shard-size must be at least 1, not 0"):
+        shards.run(arguments(scenes, tmp_path / "more", "--shard-size", 0))
+    with pytest.raises(DataError, match=r"captions.jsonl is a file; give a folder"):
+        shards.run(arguments(scenes, scenes))
+
+
+def arguments(*given: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    shards.add_arguments(parser)
+    return parser.parse_args([str(argument) for argument in given])
+
+
+def test_pictures_that_cannot_be_read_are_named_and_the_others_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jpeg").write_bytes(picture())
+    (tmp_path / "odd.picture").write_bytes(picture())
+    rows = [{"image": name, "caption": "a dog"} for name in ("a.jpeg", "gone.jpg", "odd.picture")]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert shards.run(arguments(tmp_path, tmp_path / "out")) == 1
+    printed = capsys.readouterr()
+    assert "gone.jpg: cannot be read" in printed.err
+    assert "2 pictures (1 left out)" in printed.out
+    assert [record.id for record in read(tmp_path / "out")] == ["a.jpeg", "odd.picture"]
+
+
+def test_nothing_is_left_of_shards_that_could_not_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture())
+    records = [Record(tmp_path / "a.jpg", ("a dog",), "train", str(i)) for i in range(5)]
+    added = iter(range(3))
+
+    def full(self: tarfile.TarFile, *arguments: object, **more: object) -> None:
+        if next(added, None) is None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        write_shards(records, tmp_path / "out", pictures=1)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.txt").touch()
+    with pytest.raises(DataError):
+        write_shards(records, tmp_path / "there", pictures=1)
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["mine.txt"]

@@ -4,22 +4,28 @@ import numpy as np
 import pytest
 
 from captioner.errors import DataError
-from captioner.grounding.deletion import LEVELS, Trial, area, summarise
+from captioner.grounding.deletion import LEVELS, DeletionCurves, area_under, summarise
 
 
 def test_the_area_is_the_mean_of_the_curve() -> None:
-    assert area(np.ones(len(LEVELS))) == pytest.approx(1)
-    assert area(np.asarray(LEVELS)) == pytest.approx(0.5)
-    assert area(np.array([1.0] + [0.0] * (len(LEVELS) - 1))) == pytest.approx(0.025)
+    assert area_under(np.ones(len(LEVELS))) == pytest.approx(1)
+    assert area_under(np.asarray(LEVELS)) == pytest.approx(0.5)
+    assert area_under(np.array([1.0] + [0.0] * (len(LEVELS) - 1))) == pytest.approx(0.025)
 
 
-def trial(picture: str, own: float, chance: float) -> Trial:
+def curves(picture: str, own: float, chance: float) -> DeletionCurves:
     flat = np.ones(len(LEVELS))
-    return Trial(picture, own * flat, chance * flat, (1 - own) * flat, (1 - chance) * flat)
+    return DeletionCurves(
+        picture=picture,
+        deletion=own * flat,
+        random_deletion=chance * flat,
+        insertion=(1 - own) * flat,
+        random_insertion=(1 - chance) * flat,
+    )
 
 
 def test_gains_are_paired_and_above_zero_where_the_map_is_better() -> None:
-    found = summarise([trial("a", 0.2, 0.5), trial("b", 0.4, 0.6), trial("b", 0.3, 0.6)])
+    found = summarise([curves("a", 0.2, 0.5), curves("b", 0.4, 0.6), curves("b", 0.3, 0.6)])
     assert (found.words, found.pictures) == (3, 2)
     assert found.deletion.value == pytest.approx(0.3)
     assert found.deletion_gain.value == pytest.approx((0.3 + 0.2 + 0.3) / 3)
@@ -28,6 +34,6 @@ def test_gains_are_paired_and_above_zero_where_the_map_is_better() -> None:
     assert found.curves["deletion"] == pytest.approx([0.3] * len(LEVELS))
 
 
-def test_no_trials_are_refused() -> None:
-    with pytest.raises(DataError, match="no word was tried"):
+def test_no_curves_are_refused() -> None:
+    with pytest.raises(DataError, match="there is no curve"):
         summarise([])

@@ -1,18 +1,23 @@
 """Boxes and masks from COCO's instances format, and the boxes that captions' words get."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies
 import numpy as np
 import pytest
+from hypothesis import given
 from PIL import Image
+from pycocotools import mask as masks
 
 from captioner.data.readers import read
 from captioner.data.records import Record
 from captioner.errors import DataError
 from captioner.grounding.instances import Instances, attach_boxes, find_instances
+from captioner.grounding.segmentation import check_segmentation, decode_segmentation
 
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]
 
@@ -125,41 +130,176 @@ def test_instances_beside_the_captions_give_their_words_boxes(write: Callable[..
     assert [record.boxes for record in read(file)] == [(), ()]
     beside = write(CONTENT, "instances_mine.json")
     assert find_instances(file) == beside
-    assert [record.boxes for record in read(file)] == [({1: ((0.25, 0.5, 0.5, 1.0),)},), ()]
+    boxed = attach_boxes(read(file), Instances(beside))
+    assert [record.boxes for record in boxed] == [({1: ((0.25, 0.5, 0.5, 1.0),)},), ()]
     assert find_instances(tmp_path / "mine.json") is None
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        [],
-        {"images": []},
-        {**CONTENT, "annotations": [{"id": 1}]},
-        {**CONTENT, "annotations": [annotation(1, 1, 99, [0, 0, 1, 1])]},
-        {**CONTENT, "categories": [{"id": 1, "name": "thing"}], "annotations": []},
-    ],
-)
-def test_other_files_are_refused_by_name(write: Callable[..., Path], content: Any) -> None:
-    with pytest.raises(DataError, match=r"instances\.json: "):
+NAN = float("nan")
+IMAGE = CONTENT["images"][0]
+
+
+def changed(part: str, entry: int, **values: Any) -> dict[str, Any]:
+    """The content with some values of one entry changed; None removes a key."""
+    entries = [dict(each) for each in CONTENT[part]]
+    entries[entry] = {key: value for key, value in (entries[entry] | values).items() if value is not None}
+    return {**CONTENT, part: entries}
+
+
+DAMAGED: dict[str, tuple[Any, str]] = {
+    "not JSON": ("{", "instances.json"),
+    "empty": (" ", "empty"),
+    "nested too deeply": ("[" * 100_000, "nested"),
+    "a long number": ('{"images": ' + "9" * 5000 + "}", "instances.json"),
+    "a list": ([], "'images', 'categories' and 'annotations'"),
+    "no annotations": ({"images": [], "categories": CATEGORIES}, "'annotations'"),
+    "images an object": ({**CONTENT, "images": {}}, "'images'"),
+    "an image that is a text": ({**CONTENT, "images": ["a.png"]}, "entry 0 of 'images'"),
+    "an image without id": (changed("images", 0, id=None), "entry 0 of 'images'"),
+    "an id that is a list": (changed("images", 0, id=[1]), "entry 0 of 'images'"),
+    "an image id twice": (changed("images", 1, id=1), "two images have the id 1"),
+    "a file name twice": (changed("images", 1, file_name="a.png"), "a.png"),
+    "an image without name": (changed("images", 0, file_name=None), "image 1 has no 'file_name'"),
+    "an image without width": (changed("images", 0, width=None), "width None"),
+    "an image of width 0": (changed("images", 0, width=0), "width 0"),
+    "an image of negative height": (changed("images", 0, height=-20), "height -20"),
+    "an image of width NaN": (changed("images", 0, width=NAN), "NaN"),
+    "an image of width text": (changed("images", 0, width="40"), "width 40"),
+    "an image of width true": (changed("images", 0, width=True), "width True"),
+    "instances of no class": (changed("images", 0, instances="peple"), "peple"),
+    "instances that are a list": (changed("images", 0, instances=["person"]), "'instances'"),
+    "a category without name": (changed("categories", 0, name=None), "category 1"),
+    "a category id twice": (changed("categories", 1, id=1), "two categories have the id 1"),
+    "no class of COCO": ({**CONTENT, "categories": [{"id": 1, "name": "thing"}], "annotations": []}, "thing"),
+    "an annotation without image": (changed("annotations", 0, image_id=None), "annotation 1"),
+    "an annotation of an unknown image": (changed("annotations", 0, image_id=99), "99"),
+    "an annotation of an unknown category": (changed("annotations", 0, category_id=99), "99"),
+    "a category id that is a list": (changed("annotations", 0, category_id=[1]), "annotation 1"),
+    "an annotation id twice": (changed("annotations", 1, id=1), "two annotations have the id 1"),
+    "an annotation without box": (changed("annotations", 0, bbox=None), "annotation 1"),
+    "a box of three": (changed("annotations", 0, bbox=[0, 0, 4]), "annotation 1"),
+    "a box of text": (changed("annotations", 0, bbox=["0", 0, 4, 4]), "annotation 1"),
+    "a box with NaN": (changed("annotations", 0, bbox=[0, NAN, 4, 4]), "NaN"),
+    "a box with infinity": (changed("annotations", 0, bbox=[0, 0, float("inf"), 4]), "Infinity"),
+    "a box of negative width": (changed("annotations", 0, bbox=[9, 0, -4, 4]), "negative size"),
+    "a box outside": (changed("annotations", 0, bbox=[100, 0, 4, 4]), "outside the picture of 40 x 20"),
+    "a box larger than the picture": (changed("annotations", 0, bbox=[0, 0, 80, 20]), "outside the picture of 40 x 20"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_files_are_refused_with_the_file_the_entry_and_a_remedy(write: Callable[..., Path], case: str) -> None:
+    content, named = DAMAGED[case]
+    with pytest.raises(DataError) as caught:
         Instances(write(content))
+    assert "instances.json" in str(caught.value) and named in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_odd_fields_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
-    images = [{**CONTENT["images"][0], "instances": "peple"}]
-    with pytest.raises(DataError, match="'instances': 'peple', neither"):
-        Instances(write({**CONTENT, "images": images})).of("a.png")
-    with pytest.raises(DataError, match="nowhere"):
-        Instances(tmp_path / "nowhere.json")
-    broken = {**CONTENT, "annotations": [annotation(7, 1, 1, [0, 0, 4, 4], segmentation={"counts": "x"})]}
-    objects = Instances(write(broken)).of("a.png")
-    assert objects is not None
-    with pytest.raises(DataError, match="annotation 7: its outline"):
-        objects.mask("person")
+SEGMENTATIONS: dict[str, Any] = {
+    "text": "x",
+    "a number": 5,
+    "a box": [[0, 0, 4, 4]],  # pycocotools takes four numbers for a box
+    "an odd count": [[0, 0, 4, 4, 2, 2, 1]],
+    "text in a polygon": [[0, 0, 4, "4", 2, 2]],
+    "a polygon outside": [[0, 0, 4000, 4, 2, 2]],
+    "a flat list": [0, 0, 4, 4, 2, 2],
+    "no counts": {"size": [20, 40]},
+    "no size": {"counts": [800]},
+    "another size": {"size": [40, 20], "counts": [800]},
+    "runs too short": {"size": [20, 40], "counts": [20, 40]},
+    "runs too long": {"size": [20, 40], "counts": [20, 4000]},
+    "negative runs": {"size": [20, 40], "counts": [-20, 820]},
+    "runs of text": {"size": [20, 40], "counts": ["800"]},
+    "damaged text": {"size": [20, 40], "counts": "\u00e9"},
+    "text cut short": {"size": [20, 40], "counts": "P"},
+}
+
+
+@pytest.mark.parametrize("case", SEGMENTATIONS)
+def test_damaged_outlines_are_refused_with_the_file_and_the_annotation(write: Callable[..., Path], case: str) -> None:
+    broken = {**CONTENT, "annotations": [annotation(7, 1, 1, [0, 0, 4, 4], segmentation=SEGMENTATIONS[case])]}
+    objects = Instances(write(broken)).of("a.png")  # boxes do not need the outline
+    assert objects is not None and objects.boxes.keys() == {"person"}
+    for use in (lambda: objects.mask("person"), objects.check_masks):
+        with pytest.raises(DataError, match=r"instances\.json: annotation 7: .*segmentation"):
+            use()
+
+
+@given(hypothesis.strategies.lists(hypothesis.strategies.booleans(), min_size=24, max_size=24))
+def test_compressed_run_lengths_are_those_of_pycocotools(pixels: list[bool]) -> None:
+    mask = np.array(pixels).reshape(4, 6)
+    encoded = masks.encode(np.asfortranarray(mask.astype(np.uint8)))
+    segmentation = {"size": [4, 6], "counts": encoded["counts"].decode()}
+    assert check_segmentation(segmentation, 6, 4) == ""
+    np.testing.assert_array_equal(decode_segmentation(segmentation, 6, 4), mask)
+
+
+json_values = hypothesis.strategies.recursive(
+    hypothesis.strategies.none()
+    | hypothesis.strategies.booleans()
+    | hypothesis.strategies.integers()
+    | hypothesis.strategies.floats()
+    | hypothesis.strategies.text(max_size=3),
+    lambda inner: (
+        hypothesis.strategies.lists(inner, max_size=3)
+        | hypothesis.strategies.dictionaries(hypothesis.strategies.sampled_from(["id", "counts", "size"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given(hypothesis.strategies.data())
+def test_any_value_anywhere_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: hypothesis.strategies.DataObject
+) -> None:
+    content = json.loads(json.dumps(CONTENT))
+    part = data.draw(hypothesis.strategies.sampled_from(sorted(CONTENT)))
+    entry = data.draw(hypothesis.strategies.sampled_from(content[part]))
+    entry[data.draw(hypothesis.strategies.sampled_from(sorted(entry)))] = data.draw(json_values)
+    path = tmp_path_factory.mktemp("fuzz") / "instances.json"
+    path.write_text(json.dumps(content))
+    try:
+        objects = Instances(path).of("a.png")
+        if objects is not None:
+            for category in objects.boxes:
+                objects.mask(category)
+    except DataError as error:
+        assert "instances.json" in str(error)
+
+
+def test_reading_prints_nothing_and_may_be_gzipped(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / "instances_x.json.gz"
+    packed.write_bytes(gzip.compress(json.dumps(CONTENT).encode()))
+    assert len(Instances(packed)) == len(Instances(write())) == 3
+    assert capsys.readouterr().out == ""
+    assert find_instances(tmp_path / "captions_x.json") == packed
+
+
+def test_boxes_without_area_are_counted(write: Callable[..., Path]) -> None:
+    assert Instances(write()).without_area == 1
+
+
+def test_file_names_with_folders_fit_the_pictures_in_them(write: Callable[..., Path]) -> None:
+    images = [{**IMAGE, "file_name": "train/a.png"}, {**CONTENT["images"][1], "file_name": "val/a.png"}]
+    instances = Instances(write({**CONTENT, "images": images, "annotations": CONTENT["annotations"][:5]}))
+    train, val = instances.of(Path("coco/train/a.png")), instances.of(Path("coco/val/a.png"))
+    assert train is not None and val is not None and "dog" in train.boxes and "dog" not in val.boxes
+    assert instances.of(Path("a.png")) is None
+
+
+def test_two_pictures_that_fit_one_entry_are_refused(write: Callable[..., Path]) -> None:
+    records = [Record(Path(f"{split}/a.png"), ("a dog",), "dev", split) for split in ("train", "val")]
+    with pytest.raises(DataError, match=r"train/a\.png and val/a\.png"):
+        attach_boxes(records, Instances(write()))
 
 
 def test_the_photographs_beside_the_checkout(shared: Path) -> None:
-    records = [record for record in read(shared / "data" / "coco") if record.split == "dev"]
+    folder = shared / "data" / "coco"
+    records = [record for record in read(folder) if record.split == "dev"]
+    records = attach_boxes(records, Instances(folder / "instances.json"))
     boxed = [record for record in records if record.boxes]
     assert len(boxed) > 250
     for record in boxed:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from captioner.grounding.objects import NAMES, Named, name_objects
+from captioner.grounding.objects import NAMES, NamedObject, name_objects
 
 NAMED = {
     "a man riding a wave on top of a surfboard": {1: "person", 9: "surfboard"},
@@ -40,7 +40,7 @@ NAMED = {
 
 @pytest.mark.parametrize("caption", NAMED)
 def test_captions_name_what_a_reader_would_say(caption: str) -> None:
-    assert {named.place: named.category for named in name_objects(caption.split())} == NAMED[caption]
+    assert {named.position: named.category for named in name_objects(caption.split())} == NAMED[caption]
 
 
 def test_every_class_of_coco_is_in_the_table_and_found_by_its_own_name() -> None:
@@ -48,7 +48,7 @@ def test_every_class_of_coco_is_in_the_table_and_found_by_its_own_name() -> None
     alone = {"mouse": "computer mouse", "orange": "oranges"}  # left out by themselves
     for category in NAMES:
         words = alone.get(category, category).split()
-        assert name_objects(words) == [Named(len(words) - 1, category)]
+        assert name_objects(words) == [NamedObject(len(words) - 1, category)]
 
 
 def test_names_are_known_in_the_plural() -> None:

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from captioner.errors import DataError, OptionError
-from captioner.grounding.pointing import RIVALS, Mention, Region, aim, average, bootstrap_means
+from captioner.grounding.bootstrap import bootstrap_means
+from captioner.grounding.pointing import GroundedNoun, score_pointing
+from captioner.grounding.region import Region
+from captioner.grounding.scores import average_scores
 from captioner.image import Geometry
 
 SQUARE = Geometry(size=(80, 80), side=32, grid=(4, 4))
@@ -19,82 +22,86 @@ def one(cells: dict[tuple[int, int], float], shape: tuple[int, int] = (4, 4)) ->
     return map_
 
 
-def mention(map_: np.ndarray, region: Region, *others: np.ndarray, geometry: Geometry = SQUARE, **more: str) -> Mention:
+def noun(
+    map_: np.ndarray, region: Region, *others: np.ndarray, geometry: Geometry = SQUARE, **more: str
+) -> GroundedNoun:
     stacked = np.stack(others) if others else np.zeros((0, *geometry.grid), dtype=np.float32)
     named = {"picture": "p", "category": "dog"} | more
-    return Mention(map=map_, others=stacked, geometry=geometry, region=region, **named)
+    return GroundedNoun(position=0, map=map_, others=stacked, geometry=geometry, region=region, **named)
 
 
 def test_a_peak_inside_the_box_points_and_the_mass_is_what_lies_there() -> None:
     region = Region.of_boxes([(0.0, 0.0, 0.5, 0.25)])  # the first two cells of the first row
-    found = aim(mention(one({(0, 0): 0.5, (0, 1): 0.2, (3, 3): 0.3}), region))
-    assert found.pointing[0] == 1
-    assert found.mass[0] == pytest.approx(0.7)
-    found = aim(mention(one({(0, 0): 0.4, (3, 3): 0.6}), region))
-    assert found.pointing[0] == 0
-    assert found.mass[0] == pytest.approx(0.4)
+    found = score_pointing(noun(one({(0, 0): 0.5, (0, 1): 0.2, (3, 3): 0.3}), region))
+    assert found.map.pointing == 1
+    assert found.map.mass == pytest.approx(0.7)
+    found = score_pointing(noun(one({(0, 0): 0.4, (3, 3): 0.6}), region))
+    assert found.map.pointing == 0
+    assert found.map.mass == pytest.approx(0.4)
 
 
 def test_a_cell_that_is_covered_in_part_counts_in_part_and_points_by_its_centre() -> None:
     map_ = one({(1, 1): 1.0})  # from 0.25 to 0.5 each way, its centre at 0.375
-    assert aim(mention(map_, Region.of_boxes([(0.25, 0.25, 0.4, 0.5)]))).pointing[0] == 1
-    assert aim(mention(map_, Region.of_boxes([(0.25, 0.25, 0.4, 0.5)]))).mass[0] == pytest.approx(0.6)
-    assert aim(mention(map_, Region.of_boxes([(0.25, 0.25, 0.35, 0.5)]))).pointing[0] == 0
-    assert aim(mention(map_, Region.of_boxes([(0.25, 0.25, 0.375, 0.5)]))).pointing[0] == 1, "edges belong to a box"
+    assert score_pointing(noun(map_, Region.of_boxes([(0.25, 0.25, 0.4, 0.5)]))).map.pointing == 1
+    assert score_pointing(noun(map_, Region.of_boxes([(0.25, 0.25, 0.4, 0.5)]))).map.mass == pytest.approx(0.6)
+    assert score_pointing(noun(map_, Region.of_boxes([(0.25, 0.25, 0.35, 0.5)]))).map.pointing == 0
+    assert score_pointing(noun(map_, Region.of_boxes([(0.25, 0.25, 0.375, 0.5)]))).map.pointing == 1, (
+        "edges belong to a box"
+    )
 
 
 def test_overlapping_boxes_count_once() -> None:
     region = Region.of_boxes([(0.0, 0.0, 0.5, 0.5), (0.25, 0.25, 0.75, 0.75), (0.25, 0.25, 0.5, 0.5)])
     assert region.area == pytest.approx(0.25 + 0.25 - 0.0625)
     even = np.full((4, 4), 1 / 16, dtype=np.float32)
-    assert aim(mention(even, region)).mass[0] == pytest.approx(7 / 16)
+    assert score_pointing(noun(even, region)).map.mass == pytest.approx(7 / 16)
 
 
 def test_cells_that_share_the_maximum_share_the_point() -> None:
     region = Region.of_boxes([(0.0, 0.0, 0.5, 0.25)])
     even = np.full((4, 4), 1 / 16, dtype=np.float32)
-    found = aim(mention(even, region))
-    assert found.pointing[0] == found.pointing[RIVALS.index("even")] == pytest.approx(2 / 16)
-    assert aim(mention(one({(0, 0): 0.5, (2, 2): 0.5}), region)).pointing[0] == 0.5
+    found = score_pointing(noun(even, region))
+    assert found.map.pointing == found.baselines["even"].pointing == pytest.approx(2 / 16)
+    assert score_pointing(noun(one({(0, 0): 0.5, (2, 2): 0.5}), region)).map.pointing == 0.5
 
 
 def test_the_centre_is_the_cells_that_meet_there() -> None:
     lower_right = Region.of_boxes([(0.5, 0.5, 1.0, 1.0)])
-    found = aim(mention(one({(0, 0): 1}), lower_right))
-    assert found.pointing[RIVALS.index("centre")] == found.mass[RIVALS.index("centre")] == 0.25
+    found = score_pointing(noun(one({(0, 0): 1}), lower_right))
+    assert found.baselines["centre"].pointing == found.baselines["centre"].mass == 0.25
     odd = Geometry(size=(90, 90), side=32, grid=(3, 3))
-    found = aim(mention(one({(0, 0): 1}, (3, 3)), Region.of_boxes([(0.4, 0.4, 0.6, 0.6)]), geometry=odd))
-    assert found.pointing[RIVALS.index("centre")] == 1
+    found = score_pointing(noun(one({(0, 0): 1}, (3, 3)), Region.of_boxes([(0.4, 0.4, 0.6, 0.6)]), geometry=odd))
+    assert found.baselines["centre"].pointing == 1
 
 
 def test_the_maps_of_other_words_are_averaged_and_need_not_be_there() -> None:
     region = Region.of_boxes([(0.0, 0.0, 0.25, 0.25)])
     hit, miss = one({(0, 0): 1.0}), one({(3, 3): 1.0})
-    found = aim(mention(miss, region, hit, miss, miss, one({(0, 0): 0.6, (1, 1): 0.4})))
-    assert found.pointing[1] == 0.5
-    assert found.mass[1] == pytest.approx(0.4)
-    alone = aim(mention(hit, region))
-    assert np.isnan(alone.pointing[1]) and np.isnan(alone.mass[1])
+    found = score_pointing(noun(miss, region, hit, miss, miss, one({(0, 0): 0.6, (1, 1): 0.4})))
+    assert found.baselines["another word"].pointing == 0.5
+    assert found.baselines["another word"].mass == pytest.approx(0.4)
+    alone = score_pointing(noun(hit, region))
+    assert np.isnan(alone.baselines["another word"].pointing) and np.isnan(alone.baselines["another word"].mass)
 
 
 def test_padding_is_no_place_to_look_at() -> None:
     everything = Region.of_boxes([(0.0, 0.0, 1.0, 1.0)])
     even = WIDE.mask / 8
-    found = aim(mention(even.astype(np.float32), everything, geometry=WIDE))
-    assert found.mass[0] == pytest.approx(1)
-    assert found.pointing[0] == 1
+    found = score_pointing(noun(even.astype(np.float32), everything, geometry=WIDE))
+    assert found.map.mass == pytest.approx(1)
+    assert found.map.pointing == 1
     lower = Region.of_boxes([(0.0, 0.5, 1.0, 1.0)])
-    assert aim(mention(one({(1, 0): 1.0}), lower, geometry=WIDE)).mass[0] == pytest.approx(1)
-    assert aim(mention(one({(1, 0): 1.0}), lower, geometry=WIDE)).pointing[0] == 1
+    assert score_pointing(noun(one({(1, 0): 1.0}), lower, geometry=WIDE)).map.mass == pytest.approx(1)
+    assert score_pointing(noun(one({(1, 0): 1.0}), lower, geometry=WIDE)).map.pointing == 1
     # The centre of the picture is where its two rows meet, not the centre of the square input.
-    assert aim(mention(one({(0, 0): 1.0}), lower, geometry=WIDE)).pointing[RIVALS.index("centre")] == 0.5
+    assert score_pointing(noun(one({(0, 0): 1.0}), lower, geometry=WIDE)).baselines["centre"].pointing == 0.5
 
 
 def test_a_cell_with_a_sliver_of_picture_stands_for_the_sliver() -> None:
     bottom = Region.of_boxes([(0.0, 50 / 60, 1.0, 1.0)])
-    np.testing.assert_allclose(bottom.shares(UNEVEN), [[0] * 4, [0] * 4, [1] * 4, [0] * 4], atol=1e-9)
-    found = aim(mention(one({(2, 1): 1.0}), bottom, geometry=UNEVEN))
-    assert found.pointing[0] == 1 and found.mass[0] == pytest.approx(1)
+    np.testing.assert_allclose(bottom.coverage(UNEVEN), [[0] * 4, [0] * 4, [1] * 4, [0] * 4], atol=1e-9)
+    found = score_pointing(noun(one({(2, 1): 1.0}), bottom, geometry=UNEVEN))
+    assert found.map.pointing == 1 and found.map.mass == pytest.approx(1)
 
 
 @pytest.mark.parametrize("geometry", [SQUARE, WIDE, UNEVEN])
@@ -113,7 +120,7 @@ def test_shares_agree_with_counted_points(geometry: Geometry) -> None:
             for b in y[:200]
         ]
         np.testing.assert_array_equal(inside, expected)
-        shares = region.shares(geometry)
+        shares = region.coverage(geometry)
         for row, column in ((0, 0), (1, 2)):
             left, top, right, bottom = geometry.cell_box(row, column)
             width, height = geometry.size
@@ -125,7 +132,7 @@ def test_masks_measure_as_boxes_do() -> None:
     mask = np.zeros((60, 100), dtype=bool)
     mask[15:45, 20:80] = True
     box = Region.of_boxes([(0.2, 0.25, 0.8, 0.75)])
-    np.testing.assert_allclose(Region.of_mask(mask).shares(UNEVEN), box.shares(UNEVEN), atol=1e-9)
+    np.testing.assert_allclose(Region.of_mask(mask).coverage(UNEVEN), box.coverage(UNEVEN), atol=1e-9)
     assert Region.of_mask(mask).area == pytest.approx(box.area)
     assert Region.of_mask(mask).contains(np.array([0.5]), np.array([0.5])).all()
     assert not Region.of_mask(mask).contains(np.array([0.1]), np.array([0.5])).any()
@@ -133,36 +140,36 @@ def test_masks_measure_as_boxes_do() -> None:
 
 
 def test_a_thing_between_the_centres_of_cells_cannot_be_hit() -> None:
-    assert not aim(mention(one({(0, 0): 1.0}), Region.of_boxes([(0.2, 0.2, 0.3, 0.3)]))).reachable
-    assert aim(mention(one({(0, 0): 1.0}), Region.of_boxes([(0.1, 0.1, 0.3, 0.3)]))).reachable
+    assert not score_pointing(noun(one({(0, 0): 1.0}), Region.of_boxes([(0.2, 0.2, 0.3, 0.3)]))).reachable
+    assert score_pointing(noun(one({(0, 0): 1.0}), Region.of_boxes([(0.1, 0.1, 0.3, 0.3)]))).reachable
 
 
-def test_averages_are_over_mentions_and_by_class() -> None:
+def test_averages_are_over_nouns_and_by_class() -> None:
     region = Region.of_boxes([(0.0, 0.0, 0.25, 0.25)])
     hit, miss = one({(0, 0): 1.0}), one({(3, 3): 1.0})
-    mentions = [
-        mention(hit, region, miss, picture="a"),
-        mention(hit, region, miss, picture="a"),
-        mention(miss, region, picture="b"),
-        mention(hit, region, miss, picture="c", category="person"),
+    nouns = [
+        noun(hit, region, miss, picture="a"),
+        noun(hit, region, miss, picture="a"),
+        noun(miss, region, picture="b"),
+        noun(hit, region, miss, picture="c", category="person"),
     ]
-    shares, by_class = average(mentions, [aim(m) for m in mentions])
-    assert (shares.mentions, shares.pictures) == (4, 3)
-    assert shares.pointing["maps"].value == 0.75
-    assert shares.pointing["another word"].value == 0
-    assert shares.pointing["even"].value == pytest.approx(1 / 16)
+    scores, by_class = average_scores(nouns, [score_pointing(m) for m in nouns])
+    assert (scores.nouns, scores.pictures) == (4, 3)
+    assert scores.maps.pointing.value == 0.75
+    assert scores.baselines["another word"].pointing.value == 0
+    assert scores.baselines["even"].pointing.value == pytest.approx(1 / 16)
     assert list(by_class) == ["dog", "person"]
-    assert by_class["dog"].pointing["maps"].value == pytest.approx(2 / 3)
-    assert by_class["person"].pointing["maps"].interval.low == 1
+    assert by_class["dog"].maps.pointing.value == pytest.approx(2 / 3)
+    assert by_class["person"].maps.pointing.interval.low == 1
     assert by_class["person"].best_baseline == "even"
     assert not by_class["person"].beats_baselines, "one picture proves nothing"
-    many = [mention(hit, region, miss, picture=str(i)) for i in range(12)]
-    assert average(many, [aim(m) for m in many])[0].beats_baselines
-    mixed = [mention(miss if i % 2 else hit, region, hit, miss, picture=str(i)) for i in range(12)]
-    assert not average(mixed, [aim(m) for m in mixed])[0].beats_baselines
+    many = [noun(hit, region, miss, picture=str(i)) for i in range(12)]
+    assert average_scores(many, [score_pointing(m) for m in many])[0].beats_baselines
+    mixed = [noun(miss if i % 2 else hit, region, hit, miss, picture=str(i)) for i in range(12)]
+    assert not average_scores(mixed, [score_pointing(m) for m in mixed])[0].beats_baselines
 
 
-def test_intervals_draw_pictures_with_all_their_mentions() -> None:
+def test_intervals_draw_pictures_with_all_their_nouns() -> None:
     random = np.random.default_rng(0)
     by_picture = random.random(200) < 0.6
     values = np.repeat(by_picture, 5).astype(float)[:, None]
@@ -170,7 +177,7 @@ def test_intervals_draw_pictures_with_all_their_mentions() -> None:
     (apart,) = bootstrap_means(values, [str(i) for i in range(1000)])
     assert together.value == apart.value == pytest.approx(by_picture.mean())
     wide = together.interval.high - together.interval.low
-    # Five equal mentions of a picture tell no more than one: 2 x 1.96 standard errors of 200 draws.
+    # Five equal nouns of a picture tell no more than one: 2 x 1.96 standard errors of 200 draws.
     assert wide == pytest.approx(2 * 1.96 * np.sqrt(0.24 / 200), rel=0.15)
     assert (apart.interval.high - apart.interval.low) < 0.6 * wide
     again, _ = bootstrap_means(np.repeat(values, 2, axis=1), [str(i // 5) for i in range(1000)])
@@ -186,8 +193,8 @@ def test_missing_values_are_left_out() -> None:
 
 def test_nothing_to_measure_is_said() -> None:
     with pytest.raises(DataError, match="nothing to measure"):
-        average([], [])
+        average_scores([], [])
     region = Region.of_boxes([(0.0, 0.0, 0.25, 0.25)])
-    some = mention(one({(0, 0): 1.0}), region)
+    some = noun(one({(0, 0): 1.0}), region)
     with pytest.raises(OptionError, match="resamples must be at least 1, not 0"):
-        average([some], [aim(some)], resamples=0)
+        average_scores([some], [score_pointing(some)], resamples=0)

@@ -1,7 +1,5 @@
 """Choosing how maps are read."""
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,16 +7,26 @@ import numpy as np
 import pytest
 
 from captioner import checkpoint
+from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
 from captioner.data.readers import read
 from captioner.data.records import of_split
 from captioner.data.scenes import write_scenes
-from captioner.explain.maps import MapReading
-from captioner.grounding import select_heads as maps
-from captioner.grounding.ground_truth import find_truth
-from captioner.grounding.pointing import Region, Target
-from captioner.grounding.select_heads import Candidate, Case, choose, collect, plain_heads, score, with_reading
+from captioner.explain.postprocess import postprocess
+from captioner.grounding.ground_truth import find_ground_truth
+from captioner.grounding.region import CellRegion, Region
+from captioner.grounding.select_heads import (
+    MARGIN,
+    Candidate,
+    HeadSample,
+    Selection,
+    read_heads,
+    score_candidate,
+    select,
+    with_selection,
+)
 from captioner.image import Geometry
+from captioner.options import MapOptions
 from captioner.pipeline import Captioner
 
 GEOMETRY = Geometry(size=(64, 64), side=64, grid=(4, 4))
@@ -31,14 +39,19 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def case(number: int, steps: np.ndarray, place: int, cell: tuple[int, int]) -> Case:
-    """A noun at ``place`` whose thing is exactly one cell."""
+def case(number: int, steps: np.ndarray, position: int, cell: tuple[int, int]) -> HeadSample:
+    """A noun at ``position`` whose thing is exactly one cell."""
     row, column = cell
     region = Region.of_boxes([(column / 4, row / 4, (column + 1) / 4, (row + 1) / 4)])
-    return Case(str(number), steps.astype(np.float16), None, {place: Target.of(region, GEOMETRY)})
+    return HeadSample(
+        picture=str(number),
+        heads=steps.astype(np.float16),
+        gradient=None,
+        regions={position: CellRegion.of(region, GEOMETRY)},
+    )
 
 
-def made(head_that_looks: int, *, late: int = 0, sink: float = 0.0, heads: int = 4) -> list[Case]:
+def made(head_that_looks: int, *, late: int = 0, sink: float = 0.0, heads: int = 4) -> list[HeadSample]:
     """Captions of three words; one head looks at the noun's cell, the others anywhere."""
     random = np.random.default_rng(0)
     cases = []
@@ -53,20 +66,22 @@ def made(head_that_looks: int, *, late: int = 0, sink: float = 0.0, heads: int =
 
 
 def test_the_head_that_looks_is_found() -> None:
-    best, gradient, tried = choose(made(2), (0, 1, 2, 3), 4)
+    selection = select(made(2), (0, 1, 2, 3), 4)
+    best, tried = selection.attention, selection.scores
     assert best.heads == (2,)
-    assert best.reading.delay == 0
-    assert gradient is None
+    assert best.options.delay == 0
+    assert selection.gradient is None and selection.default == "attention"
     assert tried[best].pointing.value == 1
-    assert tried[Candidate(MapReading(), (0, 1, 2, 3))].value < tried[best].value
+    assert tried[Candidate(MapOptions(), (0, 1, 2, 3))].value < tried[best].value
 
 
 def test_a_delay_and_a_sink_are_found() -> None:
-    best, _, _ = choose(made(0, late=1, heads=1), (0,), 1)
-    assert best.reading.delay == 1
-    best, _, tried = choose(made(0, sink=3.0, heads=1), (0,), 1)
-    assert best.reading.sinks in ("subtract", "standardise")
-    assert tried[Candidate(MapReading(), (0,))].pointing.value < 0.2 < 0.9 < tried[best].pointing.value
+    best = select(made(0, late=1, heads=1), (0,), 1).attention
+    assert best.options.delay == 1
+    selection = select(made(0, sink=3.0, heads=1), (0,), 1)
+    best, tried = selection.attention, selection.scores
+    assert best.options.sinks in ("subtract", "standardise")
+    assert tried[Candidate(MapOptions(), (0,))].pointing.value < 0.2 < 0.9 < tried[best].pointing.value
 
 
 def test_what_is_hardly_better_is_not_taken() -> None:
@@ -76,10 +91,9 @@ def test_what_is_hardly_better_is_not_taken() -> None:
         one = random.dirichlet(np.ones(16) * 0.3, (1, 4)).reshape(1, 4, 4, 4)
         cases.append(case(number, np.repeat(one, 2, axis=0), 1, (1, 1)))
     plain = (0, 1)
-    for candidate in choose(cases, plain, 2)[:1]:
-        assert candidate is not None
-        better = score(cases, candidate).value - score(cases, Candidate(MapReading(), plain)).value
-        assert candidate == Candidate(MapReading(), plain) or better >= maps.CLEARLY
+    candidate, before = select(cases, plain, 2).attention, Candidate(MapOptions(), plain)
+    gain = score_candidate(cases, candidate).value - score_candidate(cases, before).value
+    assert candidate == before or gain >= MARGIN
 
 
 @pytest.mark.parametrize("decoder", ["lstm", "transformer"])
@@ -87,47 +101,26 @@ def test_the_chosen_heads_are_those_that_the_model_then_reads(
     decoder: str, make_checkpoint: Callable[..., Checkpoint], scenes: Path, tmp_path: Path
 ) -> None:
     made_one = make_checkpoint(decoder)
-    records, truth = of_split(read(scenes), "dev"), find_truth(scenes)
-    (first, *_) = cases = list(collect(Captioner(made_one), records, truth, captions=1, gradients=2))
-    plain, per_layer = plain_heads(made_one)
+    records, truth = of_split(read(scenes), "dev"), find_ground_truth(scenes, read(scenes))
+    captioner = Captioner(TorchBackend(made_one))
+    outcomes = read_heads(captioner, records, truth, captions=1, gradients=2)
+    (first, *_) = cases = [sample for samples in outcomes if isinstance(samples, list) for sample in samples]
+    plain, per_layer = made_one.model.decoder.map_heads, made_one.model.decoder.heads
     assert (plain, per_layer) == (((0,), 1) if decoder == "lstm" else ((2, 3), 2))
     assert len(first.heads) == (1 if decoder == "lstm" else 4)
     assert [c.gradient is None for c in cases] == [False, False, True, True, True]
-    (read_plain,) = Captioner(made_one).read(records[0].image, [records[0].captions[0]])
+    (read_plain,) = captioner.read(records[0].image, [records[0].captions[0]])
     np.testing.assert_allclose(first.heads[list(plain)].astype(float).mean(0)[:-1], read_plain.maps, atol=1e-3)
 
-    best = Candidate(MapReading(sinks="subtract"), (0,) if decoder == "lstm" else (1, 2))
-    changed = with_reading(made_one, best, None, {"on": "scenes"}, default="attention")
+    best = Candidate(MapOptions(sinks="subtract"), (0,) if decoder == "lstm" else (1, 2))
+    selection = Selection(attention=best, gradient=None, scores={}, default="attention", measured={"on": "scenes"})
+    changed = with_selection(made_one, selection)
     checkpoint.save(tmp_path / "m.safetensors", changed, half=False)
     again = checkpoint.load(tmp_path / "m.safetensors")
     assert again.model.config.decoder.map_heads == ((0,) if decoder == "lstm" else ((0, 1), (1, 0)))
     assert again.about["maps_measured"] == {"on": "scenes"}
     assert again.about["note"] == "untrained"
-    (chosen,) = Captioner(again).read(records[0].image, [records[0].captions[0]])
+    (chosen,) = Captioner(TorchBackend(again)).read(records[0].image, [records[0].captions[0]])
     steps = first.heads[list(best.heads)].astype(np.float32).mean(0)
-    expected = maps.finish(steps, chosen.geometry.mask, best.reading)
+    expected, _ = postprocess(steps, chosen.geometry.mask, best.options)
     assert np.abs(chosen.maps - expected).max() < 0.02  # heads were kept in 16 bits
-
-
-def test_the_command_writes_a_model_with_its_reading(
-    tiny_model: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "out.safetensors"
-    command = ["maps", str(tiny_model), "--data", str(scenes), "--output", str(output), "--gradients", "2"]
-    monkeypatch.setattr(sys, "argv", command)
-    assert maps.main() == 0
-    captured = capsys.readouterr()
-    measured = json.loads(captured.out)
-    assert measured["pictures"] == 5
-    assert 0 <= measured["plain"]["pointing"]["value"] <= 1
-    assert "sinks standardise, delay 1" in captured.err and "gradient (on fewer pictures), sinks keep" in captured.err
-    about = checkpoint.read_header(output)["about"]
-    assert about["maps_measured"] == measured
-    assert about["maps"]["explain"] == measured["default"]
-
-    monkeypatch.setattr(sys, "argv", [*command, "--split", "test"])
-    assert maps.main() == 2
-    assert "no caption of the split 'test'" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["maps", "nowhere.safetensors", *command[2:]])
-    assert maps.main() == 2
-    assert "nowhere.safetensors: no such model file" in capsys.readouterr().err

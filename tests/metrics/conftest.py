@@ -1,6 +1,5 @@
-"""What the tests of the scores share: the gold files beside the checkout, and a way to run the command."""
+"""What the tests of the scores share: the gold files beside the checkout, and a way to write files."""
 
-import argparse
 import gzip
 import json
 import re
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from captioner.commands import evaluate as command
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
@@ -40,20 +37,6 @@ def gold_rows(path: Path) -> Iterator[list[str]]:
         for line in file:
             if not line.startswith(("#id", "#word")):
                 yield line.rstrip("\n").split("\t")
-
-
-@pytest.fixture
-def evaluate_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run ``captioner evaluate`` with these arguments: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        parser = argparse.ArgumentParser()
-        command.add_arguments(parser)
-        code = command.run(parser.parse_args([str(argument) for argument in arguments]))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

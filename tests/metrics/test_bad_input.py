@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from captioner.cli import main
+from captioner.data.readers import name_as, read_annotations, read_results
 from captioner.errors import DataError
 from captioner.metrics import evaluate
-from captioner.metrics.sources import name_as, read_annotations, read_results
 
 pytestmark = pytest.mark.filterwarnings("ignore::captioner.metrics.FewPicturesWarning")
 
@@ -86,8 +86,8 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "deep nesting": ("[" * 100_000, "nested too deeply"),
     "JSON lines with a broken line": ('{"image": "1", "caption": "a"}\n{"image": ', "line 2: not JSON"),
     "CSV with a field too many": ("image,caption\n1,a dog, running\n", "line 2: 3 fields, the header has 2;"),
-    "CSV with an open quote": ('image,caption\n1,"a dog\n', "line 2: unexpected end of data"),
-    "CSV without the columns": ("a,b\n1,2\n", "line 2: no 'image_id' or "),
+    "CSV with an open quote": ('image,caption\n1,"a dog\n', "line 2: not CSV: unexpected end of data"),
+    "CSV without the columns": ("a,b\n1,2\n", "line 1: the header must name a column with the picture"),
 }
 
 
@@ -131,7 +131,7 @@ def test_annotations_files(write: Write, what: str) -> None:
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read .*nowhere.json: No such file"):
+    with pytest.raises(DataError, match=r"nowhere.json: cannot read .*No such file"):
         read_results(tmp_path / "nowhere.json")
     with pytest.raises(DataError, match="is a folder"):
         read_annotations(tmp_path)

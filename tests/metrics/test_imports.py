@@ -8,15 +8,15 @@ import pytest
 MODULES = [
     "captioner.metrics",
     "captioner.commands.evaluate",
+    "captioner.commands.evaluation_report",
     "captioner.grounding.deletion",
     "captioner.commands.ground",
     "captioner.grounding.report",
     "captioner.grounding.pointing",
     "captioner.metrics.judgement",
     "captioner.metrics.meteor",
-    "captioner.metrics.report",
     "captioner.metrics.resampling",
-    "captioner.metrics.sources",
+    "captioner.data.readers",
 ]
 
 

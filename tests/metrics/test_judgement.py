@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from scipy.stats import kendalltau
 
+from captioner.data.readers.judgements import read_captions, read_judgements
 from captioner.errors import DataError
 from captioner.metrics import evaluate
-from captioner.metrics.judgement import correlations, read_captions, read_judgements, score_pairs
+from captioner.metrics.judgement import correlations, score_pairs
 from captioner.metrics.rouge import rouge_l
 
 pytestmark = pytest.mark.filterwarnings("ignore::captioner.metrics.FewPicturesWarning")

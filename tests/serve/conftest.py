@@ -19,9 +19,11 @@ pytest.importorskip("uvicorn", reason="needs the extra 'serve', which is not ins
 
 from captioner.pipeline import Captioner
 from captioner.serve.app import create_app
+from captioner.serve.connections import Connections
 from captioner.serve.guard import hosts_of
 from captioner.serve.models import Models
 from captioner.serve.server import listen, make_server
+from captioner.serve.server import serve as serve_on
 from captioner.serve.service import Service
 from captioner.serve.settings import Limits
 
@@ -124,12 +126,13 @@ def serve() -> Serve:
 
     @contextmanager
     def run(model: Path, *, hosts: tuple[str, ...] = (), **limits: int) -> Iterator[Running]:
-        service, gate = Service(Models(str(model)), Limits(**limits)), Gate()
+        service, gate = Service(Models(str(model), device="cpu"), Limits(**limits)), Gate()
         gate.open()
         with listen("127.0.0.1", 0) as sock:
             address = sock.getsockname()
-            server = make_server(create_app(service, hosts=hosts_of("127.0.0.1", hosts)), service)
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+            connections = Connections(service.limits.max_connections)
+            server = make_server(create_app(service, hosts=hosts_of("127.0.0.1", hosts)), connections)
+            thread = threading.Thread(target=serve_on, args=(server, service, sock), daemon=True)
             thread.start()
             running = Running(f"http://127.0.0.1:{address[1]}", address, service, server, thread, gate)
             running.wait_until(lambda running: running.service.ready)

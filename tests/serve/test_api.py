@@ -39,7 +39,7 @@ def test_a_picture_gives_what_the_command_line_gives(server: Running, tiny_model
     described = schemas.Captions.model_validate(response.json()).captions[0]
     assert isinstance(described, schemas.CaptionLine)
     assert line.keys() == schemas.CaptionLine.model_fields.keys() - {"viewer"}, "what /docs says is what comes"
-    assert line["words"][0].keys() == schemas.SaidWord.model_fields.keys()
+    assert line["words"][0].keys() == schemas.WordLine.model_fields.keys() - {"off_grid"}
     assert line["alternatives"][0].keys() == schemas.OtherCaption.model_fields.keys()
 
 
@@ -52,7 +52,7 @@ def test_several_pictures_keep_their_order_and_fail_alone(server: Running, make_
     assert [line["image"] for line in lines] == ["0.png", "notes.txt", "1.png", "2.png"]
     assert [line.get("size") for line in lines] == [[20, 20], None, [21, 20], [22, 20]]
     assert lines[1]["problem"]["status"] == 422
-    assert lines[1]["problem"]["detail"] == "notes.txt: not an image in a format that is known"
+    assert lines[1]["problem"]["detail"].startswith("notes.txt: not an image")
 
 
 def test_where_no_picture_is_one_the_answer_is_a_problem(server: Running, bomb: bytes) -> None:
@@ -88,30 +88,56 @@ def test_page_and_figure_can_be_downloaded(server: Running, picture: bytes) -> N
     problem_of(server.post(("a.png", b"text"), format="png"), 422)
 
 
-BAD_OPTIONS = [
-    ({"beam": "0"}, "beam: input should be greater than or equal to 1, not '0'"),
-    ({"beam": "11"}, "beam: input should be less than or equal to 10, not '11'"),
-    ({"beam": "wide"}, "beam: input should be a valid integer, unable to parse string as an integer, not 'wide'"),
-    ({"beam": "2.5"}, "beam: "),
-    ({"length_penalty": "-1"}, "length_penalty: "),
-    ({"length_penalty": "nan"}, "length_penalty: "),
-    ({"max_length": "51"}, "max_length: "),
-    ({"max_length": "2", "min_length": "3"}, "min_length 3 is above max_length 2"),
-    ({"beam": "2", "n_best": "3"}, "3 captions are asked of a beam of 2"),
-    ({"format": "pdf"}, "format: "),
-    ({"viewer": "perhaps"}, "viewer: "),
-    ({"model": "gpt"}, "model: none is called 'gpt'; there are tiny"),
-    ({"model": "../../etc/passwd"}, "model: none is called"),
-    ({"bean": "3"}, "bean: no such option"),
-    ({"beam": ["1", "2"]}, "beam: given twice"),
+BAD_OPTIONS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    ({"beam": "0"}, ("beam", "'0'")),
+    ({"beam": "11"}, ("beam", "10", "'11'")),
+    ({"beam": "wide"}, ("beam", "'wide'")),
+    ({"beam": "2.5"}, ("beam",)),
+    ({"beam": ""}, ("beam", "''")),
+    ({"beam": "1e0"}, ("beam", "'1e0'")),
+    ({"beam": "0x3"}, ("beam", "'0x3'")),
+    ({"beam": "1_0"}, ("beam", "'1_0'")),
+    ({"beam": "\u0663"}, ("beam", "'\u0663'")),  # an Arabic 3
+    ({"beam": "\uff13"}, ("beam", "'\uff13'")),  # a full-width 3
+    ({"beam": "9" * 900}, ("beam", "'999")),
+    ({"beam": "-" + "9" * 30}, ("beam", "'-999")),
+    ({"beam": "nan"}, ("beam", "'nan'")),
+    ({"beam": "3\x00"}, ("beam",)),
+    ({"length_penalty": "-1"}, ("length_penalty", "'-1'")),
+    ({"length_penalty": "nan"}, ("length_penalty", "'nan'")),
+    ({"length_penalty": "inf"}, ("length_penalty", "'inf'")),
+    ({"length_penalty": "1e999"}, ("length_penalty", "'1e999'")),
+    ({"length_penalty": ""}, ("length_penalty", "''")),
+    ({"length_penalty": "0,5"}, ("length_penalty", "'0,5'")),
+    ({"max_length": "51"}, ("max_length", "50", "'51'")),
+    ({"max_length": "0"}, ("max_length", "'0'")),
+    ({"min_length": "-1"}, ("min_length", "'-1'")),
+    ({"no_repeat_ngram": "1e3"}, ("no_repeat_ngram", "'1e3'")),
+    ({"max_length": "2", "min_length": "3"}, ("min_length", "3", "max_length", "2")),
+    ({"beam": "2", "n_best": "3"}, ("n_best", "3", "2", "beam")),
+    ({"format": "pdf"}, ("format", "'pdf'")),
+    ({"format": "PNG"}, ("format", "'PNG'")),
+    ({"format": ""}, ("format", "''")),
+    ({"viewer": "perhaps"}, ("viewer", "'perhaps'")),
+    ({"viewer": ""}, ("viewer", "''")),
+    ({"model": "gpt"}, ("model", "'gpt'", "tiny")),
+    ({"model": ""}, ("model", "''", "tiny")),
+    ({"model": "../../etc/passwd"}, ("model", "tiny")),
+    ({"bean": "3"}, ("bean",)),
+    ({"beam": ["1", "2"]}, ("beam", "twice")),
+    ({"beam": ["3", "3"]}, ("beam", "twice")),
 ]
 
 
-@pytest.mark.parametrize(("fields", "says"), BAD_OPTIONS, ids=[json.dumps(fields) for fields, _ in BAD_OPTIONS])
-def test_options_out_of_their_range(server: Running, picture: bytes, fields: dict[str, Any], says: str) -> None:
+@pytest.mark.parametrize(("fields", "values"), BAD_OPTIONS, ids=[json.dumps(fields)[:40] for fields, _ in BAD_OPTIONS])
+def test_options_out_of_their_range(
+    server: Running, picture: bytes, fields: dict[str, Any], values: tuple[str, ...]
+) -> None:
     with server.client() as client:
         response = client.post("/v1/captions", files={"file": ("a.png", picture)}, data=fields)
-    assert problem_of(response, 422)["detail"].startswith(says)
+    detail = problem_of(response, 422)["detail"]
+    assert [value for value in values if value not in detail] == [], detail
+    assert len(detail) < 400
 
 
 def test_options_in_the_address_are_not_passed_over(server: Running, picture: bytes) -> None:
@@ -129,7 +155,9 @@ def test_an_option_that_the_model_cannot_follow(
     checkpoint.save(tmp_path / "short.safetensors", make_checkpoint("transformer"))
     with serve(tmp_path / "short.safetensors") as running:
         response = running.post(("a.png", picture), max_length=40, min_length=40)
-        assert "31 at most" in problem_of(response, 422)["detail"]
+        detail = problem_of(response, 422)["detail"]
+        assert "max_length" in detail
+        assert "31" in detail
         assert running.post(("a.png", picture)).status_code == 200
 
 
@@ -139,7 +167,7 @@ def test_models_are_listed_and_loaded_when_asked_for(
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no model")
     shipped = {"other": either_model, "broken": broken}
-    monkeypatch.setattr("captioner.serve.models.shipped_models", lambda: shipped)
+    monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: shipped)
     with serve(tiny_model) as running:
         with running.client() as client:
             offer = client.get("/v1/models").json()
@@ -304,4 +332,4 @@ def test_hostile_file_names_are_only_ever_shown(server: Running, picture: bytes,
         response = client.post("/v1/captions", content=body, headers=kind)
         assert response.json()["captions"][0]["image"] == shown
         bad = client.post("/v1/captions", content=body.replace(picture, b"no picture"), headers=kind)
-        assert problem_of(bad, 422)["detail"] == f"{shown}: not an image in a format that is known"
+        assert problem_of(bad, 422)["detail"].startswith(f"{shown}: not an image")

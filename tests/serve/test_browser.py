@@ -143,10 +143,13 @@ def test_broken_uploads_say_what_is_wrong_beside_a_good_one(
 
     assert said_of("cut.jpg")[0] == "Not a picture"
     assert "truncated" in said_of("cut.jpg")[1]
-    assert said_of("notes.txt") == ["Not a picture", "not an image in a format that is known"]
+    assert said_of("notes.txt")[0] == "Not a picture"
+    assert "format" in said_of("notes.txt")[1]
+    assert "notes.txt" not in said_of("notes.txt")[1]
     assert said_of("empty.png") == ["Not a picture", "has no bytes"]
-    pixels = "10000 x 10000 pixels are more than the 200,000 that this server takes"
-    assert said_of("bomb.png") == ["Too many pixels", pixels]
+    title, detail = said_of("bomb.png")
+    assert title == "Too many pixels"
+    assert detail.startswith("10000 x 10000 pixels are more than the 200,000")
     assert said_of("heavy.png") == ["Too large", "This file has 1.2 MB, and the server takes 1 MB."]
     assert len(shown_words(cards(page).filter(has=page.get_by_role("heading", name="good.jpg")))) >= 3
 

@@ -16,9 +16,13 @@ import pytest
 
 from captioner import cli
 from captioner.errors import OptionError
+from captioner.serve.guard import hosts_of
+from captioner.serve.server import listen
 from captioner.serve.settings import Limits
 
-PROGRAM = [sys.executable, "-m", "captioner.cli", "serve", "--port", "0"]
+from .conftest import read_all
+
+PROGRAM = [sys.executable, "-m", "captioner", "serve", "--port", "0"]
 
 SLOW = """
 import sys, time
@@ -80,6 +84,38 @@ def test_a_client_that_crashes_leaves_no_trace(tiny_model: Path, picture: bytes)
         assert running.wait(30) == 0
 
 
+def test_a_signal_during_an_upload(tiny_model: Path) -> None:
+    """Its client is told, the server does not wait for the rest, and nothing is printed."""
+    with process(*PROGRAM, "--model", tiny_model, "--device", "cpu") as (running, url):
+        place = url.removeprefix("http://").split(":")
+        with socket.create_connection((place[0], int(place[1])), timeout=60) as connection:
+            connection.sendall(
+                b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n"
+                b"Content-Type: multipart/form-data; boundary=edge\r\nExpect: 100-continue\r\n\r\n"
+            )
+            assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")  # the upload has begun
+            running.send_signal(signal.SIGTERM)
+            assert read_all(connection).startswith(b"HTTP/1.1 503 ")
+        assert running.wait(30) == 0
+        assert running.stderr is not None
+        assert running.stderr.read() == ""
+
+
+def test_an_address_of_version_6() -> None:
+    try:
+        sock = listen("::1", 0)
+    except OptionError:
+        pytest.skip("this machine has no IPv6")
+    with sock:
+        port = sock.getsockname()[1]
+        with socket.create_connection(("::1", port), timeout=10):
+            pass
+        with pytest.raises(OptionError, match=str(port)):
+            listen("::1", port)
+    assert hosts_of("::1", ()) == {"localhost", "127.0.0.1", "[::1]"}
+    assert "[2001:db8::1]" in (hosts_of("2001:db8::1", ("captions.example",)) or ())
+
+
 Refused = Callable[..., str]
 
 
@@ -110,7 +146,7 @@ def test_what_cannot_be_served(refused: Refused, tiny_model: Path, tmp_path: Pat
     assert "no model is called 'bset'" in refused("--port", 0, "--model", "bset")
     (tmp_path / "bad.safetensors").write_bytes(b"no model")
     assert "not a whole safetensors file" in refused("--port", 0, "--model", tmp_path / "bad.safetensors")
-    assert "no device 'gpu'" in refused("--port", 0, "--model", tiny_model, "--device", "gpu")
+    assert "'gpu'" in refused("--port", 0, "--model", tiny_model, "--device", "gpu")
     assert "--batch must be at least 1, not 0" in refused("--batch", 0)
     assert "--max-files 99 is more than --queue 64" in refused("--max-files", 99)
 
@@ -128,7 +164,9 @@ def test_what_is_not_installed_is_named(refused: Refused, monkeypatch: pytest.Mo
 
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastapi" else found(name))
-    assert "the server needs fastapi: pip install 'captioner[serve]'" in refused()
+    line = refused()
+    assert "needs fastapi" in line
+    assert "pip install 'captioner[serve]'" in line
 
 
 def test_limits_are_checked_together() -> None:

@@ -101,12 +101,12 @@ def test_pages_and_figures_keep_their_places_until_they_are_drawn(
     small.gate.open()
     drawing, finish = threading.Event(), threading.Event()
 
-    def draw(captions: object) -> bytes:
+    def draw(*arguments: object) -> bytes:
         drawing.set()
         assert finish.wait(30)
         return b"drawn"
 
-    monkeypatch.setattr(f"captioner.serve.service.{'_page' if form == 'html' else '_draw'}", draw)
+    monkeypatch.setattr(f"captioner.serve.answers.{'page' if form == 'html' else 'figure'}", draw)
     waiting = [small.in_background((f"{i}.png", picture), format=form) for i in range(4)]
     assert drawing.wait(30)
     small.wait_until(lambda running: sum(running.gate.batches) == 4)

@@ -2,19 +2,22 @@
 
 import io
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
 from captioner.errors import OptionError
-from captioner.explain.maps import EXPLAIN
 from captioner.image import Geometry
+from captioner.options import EXPLAIN
 from captioner.results import Caption, Word
-from captioner.show.figure import MAP_OF, draw_caption, on_picture, overlay, save_figure, top_of_scale
+from captioner.show.figure import FIGURE_PIXELS, _layout, draw_caption, save_figure
+from captioner.show.scale import MAP_OF, on_picture, overlay, top_of_scale
 
 GEOMETRIES = [
     Geometry(size=size, side=224, grid=grid, pad=pad)
@@ -202,3 +205,101 @@ def test_figures_of_other_formats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"folder.png: cannot be written \(Is a directory\)"):
         save_figure(figure, tmp_path / "folder.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png"]
+
+
+# How large, and under which settings.
+
+
+@pytest.mark.parametrize("count", [0, 1, 8])
+@pytest.mark.parametrize("size", [(3, 3000), (3, 30000), (30000, 3), (1, 1), (300, 4000)])
+def test_a_figure_has_a_largest_size(size: tuple[int, int], count: int) -> None:
+    caption = make_caption(shapes([2.0] * count), ["dog"] * count, size=(4, 3))
+    caption = replace(caption, geometry=replace(caption.geometry, size=size), source=Image.new("RGB", size))
+    figure = draw_caption(caption)
+    assert max(figure.get_size_inches()) * 110 <= FIGURE_PIXELS
+    for panel in panels_of(figure):
+        assert max(panel.shape) <= 480
+        assert min(panel.shape[:2]) >= min(min(size), 480 // 16)
+
+
+@pytest.mark.parametrize("shape", [1 / 16, 0.75, 2, 16])
+def test_many_words_make_no_larger_figure(shape: float) -> None:
+    for panels in (1, 2, 7, 30, 101, 1001):
+        columns, rows, (width, height) = _layout(panels, shape)
+        assert columns * rows >= panels
+        assert max(columns * width, rows * height + 1.1) * 110 <= FIGURE_PIXELS + 1e-6
+
+
+@pytest.mark.parametrize("size", [(3, 3000), (30000, 3)])
+def test_the_maps_of_a_thin_picture_can_be_seen(tmp_path: Path, size: tuple[int, int]) -> None:
+    caption = make_caption(shapes([9.0]), ["dog"], size=(4, 3))
+    caption = replace(caption, geometry=replace(caption.geometry, size=size), source=Image.new("RGB", size))
+    caption.figure(tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as figure:
+        assert max(figure.size) <= FIGURE_PIXELS
+        bright = (np.asarray(figure.convert("RGB")).astype(int) @ [1, 1, -2] > 150).sum()  # the scale's yellow
+    assert bright > 100
+
+
+def test_long_words_and_captions_stay_on_the_figure() -> None:
+    figure = draw_caption(make_caption(shapes([2.0] * 3), ["x" * 5000, "a" * 60, "dog"]))
+    titles = [axis.get_title() for axis in figure.axes if axis.images]
+    assert all(len(title) < 40 for title in titles)
+    assert max(map(len, figure.get_suptitle().splitlines())) <= 100
+
+
+ODD_SETTINGS = {
+    "text.usetex": True,
+    "savefig.bbox": "tight",
+    "savefig.facecolor": "black",
+    "savefig.dpi": 20,
+    "axes.grid": True,
+    "axes.titlelocation": "left",
+    "image.origin": "lower",
+    "image.interpolation": "nearest",
+    "font.size": 30,
+    "figure.facecolor": "0.2",
+    "text.color": "red",
+    "xtick.labelsize": 30,
+}
+
+
+def pixels_of(caption: Caption, path: Path) -> np.ndarray:
+    caption.figure(path)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_a_figure_looks_the_same_under_all_settings(tmp_path: Path) -> None:
+    """Those of a matplotlibrc or a style; LaTeX, of which words such as & are commands, is not even run."""
+    caption = make_caption(shapes([8.0, 2.0]), ["a", "&"])
+    expected = pixels_of(caption, tmp_path / "plain.png")
+    with matplotlib.rc_context(ODD_SETTINGS):
+        before = dict(matplotlib.rcParams)
+        assert np.array_equal(pixels_of(caption, tmp_path / "odd.png"), expected)
+        caption.figure().savefig(tmp_path / "later.png", dpi=110)  # drawn after `figure` has returned
+        caption._repr_jpeg_()
+        assert dict(matplotlib.rcParams) == before
+    with Image.open(tmp_path / "later.png") as image:
+        assert np.array_equal(np.asarray(image.convert("RGB")), expected)
+
+
+def test_a_figure_of_threads_is_the_same_and_leaves_the_settings(tmp_path: Path) -> None:
+    caption = make_caption(shapes([8.0]), ["dog"])
+    expected = pixels_of(caption, tmp_path / "plain.png")
+    with matplotlib.rc_context(ODD_SETTINGS):
+        before = dict(matplotlib.rcParams)
+        with ThreadPoolExecutor(4) as pool:
+            drawn = list(pool.map(lambda i: pixels_of(caption, tmp_path / f"{i}.png"), range(6)))
+        assert dict(matplotlib.rcParams) == before
+    assert all(np.array_equal(pixels, expected) for pixels in drawn)
+
+
+def test_a_figure_opens_the_picture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    picture = noise((120, 90))
+    monkeypatch.setattr(Caption, "picture", property(lambda self: opened.append(self) or picture))
+    before = picture.tobytes()
+    draw_caption(make_caption(shapes([8.0]), ["dog"]))
+    assert len(opened) == 1
+    assert (picture.size, picture.tobytes()) == ((120, 90), before)  # it may be the caption's own

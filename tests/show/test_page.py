@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from captioner.data.writers import PageFile
 from captioner.errors import ImageError, OptionError
 from captioner.image import Geometry
 from captioner.results import Caption
-from captioner.show.figure import top_of_scale
 from captioner.show.page import EVEN, assets, page, payload, quantise, restore
+from captioner.show.scale import top_of_scale
 
 MakeCaption = Callable[..., Caption]
 
@@ -152,6 +153,37 @@ def test_the_picture_goes_along_but_no_larger_than_needed(make_caption: MakeCapt
     picture = Image.open(io.BytesIO(base64.b64decode(content)))
     assert max(picture.size) == min(max(size), 1024)
     assert picture.width / picture.height == pytest.approx(size[0] / size[1], rel=0.05)
+
+
+@pytest.mark.parametrize("size", [(3, 3000), (3, 30000), (30000, 3), (1, 1)])
+def test_the_picture_of_a_page_has_a_largest_size(make_caption: MakeCaption, size: tuple[int, int]) -> None:
+    geometry = Geometry(size=size, side=64, grid=(4, 4))
+    caption = make_caption(["dog"], geometry=geometry, source=Image.new("RGB", size, (200, 30, 30)))
+    picture = Image.open(io.BytesIO(base64.b64decode(payload(caption)["image"].partition(",")[2])))
+    assert max(picture.size) == min(max(size), 1024)
+    assert min(picture.size) >= 1
+    assert len(caption.page()) < 80_000
+
+
+def test_a_page_opens_the_picture_once_and_leaves_it(
+    make_caption: MakeCaption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    picture = Image.new("RGB", (3000, 2000), (200, 30, 30))
+    monkeypatch.setattr(Caption, "picture", property(lambda self: opened.append(self) or picture))
+    caption = make_caption(["a", "dog"], others=[["a", "cat"], ["dogs"]])
+    page([caption])
+    assert len(opened) == 1
+    assert picture.size == (3000, 2000)  # it may be the caption's own
+    payload(caption, image_url="/pictures/7")
+    assert len(opened) == 1
+
+
+def test_how_much_the_picture_mattered_is_there_where_it_is_known(make_caption: MakeCaption) -> None:
+    caption = make_caption(["a", "dog"])
+    words = (caption.words[0], SimpleNamespace(text="dog", probability=0.5, map=caption.words[1].map, off_grid=0.25))
+    data = payload(replace(caption, words=words))["captions"][0]["words"]
+    assert data == [{"word": "a", "probability": 0.95}, {"word": "dog", "probability": 0.5, "off_grid": 0.25}]
 
 
 def test_a_caption_without_words(make_caption: MakeCaption) -> None:

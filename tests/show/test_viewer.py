@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,9 @@ import captioner
 from captioner.data.scenes import dog_frisbee_park, draw_scene
 from captioner.image import Geometry
 from captioner.results import Caption
-from captioner.show.figure import MAP_OF, glow, on_picture, overlay, top_of_scale
 from captioner.show.page import page as page_of
 from captioner.show.page import payload
+from captioner.show.scale import MAP_OF, glow, on_picture, overlay, top_of_scale
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -330,7 +331,7 @@ def test_the_place_is_told_in_words(
 
 
 @pytest.mark.parametrize(
-    ("explain", "said"), [("gradient", "Was said most for what is"), ("occlusion", "Depends most on what is")]
+    ("explain", "said"), [("gradient", "Rests most on what is"), ("occlusion", "Depends most on what is")]
 )
 def test_the_page_says_what_its_maps_are_made_of(
     show: Callable[..., Opened], make_caption: MakeCaption, explain: str, said: str
@@ -671,6 +672,30 @@ def test_no_width_makes_the_page_scroll_sideways(
         opened = show(document, viewport={"width": width, "height": 800})
         opened.page.locator(".cv-word").first.wait_for()
         assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_how_much_the_picture_mattered(show: Callable[..., Opened], make_caption: MakeCaption) -> None:
+    """It is told of a word for which some of the attention went to no cell, and of no other."""
+    geometry = Geometry(size=(90, 90), side=66, grid=(3, 3))
+    caption = make_caption(["a", "dog"], [one_cell(geometry, (0, 1))] * 2, geometry=geometry)
+    dog = SimpleNamespace(text="dog", probability=0.5, map=caption.words[1].map * 0.6, off_grid=0.4)
+    opened = show(replace(caption, words=(caption.words[0], dog)).page())
+    opened.word("a").hover()
+    assert "mattered" not in opened.status
+    opened.word("dog").hover()
+    assert opened.status.endswith("The picture mattered 60%.")
+
+
+@pytest.mark.parametrize("size", [(3, 3000), (30000, 3)])
+def test_a_thin_picture_can_be_seen(
+    show: Callable[..., Opened], make_caption: MakeCaption, size: tuple[int, int]
+) -> None:
+    geometry = Geometry(size=size, side=64, grid=(4, 4))
+    opened = show(make_caption(["dog"], geometry=geometry, source=Image.new("RGB", size, (90, 140, 200))).page())
+    opened.word("dog").hover()
+    _, _, width, height = opened.picture_box()
+    assert min(width, height) >= 8
+    assert max(width, height) <= 1200
 
 
 @pytest.mark.parametrize("size", [(1000, 20), (20, 1000), (1, 1), (5000, 4000)])

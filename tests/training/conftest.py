@@ -27,11 +27,11 @@ def scene_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         minimum_count=1,
         learning_rate=4e-3,
         encoder_learning_rate=4e-3,
-        warm_up=10,
-        final_rate=0.3,
+        warmup_steps=10,
+        final_learning_rate_ratio=0.3,
         label_smoothing=0.0,
-        average=0.8,
-        flips=False,
+        ema_decay=0.8,
+        horizontal_flip=False,
     )
     Trainer(recipe, records, folder, device="cpu").run()
     return folder

@@ -1,6 +1,5 @@
 """The mean of models: weights in proportion, and a refusal where a mean would be nonsense."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +9,16 @@ import torch
 
 from captioner import checkpoint
 from captioner.checkpoint import Checkpoint
+from captioner.cli import main
 from captioner.data.readers import read
 from captioner.errors import OptionError
-from captioner.explain.maps import MapReading
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
-from captioner.model.grid import RefinerConfig
 from captioner.model.lstm import LSTMConfig
+from captioner.model.refiners import RefinerConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.tokenizer.vocabulary import Vocabulary
-from captioner.training import average_checkpoints as mean
-from captioner.training.average_checkpoints import mean_of
+from captioner.training.average_checkpoints import average_checkpoints
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
 from captioner.training.start import recipes_of
@@ -43,15 +41,14 @@ def made(file: Path, config: ModelConfig = CONFIG, *, seed: int = 0, by: float =
     return file
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["mean", *map(str, arguments)])
-    return mean.main()
+def run(*arguments: object) -> int:
+    return main(["average", *map(str, arguments)])
 
 
-def test_every_weight_is_the_weighted_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_weight_is_the_weighted_mean(tmp_path: Path) -> None:
     config = replace(CONFIG, encoder=EncoderConfig(backbone="efficientnet_b0", stages=2, side=32))  # has buffers
     one, two = made(tmp_path / "1.safetensors", config), made(tmp_path / "2.safetensors", config, by=0.04)
-    assert run(monkeypatch, one, two, "--shares", 3, 1, "--output", tmp_path / "mean.safetensors") == 0
+    assert run(one, two, "--weights", 3, 1, "--output", tmp_path / "mean.safetensors") == 0
     found, base = checkpoint.load(tmp_path / "mean.safetensors"), checkpoint.load(one)
     before = base.model.state_dict()
     assert any("running_mean" in name for name in before)
@@ -62,29 +59,29 @@ def test_every_weight_is_the_weighted_mean(tmp_path: Path, monkeypatch: pytest.M
     assert found.vocabulary == base.vocabulary
 
 
-def test_the_file_says_what_it_is_the_mean_of(tmp_path: Path) -> None:
-    first = {"objective": "words"}
-    rewarded = {"objective": "reward"}  # two runs may differ in their data alone, which a recipe does not hold
-    read_so = {"explain": "gradient", "sinks": "keep", "delay": 0}
+def test_the_file_says_what_it_is_the_average_of(tmp_path: Path) -> None:
+    first = {"objective": "cross_entropy"}
+    rewarded = {"objective": "self_critical"}  # two runs may differ in their data alone, which a recipe does not hold
+    map_options = {"explain": "gradient", "gradient": {"sinks": "keep", "delay": 0}}
     one = made(
         tmp_path / "1.safetensors",
         earlier=[first],
         recipe=rewarded,
-        maps=read_so,
+        maps=map_options,
         decoding={"width": 3},
         dev={"cider": 1},
     )
     two = made(tmp_path / "2.safetensors", earlier=[first], recipe=rewarded, teacher=[first], epoch=2)
-    about = mean_of([one, two]).about
+    about = average_checkpoints([one, two]).about
     assert about["earlier"] == [first, rewarded, rewarded]
     assert about["teacher"] == [first]
-    assert [member["file"] for member in about["recipe"]["mean_of"]] == [
+    assert [member["file"] for member in about["recipe"]["average_of"]] == [
         f"{tmp_path.name}/1.safetensors",
         f"{tmp_path.name}/2.safetensors",
     ]
-    assert about["recipe"]["mean_of"][1] | {"file": ""} == {"file": "", "share": 1.0, "epoch": 2}
+    assert about["recipe"]["average_of"][1] | {"file": ""} == {"file": "", "weight": 1.0, "epoch": 2}
     assert about["decoding"] == {"width": 3}
-    assert MapReading.stored(about).explain == "gradient"
+    assert about["maps"] == map_options
     assert "dev" not in about, "the scores of the first are not the mean's"
 
 
@@ -101,53 +98,47 @@ def test_the_first_says_what_is_not_learned(sides: tuple[int, int], tmp_path: Pa
         )
         for side in sides
     ]
-    assert mean_of(files).model.config == checkpoint.load(files[0]).model.config
+    assert average_checkpoints(files).model.config == checkpoint.load(files[0]).model.config
 
 
 @pytest.mark.parametrize("shares", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1e308, 1e308]])
 def test_shares_are_one_for_each_and_above_zero(tmp_path: Path, shares: list[float]) -> None:
-    with pytest.raises(OptionError, match="shares above 0"):
-        mean_of([made(tmp_path / "1.safetensors")] * 2, shares=shares)
+    with pytest.raises(OptionError, match="weights above 0"):
+        average_checkpoints([made(tmp_path / "1.safetensors")] * 2, weights=shares)
 
 
-def test_one_model_has_no_mean(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_model_has_no_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = made(tmp_path / "1.safetensors")
-    assert run(monkeypatch, one, "--output", tmp_path / "mean.safetensors") == 2
-    assert capsys.readouterr().err == "mean: a mean is of two model files or more, not of 1\n"
+    assert run(one, "--output", tmp_path / "mean.safetensors") == 2
+    assert "two model files or more, not 1" in capsys.readouterr().err
     assert not (tmp_path / "mean.safetensors").exists()
 
 
-def test_a_model_is_not_overwritten_by_its_mean(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_is_not_overwritten_by_its_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = made(tmp_path / "1.safetensors"), made(tmp_path / "2.safetensors", by=0.04)
     before = one.read_bytes()
-    assert run(monkeypatch, one, two, "--output", tmp_path / "." / "1.safetensors") == 2
-    assert "is one of the models: give another --output" in capsys.readouterr().err
+    assert run(one, two, "--output", tmp_path / "." / "1.safetensors") == 2
+    assert "1.safetensors is an input" in capsys.readouterr().err
     assert one.read_bytes() == before
 
 
-def test_a_place_that_cannot_be_written_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = made(tmp_path / "1.safetensors")
     (tmp_path / "folder").mkdir()
     for output in (tmp_path / "folder", one / "below"):
-        assert run(monkeypatch, one, one, "--output", output) == 2
+        assert run(one, one, "--output", output) == 2
         line = capsys.readouterr().err
-        assert line.startswith(f"mean: {output}: cannot be written (")
+        assert f"{output}: cannot be written (" in line
         assert line.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.safetensors", "folder"]
 
 
 @pytest.mark.parametrize("start_at", [0, 1, 2])
 def test_the_start_may_be_one_of_them(tmp_path: Path, start_at: int) -> None:
-    words, reward = {"objective": "words"}, {"objective": "reward"}
+    words, reward = {"objective": "cross_entropy"}, {"objective": "self_critical"}
     files = [made(tmp_path / f"{i}.safetensors", earlier=[words], recipe=reward | {"seed": i}) for i in range(2)]
     files.insert(start_at, made(tmp_path / "start.safetensors", recipe=words))
-    assert mean_of(files).about["earlier"] == [words, reward | {"seed": 0}, reward | {"seed": 1}]
+    assert average_checkpoints(files).about["earlier"] == [words, reward | {"seed": 0}, reward | {"seed": 1}]
 
 
 def test_models_of_other_words_have_no_mean(tmp_path: Path) -> None:
@@ -155,19 +146,19 @@ def test_models_of_other_words_have_no_mean(tmp_path: Path) -> None:
     model = checkpoint.load(one)
     other = replace(model, vocabulary=Vocabulary((*model.vocabulary.words[:-1], "zebra")))
     checkpoint.save(tmp_path / "2.safetensors", other)
-    with pytest.raises(OptionError, match=r"2\.safetensors knows other words than .*1\.safetensors"):
-        mean_of([one, tmp_path / "2.safetensors"])
+    with pytest.raises(OptionError, match=r"vocabularies of .*2\.safetensors and .*1\.safetensors"):
+        average_checkpoints([one, tmp_path / "2.safetensors"])
 
 
 def test_models_that_began_apart_have_no_mean(tmp_path: Path) -> None:
     one, other = made(tmp_path / "1.safetensors", seed=1), made(tmp_path / "2.safetensors", seed=2)
     with pytest.raises(OptionError, match="come from different starts"):
-        mean_of([one, other])
+        average_checkpoints([one, other])
     model = checkpoint.load(one)
     model.model.encoder = checkpoint.load(other).model.encoder
     checkpoint.save(tmp_path / "3.safetensors", model, half=False)
     with pytest.raises(OptionError, match="come from different starts"):
-        mean_of([one, tmp_path / "3.safetensors"])
+        average_checkpoints([one, tmp_path / "3.safetensors"])
 
 
 @pytest.mark.parametrize(
@@ -178,8 +169,8 @@ def test_models_that_began_apart_have_no_mean(tmp_path: Path) -> None:
             "the encoder's pad is True in .*2, False in",
         ),
         (
-            lambda: replace(CONFIG, decoder=replace(CONFIG.decoder, look_after_reading=False)),
-            "the decoder's look_after_reading is False in .*2, True in",
+            lambda: replace(CONFIG, decoder=replace(CONFIG.decoder, attend_after_lstm=False)),
+            "the decoder's attend_after_lstm is False in .*2, True in",
         ),
         (
             lambda: replace(CONFIG, decoder=TransformerConfig(width=8, layers=1, heads=2, hidden=8)),
@@ -192,15 +183,15 @@ def test_models_that_differ_in_more_than_size_have_no_mean(
     changed: Callable[[], ModelConfig], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(OptionError, match=said):
-        mean_of([made(tmp_path / "1"), made(tmp_path / "2", changed())])
+        average_checkpoints([made(tmp_path / "1"), made(tmp_path / "2", changed())])
 
 
 def test_a_run_goes_on_from_a_mean(scene_run: Path, tmp_path: Path) -> None:
     records = read(scene_run / "scenes")
     files = [str(scene_run / "best.safetensors"), str(scene_run / "last.safetensors")]
-    checkpoint.save(tmp_path / "mean.safetensors", mean_of(files), half=False)
-    recipe = Recipe(start_from=str(tmp_path / "mean.safetensors"), epochs=1, frozen_epochs=1, flips=False)
+    checkpoint.save(tmp_path / "mean.safetensors", average_checkpoints(files), half=False)
+    recipe = Recipe(start_from=str(tmp_path / "mean.safetensors"), epochs=1, frozen_epochs=1, horizontal_flip=False)
     best = checkpoint.load(Trainer(recipe, records, tmp_path / "run", device="cpu").run())
-    assert [one["objective"] for one in best.about["earlier"]] == ["words", "words", "mean"]
+    assert [one["objective"] for one in best.about["earlier"]] == ["cross_entropy", "cross_entropy", "average"]
     assert recipes_of(str(scene_run / "best.safetensors"))[-1] == best.about["earlier"][0]
     assert best.about["dev"]["cider"] > 0.3, "what the two knew is not lost"

@@ -1,7 +1,6 @@
 """A model that ships has its decoding from dev and its scores from test, in its file."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from captioner import checkpoint
+from captioner.cli import main
 from captioner.data.readers import read
 from captioner.data.records import Record, of_split
 from captioner.data.scenes import write_scenes
@@ -16,8 +16,8 @@ from captioner.decoding import Beam
 from captioner.errors import CheckpointError, OptionError
 from captioner.metrics import Scores, tokenize
 from captioner.metrics.description import Description, describe
-from captioner.training import ship
-from captioner.training.dev import encode_records, score_captions, write_captions
+from captioner.training import export as ship
+from captioner.training.dev import encode_records, generate_captions, score_captions
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def repeats(captions: list[str]) -> float:
 def captions_of(model: checkpoint.Checkpoint, records: list[Record]) -> dict[str, str]:
     grids = encode_records(model.model, records, device=torch.device("cpu"))
     options = Beam(**model.about["decoding"])
-    return write_captions(model.model, model.vocabulary, records, grids, options=options)
+    return generate_captions(model.model, model.vocabulary, records, grids, options=options)
 
 
 def test_the_file_holds_what_was_measured(
@@ -47,8 +47,7 @@ def test_the_file_holds_what_was_measured(
 ) -> None:
     shipped = tmp_path / "model.safetensors"
     arguments = [str(scene_run / "best.safetensors"), "--data", str(data), "--name", "scenes", "--output", str(shipped)]
-    monkeypatch.setattr(sys, "argv", ["ship", *arguments, "--threads", "1", "--side", "64"])
-    assert ship.main() == 0
+    assert main(["export", *arguments, "--threads", "1", "--side", "64"]) == 0
     tried = [line for line in capsys.readouterr().err.splitlines() if "beam" in line]
     assert len(tried) == len(ship.WIDTHS) * len(ship.LENGTH_PENALTIES) * len(ship.NO_REPEATS)
     model = checkpoint.load(shipped)
@@ -81,8 +80,7 @@ def test_what_is_measured_has_the_weights_of_the_file(
 
     monkeypatch.setattr(ship, "score", scored)
     arguments = [str(run), "--data", str(data), "--output", str(shipped), "--threads", "1"]
-    monkeypatch.setattr(sys, "argv", ["ship", *arguments])
-    assert ship.main() == 2
+    assert main(["export", *arguments]) == 2
     checkpoint.save(shipped, trained)
     stored = checkpoint.load(shipped).model.state_dict()
     assert all(torch.equal(measured[0][name], tensor) for name, tensor in stored.items())
@@ -102,7 +100,7 @@ def test_a_decoding_that_repeats_itself_more_than_people_do_is_not_chosen(
     model = checkpoint.load(scene_run / "best.safetensors")
     dev = of_split(read(data), "dev")
     assert repeats([caption for record in dev for caption in record.captions]) < 0.2
-    honest = ship.write_captions
+    honest = ship.generate_captions
 
     def babbling(*arguments: object, options: Beam) -> dict[str, str]:
         captions = honest(*arguments, options=options)  # type: ignore[arg-type]
@@ -110,7 +108,7 @@ def test_a_decoding_that_repeats_itself_more_than_people_do_is_not_chosen(
             return dict.fromkeys(captions, "a dog")
         return {name: text + " and a dog and a" * (i % 3 == 0) for i, (name, text) in enumerate(captions.items())}
 
-    monkeypatch.setattr(ship, "write_captions", babbling)
+    monkeypatch.setattr(ship, "generate_captions", babbling)
     chosen, _ = ship.choose_decoding(model, dev)
     assert chosen.no_repeat_ngram == 2
 
@@ -135,11 +133,43 @@ def test_the_decoding_of_the_best_scores_together_is_chosen(
     assert found["CIDEr"] == pytest.approx(49.5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"--data": "none.jsonl"}, "none.jsonl"),
+        ({"--output": "exported/"}, "ONNX graphs comes with a later version"),
+        ({"--decoding": "[1]"}, "[1]"),
+        ({"--decoding": '{"widht": 3}'}, "length_penalty"),
+        ({"--threads": "0"}, "--threads must be at least 1, not 0"),
+        ({"--side": "7"}, "not 7"),
+    ],
+)
 def test_bad_input_is_one_line(
-    scene_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, str], said: str, scene_run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missing = tmp_path / "none.jsonl"
-    arguments = [str(scene_run / "best.safetensors"), "--data", str(missing), "--output", str(tmp_path / "x")]
-    monkeypatch.setattr(sys, "argv", ["ship", *arguments])
-    assert ship.main() == 2
-    assert capsys.readouterr().err == f"ship: {missing}: no such file or folder\n"
+    given = {"--data": str(data), "--output": str(tmp_path / "x.safetensors")} | changes
+    model = scene_run / "best.safetensors"
+    assert main(["export", str(model), *(word for pair in given.items() for word in pair)]) == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_not_overwritten_by_its_release(
+    scene_run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, link = tmp_path / "model.safetensors", tmp_path / "link.safetensors"
+    model.write_bytes((scene_run / "best.safetensors").read_bytes())
+    link.symlink_to(model)
+    before = model.read_bytes()
+    assert main(["export", str(model), "--data", str(data), "--output", str(link)]) == 2
+    assert "link.safetensors" in capsys.readouterr().err
+    assert model.read_bytes() == before
+
+
+def test_a_decoding_that_is_given_is_not_chosen(scene_run: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model.safetensors"
+    command = ["export", str(scene_run / "best.safetensors"), "--data", str(data), "--output", str(output)]
+    assert main([*command, "--decoding", '{"width": 2, "length_penalty": 0.4}']) == 0
+    assert checkpoint.load(output).about["decoding"] == {"width": 2, "length_penalty": 0.4, "no_repeat_ngram": 0}

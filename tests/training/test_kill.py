@@ -35,7 +35,7 @@ def train(scenes: Path, output: Path, decoder: str) -> list[str]:
         "frozen-epochs": 2,
         "batch-pictures": 4,
         "captions-per-picture": 2,
-        "warm-up": 2,
+        "warmup-steps": 2,
         "save-minutes": 1e-9,
         "precision": "float32",
     }

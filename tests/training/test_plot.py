@@ -1,17 +1,18 @@
 """Runs as a picture."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from captioner.training import plot
-from captioner.training.plot import read_course
+from captioner.cli import main
+from captioner.training.plot import read_run
 
 
 def test_a_course_is_what_the_log_says(scene_run: Path) -> None:
-    course = read_course(scene_run)
+    course = read_run(scene_run)
     lines = [json.loads(line) for line in (scene_run / "log.jsonl").open()]
     ends = [line for line in lines if "dev" in line]
     assert [s["cider"] for s in course.scores] == [line["dev"]["cider"] for line in ends]
@@ -19,13 +20,41 @@ def test_a_course_is_what_the_log_says(scene_run: Path) -> None:
     assert course.pictures_per_second == pytest.approx(600 / sum(line["seconds"] for line in ends))
 
 
-def test_the_command_draws_and_tells(
-    scene_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["plot", str(scene_run), str(scene_run), "--output", str(tmp_path / "a.png")])
-    assert plot.main() == 0
+def test_the_command_draws_and_summarises(scene_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plot", str(scene_run), str(scene_run), "--output", str(tmp_path / "a.png")]) == 0
     assert Image.open(tmp_path / "a.png").size[0] > 400
     assert "6 epochs of 100 pictures" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["plot", str(tmp_path), "--output", str(tmp_path / "a.png")])
-    assert plot.main() == 2
-    assert "no run with a whole epoch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["", "recipe", "log", "half a line"])
+def test_a_folder_without_a_whole_run_is_one_line(
+    damage: str, scene_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    if damage:
+        for name in ("recipe.json", "log.jsonl"):
+            shutil.copy(scene_run / name, run)
+    if damage == "recipe":
+        (run / "recipe.json").write_text("[1")
+    elif damage == "log":
+        (run / "log.jsonl").write_text('{"step": 3, "dev": {"cider": "x"}, "seconds": 1, "train_loss": 2}\n')
+    elif damage:
+        log = (run / "log.jsonl").read_text()
+        (run / "log.jsonl").write_text('{"step": 1, "ep\n\x00\n' + log + '{"epoch": 7, "st')
+        assert len(read_run(run).scores) == 6, "lines that were cut off are left out"
+        return
+    assert main(["plot", str(run), "--output", str(tmp_path / "a.png")]) == 2
+    line = capsys.readouterr().err
+    assert str(run) in line
+    assert line.count("\n") == 1
+
+
+def test_a_figure_is_not_written_onto_the_log(scene_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = scene_run / "link.png"
+    link.symlink_to(scene_run / "log.jsonl")
+    before = (scene_run / "log.jsonl").read_bytes()
+    assert main(["plot", str(scene_run), "--output", str(link)]) == 2
+    assert "link.png" in capsys.readouterr().err
+    assert (scene_run / "log.jsonl").read_bytes() == before
+    link.unlink()

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from captioner.data.readers import read
@@ -39,11 +38,11 @@ def options(decoder: str, **changes: object) -> dict[str, object]:
         "frozen_epochs": 1,
         "batch_pictures": 6,
         "captions_per_picture": 2,
-        "warm_up": 2,
-        "clip": 1e9,  # nothing may take a wrong factor out of the gradients
+        "warmup_steps": 2,
+        "clip_norm": 1e9,  # nothing may take a wrong factor out of the gradients
         "map_supervision": 0.1,
         "map_regularisation": 0.1,
-        "longest": 12,
+        "max_length": 12,
         "precision": "float32",
     }
     return values | changes
@@ -91,7 +90,7 @@ def test_two_processes_train_on_the_reward_though_a_picture_is_missing(scenes: P
     missing = next(line for line in lines if line["split"] == "train")
     incomplete = scenes.with_name("incomplete.jsonl")
     incomplete.write_text("".join(json.dumps(row) + "\n" for row in [*lines, {**missing, "image": "missing.png"}]))
-    given = options("lstm", objective="reward", start_from=str(start.run()), samples=2)
+    given = options("lstm", objective="self_critical", start_from=str(start.run()), samples=2)
     for name in ("decoder", "decoder_options", "backbone", "encoder_options", "refiner_options"):
         del given[name]
     done = launch(given, incomplete, tmp_path / "two")
@@ -117,7 +116,7 @@ both = [torch.empty_like(mine) for _ in range(2)]
 torch.distributed.all_gather(both, mine)
 after = torch.cat([p.detach().flatten() for p in trainer.model.encoder.parameters()])
 if trainer.is_first:
-    print(json.dumps([torch.equal(*both), (after - before).abs().max().item(), trainer.taught.broadcast_buffers]))
+    print(json.dumps([torch.equal(*both), (after - before).abs().max().item(), trainer._wrapped.broadcast_buffers]))
 atexit.register(print, "the interpreter ended in order, which may abort or never end")
 leave()
 """
@@ -125,7 +124,9 @@ leave()
 
 def test_an_encoder_that_learns_from_the_reward_stays_the_same_in_both_processes(scenes: Path, tmp_path: Path) -> None:
     start = Trainer(Recipe(**options("lstm", epochs=1)), read(scenes), tmp_path / "words", device="cpu")  # type: ignore[arg-type]
-    given = options("lstm", objective="reward", start_from=str(start.run()), samples=2, epochs=1, frozen_epochs=0)
+    given = options(
+        "lstm", objective="self_critical", start_from=str(start.run()), samples=2, epochs=1, frozen_epochs=0
+    )
     for name in ("decoder", "decoder_options", "backbone", "encoder_options", "refiner_options"):
         del given[name]
     (tmp_path / "run.py").write_text(_KEEP_EQUAL)
@@ -144,7 +145,7 @@ def test_an_encoder_that_learns_from_the_reward_stays_the_same_in_both_processes
 def test_rounds_end_where_one_step_does(decoder: str, scenes: Path, tmp_path: Path) -> None:
     records = read(scenes)
     for rounds in (1, 3):
-        recipe = Recipe(**options(decoder, accumulate=rounds))  # type: ignore[arg-type]
+        recipe = Recipe(**options(decoder, gradient_accumulation_steps=rounds))  # type: ignore[arg-type]
         Trainer(recipe, records, tmp_path / str(rounds), device="cpu").run()
     same(tmp_path / "1", tmp_path / "3")
     ours, theirs = (epochs(tmp_path / rounds) for rounds in ("1", "3"))
@@ -157,7 +158,6 @@ def test_what_accelerate_was_configured_to_do_elsewhere_changes_nothing(
 ) -> None:
     recipe = Recipe(**options("lstm", epochs=1))  # type: ignore[arg-type]
     Trainer(recipe, read(scenes), tmp_path / "plain", device="cpu").run()
-    AcceleratorState._reset_state(reset_partial_state=True)
     name, _, value = variable.partition("=")
     monkeypatch.setenv(name, value)
     Trainer(recipe, read(scenes), tmp_path / "configured", device="cpu").run()
@@ -165,9 +165,9 @@ def test_what_accelerate_was_configured_to_do_elsewhere_changes_nothing(
 
 
 def test_what_launched_processes_refuse_is_one_line_of_each(scenes: Path, tmp_path: Path) -> None:
-    done = launch(options("lstm", accumulate=7), scenes, tmp_path / "two", TORCH_CPP_LOG_LEVEL="ERROR")
+    done = launch(options("lstm", gradient_accumulation_steps=7), scenes, tmp_path / "two", TORCH_CPP_LOG_LEVEL="ERROR")
     assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if "cannot be dealt to 2 processes in 7 rounds" in line]
+    said = [line for line in done.stderr.splitlines() if "cannot be split over 2 processes in 7 rounds" in line]
     assert said
     assert all(line.startswith("captioner: ") for line in said)
     assert "DataError" not in done.stderr, "no traceback"
@@ -176,8 +176,8 @@ def test_what_launched_processes_refuse_is_one_line_of_each(scenes: Path, tmp_pa
 
 
 def test_a_step_too_small_for_its_rounds_is_refused(scenes: Path, tmp_path: Path) -> None:
-    recipe = Recipe(**options("lstm", accumulate=7))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="a step of 6 pictures cannot be dealt to 1 processes in 7 rounds"):
+    recipe = Recipe(**options("lstm", gradient_accumulation_steps=7))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="a step of 6 cannot be split over 1 processes in 7 rounds"):
         Trainer(recipe, read(scenes), tmp_path / "run", device="cpu")
 
 
@@ -186,7 +186,7 @@ def launch(
 ) -> "subprocess.CompletedProcess[str]":
     """A run of two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    command += ["-m", "captioner.cli", "train", "--device", "cpu", "--data", str(data), "--output", str(output)]
+    command += ["-m", "captioner", "train", "--device", "cpu", "--data", str(data), "--output", str(output)]
     for name, value in given.items():
         text = json.dumps(value) if isinstance(value, dict) else str(value)
         command += [f"--{name.replace('_', '-')}", text]

@@ -1,6 +1,5 @@
 """The reward, what is drawn for it, and that training on it raises it."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,19 @@ from captioner.data.records import Record
 from captioner.metrics import evaluate
 from captioner.metrics.bleu import smoothed_bleu_of
 from captioner.model.caption_model import CaptionModel, ModelConfig
-from captioner.model.decoder import END, PAD, START, UNKNOWN
 from captioner.model.encoder import EncoderConfig
-from captioner.model.grid import Grid, RefinerConfig
+from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
+from captioner.model.refiners import RefinerConfig
 from captioner.model.transformer import TransformerConfig
-from captioner.tokenizer.vocabulary import Vocabulary
-from captioner.training.grids import Pictures, encode_batches
+from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+from captioner.training.distributed import Processes
+from captioner.training.images import ImageDataset, encode_images
 from captioner.training.losses import reward_loss
-from captioner.training.objectives import Part, Reward, Words
 from captioner.training.recipe import Recipe
 from captioner.training.rewards import CaptionReward, breaks_off, draw_captions
+from captioner.training.tasks import Part, TaskContext
+from captioner.training.tasks.self_critical import SelfCritical
 
 DECODERS = {
     "lstm": LSTMConfig(width=16, embedding=16, output_hidden=16, attention_width=16, heads=2),
@@ -118,10 +119,10 @@ def test_captions_are_drawn_from_the_models_distribution(decoder: str) -> None:
     small = model(decoder)
     with torch.no_grad():
         grid = small.refine(Grid(torch.randn(1, 16, small.encoder.channels), (4, 4)))
-        logits, _ = small.decoder.teach(grid, torch.tensor([[START]]))
+        logits = small.decoder(grid, torch.tensor([[START]])).logits
     logits[..., [PAD, START, UNKNOWN]] = float("-inf")
     p = logits[0, 0].softmax(-1)
-    drawn = draw_captions(small.decoder, grid, count=20_000, longest=1)[:, 0]
+    drawn = draw_captions(small.decoder, grid, count=20_000, max_length=1)[:, 0]
     shares = torch.bincount(drawn, minlength=len(p)) / len(drawn)
     assert (shares - p).abs().max() < 0.015  # four standard deviations at p = 1/2
     assert shares[[PAD, START, UNKNOWN]].sum() == 0
@@ -131,7 +132,7 @@ def test_captions_are_drawn_from_the_models_distribution(decoder: str) -> None:
 def test_drawn_captions_are_padded_after_their_end_and_cut_at_the_limit(decoder: str) -> None:
     small = model(decoder)
     grid = small.refine(Grid(torch.randn(2, 16, small.encoder.channels), (4, 4)))
-    drawn = draw_captions(small.decoder, grid, count=300, longest=4)
+    drawn = draw_captions(small.decoder, grid, count=300, max_length=4)
     assert drawn.shape == (600, 5)
     ends = (drawn == END).long()
     assert ends.sum(1).max() == 1
@@ -139,8 +140,8 @@ def test_drawn_captions_are_padded_after_their_end_and_cut_at_the_limit(decoder:
     unended = drawn[ends.sum(1) == 0]
     assert len(unended)
     assert (unended[:, 4] == PAD).all(), "a caption that is cut off has 4 words and no end"
-    greedy = draw_captions(small.decoder, grid, count=1, longest=4, greedy=True)
-    assert torch.equal(greedy, draw_captions(small.decoder, grid, count=1, longest=4, greedy=True))
+    greedy = draw_captions(small.decoder, grid, count=1, max_length=4, greedy=True)
+    assert torch.equal(greedy, draw_captions(small.decoder, grid, count=1, max_length=4, greedy=True))
 
 
 def test_the_policy_gradient_is_the_formula() -> None:
@@ -155,29 +156,42 @@ def test_the_policy_gradient_is_the_formula() -> None:
     torch.testing.assert_close(reward_loss(logits, samples, advantage, count=10), expected / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["samples", "greedy"])
 def test_training_on_the_reward_raises_it(scene_run: Path, baseline: str) -> None:
     """On one batch, over and over: samples must come to be worth far more than they were."""
     start = load(scene_run / "last.safetensors")
     given = [record for record in read(scene_run / "scenes") if record.split == "train"]
     recipe = Recipe(
-        objective="reward", start_from="-", batch_pictures=10, samples=10, baseline=baseline, captions_per_picture=1,
-        cross_entropy=0.01, label_smoothing=0.0, longest=12, flips=False,
+        objective="self_critical", start_from="-", batch_pictures=10, samples=10, baseline=baseline,
+        captions_per_picture=1,
+        cross_entropy_weight=0.01, label_smoothing=0.0, max_length=12, horizontal_flip=False,
     )  # fmt: skip
     small = start.model
-    words = Words(recipe, given, start.vocabulary, pytest.fail)  # no boxes are asked for
-    objective = Reward(recipe, given, words, start.vocabulary, small, nullcontext)
-    batch = next(objective.epoch(0, start=0, steady=True))
-    pictures = Pictures([record.image for record in given], small.encoder)
+    pictures = ImageDataset([record.image for record in given], small.encoder)
+    task = SelfCritical(
+        TaskContext(
+            recipe=recipe,
+            train=given,
+            dev=[],
+            text=[],
+            vocabulary=start.vocabulary,
+            model=small,
+            images=pictures,
+            processes=Processes(rank=0, count=1, device=torch.device("cpu")),
+            precision="float32",
+        )
+    )
+    batch = next(task.batches.epoch(0, start=0, steady=True))
     keys = [list(zip(batch.pictures, batch.views, strict=True))]
     with torch.no_grad():
-        (grid,) = encode_batches(small.encoder, pictures, keys, device=torch.device("cpu"))
+        (grid,) = encode_images(small.encoder, pictures, keys, device=torch.device("cpu"))
 
     torch.manual_seed(0)
     learned = [*small.refiner.parameters(), *small.decoder.parameters()]
     optimizer, rewards = torch.optim.Adam(learned, lr=2e-3), []
     for _ in range(80):
-        loss, figures = objective.loss(small, Part(batch, batch), grid)
+        loss, figures = task.loss(small, Part(batch, batch), grid)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import load
 from captioner.data.readers import read
 from captioner.data.records import Record
@@ -19,7 +20,9 @@ from captioner.image import Geometry
 from captioner.pipeline import Captioner
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.batches import Batch, CaptionBatches
-from captioner.training.grids import Pictures, StoredGrids, encode_batches
+from captioner.training.distributed import Processes
+from captioner.training.grid_cache import GridCache
+from captioner.training.images import ImageDataset, encode_images
 from captioner.training.loop import Trainer
 from captioner.training.precision import has_bfloat16  # before the tests' own takes its place
 from captioner.training.recipe import Recipe
@@ -41,7 +44,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
     values: dict[str, object] = {
         "decoder": decoder,
-        "decoder_options": SMALL[decoder],
+        "decoder_options": SMALL.get(decoder, {}),
         "backbone": "tiny",
         "encoder_options": {"side": 32},
         "refiner_options": {"width": 16},
@@ -50,11 +53,11 @@ def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
         "frozen_epochs": 2,
         "batch_pictures": 8,
         "captions_per_picture": 1,
-        "warm_up": 2,
-        "average": 0.5,
+        "warmup_steps": 2,
+        "ema_decay": 0.5,
         "map_supervision": 0.1,
         "map_regularisation": 0.1,
-        "longest": 12,
+        "max_length": 12,
     }
     return Recipe(**(values | changes))  # type: ignore[arg-type]
 
@@ -62,7 +65,7 @@ def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
 def batches_of(records: list[Record], **changes: object) -> CaptionBatches:
     words = Vocabulary.build([c.split() for r in records for c in r.captions], minimum_count=1)
     values: dict[str, object] = {
-        "batch_pictures": 3, "captions_per_picture": 2, "longest": 12, "flips": True, "seed": 5,
+        "batch_pictures": 3, "captions_per_picture": 2, "max_length": 12, "horizontal_flip": True, "seed": 5,
     }  # fmt: skip
     return CaptionBatches(records, words, **(values | changes))  # type: ignore[arg-type]
 
@@ -100,7 +103,7 @@ def test_captions_of_a_picture_are_all_different_while_there_are_enough() -> Non
 
     def rows(k: int) -> list[tuple[int, ...]]:
         batches = CaptionBatches(
-            [record], words, batch_pictures=1, captions_per_picture=k, longest=9, flips=False, seed=1
+            [record], words, batch_pictures=1, captions_per_picture=k, max_length=9, horizontal_flip=False, seed=1
         )
         return [tuple(row) for row in next(batches.epoch(0)).tokens.tolist()]
 
@@ -110,13 +113,13 @@ def test_captions_of_a_picture_are_all_different_while_there_are_enough() -> Non
 
 
 def test_map_targets_follow_what_is_seen_of_a_picture(records: list[Record]) -> None:
-    geometry = Pictures([r.image for r in records], encoder()).geometry((96, 72))
+    geometry = ImageDataset([r.image for r in records], encoder()).geometry((96, 72))
     mirrored = cut = 0
-    for batch in batches_of(records, cut=0.3).epoch(0):
+    for batch in batches_of(records, crop=0.3).epoch(0):
         targets = batch.map_targets([geometry] * len(batch.pictures))
         for row, words in enumerate(batch.boxes):
             view = batch.views[row // 2]
-            mirrored, cut = mirrored + view.flip, cut + (view.cut != (0.0, 0.0, 1.0, 1.0))
+            mirrored, cut = mirrored + view.flip, cut + (view.crop != (0.0, 0.0, 1.0, 1.0))
             for word, boxes in words.items():
                 expected = np.max([geometry.coverage(view.of_box(box)) for box in boxes], axis=0)
                 np.testing.assert_allclose(targets[row, word], expected, atol=1e-6)
@@ -130,7 +133,7 @@ def test_map_targets_of_several_boxes_are_their_union() -> None:
     targets = batch.map_targets([geometry])
     assert targets[0, 1].tolist() == [[1.0, 0.0], [0.5, 1.0]]
     assert targets[0, [0, 2]].abs().sum() == 0
-    assert batch.placed == 1
+    assert batch.boxed_words == 1
     mirrored = Batch(pictures=[0], views=[View(flip=True)], tokens=batch.tokens, boxes=batch.boxes)
     assert mirrored.map_targets([geometry])[0, 1].tolist() == [[0.0, 1.0], [1.0, 0.5]]
 
@@ -144,28 +147,22 @@ def encoder():  # type: ignore[no-untyped-def]
 
 def test_stored_grids_are_what_the_encoder_gives(records: list[Record], tmp_path: Path) -> None:
     frozen, device = encoder(), torch.device("cpu")
-    pictures = Pictures([r.image for r in records], frozen)
-    stored = StoredGrids(frozen, pictures, tmp_path, mirrored=True)
-    told: list[tuple[int, int]] = []
-    stored.fill(device=device, workers=0, batch=7, progress=lambda done, every: told.append((done, every)))
-    assert told[-1] == (2 * len(records), 2 * len(records))
+    pictures = ImageDataset([r.image for r in records], frozen)
+    stored = GridCache(frozen, pictures, tmp_path, mirrored=True)
+    alone = Processes(rank=0, count=1, device=device)
+    reported = list(stored.fill(alone, workers=0, batch=7))
+    assert reported[-1] == (2 * len(records), 2 * len(records))
     keys = [[(3, View()), (3, View(flip=True)), (0, View(flip=True))]]
     with torch.no_grad():
-        (fresh,) = encode_batches(frozen, pictures, keys, device=device)
+        (fresh,) = encode_images(frozen, pictures, keys, device=device)
     (read_back,) = stored.read(keys, device=device)
     torch.testing.assert_close(read_back.features, fresh.features, rtol=2e-3, atol=2e-3)
     assert not torch.allclose(fresh.features[0], fresh.features[1]), "the mirror image is another picture"
     before = stored.file.stat().st_mtime_ns
-    StoredGrids(frozen, pictures, tmp_path, mirrored=True).fill(
-        device=device, workers=0, batch=7, progress=lambda *_: pytest.fail("encoded again")
-    )
+    assert not list(GridCache(frozen, pictures, tmp_path, mirrored=True).fill(alone, workers=0, batch=7))
     assert stored.file.stat().st_mtime_ns == before
     torch.nn.init.zeros_(frozen.stages[0][0].weight)
-    assert StoredGrids(frozen, pictures, tmp_path, mirrored=True).file != stored.file
-
-
-class KilledError(Exception):
-    pass
+    assert GridCache(frozen, pictures, tmp_path, mirrored=True).file != stored.file
 
 
 @pytest.mark.parametrize("decoder", ["lstm", "transformer"])
@@ -186,9 +183,9 @@ def test_so_does_one_that_is_trained_on_the_reward(
 ) -> None:
     first = Trainer(recipe(decoder, epochs=1), records, tmp_path / "first", device="cpu").run()
     options = recipe(
-        decoder, start_from=str(first), objective="reward", samples=3, bleu_reward=0.5, epochs=2,
+        decoder, start_from=str(first), objective="self_critical", samples=3, bleu_reward=0.5, epochs=2,
         frozen_epochs=0 if taught else 1, teacher=str(first) if taught else "",
-        own_words=0.2, cut=0.1, light=0.1, precision=precision, save_minutes=1e-9,
+        scheduled_sampling=0.2, crop=0.1, colour_jitter=0.1, precision=precision, save_minutes=1e-9,
     )  # fmt: skip
     log = killed_and_resumed(options, records, tmp_path, 3)
     ends = [line for line in log if "dev" in line]
@@ -200,20 +197,17 @@ def killed_and_resumed(options: Recipe, records: list[Record], tmp_path: Path, k
     """The log of a run that was killed and went on; makes sure that it ends as one that was not."""
     whole = Trainer(options, records, tmp_path / "whole", device="cpu")
     whole.run()
-
-    def kill(what: str, done: int, total: int, figures: dict[str, float]) -> None:
-        if what.startswith("epoch") and done > kill_at:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        Trainer(options, records, tmp_path / "killed", device="cpu", report=kill).run()
+    killed = Trainer(options, records, tmp_path / "killed", device="cpu")
+    steps = killed.steps()
+    next(step for step in steps if step.what.startswith("epoch") and step.done > kill_at)
+    steps.close()  # type: ignore[attr-defined]
     resumed = Trainer(options, records, tmp_path / "killed", device="cpu")
     assert 0 < resumed.step <= kill_at + 1
     resumed.run()
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
-    for name, tensor in whole.average.items():
-        assert torch.equal(tensor, resumed.average[name]), name
+    for name, tensor in whole.state.average.weights.items():
+        assert torch.equal(tensor, resumed.state.average.weights[name]), name
 
     def lines(run: str) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
@@ -224,28 +218,21 @@ def killed_and_resumed(options: Recipe, records: list[Record], tmp_path: Path, k
 
 
 def test_the_average_follows_the_weights(records: list[Record], tmp_path: Path) -> None:
-    trainer = Trainer(recipe(average=0.25), records, tmp_path, device="cpu")
+    trainer = Trainer(recipe(ema_decay=0.25), records, tmp_path, device="cpu")
+    average = trainer.state.average
     name, tensor = next(iter(trainer.model.named_parameters()))
-    before = trainer.average[name].clone()
+    before = average.weights[name].clone()
     with torch.no_grad():
         tensor += 1
-    trainer.step = 100
-    trainer._follow_average()
-    torch.testing.assert_close(trainer.average[name], before * 0.25 + tensor.detach() * 0.75)
-    torch.testing.assert_close(trainer._averaged_model().state_dict()[name], trainer.average[name])
+    average.update(100)
+    torch.testing.assert_close(average.weights[name], before * 0.25 + tensor.detach() * 0.75)
+    torch.testing.assert_close(average.averaged_model().state_dict()[name], average.weights[name])
 
 
 def test_a_frozen_encoder_does_not_move_and_then_learns(records: list[Record], tmp_path: Path) -> None:
-    seen: dict[int, torch.Tensor] = {}
-
-    def watch(what: str, done: int, total: int, figures: dict[str, float]) -> None:
-        if what.startswith("dev"):
-            seen[done] = trainer.model.encoder.stages[0][0].weight.detach().clone()
-
-    trainer = Trainer(recipe(), records, tmp_path, device="cpu", report=watch)
+    trainer = Trainer(recipe(), records, tmp_path, device="cpu")
     start = trainer.model.encoder.stages[0][0].weight.detach().clone()
-    trainer.run()
-    ends = [seen[step] for step in sorted(seen)]
+    ends = [trainer.model.encoder.stages[0][0].weight.detach().clone() for step in trainer.steps() if step.is_dev]
     assert torch.equal(start, ends[0])
     assert torch.equal(start, ends[1])
     assert not torch.equal(start, ends[2])
@@ -259,7 +246,7 @@ def test_the_best_model_is_the_one_of_the_best_dev_score(records: list[Record], 
     best = load(path)
     assert best.about["dev"]["cider"] == max(line["dev"]["cider"] for line in ends)
     assert best.about["recipe"]["decoder"] == "lstm"
-    assert Captioner(best).caption(np.zeros((20, 30, 3), dtype=np.uint8)).words, "it captions"
+    assert Captioner(TorchBackend(best)).caption(np.zeros((20, 30, 3), dtype=np.uint8)).words, "it captions"
 
 
 def test_a_run_can_start_from_a_model(records: list[Record], tmp_path: Path) -> None:
@@ -272,7 +259,7 @@ def test_a_run_can_start_from_a_model(records: list[Record], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"decoder": "transformer"}, "decoder is 'lstm' in the model that is gone on from, not 'transformer'"),
+        ({"decoder": "transformer"}, "decoder is 'lstm' in the model that is started from, not 'transformer'"),
         ({"decoder_options": {"width": 32}}, "decoder_options: width is 16 in the model"),
         ({"encoder_options": {"pad": True}}, "encoder_options: pad is False in the model"),
         ({"backbone": "resnet50"}, "backbone is 'tiny' in the model"),
@@ -312,8 +299,8 @@ def test_an_earlier_model_can_be_shown_larger_pictures(source: str, records: lis
     [
         (8, "side must be a whole number from 32 to 4096, not 8"),
         (10_000_000, "not 10000000"),
-        ("x", "not x"),
-        (None, "side is 32 in the model that is gone on from, not None"),
+        ("x", "not 'x'"),
+        (None, "side is 32 in the model that is started from, not None"),
     ],
 )
 def test_a_side_that_no_encoder_takes_is_refused(
@@ -360,21 +347,38 @@ def test_a_split_without_pictures_is_named(records: list[Record], tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"decoder": "gru"}, "lstm or transformer, not 'gru'"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), not 1.0"),
         ({"precision": "int8"}, "not 'int8'"),
-        ({"objective": "speed"}, "words, reward or text, not 'speed'"),
-        ({"objective": "reward"}, "give start_from"),
-        ({"objective": "reward", "start_from": "a", "samples": 1}, "at least 2 samples"),
-        ({"start_from": "a", "encoder_from": "b"}, "encoder_from and decoder_from do not go with it"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number, not nan"),
+        ({"weight_decay": float("inf")}, "weight_decay must be a finite number, not inf"),
+        ({"start_from": "a", "encoder_from": "b"}, "start_from alone, or encoder_from and decoder_from"),
         ({"map_supervision": -1.0}, "map_supervision must be at least 0, not -1.0"),
     ],
 )
 def test_options_out_of_range_are_named(changes: dict[str, object], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         Recipe(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decoder": "gru"}, "'gru'.*lstm.*transformer"),
+        ({"objective": "speed"}, "'speed'.*cross_entropy.*language_model.*self_critical"),
+        ({"objective": "self_critical"}, "give start_from"),
+        ({"objective": "self_critical", "start_from": "a", "samples": 1}, "at least 2 samples, not 1"),
+        ({"decoder": "transformer", "max_length": 64}, "at most 63 words; set max_length 63"),
+    ],
+)
+def test_what_a_task_or_a_model_cannot_do_is_named(
+    records: list[Record], changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=said):
+        Trainer(recipe(str(changes.pop("decoder", "lstm")), **{"decoder_options": {}, **changes}), records, tmp_path)
+    assert not list(tmp_path.iterdir()), "the folder is still free"
 
 
 def test_unknown_options_of_the_model_are_named(records: list[Record], tmp_path: Path) -> None:
@@ -389,7 +393,7 @@ def test_a_picture_that_was_turned_is_trained_on_upright(tmp_path: Path) -> None
     exif = Image.Exif()
     exif[0x0112] = 3
     image.save(tmp_path / "turned.png", exif=exif)
-    pixels, _ = Pictures([tmp_path / "turned.png"], encoder())[0, View()]
+    pixels, _ = ImageDataset([tmp_path / "turned.png"], encoder())[0, View()]
     assert pixels[16, 4].tolist() == [255, 255, 255]
     assert pixels[16, 28].tolist() == [0, 0, 0]
 
@@ -413,6 +417,6 @@ def test_precision(
 ) -> None:
     monkeypatch.setattr("captioner.training.precision.has_bfloat16", lambda device: able)
     trainer = Trainer(recipe(precision=precision), records, tmp_path, device="cpu")
-    with trainer._autocast():
+    with trainer._context.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (torch.bfloat16 if half else torch.float32)

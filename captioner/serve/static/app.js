@@ -25,7 +25,7 @@
     if (text) say(text);
   }
 
-  /** What went wrong, as the server says it: {title, detail}, and whether asking again may help. */
+  /** What went wrong, as the server reports it: {title, detail}, and whether a second try may help. */
   class Failure extends Error {
     constructor(title, detail, { again = false, wait = null } = {}) {
       super(detail);
@@ -38,7 +38,7 @@
     try {
       problem = JSON.parse(request.responseText);
     } catch {
-      // whatever it is, it is no problem object: the status has to do
+      // no problem object: the status is all there is
     }
     const wait = Number.parseInt(request.getResponseHeader("Retry-After"), 10);
     return new Failure(problem.title || `Error ${request.status}`, problem.detail || "The server did not say why.", {
@@ -47,13 +47,13 @@
     });
   }
 
-  /** Send a picture; what comes back as text or blob. `signal` stops it, `progress` is told the share that is sent. */
+  /** Send a picture; returns the answer as text or blob. `signal` stops it, `progress` receives the share sent so far. */
   function send(file, fields, { type = "text", signal, progress = () => {} } = {}) {
     return new Promise((done, fail) => {
       const form = new FormData();
       for (const [name, value] of Object.entries(fields)) form.append(name, value);
       form.append("file", file, file.name);
-      const request = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
+      const request = new XMLHttpRequest(); // fetch does not report the progress of an upload
       request.open("POST", "/v1/captions");
       if (type === "blob") request.responseType = "arraybuffer";
       request.upload.addEventListener("progress", (event) => progress(event.loaded / event.total));
@@ -115,6 +115,7 @@
         downloads: part(".downloads"),
       });
       part("h2 bdi").textContent = file.name;
+      part("h2").title = file.name; // where there is no room for all of it
       this.progress.setAttribute("aria-label", `Progress of ${file.name}`);
       this.failed.querySelector(".again").addEventListener("click", () => this.ask());
       const remove = part(".remove");
@@ -257,7 +258,7 @@
     for (const file of files) new Result(file);
   }
 
-  // Choose, drop, paste, or take a drawn one.
+  // Choose, drop, paste, or try an example.
 
   find("files").addEventListener("change", (event) => {
     take([...event.target.files]);
@@ -279,7 +280,7 @@
     dragging();
   });
   window.addEventListener("dragover", (event) => {
-    event.preventDefault(); // also for what is no file: the browser would else leave the page for it
+    event.preventDefault(); // also for other things than files, for which the browser would leave the page
   });
   window.addEventListener("drop", (event) => {
     event.preventDefault();
@@ -322,7 +323,7 @@
   find("settings").addEventListener("submit", (event) => event.preventDefault());
   find("model").addEventListener("change", () => {
     const width = find("model").selectedOptions[0].dataset.beam;
-    if (width) find("beam").value = width; // what the model was found to do best with
+    if (width) find("beam").value = width; // the model's own default
     find("beam-value").textContent = find("beam").value;
   });
 

@@ -51,3 +51,7 @@ function rove(container, items) {
 const percent = (share) => (share < 0.01 ? "<1%" : share > 0.99 && share < 1 ? ">99%" : `${Math.round(share * 100)}%`);
 const times = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)}×`;
 const asked = (query) => window.matchMedia(query).matches;
+
+const LONGEST_SHAPE = 64;
+/** Width by height at which a picture is shown; one that is thinner than 1 : 64 is shown at that shape. */
+const shapeOf = (data) => Math.min(LONGEST_SHAPE, Math.max(1 / LONGEST_SHAPE, data.size[0] / data.size[1]));

@@ -33,7 +33,7 @@ function gallery(element, datas) {
   for (const data of datas) {
     const card = make("li", "cv-card", list);
     const place = make("div", "cv-waiting", card);
-    place.style.aspectRatio = `${data.size[0]} / ${data.size[1]}`;
+    place.style.aspectRatio = String(shapeOf(data));
     if (data.name) make("bdi", "cv-name", card, data.name);
     waiting.set(place, data);
   }

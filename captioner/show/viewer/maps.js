@@ -1,14 +1,14 @@
 /* Maps: from the bytes of the data to numbers, and from numbers to a glow over the picture. */
 
 const EVEN = 64; // the byte of a cell that gets its even share, as in page.py
-// What a map is made of: the scale's words, as in heatmap.py, and how a word's status begins.
+// What a map is made of: the scale's words, as in scale.py, and how a word's status begins.
 const MAP_OF = {
   attention: { scale: "attention of a cell", most: "Looked most", evenly: "Looked evenly at all of it." },
-  gradient: { scale: "what a cell says for the word", most: "Was said most for what is", evenly: "Was said for all of it alike." },
-  occlusion: { scale: "what hiding a cell costs the word", most: "Depends most on what is", evenly: "Depends on all of it alike." },
+  gradient: { scale: "contribution of a cell to the word", most: "Rests most on what is", evenly: "Rests on all of it alike." },
+  occlusion: { scale: "loss of the word when a cell is hidden", most: "Depends most on what is", evenly: "Depends on all of it alike." },
 };
-const STRONGEST = 0.82; // opacity at the top of the scale, as in heatmap.py
-// The colour map inferno from 0.3 to 1, as in heatmap.py.
+const STRONGEST = 0.82; // opacity at the top of the scale, as in scale.py
+// The colour map inferno from 0.3 to 1, as in scale.py.
 const COLOURS = (
   "6a176e 751b6e 7f1e6c 8a226a 932667 9d2964 a82e5f b1325a bc3754 c43c4e cc4248 d54a41 dd513a e45a31 ea632a " +
   "ef6c23 f37819 f78212 f98e09 fb9906 fca50a fcb216 fbbe23 f9cb35 f6d746 f3e35a f1ef75 f4f88e fcffa4"

@@ -15,7 +15,8 @@ class Viewer {
     this.chosen = null; // the word that was clicked, reached by key, or is being played
     this.hovered = null; // the word under the mouse
     this.root = make("div", compact ? "cv cv-compact" : "cv");
-    this.root.style.setProperty("--cv-ratio", String(data.size[0] / data.size[1]));
+    this.ratio = shapeOf(data);
+    this.root.style.setProperty("--cv-ratio", String(this.ratio));
     this.root.style.setProperty("--cv-opacity", String(STRONGEST));
     this.build(enlarge);
     element.replaceChildren(this.root);
@@ -161,9 +162,8 @@ class Viewer {
   }
 
   buildStrip() {
-    const { size } = this.data;
-    const scale = Math.min(THUMBNAIL.width / size[0], THUMBNAIL.height / size[1]);
-    const [width, height] = size.map((side) => Math.max(1, Math.round(side * scale)));
+    const tall = Math.min(THUMBNAIL.width / this.ratio, THUMBNAIL.height);
+    const [width, height] = [tall * this.ratio, tall].map((side) => Math.max(1, Math.round(side)));
     const fresh = make("div", "cv-thumbnails");
     this.thumbnails = this.reading.words.map(({ word, probability }, i) => {
       const item = button("cv-thumbnail", fresh, `${word}, ${percent(probability)}`);
@@ -190,7 +190,7 @@ class Viewer {
     });
   }
 
-  /** Mouse, touch and keys on a word, be it in the caption or in the strip. */
+  /** Mouse, touch and keys on a word, in the caption or in the strip. */
   listen(item, i) {
     let before = null;
     item.addEventListener("pointerenter", (event) => {
@@ -269,12 +269,13 @@ class Viewer {
       if (this.words.length && !this.compact) this.status.textContent = `${how} to see where the model looked.`;
       return;
     }
-    const { word, probability } = this.reading.words[now];
+    const { word, probability, off_grid: offGrid } = this.reading.words[now];
     const { times: most, where } = peak(this.reading.maps[now], this.data);
     make("b", "", this.status, word);
     this.status.append(`, ${percent(probability)} sure. `);
     const said = MAP_OF[this.data.explain] ?? MAP_OF.attention;
     this.status.append(most < 1.05 ? said.evenly : `${said.most} ${where}: ${times(most)} its even share.`);
+    if (offGrid > 0) make("span", "cv-mattered", this.status, ` The picture mattered ${percent(1 - offGrid)}.`);
   }
 
   bringIntoStrip(now) {

@@ -1,0 +1,34 @@
+"""The command ``captioner average``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from captioner.commands.files import refuse_overwriting
+from captioner.errors import OptionError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.description = "Average the weights of models that were trained from one start (model soup)."
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="model files; options are the first's")
+    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="of each model (default: equal)")
+    parser.add_argument("--shares", nargs="+", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the file to write, in 32 bits")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the average: 0. Raises OptionError, CheckpointError."""
+    weights = options.weights
+    if options.shares is not None:
+        if weights is not None:
+            raise OptionError("--shares and --weights are one option and both are given", remedy="give only --weights")
+        print("captioner: --shares is now --weights", file=sys.stderr)
+        weights = options.shares
+    refuse_overwriting({"--output": options.output}, options.models)
+    from captioner import checkpoint
+    from captioner.training.average_checkpoints import average_checkpoints
+
+    checkpoint.save(options.output, average_checkpoints(options.models, weights=weights), half=False)
+    print(options.output)
+    return 0

@@ -1,0 +1,104 @@
+"""Outputs of commands: none is written onto an input, and none is left half written."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from captioner.errors import DataError, OptionError
+
+FilePath = str | os.PathLike[str]
+_Key = tuple[int, int] | str
+
+
+def refuse_overwriting(outputs: Mapping[str, FilePath | None], inputs: Iterable[FilePath | None]) -> None:
+    """Make sure that every output is a file of its own. Call this before any work starts.
+
+    Files are compared by what they are on disk: a symbolic link, a hard link and another spelling of a path
+    (``a/../b``, upper case on a disk that ignores case) are the same file. Folders and devices (``/dev/null``) are
+    not compared, since opening one for writing overwrites nothing.
+
+    Args:
+        outputs: the file that each option writes, by the option's name, for the message: ``{"--output": path}``.
+            Options that were not given are None.
+        inputs: every file that the run reads. It is consumed only where an output exists already, since a new
+            file cannot be an input; pass a generator where the list is long.
+
+    Raises:
+        OptionError: two outputs are one file, or an output is an input. The message names the option and the files.
+    """
+    given: dict[_Key, tuple[str, FilePath]] = {}
+    existing: dict[_Key, tuple[str, FilePath]] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        key, exists = _key_of_output(path)
+        if key is None:
+            continue
+        if key in given:
+            other, first = given[key]
+            also = "" if str(first) == str(path) else f" (there as {first})"
+            raise OptionError(f"{option}: {path} is the file of {other} too{also}", remedy="give each its own file")
+        given[key] = (option, path)
+        if exists:
+            existing[key] = (option, path)
+    if not existing:
+        return
+    for source in inputs:
+        key = None if source is None else _identity(source)
+        if key is not None and key in existing:
+            option, path = existing[key]
+            also = "" if str(source) == str(path) else f" ({source})"
+            raise OptionError(f"{option}: {path} is an input of this run{also}", remedy="write to another file")
+
+
+def _key_of_output(path: FilePath) -> tuple[_Key | None, bool]:
+    """What an output is known by, and whether it exists. The key is None for folders and devices."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):  # not there yet; a dangling link is known by its target
+        return _spelling(path), False
+    if stat.S_ISREG(found.st_mode):
+        return (found.st_dev, found.st_ino), True
+    return None, True
+
+
+def _spelling(path: FilePath) -> str:
+    """The resolved path of a file that does not exist yet."""
+    try:
+        return str(Path(path).resolve())
+    except (OSError, RuntimeError, ValueError):  # a circle of links
+        return str(Path(path).absolute())
+
+
+def _identity(path: FilePath) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; it is as it was before, or whole. Devices and pipes are written as they are.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    target = path.resolve()  # the file that a link leads to, and not the link, is replaced
+    partial = target.with_name(f".{target.name[:200]}.{os.getpid()}.partial")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8", newline="")
+            return
+        try:
+            partial.write_text(text, encoding="utf-8", newline="")
+            if target.exists():
+                partial.chmod(stat.S_IMODE(target.stat().st_mode))
+            partial.replace(target)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from None

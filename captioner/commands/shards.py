@@ -1,0 +1,41 @@
+"""The command ``captioner shards``: WebDataset shards of a data set."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from captioner.errors import OptionError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.description = "Write a data set as WebDataset shards. 'captioner train' reads both in the same way."
+    parser.add_argument("data", type=Path, metavar="DATA", help="any data set that 'captioner train' reads")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder of the shards")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="the folder of the pictures, if it is not beside the captions"
+    )
+    parser.add_argument(
+        "--shard-size", type=int, default=1000, metavar="N", help="pictures in each shard (default 1000)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command: 0, or 1 if some pictures could not be read. Raises DataError, OptionError."""
+    from captioner.commands.notices import warnings_as_lines
+    from captioner.commands.progress import progress
+    from captioner.data.readers import read
+    from captioner.data.shards import write_shards
+
+    if options.shard_size < 1:
+        raise OptionError(f"--shard-size must be at least 1, not {options.shard_size}")
+    with warnings_as_lines():
+        records = read(options.data, images=options.images)
+    with progress("pictures", len(records)) as (advance, say):
+        files, failures = write_shards(records, options.output, pictures=options.shard_size, advance=advance)
+        for failure in failures.values():
+            say(f"captioner: {failure}")
+    left_out = f" ({len(failures)} left out)" if failures else ""
+    print(f"{len(files)} shards of {len(records) - len(failures):,} pictures{left_out} in {options.output}")
+    sys.stdout.flush()
+    return 1 if failures else 0

@@ -1,0 +1,133 @@
+"""Files that are written beside their place and moved there when they are whole, and the locks of their writers."""
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from captioner.errors import OptionError
+
+if os.name == "nt":
+    import msvcrt
+else:
+    import fcntl
+
+_PREFIX = ".captioner-"
+_LOCKED_BYTE = 1 << 40  # on Windows a lock keeps others from reading, so it lies far beyond every end of a file
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file for this process, or return False where another process has it.
+
+    The system gives the lock back when the file is closed or the process ends, also by a kill. On file systems without
+    locks it returns True.
+    """
+    try:
+        if os.name == "nt":
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+    return True
+
+
+def place_of(path: Path, *, name: Path | str = "", option: str = "") -> Path:
+    """The file that an output path stands for: through links, which stay links. Its folder is made if need be.
+
+    Args:
+        path: of the output.
+        name: what messages call it; its path if not given.
+        option: stands before the name in messages.
+
+    Raises:
+        OptionError: it is a folder or a device, or its folder cannot be made or written.
+    """
+    what = f"{option} {name or path}".strip()
+    mode = stat.S_IFREG
+    try:
+        place = Path(os.path.realpath(path))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            mode = place.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{what}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    if not stat.S_ISREG(mode):
+        reason = "Is a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise OptionError(f"{what}: cannot be written ({reason})")
+    return place
+
+
+def check_folder(folder: Path, *, name: Path | str, option: str = "") -> None:
+    """Check that files can be made in a folder, before any work is done for them.
+
+    Raises:
+        OptionError: they cannot.
+    """
+    try:
+        descriptor, probe = _create(folder, "")
+        os.close(descriptor)
+        probe.unlink()
+    except OSError as error:
+        raise OptionError(f"{f'{option} {name}'.strip()}: cannot be written ({error.strerror or error})") from None
+
+
+class PartialFile:
+    """A new, empty file beside its place, with the place's ending; `commit` moves it there.
+
+    Until then the place stays as it was. The file is locked as long as this object is open, so that a later run can
+    tell the file of a dead process, see `remove_stale`.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._descriptor, self.path = _create(place.parent, place.suffix)
+
+    def commit(self) -> None:
+        """Move the file to its place, with the permissions of the file that it replaces."""
+        with suppress(OSError):
+            shutil.copymode(self.place, self.path)
+        self._close()
+        self.path.replace(self.place)
+
+    def discard(self) -> None:
+        """Remove the file."""
+        self._close()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the partial files that processes left behind when they were killed."""
+    with suppress(OSError):
+        for path in folder.glob(f"{_PREFIX}*.partial*"):
+            with suppress(OSError):
+                descriptor = os.open(path, os.O_RDWR)
+                try:
+                    if try_lock(descriptor):
+                        path.unlink()
+                finally:
+                    os.close(descriptor)
+
+
+def _create(folder: Path, suffix: str) -> tuple[int, Path]:
+    while True:
+        path = folder / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}.partial{suffix}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try_lock(descriptor)
+        if os.fstat(descriptor).st_nlink:  # not removed as stale before it was locked
+            return descriptor, path
+        os.close(descriptor)

@@ -1,0 +1,64 @@
+"""Means with 95% intervals: Efron's percentile bootstrap over pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioner.errors import OptionError
+from captioner.metrics.resampling import Interval
+
+Floats = NDArray[np.float64]
+
+MINIMUM_PICTURES = 10
+"""Resampling fewer pictures says little about the uncertainty: one picture has an interval of width 0."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95% interval; all NaN where there is no value."""
+
+    value: float
+    interval: Interval
+
+
+def bootstrap_means(values: Floats, pictures: Sequence[str], resamples: int = 1000, seed: int = 0) -> list[Estimate]:
+    """The mean of each column with its 95% interval; NaN values are left out.
+
+    Args:
+        values: (M, K), a row for each noun.
+        pictures: the picture of each row; the rows of a picture are resampled together.
+        resamples: how many sets of pictures are drawn.
+        seed: of the drawing.
+
+    Returns:
+        K estimates.
+
+    Raises:
+        OptionError: ``resamples`` below 1.
+    """
+    if resamples < 1:
+        raise OptionError(f"resamples must be at least 1, not {resamples}")
+    _, group = np.unique(np.asarray(pictures), return_inverse=True)
+    known = np.isfinite(values)
+    groups = group.max() + 1
+    sums, counts = np.zeros((groups, values.shape[1])), np.zeros((groups, values.shape[1]))
+    np.add.at(sums, group, np.where(known, values, 0))
+    np.add.at(counts, group, known)
+    random = np.random.default_rng(seed)
+    draws = [np.bincount(random.integers(groups, size=groups), minlength=groups) for _ in range(resamples)]
+    times = np.stack(draws).astype(np.float64)  # how often each picture is in each resample
+    total, total_count = sums.sum(0), counts.sum(0)
+    means = _ratio(total, total_count)
+    drawn = _ratio(times @ sums, times @ counts)  # (resamples, K)
+    estimates = []
+    for value, column in zip(means.tolist(), drawn.T, strict=True):
+        finite = column[np.isfinite(column)]
+        low, high = np.quantile(finite, [0.025, 0.975]).tolist() if len(finite) else (np.nan, np.nan)
+        estimates.append(Estimate(value, Interval(low, high)))
+    return estimates
+
+
+def _ratio(total: Floats, count: Floats) -> Floats:
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)

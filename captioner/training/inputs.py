@@ -1,0 +1,99 @@
+"""What a run was started on: vocabulary, data and versions. A run is resumed on nothing else."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from captioner.data.records import Record
+from captioner.errors import CheckpointError, OptionError
+from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.training.sizes import contents, digest, file_stamp
+from captioner.version import __version__
+
+_NAMES = {
+    "vocabulary": "vocabulary",
+    "ids": "list of pictures",
+    "captions": "captions",
+    "splits": "splits",
+    "boxes": "boxes",
+    "text": "text file",
+    "images": "images",
+}
+
+
+def describe_inputs(
+    records: Sequence[Record],
+    *,
+    text: Sequence[str],
+    vocabulary: Vocabulary,
+    stored: Mapping[str, Any] | None,
+    images: bool,
+) -> dict[str, Any]:
+    """The inputs of a run as plain values, for JSON.
+
+    Args:
+        records: of train and dev.
+        text: captions without pictures.
+        vocabulary: of the run.
+        stored: the values of an earlier start. The contents of the pictures are read only where the names, sizes and
+            times of their files are not those of that start.
+        images: whether pictures are read at all.
+    """
+    stamps = digest(file_stamp(record.image) for record in records) if images else ""
+    known = (stored or {}).get("images", "") if stamps and (stored or {}).get("image_files") == stamps else ""
+    return {
+        "versions": versions(),
+        "ids": digest(record.id for record in records),
+        "splits": digest(record.split for record in records),
+        "captions": digest(repr(record.captions) for record in records),
+        "boxes": digest(repr(record.boxes) for record in records),
+        "text": digest(text),
+        "image_files": stamps,
+        "images": (known or digest(contents(records))) if images else "",
+        "vocabulary": list(vocabulary.words),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The libraries that the numbers of a run depend on, without the builds' local names ("+cu124")."""
+    found = {"captioner": __version__}
+    for library in ("torch", "torchvision", "numpy", "pillow"):
+        try:
+            found[library] = version(library).partition("+")[0]
+        except PackageNotFoundError:  # pragma: no cover - it is imported, but was not installed by a package
+            found[library] = ""
+    return found
+
+
+def stored_vocabulary(stored: Mapping[str, Any], place: object) -> Vocabulary:
+    """The vocabulary that a run was started with. Raises CheckpointError if it is damaged."""
+    words = stored.get("vocabulary")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise CheckpointError(f"{place}: damaged (no vocabulary)", remedy="give another --output")
+    try:
+        return Vocabulary(tuple(words))
+    except Exception as error:
+        raise CheckpointError(f"{place}: damaged ({error})", remedy="give another --output") from None
+
+
+def refuse_other_inputs(stored: Mapping[str, Any], found: Mapping[str, Any], *, folder: object) -> None:
+    """Make sure that a run is resumed on what it was started on.
+
+    Raises:
+        OptionError: something differs; the message names all of it.
+    """
+    changed = [name for key, name in _NAMES.items() if stored.get(key) != found[key]]
+    if changed:
+        raise OptionError(
+            f"{folder} holds a run that was started on other data: {', '.join(changed)} changed",
+            remedy="restore the data to resume the run, or give another --output to start a new one",
+        )
+    before = stored.get("versions")
+    before = before if isinstance(before, dict) else {}
+    for library, today in found["versions"].items():
+        if library != "captioner" and before.get(library) != today:
+            raise OptionError(
+                f"{folder} holds a run that was started with {library} {before.get(library)}, and this is {today}",
+                remedy=f"install that version, or start a new run: --start-from {folder}/last.safetensors with another "
+                "--output",
+            )

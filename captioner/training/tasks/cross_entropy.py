@@ -1,0 +1,152 @@
+"""Cross-entropy on the captions of pictures, with penalties on the maps and distillation beside it."""
+
+import torch
+from torch import Tensor
+
+from captioner.decoding import Beam
+from captioner.image import Geometry
+from captioner.model.caption_model import CaptionModel
+from captioner.model.grid import Grid
+from captioner.tokenizer.vocabulary import END, PAD
+from captioner.training.batches import CaptionBatches, word_dropout
+from captioner.training.dev import encode_records, generate_captions, score_captions
+from captioner.training.epoch import Figures
+from captioner.training.images import Images, Pixels
+from captioner.training.losses import caption_loss, distillation_loss, doubly_stochastic_penalty, map_supervision
+from captioner.training.recipe import Recipe
+from captioner.training.rewards import NEVER_GENERATED
+from captioner.training.sizes import upright_size
+from captioner.training.tasks import TASKS, Forward, Part, TaskContext
+from captioner.training.teacher import Teacher
+from captioner.training.views import View
+
+
+@TASKS.register("cross_entropy")
+class CrossEntropy:
+    """Teacher forcing with cross-entropy, and the dev score CIDEr-D of generated captions."""
+
+    uses_images = True
+
+    def __init__(self, context: TaskContext) -> None:
+        self.context, self.recipe = context, context.recipe
+        recipe = self.recipe
+        self.batches = CaptionBatches(
+            context.train,
+            context.vocabulary,
+            batch_pictures=recipe.batch_pictures,
+            captions_per_picture=recipe.captions_per_picture,
+            max_length=recipe.max_length,
+            horizontal_flip=recipe.horizontal_flip,
+            seed=recipe.seed,
+            crop=recipe.crop,
+            colour_jitter=recipe.colour_jitter,
+        )
+        self.teacher: Teacher | None = None
+        if recipe.teacher:
+            self.teacher = Teacher(
+                recipe.teacher,
+                context.vocabulary,
+                context.model.config.encoder,
+                max_length=recipe.max_length,
+                device=context.processes.device,
+                autocast=context.autocast,
+            )
+        if recipe.frozen_epochs < recipe.epochs:  # an unknown stage is refused now, not after the frozen epochs
+            context.model.encoder.train_from(recipe.train_from)
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    @staticmethod
+    def check(recipe: Recipe) -> None:
+        """Every recipe will do."""
+
+    def set_trainable(self, *, frozen: bool) -> None:
+        """Refiner and decoder, and the encoder after the frozen epochs, with dropout."""
+        model = self.context.model
+        model.encoder.train_from(None if frozen else self.recipe.train_from)
+        model.refiner.requires_grad_(True)
+        model.train()
+
+    def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
+        """See `captioner.training.tasks.Task.loss`."""
+        tokens = part.batch.tokens.to(device_of(images))
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        if self.recipe.scheduled_sampling:
+            inputs = self.mix_in_predictions(forward, images, inputs)
+        shown = word_dropout(inputs, self.recipe.word_dropout) if self.recipe.word_dropout else inputs
+        decoded = forward(images, shown)
+        count = part.step.known_targets
+        loss = caption_loss(decoded.logits, targets, label_smoothing=self.recipe.label_smoothing, count=count)
+        loss = loss + self.map_loss(decoded.maps.float(), targets, part, images)
+        distance, figures = self.teacher_loss(decoded.logits, images, inputs, targets, count=part.step.targets)
+        return loss + distance, figures
+
+    def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:
+        """CIDEr-D of generated captions; each process captions its share of the pictures."""
+        processes, recipe = self.context.processes, self.recipe
+        dev = self.context.dev
+        mine = dev[processes.rank :: processes.count]
+        grids = encode_records(model, mine, device=processes.device, workers=recipe.workers)
+        options = Beam(width=recipe.dev_beam, max_length=recipe.max_length)
+        captions: dict[str, str] = {}
+        for theirs in processes.gather(generate_captions(model, self.context.vocabulary, mine, grids, options=options)):
+            captions |= theirs
+        scores = score_captions(captions, dev)
+        return scores["cider"], scores
+
+    def teacher_loss(
+        self, logits: Tensor, images: Images, inputs: Tensor, targets: Tensor, *, count: int
+    ) -> tuple[Tensor, Figures]:
+        """The weighted divergence of logits (N, T, V) from the teacher's for ``inputs``; 0 without a teacher."""
+        if self.teacher is None:
+            return logits.new_zeros((), dtype=torch.float32), {}
+        assert isinstance(images, Pixels)  # the recipe has no frozen epochs
+        distance = distillation_loss(logits, self.teacher.logits(images, inputs), targets, count=count)
+        return self.recipe.distillation * distance, {"from_teacher": distance.item()}
+
+    def map_loss(self, maps: Tensor, targets: Tensor, part: Part, images: Images) -> Tensor:
+        """The weighted penalties on maps (N, T, h, w) of the words (N, T)."""
+        recipe, batch = self.recipe, part.batch
+        loss = maps.new_zeros(())
+        if recipe.map_regularisation:
+            mask = getattr(images, "mask", None)
+            if mask is not None:
+                mask = mask.flatten(1).repeat_interleave(batch.copies, 0).unflatten(1, maps.shape[2:])
+            penalty = doubly_stochastic_penalty(maps, targets, mask, count=len(part.step.tokens))
+            loss = loss + recipe.map_regularisation * penalty
+        if recipe.map_supervision and batch.boxed_words:
+            boxes = batch.map_targets(list(map(self._geometry, batch.pictures, batch.views))).to(maps.device)
+            loss = loss + recipe.map_supervision * map_supervision(maps, boxes, count=part.step.boxed_words)
+        return loss
+
+    def mix_in_predictions(self, forward: Forward, images: Images, inputs: Tensor) -> Tensor:
+        """Scheduled sampling in two passes: some input words are replaced by sampled predictions.
+
+        Bengio et al. 2015; in parallel for any decoder as in Mihaylova and Martins 2019.
+        """
+        with torch.no_grad():
+            logits = forward(images, inputs).logits
+        logits[..., [*NEVER_GENERATED, END]] = float("-inf")
+        sampled = torch.distributions.Categorical(logits=logits[:, :-1].float()).sample()
+        words = (inputs[:, 1:] != PAD) & (inputs[:, 1:] != END)
+        chosen = words & (torch.rand(sampled.shape, device=sampled.device) < self.recipe.scheduled_sampling)
+        return torch.cat((inputs[:, :1], torch.where(chosen, sampled, inputs[:, 1:])), 1)
+
+    def _geometry(self, index: int, view: View) -> Geometry:
+        """Boxes are fractions of a picture, and the cells that they cover depend on its shape."""
+        if not self.batches.boxes[index]:
+            width, height = 1, 1
+        else:
+            if index not in self._sizes:
+                self._sizes[index] = upright_size(self.context.train[index].image)
+            width, height = self._sizes[index]
+        left, top, right, bottom = view.crop
+        size = (max(1, round(width * (right - left))), max(1, round(height * (bottom - top))))
+        return self.context.images.geometry(size)
+
+
+def device_of(images: Images) -> torch.device:
+    """The device of pixels or grids."""
+    if isinstance(images, Grid):
+        return images.features.device
+    assert images is not None
+    return images.values.device
