@@ -21,7 +21,7 @@ from captioner.data.scenes import dog_frisbee_park
 
 ROOT = Path(__file__).resolve().parents[1]
 
-CAPTION = "import captioner; print(captioner.load({model!r}, backend={backend!r}).caption({picture!r}).text)"
+ON_TORCH = "import captioner; print(captioner.load(backend='torch', device='cpu').caption({picture!r}).text)"
 
 STAGES = """
 import json, time
@@ -40,15 +40,15 @@ print(json.dumps([(name, at - before) for (name, at), (_, before) in zip(times[1
 """
 
 
-def measure(python: str, code: str) -> tuple[float, float, float, str]:
+def measure(python: str, arguments: list[str]) -> tuple[float, float, float, str]:
     """Wall and CPU seconds, peak MiB and output of a process."""
     with tempfile.TemporaryFile("w+") as output:
         begin = time.perf_counter()
-        process = subprocess.Popen([python, "-W", "ignore", "-c", code], stdout=output, cwd=ROOT)
+        process = subprocess.Popen([python, "-W", "ignore", *arguments], stdout=output, cwd=ROOT)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - begin
         if status:
-            raise SystemExit(f"{code} failed")
+            raise SystemExit(f"{arguments} failed")
         output.seek(0)
         return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output.read()
 
@@ -67,22 +67,28 @@ def main() -> None:
         picture = os.fspath((options.picture or Path(folder, "scene.jpg")).resolve())
         if options.picture is None:
             dog_frisbee_park().image.save(picture)
+        code = STAGES.format(model="default", picture=picture)
         programs = {
-            "import torch": (options.torch_python, "import torch"),
-            "pass": (options.python, "pass"),
-            "import numpy": (options.python, "import numpy"),
-            "import onnxruntime": (options.python, "import onnxruntime"),
+            "import torch": (options.torch_python, ["-c", "import torch"]),
+            "pass": (options.python, ["-c", "pass"]),
+            "import numpy": (options.python, ["-c", "import numpy"]),
+            "import numpy, onnxruntime": (options.python, ["-c", "import onnxruntime"]),
+            "captioner --help": (options.python, ["-m", "captioner", "--help"]),
+            "captioner models": (options.python, ["-m", "captioner", "models"]),
+            **{
+                f"captioner caption, {model}": (
+                    options.python,
+                    ["-m", "captioner", "caption", picture, "--model", model],
+                )
+                for model in ("default", "best", "transformer")
+            },
+            "a caption on torch, default": (options.torch_python, ["-c", ON_TORCH.format(picture=picture)]),
+            "stages": (options.python, ["-c", code]),
         }
-        for model in ("default", "best", "transformer"):
-            code = CAPTION.format(model=model, backend="auto", picture=picture)
-            programs[f"one caption, {model}"] = (options.python, code)
-        code = CAPTION.format(model="default", backend="torch", picture=picture)
-        programs["one caption, default, torch"] = (options.torch_python, code)
-        programs["stages"] = (options.python, STAGES.format(model="default", picture=picture))
         found: dict[str, list[tuple[float, float, float, str]]] = {name: [] for name in programs}
         for turn in range(options.repeats + 1):
-            for name, (python, code) in programs.items():
-                one = measure(python, code)
+            for name, (python, arguments) in programs.items():
+                one = measure(python, arguments)
                 if turn:  # the first turn fills the caches
                     found[name].append(one)
     stages = [json.loads(output) for *_, output in found.pop("stages")]
