@@ -3,13 +3,14 @@
 # make test                    linters, types and tests
 # make test-matrix             the tests on the oldest and on the newest versions of what the package needs (slow)
 # make notebooks               run the notebooks and keep what they show
+# make graphs                  the ONNX graphs of the shipped models again, after their files changed
 # make docs                    build the documentation into site/
 # make venv                    only the environment that both set up
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-matrix lint notebooks docs clean
+.PHONY: venv demo test test-matrix lint notebooks graphs docs clean
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -40,6 +41,9 @@ test: lint
 
 notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py
+
+graphs: venv
+	$(BIN)/python -m captioner.export.graphs
 
 test-matrix: .venv-oldest/installed .venv-newest/installed
 	for age in oldest newest; do \

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import array_api_compat
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.backends.arrays import to_numpy, top_k
+from captioner.backends.arrays import like, namespace, to_numpy, top_k
 from captioner.backends.base import Backend, Encoded, State
 from captioner.errors import CheckpointError
 from captioner.options import Beam, Greedy, Sampling
@@ -78,9 +77,7 @@ def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypoth
     rows = _Rows(backend, encoded, options)
     for _ in range(options.max_length + 1):
         log_p = rows.next_log_p()  # (N, V)
-        xp = array_api_compat.array_namespace(log_p)
-        totals = xp.asarray(rows.totals, device=array_api_compat.device(log_p))
-        continued = xp.reshape(totals[:, None] + log_p, (rows.images, -1))  # (P, R * V)
+        continued = namespace(log_p).reshape(like(rows.totals, log_p)[:, None] + log_p, (rows.images, -1))  # (P, R * V)
         # With refill, as many again: up to ``width`` of them may end.
         wanted = options.width * (2 if options.refill else 1)
         total, choice = top_k(continued, min(wanted, continued.shape[1]))  # (P, K)
@@ -314,12 +311,11 @@ def _forbid(log_p: Any, banned: tuple[_Ints, _Ints]) -> Any:
     if not len(rows):
         return log_p
     touched, place = np.unique(rows, return_inverse=True)
-    xp = array_api_compat.array_namespace(log_p)
-    device = array_api_compat.device(log_p)
+    xp = namespace(log_p)
     forbidden = np.zeros((len(touched), log_p.shape[1]), dtype=np.bool_)
     forbidden[place, words] = True
-    own = xp.take(log_p, xp.asarray(touched, device=device), axis=0)
-    allowed = xp.where(xp.asarray(forbidden, device=device), xp.asarray(_DEAD, device=device), own)
+    own = xp.take(log_p, like(touched, log_p), axis=0)
+    allowed = xp.where(like(forbidden, log_p), like(np.asarray(_DEAD), log_p), own)
     highest = xp.max(allowed, axis=-1, keepdims=True)
     stuck = highest == _DEAD
     shifted = allowed - xp.where(stuck, xp.zeros_like(highest), highest)
@@ -327,18 +323,18 @@ def _forbid(log_p: Any, banned: tuple[_Ints, _Ints]) -> Any:
     # Where nothing may follow, the end does.
     end = np.full(log_p.shape[1], _DEAD)
     end[END] = 0.0
-    mended = xp.where(stuck, xp.asarray(end, device=device)[None], shifted - total)
+    mended = xp.where(stuck, like(end, log_p)[None], shifted - total)
     source = np.arange(log_p.shape[0])
     source[touched] = len(source) + np.arange(len(touched))
-    return xp.take(xp.concat((log_p, mended)), xp.asarray(source, device=device), axis=0)
+    return xp.take(xp.concat((log_p, mended)), like(source, log_p), axis=0)
 
 
 def _picked(log_p: Any, rows: _Ints, words: _Ints) -> _Floats:
     """The log-probability of a word of each row, in the host's memory."""
     if isinstance(log_p, np.ndarray):
         return np.asarray(log_p[rows, words])
-    xp = array_api_compat.array_namespace(log_p)
-    places = xp.asarray(rows * log_p.shape[1] + words, device=array_api_compat.device(log_p))
+    xp = namespace(log_p)
+    places = like(rows * log_p.shape[1] + words, log_p)
     return to_numpy(xp.take(xp.reshape(log_p, (-1,)), places, axis=0))
 
 

@@ -40,6 +40,8 @@ class Header(TypedDict):
         version: of the format that the file was written in.
         digest: SHA-256 of the file's header with its keys in order, hexadecimal. In files of version 2 the header holds
             a digest of the weights, so it stands for the whole model.
+        tensors: by name "dtype", "shape" and "data_offsets", as in the safetensors format.
+        start: the byte of the file that offsets count from.
     """
 
     config: dict[str, Any]
@@ -47,6 +49,8 @@ class Header(TypedDict):
     about: dict[str, Any]
     version: int
     digest: str
+    tensors: dict[str, dict[str, Any]]
+    start: int
 
 
 def read_header(path: str | Path) -> Header:
@@ -56,8 +60,8 @@ def read_header(path: str | Path) -> Header:
         CheckpointError: the file is missing, damaged, not of this program, or of another version of the format.
     """
     path = Path(path)
-    content, digest = _read_json(path)
-    metadata = content.get("__metadata__")
+    content, digest, start = _read_json(path)
+    metadata = content.pop("__metadata__", None)
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a safetensors file, but not a model of captioner")
     version = str(metadata.get("version"))
@@ -68,9 +72,54 @@ def read_header(path: str | Path) -> Header:
         )
     try:
         model = _parse(metadata["model"])
-        return _validated(path, model, int(version), digest)
+        config, words, about = _validated(path, model, int(version))
     except (CaptionerError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
+    return Header(
+        config=config,
+        vocabulary=words,
+        about=about,
+        version=int(version),
+        digest=digest,
+        tensors=content,
+        start=start,
+    )
+
+
+EXPORTED = "config.json"
+"""The file by which an exported folder is known."""
+EXPORTED_FORMAT = "captioner-exported"
+EXPORTED_VERSION = 1
+
+
+def read_exported(folder: str | Path) -> Header:
+    """What an exported folder says about its model; see `captioner.export.folder`.
+
+    Raises:
+        CheckpointError: its ``config.json`` is missing, damaged, not of this program, or of another version.
+    """
+    path = Path(folder) / EXPORTED
+    try:
+        if path.stat().st_size > _MOST_HEADER:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        model = _parse(path.read_text(encoding="utf-8"))
+        if model.get("format") != EXPORTED_FORMAT:
+            raise ValueError(f"its format is {str(model.get('format'))[:40]!r}, not {EXPORTED_FORMAT!r}")
+        if model.get("version") != EXPORTED_VERSION:
+            raise ValueError(f"its version is {str(model.get('version'))[:20]!r}, not {EXPORTED_VERSION}")
+        config, words, about = _validated(path, model, FORMAT_VERSION)
+        digest = model["digest"]
+        if not isinstance(digest, str):
+            raise TypeError("its digest is no text")
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: a folder without {EXPORTED}, so not an exported model") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except (CaptionerError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise damaged(path, error) from None
+    return Header(
+        config=config, vocabulary=words, about=about, version=FORMAT_VERSION, digest=digest, tensors={}, start=0
+    )
 
 
 def damaged(path: Path, error: object) -> CheckpointError:
@@ -79,7 +128,8 @@ def damaged(path: Path, error: object) -> CheckpointError:
     return CheckpointError(f"{path}: damaged, or made by another version ({reason})")
 
 
-def _read_json(path: Path) -> tuple[dict[str, Any], str]:
+def _read_json(path: Path) -> tuple[dict[str, Any], str, int]:
+    """The header, its digest, and where it ends."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such model file")
     try:
@@ -98,7 +148,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str]:
     except (OSError, struct.error, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())[:120]})") from None
     canonical = json.dumps(content, sort_keys=True).encode()  # safetensors writes its metadata in any order
-    return content, hashlib.sha256(canonical).hexdigest()
+    return content, hashlib.sha256(canonical).hexdigest(), 8 + length
 
 
 def _check_tensors(content: Mapping[str, Any], size: int) -> None:
@@ -123,7 +173,8 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"its description holds {name}, which is no number")
 
 
-def _validated(path: Path, model: Mapping[str, Any], version: int, digest: str) -> Header:
+def _validated(path: Path, model: Mapping[str, Any], version: int) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """Configuration, words and facts."""
     config, words, about = model.get("config"), model.get("vocabulary"), model.get("about")
     for name, value, kind in (("config", config, dict), ("vocabulary", words, list), ("about", about, dict)):
         if not isinstance(value, kind):
@@ -142,7 +193,7 @@ def _validated(path: Path, model: Mapping[str, Any], version: int, digest: str) 
         _check_part(part, config.get(part))
     _check_about(about)
     Vocabulary(tuple(words))  # refuses words that are not in place or not unique
-    return Header(config=config, vocabulary=words, about=about, version=version, digest=digest)
+    return config, words, about
 
 
 def _check_part(part: str, values: Any) -> None:

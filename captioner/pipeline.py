@@ -1,33 +1,34 @@
 """Pictures to captions: open, encode, decode, results. `Captioner` drives any backend."""
 
 import contextlib
-import importlib
-import importlib.resources
 import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from captioner.backends.base import BACKENDS, Backend, Encoded, Pixels, Scored
+from captioner.backends.base import Backend, Encoded, Pixels, Scored
+from captioner.backends.choice import open_backend
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.explain.occlusion import occlusion_maps
 from captioner.explain.postprocess import postprocess
+from captioner.header import EXPORTED
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.results import Alternative, Caption, Failure, Outcome, Word, path_of
 from captioner.tokenizer.detokenize import detokenize
-from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+
+if TYPE_CHECKING:  # what one picture does not need is imported where it is used
+    from concurrent.futures import Future
 
 DEFAULT_MODEL = "default"
 _BATCH = 16
@@ -40,11 +41,14 @@ class Captioner:
     Args:
         backend: what computes the model; see `captioner.backends.base.Backend`. `load` makes one of a file.
         name: how captions call it.
+        file: the model file, for what only torch computes where the backend is another; None where there is none.
     """
 
-    def __init__(self, backend: Backend, *, name: str = "model") -> None:
+    def __init__(self, backend: Backend, *, name: str = "model", file: Path | None = None) -> None:
         self.backend = backend
         self.name = name
+        self.file = file
+        self._torch = backend if backend.name == "torch" else None
         self.default_options = Beam(**self.about.get("decoding", {}))
         self.map_options = MapOptions.stored(dict(self.about))
 
@@ -70,14 +74,29 @@ class Captioner:
 
     @property
     def model(self) -> Any:
-        """The torch module, for models that run on torch.
+        """The torch module. Where captions come from another backend, it is loaded when it is first asked for, and what
+        is done to it changes no caption: load the model with ``backend="torch"`` for that.
 
         Raises:
-            OptionError: the model runs on another backend.
+            OptionError: torch is not installed, or the model came from no model file.
         """
-        if self.backend.name != "torch":
-            raise OptionError(f"the model runs on {self.backend.name}", remedy='load it with backend="torch"')
-        return getattr(self.backend, "model")  # noqa: B009
+        return getattr(self.torch_backend(), "model")  # noqa: B009
+
+    def torch_backend(self) -> Backend:
+        """The model on torch, which computes gradients; loaded when it is first asked for.
+
+        Raises:
+            OptionError: torch is not installed, or the model came from no model file.
+        """
+        if self._torch is None:
+            if self.file is None:
+                raise OptionError(
+                    f"this needs the model on torch, and '{self.name}' runs on {self.backend.name} alone",
+                    remedy="load its .safetensors file",
+                )
+            on_torch = self.device == "cpu" or self.device.startswith("cuda")
+            self._torch = open_backend("torch", self.file, device=self.device if on_torch else "cpu")
+        return self._torch
 
     @overload
     def caption(
@@ -168,6 +187,8 @@ class Captioner:
         max_pixels: int,
         keep: int | None,
     ) -> Iterator[Outcome]:
+        from concurrent.futures import ThreadPoolExecutor
+
         # Threads open the next batch while the model works on this one.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
@@ -284,6 +305,8 @@ class Captioner:
 
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""
+        from captioner.tokenizer.ptb import tokenize  # its rules take as long to build as a picture to caption
+
         return tokenize(caption)[: self.max_length]
 
     def log_probabilities(
@@ -334,9 +357,9 @@ class Captioner:
             return explain
         return self.map_options if explain is None else MapOptions.stored(dict(self.about), explain)
 
-    def _encode(self, ready: Sequence["Prepared"]) -> Encoded:
+    def _encode(self, ready: Sequence["Prepared"], backend: Backend | None = None) -> Encoded:
         pixels = np.stack([prepared.pixels for prepared in ready])
-        return self.backend.encode(pixels, [prepared.geometry for prepared in ready])
+        return (backend or self.backend).encode(pixels, [prepared.geometry for prepared in ready])
 
     def _explain(
         self,
@@ -347,8 +370,13 @@ class Captioner:
     ) -> "list[list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]]]":
         """For each caption of each picture its maps (n, h, w), their weight off the grid (n,), and log-probabilities of
         its words and its end (n + 1,)."""
-        backend = self.backend
-        scored = (backend.gradients if options.explain == "gradient" else backend.score)(encoded, captions)
+        if options.explain == "gradient":
+            backend = self.torch_backend()
+            if backend is not self.backend:
+                encoded = self._encode(ready, backend)
+            scored = backend.gradients(encoded, captions)
+        else:
+            scored = self.backend.score(encoded, captions)
         found = []
         for prepared, some, own in zip(ready, captions, scored, strict=True):
             if options.explain == "occlusion" and some:
@@ -450,30 +478,33 @@ def _alternative(
 
 
 def load(
-    model: str | os.PathLike[str] = DEFAULT_MODEL, *, device: str | None = "auto", backend: str = "auto"
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    device: str | None = "auto",
+    backend: str = "auto",
+    threads: int | None = None,
 ) -> Captioner:
     """A model by name or path.
 
     Args:
-        model: the name of a model that ships, or the path of a model file.
-        device: where it computes: "cpu", "cuda", "cuda:1", "mps"; "auto" (or None) for the best that there is.
-        backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`; "auto" chooses.
+        model: the name of a model that ships, the path of a model file, or an exported folder.
+        device: where it computes: "cpu", "cuda", "cuda:1", "mps", or a device of ONNX Runtime ("coreml", "directml",
+            "openvino"); "auto" (or None) for the best that there is.
+        backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" for an
+            exported folder, and for a model file that has graphs (``graphs/NAME`` beside it, made from this very file)
+            where onnxruntime is installed and the device is a CPU; otherwise "torch".
+        threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes one for each core, or
+            what the environment's OMP_NUM_THREADS says.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
-        OptionError: there is no such device or backend.
+        OptionError: there is no such device or backend, or what it needs is not installed.
     """
     path = find_model(model)
-    name = "torch" if backend == "auto" else backend
-    if name not in BACKENDS and name.isidentifier():
-        try:
-            importlib.import_module(f"captioner.backends.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"captioner.backends.{name}":
-                raise OptionError(f"the backend '{name}' needs {error.name}, which is not installed") from None
-    opened = BACKENDS[name](os.fspath(path), device=str(device or "auto"))
+    device = str(device or "auto")
+    opened = open_backend(backend, path, device=device, threads=threads)
     try:
-        return Captioner(opened, name=path.stem)
+        return Captioner(opened, name=path.stem, file=None if path.is_dir() else path)
     except (TypeError, OptionError) as error:
         raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None
 
@@ -489,19 +520,23 @@ def find_model(model: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{text}: models are files", remedy="fetch it first")
     if text.endswith(".safetensors") or os.sep in text:
         path = Path(text).expanduser()
-        if path.is_file():
+        if path.is_file() or (path / EXPORTED).is_file():
             return path
+        if path.is_dir():
+            raise CheckpointError(f"{path}: a folder without {EXPORTED}, so not an exported model")
         raise CheckpointError(f"{path}: no such model file")
     models = shipped_models()
     if text in models:
         return models[text]
+    if (Path(text) / EXPORTED).is_file():
+        return Path(text)
     names = ", ".join(models) or "none"
     raise CheckpointError(f"no model is called '{text}'; shipped: {names}", remedy="a .safetensors file works too")
 
 
 def shipped_models() -> dict[str, Path]:
     """The models in ``checkpoints/`` by name, the default first."""
-    folder = Path(str(importlib.resources.files("captioner"))) / "checkpoints"
+    folder = Path(__file__).parent / "checkpoints"
     if not folder.is_dir():  # a checkout: the folder stands beside the package
         folder = folder.parent.parent / "checkpoints"
     files = sorted(folder.glob("*.safetensors"), key=lambda file: (file.stem != DEFAULT_MODEL, file.stem))

@@ -190,7 +190,7 @@ def test_shipped_models_are_listed_default_first(tmp_path: Path, monkeypatch: py
     for name in ("best", "default", "small"):
         (tmp_path / "checkpoints" / f"{name}.safetensors").touch()
     (tmp_path / "checkpoints" / "default.md").touch()
-    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path / "captioner")
+    monkeypatch.setattr("captioner.pipeline.__file__", str(tmp_path / "captioner" / "pipeline.py"))
     assert list(shipped_models()) == ["default", "best", "small"]
 
 

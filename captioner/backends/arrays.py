@@ -17,6 +17,24 @@ def to_numpy(array: Any) -> NDArray[Any]:
     return np.asarray(array)
 
 
+def namespace(array: Any) -> Any:
+    """The array API of an array's library; numpy's own functions for numpy's, which then needs no other package."""
+    if isinstance(array, np.ndarray) and hasattr(np, "concat"):  # from 2.0 on numpy keeps the standard itself
+        return np
+    import array_api_compat
+
+    return array_api_compat.array_namespace(array)
+
+
+def like(values: NDArray[Any], array: Any) -> Any:
+    """numpy's array as one of another array's library, on its device."""
+    if isinstance(array, np.ndarray):
+        return values
+    import array_api_compat
+
+    return namespace(array).asarray(values, device=array_api_compat.device(array))
+
+
 def top_k(values: Any, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k largest of each row (P, M), the largest first, and their columns, both (P, k) in the host's memory.
 
@@ -27,9 +45,7 @@ def top_k(values: Any, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     if hasattr(values, "topk"):  # torch
         found, columns = values.topk(k, 1)
         return to_numpy(found), to_numpy(columns)
-    import array_api_compat
-
-    xp = array_api_compat.array_namespace(values)
+    xp = namespace(values)
     columns = to_numpy(xp.argsort(values, axis=1, descending=True)[:, :k])
     return np.take_along_axis(to_numpy(values), columns, axis=1), columns
 

@@ -123,9 +123,9 @@ class Backend(Protocol):
 
 
 class BackendFactory(Protocol):
-    """What `BACKENDS` holds: opens a model file."""
+    """What `BACKENDS` holds: opens a model file, to compute on a device, with so many threads on a CPU."""
 
-    def __call__(self, path: str, *, device: str) -> Backend: ...
+    def __call__(self, path: str, *, device: str = "auto", threads: int | None = None) -> Backend: ...
 
 
 BACKENDS: Registry[BackendFactory] = Registry("backend")

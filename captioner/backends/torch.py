@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,12 +160,23 @@ def find_device(device: str) -> str:
 
 
 @BACKENDS.register("torch")
-def open_model(path: str, *, device: str = "auto") -> TorchBackend:
+def open_model(path: str, *, device: str = "auto", threads: int | None = None) -> TorchBackend:
     """The backend of a model file.
+
+    Args:
+        path: of the file.
+        device: to compute on.
+        threads: of torch in this process from now on; None leaves them as they are.
 
     Raises:
         CheckpointError: it is missing or damaged.
-        OptionError: there is no such device.
+        OptionError: there is no such device, or fewer than 1 thread.
     """
+    if Path(path).is_dir():
+        raise OptionError(f"{path}: an exported folder runs on the backend onnx, not on torch")
+    if threads is not None:
+        if type(threads) is not int or threads < 1:
+            raise OptionError(f"threads must be a whole number of at least 1, not {threads!r}")
+        torch.set_num_threads(threads)
     found = find_device(device)
     return TorchBackend(checkpoint.load(path, device=found), digest=read_header(path)["digest"])

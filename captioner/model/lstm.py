@@ -185,7 +185,7 @@ class LSTMDecoder(Decoder):
         query = self.query_norm(hidden)
         if rows is not None:  # the attention takes as many rows of every picture
             query = query.new_zeros(len(rows), query.shape[1]).masked_scatter(rows[:, None], query)
-        attended: Attended = self.attention(query.unflatten(0, (len(cache), -1)), cache)  # (B, k, width)
+        attended: Attended = self.attention(query.unflatten(0, (cache.keys.shape[0], -1)), cache)  # (B, k, width)
         context = attended.context.flatten(0, 1)
         if rows is not None:
             context = context[rows]

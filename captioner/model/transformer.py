@@ -111,7 +111,7 @@ class TransformerBlock(nn.Module):
         x = x + self.dropout(self.self_output(read.transpose(1, 2).flatten(2)))
 
         rows, steps, _ = x.shape
-        query = self.cross_norm(x).reshape(len(grid), -1, x.shape[-1])  # (B, k * T, width)
+        query = self.cross_norm(x).reshape(grid.keys.shape[0], -1, x.shape[-1])  # (B, k * T, width)
         attended: Attended | None = self.cross_attention(query, grid) if attention else None
         context = self.cross_attention.context(query, grid) if attended is None else attended.context
         x = x + self.dropout(self.cross_output(context).reshape(rows, steps, -1))
@@ -156,14 +156,14 @@ class TransformerDecoder(Decoder):
 
     def begin(self, grid: Grid) -> TransformerState:
         """No words yet; each layer's keys and values of the grid."""
-        empty = grid.features.new_zeros(len(grid), self.heads, 0, self.config.width // self.heads)
+        empty = grid.features.new_zeros(grid.features.shape[0], self.heads, 0, self.config.width // self.heads)
         return TransformerState(words=((empty, empty),) * self.layers, grids=self._grids(grid))
 
     def step(self, token: Tensor, state: TransformerState) -> Step:
         """See `captioner.model.decoder.Decoder.step`."""
         x = self._embed(token[:, None], state.length)
         x, attended, words = self._run(x, state.grids, state.words, self._map_layers())
-        weights, off_grid = self._map(attended, len(token), 1)
+        weights, off_grid = self._map(attended, token.shape[0], 1)
         return Step(
             logits=self._output(x)[:, 0],
             map=weights[:, 0].unflatten(-1, state.grids[0].shape),

@@ -1,0 +1,262 @@
+"""ONNX graphs without weights, and their weights from a model file; numpy alone.
+
+A graph's metadata holds, under "captioner", a JSON object: the digest of the model file that it belongs to, what the
+graph takes and returns, and for each initialiser the tensors of the model file that it is made of.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioner.errors import CheckpointError
+from captioner.header import FORMAT_VERSION, Header, current_weight_name
+
+GRAPHS = ("encode", "step")
+METADATA_KEY = "captioner"
+DESCRIPTION_VERSION = 1
+
+_METADATA_FIELD = 14  # of onnx.ModelProto: repeated StringStringEntryProto {key = 1, value = 2}
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_Floats = NDArray[np.float32]
+
+
+class ForeignGraphError(CheckpointError):
+    """A graph was made from another model file than the one that it lies beside."""
+
+
+class Recipe(TypedDict, total=False):
+    """How an initialiser is made of a model file's tensors.
+
+    Keys:
+        tensor: a tensor's name; with ``transpose``, its transpose; with ``shape``, in that shape.
+        convolution: a convolution's weight; with ``norm``, the name of the batch-norm after it, folded in; ``eps`` is
+            added to its variance; ``part`` is "weight" or "bias"; ``bias`` names the convolution's own.
+        positions: the sinusoidal positions of a grid: height, width, channels.
+    """
+
+    tensor: str
+    transpose: bool
+    shape: Sequence[int]
+    convolution: str
+    bias: str
+    norm: str
+    eps: float
+    part: str
+    positions: Sequence[int]
+
+
+class Description(TypedDict):
+    """What a graph says about itself.
+
+    Keys:
+        version: of this description.
+        graph: "encode" or "step".
+        digest: of the model file; see `captioner.header.Header`.
+        side, pad, grid_shape, max_length: as of `captioner.backends.base.Backend`.
+        state: of each of the state's tensors, in order: "name"; "axis", what its first axis is ("row", "image" or
+            "none"); "kept", whether no step changes it.
+        initialisers: recipes of those that the file lacks.
+    """
+
+    version: int
+    graph: str
+    digest: str
+    side: int
+    pad: bool
+    grid_shape: list[int]
+    max_length: int
+    state: list[dict[str, Any]]
+    initialisers: dict[str, Recipe]
+
+
+def graph_folder(model_file: Path) -> Path:
+    """Where the graphs of a model file are: ``graphs/NAME`` beside it."""
+    return model_file.parent / "graphs" / model_file.stem
+
+
+def read_graph(path: Path) -> bytes:
+    """The content of a graph's file.
+
+    Raises:
+        CheckpointError: it is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such graph", remedy="'make graphs', or use --backend torch") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def describe(path: Path, content: bytes, *, graph: str) -> Description:
+    """The description of a graph that `read_graph` returned.
+
+    Args:
+        path: of its file, for messages.
+        content: of its file.
+        graph: which it should be, of `GRAPHS`.
+
+    Raises:
+        CheckpointError: the graph is damaged or not of this program.
+    """
+    try:
+        description = read_description(content)
+        if description["graph"] != graph:
+            raise ValueError(f"it is the graph '{description['graph']}', not '{graph}'")
+        return description
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{path}: damaged, or not a graph of captioner ({reason})") from None
+
+
+def check_digest(path: Path, description: Description, model_file: Path, digest: str) -> None:
+    """Refuse a graph of another model file.
+
+    Raises:
+        ForeignGraphError: it is.
+    """
+    if description["digest"] != digest:
+        raise ForeignGraphError(
+            f"{path}: made from another model file than {model_file}", remedy="'make graphs', or use --backend torch"
+        )
+
+
+def read_description(content: bytes) -> Description:
+    """The description in the bytes of a graph.
+
+    Raises:
+        ValueError, KeyError, TypeError, IndexError: there is none, or the bytes are no graph.
+    """
+    for entry in _fields(memoryview(content), _METADATA_FIELD):
+        pair = {number: bytes(value) for number in (1, 2) for value in _fields(entry, number)}
+        if pair.get(1) == METADATA_KEY.encode():
+            description: Description = json.loads(pair[2])
+            if description["version"] != DESCRIPTION_VERSION:
+                raise ValueError(f"version {description['version']} of its description, not {DESCRIPTION_VERSION}")
+            for key in Description.__annotations__:
+                if key not in description:
+                    raise KeyError(key)
+            return description
+    raise ValueError("it has no description")
+
+
+def _fields(message: memoryview, wanted: int) -> list[memoryview]:
+    """The values of one length-delimited field of a protocol buffer message."""
+    found, place = [], 0
+    while place < len(message):
+        key, place = _varint(message, place)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            _, place = _varint(message, place)
+        elif kind == 2:
+            size, place = _varint(message, place)
+            if size > len(message) - place:
+                raise ValueError("the file is cut short")
+            if number == wanted:
+                found.append(message[place : place + size])
+            place += size
+        elif kind in (1, 5):
+            place += 8 if kind == 1 else 4
+        else:
+            raise ValueError("it is no protocol buffer")
+    return found
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return value, place
+        if shift > 63:
+            raise ValueError("it is no protocol buffer")
+
+
+class Weights:
+    """The tensors of an open model file as float32 arrays.
+
+    Args:
+        file: a safetensors file.
+        header: what `captioner.header.read_header` returned for it.
+        path: for messages.
+    """
+
+    def __init__(self, file: io.BufferedReader, header: Header, path: Path) -> None:
+        self._file, self._start, self._path = file, header["start"], path
+        rename = current_weight_name if header["version"] < FORMAT_VERSION else str
+        self._layout = {rename(name): place for name, place in header["tensors"].items()}
+
+    def __getitem__(self, name: str) -> _Floats:
+        """A tensor.
+
+        Raises:
+            KeyError, ValueError: there is none, or its type or size is wrong.
+            CheckpointError: it holds numbers that are not finite.
+        """
+        place = self._layout[name]
+        begin, end = place["data_offsets"]
+        raw = np.empty(end - begin, dtype=np.uint8)
+        self._file.seek(self._start + begin)
+        if self._file.readinto(raw.data) != raw.size:
+            raise ValueError(f"{name} is cut short")
+        stored = raw.view(_TYPES[place["dtype"]])
+        if place["dtype"] == "BF16":
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
+        values = stored.reshape(place["shape"]).astype(np.float32, copy=False)
+        # A sum that is finite is quicker than a look at each number, and not finite where one of them is not.
+        with np.errstate(all="ignore"):
+            if not np.isfinite(values.sum()) and not np.isfinite(values).all():
+                raise CheckpointError(
+                    f"{self._path}: {name} holds numbers that are not finite: "
+                    "the training diverged, or the file is damaged"
+                )
+        return values
+
+
+def make_initialisers(recipes: Mapping[str, Recipe], weights: Weights) -> dict[str, _Floats]:
+    """The initialisers of a graph, float32.
+
+    Raises:
+        KeyError, ValueError: the weights are not those that the recipes were written for.
+        CheckpointError: a weight is not finite.
+    """
+    return {name: np.asarray(_make(recipe, weights), order="C") for name, recipe in recipes.items()}
+
+
+def _make(recipe: Recipe, weights: Weights) -> _Floats:
+    if "tensor" in recipe:
+        values = weights[recipe["tensor"]]
+        if recipe.get("transpose"):
+            return values.T
+        return values.reshape(recipe["shape"]) if "shape" in recipe else values
+    if "positions" in recipe:
+        return sinusoidal_positions(*recipe["positions"])
+    norm = recipe["norm"]
+    scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + np.float32(recipe["eps"]))
+    if recipe["part"] == "weight":
+        weight = weights[recipe["convolution"]]
+        weight *= scale[:, None, None, None]
+        return weight
+    shift = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
+    return np.asarray(shift + weights[recipe["bias"]] * scale if recipe.get("bias") else shift)
+
+
+def sinusoidal_positions(height: int, width: int, channels: int) -> _Floats:
+    """As `captioner.model.refiners.sinusoidal_positions`, (height * width, channels)."""
+    quarter = channels // 4
+    frequency = np.float32(np.pi) * np.exp(np.linspace(0, np.log(16.0), quarter, dtype=np.float32))
+    row, column = (
+        ((np.arange(size, dtype=np.float32) + 0.5) / np.float32(size))[:, None] * frequency for size in (height, width)
+    )
+    rows = np.concatenate((np.sin(row), np.cos(row)), 1)[:, None]
+    columns = np.concatenate((np.sin(column), np.cos(column)), 1)[None]
+    shape = (height, width, 2 * quarter)
+    both = np.concatenate((np.broadcast_to(rows, shape), np.broadcast_to(columns, shape)), 2)
+    return both.reshape(height * width, channels)

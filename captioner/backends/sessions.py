@@ -1,0 +1,123 @@
+"""Sessions of ONNX Runtime: execution providers, threads, memory."""
+
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioner.errors import CheckpointError, OptionError
+
+# From 1.29 on, onnxruntime reports its use to its maker, from a thread of its own. Captioning is offline, and a forked
+# child would abort at its end, because it waits for that thread.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
+from onnxruntime import InferenceSession
+
+__all__ = ["PROVIDERS", "InferenceSession", "choose_threads", "find_provider", "make_session"]
+
+onnxruntime.disable_telemetry_events()  # where somebody else imported it first
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+"""Devices, and what computes on them: an execution provider of the installed onnxruntime."""
+
+
+def choose_threads(threads: int | None = None) -> int:
+    """Threads for a backend: as asked for, or as OMP_NUM_THREADS says, or one for each core that the process may use.
+
+    Raises:
+        OptionError: fewer than 1.
+    """
+    if threads is not None:
+        if type(threads) is not int or threads < 1:
+            raise OptionError(f"threads must be a whole number of at least 1, not {threads!r}")
+        return threads
+    from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if from_environment.isdigit() and int(from_environment) >= 1:
+        return int(from_environment)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_provider(device: str) -> tuple[str, list[Any]]:
+    """The device that a name means, and the execution providers for it, the first wanted first.
+
+    Raises:
+        OptionError: the installed onnxruntime does not compute on it.
+    """
+    available = onnxruntime.get_available_providers()
+    if device == "auto":
+        device = "cuda" if PROVIDERS["cuda"] in available else "cpu"
+    kind, _, number = device.partition(":")
+    provider = PROVIDERS.get(kind)
+    here = ", ".join(name for name, one in PROVIDERS.items() if one in available)
+    if provider is None or (number and not (kind in ("cuda", "directml") and number.isdigit())):
+        raise OptionError(f"there is no device '{device}' for the backend onnx", remedy=f"here are {here}")
+    if provider not in available:
+        raise OptionError(
+            f"the installed onnxruntime {onnxruntime.__version__} has no {provider} for the device '{device}'",
+            remedy=f"here are {here}",
+        )
+    if provider == PROVIDERS["cpu"]:
+        return device, [provider]
+    options = {"device_id": number or "0"} if kind in ("cuda", "directml") else {}
+    return device, [(provider, options), PROVIDERS["cpu"]]
+
+
+def make_session(
+    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[np.float32]], *, device: str
+) -> InferenceSession:
+    """A session of a graph with its weights.
+
+    Args:
+        path: of the graph, for messages.
+        graph: its bytes.
+        initialisers: that the bytes lack.
+        device: see `find_provider`.
+
+    Raises:
+        CheckpointError: the graph is damaged, or of a version that the installed onnxruntime does not know.
+        OptionError: the device does not work.
+    """
+    found, providers = find_provider(device)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # see `captioner.backends.onnx.OnnxBackend`
+    options.log_severity_level = 4  # what goes wrong is reported as an error
+    # For single pictures these gain nothing and hold a tenth more memory.
+    options.enable_mem_pattern = options.enable_cpu_mem_arena = False
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in initialisers.values()]
+    try:
+        options.add_external_initializers(list(initialisers), values)
+        session = InferenceSession(graph, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no common class
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: onnxruntime {onnxruntime.__version__} does not open it ({reason})",
+            remedy="it is damaged or too new; try --backend torch",
+        ) from None
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if session.get_providers()[0] != wanted:
+        raise OptionError(f"onnxruntime cannot use the device '{found}' here ({wanted} did not start)")
+    values.clear()
+    _return_memory()
+    return session
+
+
+def _return_memory() -> None:
+    """Give what a session's start left over back to the system: a third of the peak, which the next step would add to.
+
+    The C library keeps it otherwise. Only glibc needs to be asked, and can be.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,66 @@
+"""Caption a picture with this folder: python example.py photo.jpg. It needs numpy, pillow and onnxruntime."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+PAD, START, END, UNKNOWN = range(4)
+HERE = Path(__file__).resolve().parent
+
+
+def prepare(path: str, config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """A picture as the encoder takes it: (1, side, side, 3), and which cells of the grid hold picture."""
+    side, (rows, columns) = config["preprocessing"]["side"], config["grid"]
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    width = height = side
+    if config["preprocessing"]["pad"]:
+        factor = side / max(image.size)
+        width, height = (max(1, round(length * factor)) for length in image.size)
+    pixels = np.full((1, side, side, 3), 128, dtype=np.uint8)
+    pixels[0, :height, :width] = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    down, across = np.arange(rows) * side < rows * height, np.arange(columns) * side < columns * width
+    return pixels, (down[:, None] & across[None])[None]
+
+
+def caption(path: str) -> tuple[list[str], list[np.ndarray]]:
+    """The likeliest word at each step (greedy), and the map of each, (h, w)."""
+    config = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
+    encode, step = (onnxruntime.InferenceSession(HERE / f"{name}.onnx") for name in ("encode", "step"))
+    pixels, mask = prepare(path, config)
+    feed = {"pixels": pixels, "mask": mask}
+    state = encode.run(None, {one.name: feed[one.name] for one in encode.get_inputs()})
+    names = [one.name for one in encode.get_outputs()]
+    # Rows of the state are (pictures, captions of each, ...) on the way in; here one of each.
+    rows = [leaf["axis"] == "row" for leaf in config["state"]]
+    state = {name: x[None] if row else x for name, x, row in zip(names, state, rows, strict=True)}
+    taken = {one.name for one in step.get_inputs()}
+    outputs = [one.name for one in step.get_outputs()]
+    word = START
+    words: list[str] = []
+    maps: list[np.ndarray] = []
+    while len(words) < config["decoding"]["max_length"]:
+        feed = {"tokens": np.array([[word]]), **state}
+        results = step.run(None, {name: x for name, x in feed.items() if name in taken})
+        found = dict(zip(outputs, results, strict=True))
+        word = int(found["log_p"][0].argmax())
+        if word == END:
+            break
+        words.append(config["vocabulary"][word])
+        maps.append(found["map"][0])
+        for name, value in found.items():
+            if name.startswith("next_"):
+                state[name.removeprefix("next_")] = value[None]
+    return words, maps
+
+
+if __name__ == "__main__":
+    found, where = caption(sys.argv[1])
+    print(" ".join(found))
+    for text, place in zip(found, where, strict=True):
+        row, column = np.unravel_index(place.argmax(), place.shape)
+        print(f"{text:12} looked most at row {row}, column {column} of {place.shape[0]} x {place.shape[1]} cells")

@@ -1,0 +1,145 @@
+"""A model as a folder that needs no captioner: graphs with their weights, ``config.json`` and an example.
+
+`captioner.pipeline.load` opens it too.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from captioner import checkpoint
+from captioner.backends.graph_files import METADATA_KEY, read_description
+from captioner.backends.onnx import open_graphs
+from captioner.backends.torch import TorchBackend
+from captioner.checkpoint import Checkpoint
+from captioner.errors import OptionError
+from captioner.export.graphs import check_parity, export_graphs
+from captioner.export.parity import Parity
+from captioner.header import EXPORTED, EXPORTED_FORMAT, EXPORTED_VERSION, Header, read_header
+from captioner.options import Beam
+
+PRECISIONS = ("fp32", "fp16")
+_HALF_TOLERANCE = 0.5
+"""In nats: half the precision of weights moves log-probabilities, and what is wrong moves them by far more."""
+
+
+def export_folder(model_file: str | Path, folder: str | Path, *, precision: str = "fp32") -> Parity:
+    """Write a model as a folder, and check it against torch.
+
+    Args:
+        model_file: of a trained model.
+        folder: that is written: ``encode.onnx`` and ``step.onnx`` with their weights, ``config.json`` (vocabulary,
+            preprocessing, decoding, grid, heads, provenance, scores, how far it is from torch) and ``example.py``,
+            which needs only numpy, pillow and onnxruntime. It must be new, empty, or an exported folder, which is
+            replaced.
+        precision: of the stored weights: "fp32", or "fp16" for half the size. The computation is in 32 bits.
+
+    Returns:
+        How far the folder is from torch.
+
+    Raises:
+        CheckpointError: the model file is missing or damaged.
+        OptionError: the model does not export, the message says why; an unknown precision; or a folder that cannot be
+            written, or holds something else.
+    """
+    path, folder = Path(model_file), Path(folder)
+    if precision not in PRECISIONS:
+        raise OptionError(f"the precision '{precision}' is not one of {', '.join(PRECISIONS)}")
+    _check_folder(folder)
+    header, model = read_header(path), checkpoint.load(path)
+    graphs = {
+        name: _with_weights(graph, precision) for name, graph in export_graphs(model, digest=header["digest"]).items()
+    }
+    contents = {name: graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
+    backend = open_graphs(
+        folder, header, {name: (folder / f"{name}.onnx", content) for name, content in contents.items()}
+    )
+    found = check_parity(model, backend, tolerance=_HALF_TOLERANCE if precision == "fp16" else None)
+    config = _config(path, header, model, contents, precision, found)
+    try:
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, content in contents.items():
+            (partial / f"{name}.onnx").write_bytes(content)
+        (partial / EXPORTED).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        shutil.copyfile(Path(__file__).with_name("example.py"), partial / "example.py")
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.replace(folder)
+    except OSError as error:
+        raise OptionError(f"{os.fspath(folder)}: cannot be written ({error.strerror})") from None
+    return found
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to replace what is not an exported folder."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OptionError(f"{folder}: exists and is no folder", remedy="name a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / EXPORTED).is_file():
+        raise OptionError(f"{folder}: holds other files", remedy="name a new folder")
+    own = {EXPORTED, "example.py", "encode.onnx", "step.onnx"}
+    if folder.is_dir() and (other := sorted({file.name for file in folder.iterdir()} - own)):
+        raise OptionError(f"{folder}: holds other files ({', '.join(other[:3])})", remedy="name a new folder")
+
+
+def _with_weights(graph: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """A graph whose weights are its own, matrices in 16 bits where that is asked for."""
+    description = read_description(graph.SerializeToString())
+    description["initialisers"] = {}
+    del graph.metadata_props[:]
+    graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
+    if precision == "fp16":
+        casts = []
+        for tensor in graph.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+                name = tensor.name
+                half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}_half")
+                tensor.CopyFrom(half)
+                casts.append(
+                    onnx.helper.make_node("Cast", [half.name], [name], f"widen_{name}", to=onnx.TensorProto.FLOAT)
+                )
+        nodes = [*casts, *graph.graph.node]
+        del graph.graph.node[:]
+        graph.graph.node.extend(nodes)
+    return graph
+
+
+def _config(
+    path: Path, header: Header, model: Checkpoint, contents: dict[str, bytes], precision: str, found: Parity
+) -> dict[str, Any]:
+    about = header["about"]
+    backend = TorchBackend(model)
+    decoder = model.model.decoder
+    return {
+        "format": EXPORTED_FORMAT,
+        "version": EXPORTED_VERSION,
+        "name": path.stem,
+        "digest": header["digest"],
+        "precision": precision,
+        "parity": {"against": "torch", **asdict(found)},
+        "preprocessing": {
+            "side": backend.side,
+            "pad": backend.pad,
+            "resize": "bicubic",
+            "padding": 128,
+            "orientation": "EXIF applied",
+            "pixels": "uint8 RGB, (B, side, side, 3); mean and std are in the graph",
+        },
+        "grid": list(backend.grid_shape),
+        "max_length": backend.max_length,
+        "heads": {"layers": decoder.layers, "heads": decoder.heads, "map_heads": list(decoder.map_heads)},
+        "decoding": asdict(Beam(**about.get("decoding", {}))),
+        "state": read_description(contents["step"])["state"],
+        "scores": {split: about[split] for split in ("dev", "test") if split in about},
+        "config": header["config"],
+        "about": about,
+        "vocabulary": header["vocabulary"],
+    }

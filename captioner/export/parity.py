@@ -1,0 +1,86 @@
+"""Do two backends compute the same? The largest differences over pictures, captions of each and words."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from captioner.backends.arrays import to_numpy
+from captioner.backends.base import Backend
+from captioner.errors import CaptionerError, OptionError
+from captioner.image import Geometry
+from captioner.tokenizer.vocabulary import SPECIAL, START
+
+SHAPES = ((1, 1), (1, 3), (2, 1), (3, 2))
+"""Pictures, and captions of each."""
+TOLERANCE = 1e-3
+"""A larger difference of log-probabilities is an error of the export, not of rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """The largest differences.
+
+    Attributes:
+        log_p: of log-probabilities of words, in nats.
+        maps: of maps and weights off the grid.
+    """
+
+    log_p: float
+    maps: float
+
+
+def parity(first: Backend, second: Backend, *, words: int = 4, seed: int = 0) -> Parity:
+    """Step two backends through the same words on pictures of noise, and compare.
+
+    Raises:
+        OptionError: a backend fails, or the shapes differ: a graph does not take any number of pictures and captions.
+    """
+    generator = np.random.default_rng(seed)
+    log_p = maps = 0.0
+    words = min(words, first.max_length)
+    for pictures, rows in SHAPES:
+        shape = (pictures, first.side, first.side, 3)
+        pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+        geometry = Geometry(
+            size=(4 * first.side, 3 * first.side), side=first.side, grid=first.grid_shape, pad=first.pad
+        )
+        tokens = np.full((words, pictures * rows), START)
+        tokens[1:] = generator.integers(len(SPECIAL), len(first.vocabulary), tokens[1:].shape)
+        try:
+            found = [_run(backend, pixels, [geometry] * pictures, tokens, rows) for backend in (first, second)]
+        except CaptionerError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no common class
+            reason = " ".join(str(error).split())[:200]
+            raise OptionError(
+                f"the graph does not take {pictures} pictures of {rows} captions ({reason})",
+                remedy="in the decoder, take sizes from tensor.shape, not from len() or int()",
+            ) from None
+        for ours, theirs in zip(*found, strict=True):
+            if any(a.shape != b.shape for a, b in zip(ours, theirs, strict=True)):
+                raise OptionError(f"the graph returns other shapes for {pictures} pictures of {rows} captions")
+            log_p = max(log_p, _difference(ours[0], theirs[0]))
+            maps = max(maps, _difference(ours[1], theirs[1]), _difference(ours[2], theirs[2]))
+    return Parity(log_p=log_p, maps=maps)
+
+
+def _run(
+    backend: Backend, pixels: np.ndarray, geometries: list[Geometry], tokens: np.ndarray, rows: int
+) -> list[list[np.ndarray]]:
+    """Log-probabilities, maps and weights off the grid of each step; the pictures change places in between."""
+    pictures = len(pixels)
+    state = backend.begin(backend.encode(pixels, geometries)).select(np.repeat(np.arange(pictures), rows))
+    found = []
+    for column in tokens:
+        step = backend.step(column, state)
+        found.append([to_numpy(array) for array in (step.log_p, step.maps, step.off_grid)])
+        images = np.arange(pictures)[::-1].copy()
+        state = step.state.select((images[:, None] * rows + np.arange(rows)[::-1]).ravel(), images)
+    return found
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> float:
+    finite = np.isfinite(first)
+    if not np.array_equal(finite, np.isfinite(second)):
+        return float("inf")
+    return float(np.abs(first[finite] - second[finite]).max(initial=0.0))

@@ -1,0 +1,152 @@
+"""Exported folders: complete, equal to the model, usable without captioner, and refused when they are damaged."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioner import checkpoint
+from captioner.errors import CheckpointError, OptionError
+from captioner.export.folder import export_folder
+from captioner.options import Greedy
+from captioner.pipeline import load
+
+PICTURE = np.random.default_rng(3).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., checkpoint.Checkpoint]) -> Path:
+    path: Path = tmp_path_factory.mktemp("model") / "padded.safetensors"
+    checkpoint.save(path, make_checkpoint("lstm", pad=True))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(model_file: Path, precision: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("exported") / precision
+    export_folder(model_file, path, precision=precision)
+    return path
+
+
+def test_it_captions_as_the_model_does(folder: Path, model_file: Path, precision: str) -> None:
+    exported, on_torch = load(folder), load(model_file, backend="torch")
+    assert exported.backend.name == "onnx"
+    assert exported.name == precision
+    assert exported.backend.digest == on_torch.backend.digest
+    assert exported.vocabulary == on_torch.vocabulary
+    assert exported.default_options == on_torch.default_options
+    ours, theirs = exported.caption(PICTURE), on_torch.caption(PICTURE)
+    assert ours.score == pytest.approx(theirs.score, abs=1e-4 if precision == "fp32" else 2e-2)
+    if precision == "fp32":
+        assert ours.text == theirs.text
+        np.testing.assert_allclose(ours.maps, theirs.maps, atol=1e-5)
+
+
+def test_its_configuration_is_complete(folder: Path, precision: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert config["precision"] == precision
+    assert config["parity"]["log_p"] < 0.1
+    assert config["grid"] == [8, 8]
+    assert config["preprocessing"]["pad"] is True
+    for key in ("vocabulary", "decoding", "heads", "scores", "about", "digest", "config"):
+        assert key in config
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "encode.onnx", "example.py", "step.onnx"]
+
+
+def test_the_example_needs_no_captioner(folder: Path, tmp_path: Path, precision: str, model_file: Path) -> None:
+    picture = tmp_path / "picture.png"
+    Image.fromarray(PICTURE).save(picture)
+    done = subprocess.run(
+        [sys.executable, os.fspath(folder / "example.py"), os.fspath(picture)],
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    if precision == "fp32":
+        expected = load(folder).caption(picture, options=Greedy(max_length=6, min_length=0))
+        assert done.stdout.splitlines()[0] == " ".join(word.text for word in expected.words)
+
+
+def test_an_export_is_replaced_and_nothing_else_is(model_file: Path, tmp_path: Path) -> None:
+    export_folder(model_file, tmp_path / "exported")
+    size = (tmp_path / "exported" / "step.onnx").stat().st_size
+    export_folder(model_file, tmp_path / "exported", precision="fp16")
+    assert (tmp_path / "exported" / "step.onnx").stat().st_size < size
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["precision"] == "fp16"
+    (tmp_path / "exported" / "notes.txt").write_text("mine")
+    with pytest.raises(OptionError, match=r"notes\.txt"):
+        export_folder(model_file, tmp_path / "exported")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "photo.jpg").touch()
+    with pytest.raises(OptionError, match="full"):
+        export_folder(model_file, full)
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="file"):
+        export_folder(model_file, tmp_path / "file")
+    assert (full / "photo.jpg").exists()
+
+
+def test_an_unknown_precision_is_named(model_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"'int4'.*fp32"):
+        export_folder(model_file, tmp_path / "x", precision="int4")
+
+
+def broken(config: dict[str, object], damage: str) -> str:
+    changed = {
+        "empty": "",
+        "cut": json.dumps(config)[:200],
+        "list": "[]",
+        "foreign": json.dumps({"model_type": "bert"}),
+        "newer": json.dumps({**config, "version": 99}),
+        "no words": json.dumps({key: value for key, value in config.items() if key != "vocabulary"}),
+        "no digest": json.dumps({**config, "digest": None}),
+    }
+    return changed[damage]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "list", "foreign", "newer", "no words", "no digest"])
+def test_a_damaged_configuration_is_named(folder: Path, tmp_path: Path, damage: str) -> None:
+    folder = Path(shutil.copytree(folder, tmp_path / "exported"))
+    file = folder / "config.json"
+    file.write_text(broken(json.loads(file.read_text()), damage))
+    with pytest.raises(CheckpointError, match=r"config\.json") as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_missing_or_of_another_model_is_named(
+    folder: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = Path(shutil.copytree(folder, tmp_path / "exported")), tmp_path / "other"
+    export_folder(tiny_model, other)
+    with pytest.raises(OptionError, match="onnx"):
+        load(folder, backend="torch")
+    (folder / "step.onnx").write_bytes((other / "step.onnx").read_bytes())
+    with pytest.raises(CheckpointError, match=r"step\.onnx"):
+        load(folder)
+    (folder / "step.onnx").unlink()
+    with pytest.raises(CheckpointError, match=r"step\.onnx"):
+        load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load(folder)
+    monkeypatch.chdir(tmp_path)
+    assert load("other").backend.name == "onnx"
+    with pytest.raises(CheckpointError, match=r"nothing"):
+        load("nothing/")
