@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from captioner.errors import OptionError
@@ -60,9 +61,12 @@ class Registry(Generic[T]):
             ) from None
 
     def __contains__(self, name: object) -> bool:
+        if name not in self._parts:
+            _import_plugins()
         return name in self._parts
 
     def __iter__(self) -> Iterator[str]:
+        _import_plugins()
         return iter(self._parts)
 
     def __len__(self) -> int:
@@ -70,7 +74,8 @@ class Registry(Generic[T]):
 
     def items(self) -> Iterator[tuple[str, T]]:
         """Names and parts, in order."""
-        return iter(self._parts.items())
+        _import_plugins()
+        return iter(list(self._parts.items()))
 
     def unregister(self, name: str) -> None:
         """Remove a part, as a test does that registered one."""
@@ -119,7 +124,9 @@ class ConfiguredRegistry(Registry[Entry[T]]):
         raise OptionError(f"no {self.kind} has a configuration of the type {type(config).__name__}")
 
 
+@cache
 def _import_plugins() -> None:
+    """Import the modules that installed packages name, once."""
     from importlib.metadata import entry_points
 
     for plugin in entry_points(group=PLUGINS):

@@ -25,10 +25,6 @@ _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _Floats = NDArray[np.float32]
 
 
-class ForeignGraphError(CheckpointError):
-    """A graph was made from another model file than the one that it lies beside."""
-
-
 class Recipe(TypedDict, total=False):
     """How an initialiser is made of a model file's tensors.
 
@@ -118,10 +114,10 @@ def check_digest(path: Path, description: Description, model_file: Path, digest:
     """Refuse a graph of another model file.
 
     Raises:
-        ForeignGraphError: it is.
+        CheckpointError: it is.
     """
     if description["digest"] != digest:
-        raise ForeignGraphError(
+        raise CheckpointError(
             f"{path}: made from another model file than {model_file}", remedy="'make graphs', or use --backend torch"
         )
 
