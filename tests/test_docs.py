@@ -4,6 +4,7 @@ import argparse
 import io
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -138,6 +139,25 @@ def test_words_are_the_fields(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_no_path_of_a_machine(page: Path) -> None:
     assert [match.group() for pattern in MACHINE for match in re.finditer(pattern, text_of(page))] == []
+
+
+def layers_of_the_contract() -> list[str]:
+    """The layers of the import contract, the highest first."""
+    settings = tomllib.loads(text_of(ROOT / "pyproject.toml"))["tool"]["importlinter"]
+    (contract,) = [one for one in settings["contracts"] if one["type"] == "layers"]
+    return list(contract["layers"])
+
+
+def test_the_layers_of_the_architecture_page_are_those_of_the_contract() -> None:
+    rows = re.findall(r"^\| `([\w./]+)` \|", text_of(ROOT / "docs" / "architecture.md"), re.MULTILINE)
+    assert [row.removesuffix(".py").removesuffix("/") for row in rows] == layers_of_the_contract()
+
+
+def test_the_layers_of_the_drawing_are_those_of_the_contract() -> None:
+    drawing = text_of(ROOT / "docs" / "images" / "layers.svg")
+    boxes = re.findall(r'font-weight="600" fill="#222">([^<:]+)<', drawing)
+    names = [name.strip() for box in boxes for name in box.split(",")]
+    assert [name.removesuffix(".py").removesuffix("/") for name in names] == layers_of_the_contract()
 
 
 def test_the_readme_is_short_and_its_picture_small() -> None:
