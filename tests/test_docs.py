@@ -102,6 +102,30 @@ def test_options_that_are_mentioned_exist(page: Path) -> None:
         assert set(options) <= set(known), f"captioner {command}"
 
 
+PAGE_OF = {
+    "caption": "captioning.md",
+    "evaluate": "scores.md",
+    "ground": "grounding.md",
+    "select-heads": "grounding.md",
+    "train": "training.md",
+    "export": "training.md",
+    "average": "training.md",
+    "plot": "training.md",
+    "scenes": "training.md",
+    "shards": "training.md",
+    "serve": "server.md",
+    "models": "models.md",
+}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_option_stands_in_the_page_of_its_command(command: str) -> None:
+    page = text_of(ROOT / "docs" / PAGE_OF[command])
+    actions = [one for one in parser_of(command)._actions if one.help is not argparse.SUPPRESS]
+    options = {option for one in actions for option in one.option_strings if re.match(r"--(?!help$|no-)", option)}
+    assert {option for option in options if not re.search(rf"{option}(?![\w-])", page)} == set()
+
+
 def test_there_are_commands_to_check() -> None:
     assert {name for page in PAGES for name, _ in command_lines(page)} >= {"caption", "evaluate", "ground", "train"}
 
