@@ -4,7 +4,7 @@
 
 Pictures are drawn scenes where no folder is given. Every model in checkpoints/ is measured, and both decoders at
 the shapes of their defaults with random weights and ends left out, so that every caption has 12 words: the time
-of a step does not depend on what it says. Ratios are within one run; absolute times depend on the machine.
+of a step does not depend on the words. Ratios are within one run; absolute times depend on the machine.
 """
 
 import argparse
@@ -18,13 +18,14 @@ from pathlib import Path
 
 import torch
 
+from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
 from captioner.data.scenes import draw_scene
-from captioner.decoding import Beam
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.transformer import TransformerConfig
+from captioner.options import Beam
 from captioner.pipeline import Captioner, load, shipped_models
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
@@ -33,11 +34,11 @@ VOCABULARY = 3400
 
 
 def random_model(decoder: LSTMConfig | TransformerConfig) -> Captioner:
-    """A model of the default shapes that says nothing sensible, always in `WORDS` words."""
+    """A model of the default shapes with random weights."""
     words = Vocabulary(SPECIAL + tuple(f"word{i}" for i in range(VOCABULARY)))
     config = ModelConfig(encoder=EncoderConfig(stages=8), decoder=decoder)
     model = CaptionModel(config, vocabulary_size=len(words)).eval()
-    return Captioner(Checkpoint(model=model, vocabulary=words), name="random")
+    return Captioner(TorchBackend(Checkpoint(model=model, vocabulary=words)), name="random")
 
 
 class Shares:
@@ -84,8 +85,8 @@ def start(picture: Path, runs: int) -> None:
     """Seconds from the start of the process to the caption."""
     commands = {
         "python -c 'import torch'": [sys.executable, "-c", "import torch"],
-        "captioner --help": [sys.executable, "-m", "captioner.cli", "--help"],
-        "captioner caption PICTURE": [sys.executable, "-m", "captioner.cli", "caption", str(picture)],
+        "captioner --help": [sys.executable, "-m", "captioner", "--help"],
+        "captioner caption PICTURE": [sys.executable, "-m", "captioner", "caption", str(picture)],
     }
     for name, command in commands.items():
         seconds = []

@@ -21,12 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from captioner.backends.torch import TorchBackend
+from captioner.checkpoint import Checkpoint
 from captioner.data.readers import read
 from captioner.data.records import Record, of_split, usable
-from captioner.decoding import Greedy, Hypothesis, Sampling, decode
+from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError
 from captioner.metrics import DocumentFrequencies, cider_of, evaluate, tokenize
 from captioner.model.grid import Grid
+from captioner.options import Greedy, Sampling
 from captioner.pipeline import Captioner, load
 from captioner.tokenizer.detokenize import detokenize
 from captioner.training.dev import encode_records
@@ -40,7 +43,9 @@ def write(model: Captioner, grids: Sequence[Grid], options: Greedy) -> list[list
     def text(hypothesis: Hypothesis) -> str:
         return detokenize(model.vocabulary.decode(hypothesis.tokens))
 
-    return [[text(one) for one in found] for grid in grids for found in decode(model.model.decoder, grid, options)]
+    # A backend of its own: the size of the input may have changed.
+    backend = TorchBackend(Checkpoint(model=model.model, vocabulary=model.vocabulary))
+    return [[text(one) for one in found] for grid in grids for found in decode(backend, grid, options)]
 
 
 def report(title: str, captions: Sequence[str], records: Sequence[Record], frequencies: DocumentFrequencies) -> None:
@@ -96,7 +101,8 @@ def main() -> int:
         model = load(arguments.model)
         records = read(arguments.data)
         dev, train = (usable(spread(of_split(records, split), arguments.pictures))[0] for split in ("dev", "train"))
-        grids = list(encode_records(model.model, dev, device=model.device))
+        device = torch.device(model.device)
+        grids = list(encode_records(model.model, dev, device=device))
         frequencies = DocumentFrequencies.of([[tokenize(c) for c in record.captions] for record in dev])
         own = model.default_options
         print(f"{arguments.model}, {len(dev)} dev pictures")
@@ -120,12 +126,12 @@ def main() -> int:
         report("a person against the others", [record.captions[0] for record in dev], others, frequencies)
         side = model.model.encoder.config.side or 0
         for other in (size for size in (side - 32, side + 32, side + 64) if size >= 32):
-            model.model.take_side(other)
-            shown = list(encode_records(model.model, dev, device=model.device))
+            model.model.set_side(other)
+            shown = list(encode_records(model.model, dev, device=device))
             title = f"shown at {other} pixels instead of {side}, as it ships"
             report(title, [found[0] for found in write(model, shown, own)], dev, frequencies)
-        model.model.take_side(side)
-        learned = write(model, list(encode_records(model.model, train, device=model.device)), own)
+        model.model.set_side(side)
+        learned = write(model, list(encode_records(model.model, train, device=device)), own)
         report(f"{len(train)} training pictures, as it ships", [found[0] for found in learned], train, frequencies)
     except CaptionerError as error:
         print(f"limits: {error}", file=sys.stderr)

@@ -140,7 +140,7 @@ def main() -> None:
     )
     print("answers:", ", ".join(f"{status}: {count}" for status, count in sorted(tally.statuses.items())))
     if len(tally.seconds) > 1:
-        hundredths = statistics.quantiles(tally.seconds, n=100)
+        hundredths = statistics.quantiles(tally.seconds, n=100, method="inclusive")
         print(
             f"captions: {len(tally.seconds) / took:.1f}/s; time of an answer: median "
             f"{statistics.median(tally.seconds):.2f} s, 99th percentile {hundredths[98]:.2f} s, "

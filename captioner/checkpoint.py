@@ -1,4 +1,4 @@
-"""One safetensors file is a model: weights, and all else in its metadata. Nothing is ever unpickled."""
+"""One safetensors file is a model: the weights, and everything else in the metadata. Nothing is ever unpickled."""
 
 import contextlib
 import hashlib
@@ -21,13 +21,13 @@ from captioner.tokenizer.vocabulary import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model with its words and what is known about it.
+    """A model, its vocabulary and its metadata.
 
     Attributes:
         model: in evaluation mode.
         vocabulary: its words.
-        about: free facts: what it was trained on, its scores, its decoding options under "decoding", its map options
-            under "maps".
+        about: the training data, the recipe and the scores; decoding options under "decoding", map options under
+            "maps".
     """
 
     model: CaptionModel
@@ -36,7 +36,7 @@ class Checkpoint:
 
 
 def save(path: str | Path, checkpoint: Checkpoint, *, half: bool = True) -> None:
-    """Write a model file; a kill while writing leaves the old file whole.
+    """Write a model file. The old file stays until the new one is whole.
 
     Args:
         path: of the file, usually ``*.safetensors``.

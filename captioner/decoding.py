@@ -1,7 +1,7 @@
 """From encoded pictures to captions: greedy, batched beam search, sampling; over any backend.
 
-One implementation serves numpy and the arrays of an accelerator: what is computed over the vocabulary goes through the
-array API, and only the few best of each step come to the host.
+One implementation serves numpy and the arrays of an accelerator: what is computed over the vocabulary uses the
+array API, and only the few best candidates of each step are copied to the host.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def decode(
     """Caption every picture that a backend encoded.
 
     Args:
-        backend: any.
+        backend: what computes the model.
         encoded: B pictures, what ``backend.encode`` returned.
         options: `Greedy`, `Beam` or `Sampling`; a `Beam` of 3 if None.
         keys: a number for each picture that sampling is seeded with beside ``options.seed``, so that a picture's

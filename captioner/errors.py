@@ -1,4 +1,4 @@
-"""What can go wrong through no fault of the program: each kind carries one line for the user.
+"""Errors that the user can mend: each has one line that states what is wrong and what to do.
 
 The command line prints the line and exits with 2. Library code raises these for wrong input; a
 programming error stays a ``TypeError``, ``IndexError`` and so on, with its traceback.
@@ -6,11 +6,11 @@ programming error stays a ``TypeError``, ``IndexError`` and so on, with its trac
 
 
 class CaptionerError(Exception):
-    """A mistake in what the user gave.
+    """A mistake in the input or the options.
 
     Args:
         message: what is wrong, and with which value.
-        remedy: what would mend it; ``str(error)`` is both, with a semicolon between.
+        remedy: what the user can do. ``str(error)`` is message and remedy, with a semicolon between them.
     """
 
     def __init__(self, message: str, *, remedy: str = "") -> None:

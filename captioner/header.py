@@ -1,8 +1,9 @@
-"""What a model file says about itself, read and validated without torch.
+"""The metadata of a model file, read and validated without torch.
 
 A model file is a safetensors file: eight bytes with the length of a JSON header, the header, the weights. The header's
 ``__metadata__`` holds the format's name and version, and under "model" the JSON text of the configuration, the
-vocabulary and free facts ("about"). Every field is input from a stranger; this module is where it is validated.
+vocabulary and "about": training, scores and defaults. Every field may come from a stranger. It is validated here and
+nowhere else.
 """
 
 import hashlib
@@ -30,16 +31,16 @@ _LONGEST_STORED_CAPTION = 200
 
 
 class Header(TypedDict):
-    """What a model file says about itself: plain values.
+    """The metadata of a model file: plain values.
 
     Keys:
         config: values of `captioner.model.caption_model.ModelConfig`: "encoder", "refiner", "decoder".
         vocabulary: its words, as `captioner.tokenizer.vocabulary.Vocabulary` takes them.
-        about: free facts: what it was trained on, its scores, its decoding options under "decoding", its map options
-            under "maps".
+        about: the training data, the recipe and the scores; decoding options under "decoding", map options under
+            "maps".
         version: of the format that the file was written in.
         digest: SHA-256 of the file's header with its keys in order, hexadecimal. In files of version 2 the header holds
-            a digest of the weights, so it stands for the whole model.
+            a digest of the weights, so that this digest identifies the whole model.
         tensors: by name "dtype", "shape" and "data_offsets", as in the safetensors format.
         start: the byte of the file that offsets count from.
     """
@@ -54,7 +55,7 @@ class Header(TypedDict):
 
 
 def read_header(path: str | Path) -> Header:
-    """Read and validate what a model file says about itself, without its weights.
+    """Read and validate the metadata of a model file, without its weights.
 
     Raises:
         CheckpointError: the file is missing, damaged, not of this program, or of another version of the format.

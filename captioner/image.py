@@ -53,7 +53,7 @@ class Opened:
     """A picture that was opened.
 
     Attributes:
-        image: upright, RGB, and shared with nobody.
+        image: upright, RGB; no other object shares its memory.
         orientation: the EXIF orientation, 1 to 8, that it was turned from.
         size: (width, height) of the upright picture in its file; ``image`` has fewer pixels where ``at_least``
             let it be decoded at reduced size.
@@ -68,8 +68,8 @@ def open_image(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     """Open a picture, upright and in RGB.
 
     The EXIF orientation is applied. Gray, palette, 16-bit, floating-point, CMYK and Lab pictures are converted,
-    transparency is laid on white, and an animation gives its first frame. Gray and colour values of 16 bits of which
-    the picture uses 10, 12 or 14 are stretched to the full range. The image shares no memory with what was given.
+    transparency is laid on white, and the first frame of an animation is taken. 16-bit values that use only 10, 12 or
+    14 bits are stretched to the full range. The image shares no memory with what was given.
 
     Args:
         picture: a path, the bytes of an image file, a PIL image, or an array: (h, w), (h, w, 1), (h, w, 3) or
@@ -123,7 +123,7 @@ def _from_image(image: Image.Image, name: str, max_pixels: int) -> Opened:
 
 
 def _turned(image: Image.Image, orientation: int, *, is_own: bool) -> Image.Image:
-    """An upright image that is ours alone, without the metadata of its file but for the colour profile."""
+    """A new upright image; of the file's metadata it keeps the colour profile."""
     method = _TRANSPOSE.get(orientation)
     turned = image.transpose(method) if method is not None else image if is_own else image.copy()
     turned.info = {key: value for key, value in turned.info.items() if key == "icc_profile" and value}
@@ -222,7 +222,7 @@ def _stretch(values: "NDArray[Any]", mode: str) -> "NDArray[np.uint8]":
     """Gray values (h, w) of more than 8 bits to 8: 16-bit ones by their depth, others by their extremes."""
     if mode.startswith("I;16"):
         return _to_8_bits(values)
-    with np.errstate(invalid="ignore"):  # a signalling NaN in a file is no news to the host
+    with np.errstate(invalid="ignore"):  # a signalling NaN in a file must not warn the host program
         finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(finite.min()), float(finite.max())
     if mode == "I" and low >= 0 and high <= 65535:  # 32 bits, in which files of 8 and of 16 come

@@ -22,7 +22,7 @@ class Greedy:
     Attributes:
         max_length: most words of a caption.
         min_length: fewest.
-        no_repeat_ngram: no sequence of so many words stands twice in a caption; 0 allows all.
+        no_repeat_ngram: no sequence of so many words occurs twice in a caption; 0 allows all.
     """
 
     max_length: int = 24
@@ -45,9 +45,9 @@ class Beam(Greedy):
     With 0 it is the likelihood, which favours short captions; with 1 the mean over tokens.
 
     Each step keeps the ``width`` likeliest continuations of all hypotheses. One that ends is set aside with its score,
-    and its slot stays empty: the beam narrows as captions end (Sutskever et al. 2014, section 3.2), and a width of 1
-    is greedy. With ``refill`` the next likeliest continuation takes the slot, so that ``width`` hypotheses stay alive
-    until as many have ended (as in fairseq, Ott et al. 2019).
+    and its slot stays empty: the beam narrows as captions end (Sutskever et al. 2014, section 3.2). A width of 1 is
+    greedy decoding. With ``refill`` the next likeliest continuation takes the slot, so that ``width`` hypotheses stay
+    alive until as many have ended (as in fairseq, Ott et al. 2019).
 
     Attributes:
         width: hypotheses kept side by side, 1000 at most.

@@ -40,7 +40,7 @@ class Captioner:
 
     Args:
         backend: what computes the model; see `captioner.backends.base.Backend`. `load` makes one of a file.
-        name: how captions call it.
+        name: of the model, as `Caption.model` has it.
         file: the model file, for what only torch computes where the backend is another; None where there is none.
     """
 
@@ -59,7 +59,7 @@ class Captioner:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """Free facts about the model: its training, scores, decoding and map options."""
+        """What the model's file holds beside weights and words: training, scores, decoding and map options."""
         return self.backend.about
 
     @property
@@ -132,7 +132,7 @@ class Captioner:
         Args:
             pictures: a path, bytes, a PIL image or an array (see `captioner.image.open_image`), or a list of
                 these, which returns a list of the same length: a `Caption` or a `Failure` for each.
-            options: `Greedy`, `Beam` or `Sampling`; None for what the model was found to do best with.
+            options: `Greedy`, `Beam` or `Sampling`; None for those that the model's file holds.
             explain: what the words' maps are computed from: "attention", "gradient" or "occlusion" (slow), see
                 `captioner.explain`; None for the model's default.
             batch: pictures that go through the model together.
@@ -165,7 +165,7 @@ class Captioner:
 
         Args:
             keep: let each caption hold a copy of its picture of at most so many pixels a side, so that figure and
-                page need not open the file again.
+                page do not open the file again.
 
         Yields:
             For each picture, in order, a `Caption`, or a `Failure` where it does not open.
@@ -213,7 +213,7 @@ class Captioner:
         Args:
             picture: as of `caption`.
             max_pixels: larger pictures are refused.
-            keep: hold on to a copy of at most so many pixels a side, and not to what was given.
+            keep: keep an upright copy of at most so many pixels a side, and not what was given.
 
         Raises:
             ImageError: it does not open.
@@ -232,7 +232,7 @@ class Captioner:
         pixels = fit(image, geometry)
         source: Picture = picture
         if keep is not None:
-            image.thumbnail((keep, keep), reducing_gap=3.0)  # upright and ours alone
+            image.thumbnail((keep, keep), reducing_gap=3.0)  # upright, and shared with nobody
             source = image
         elif isinstance(picture, (np.ndarray, Image.Image)):
             source = image  # the caller may change what was given
@@ -312,7 +312,7 @@ class Captioner:
     def log_probabilities(
         self, variants: Sequence[Pixels], geometry: Geometry, captions: Sequence[Sequence[int]]
     ) -> NDArray[np.float32]:
-        """How likely the words of captions are on variants of one picture.
+        """Log-probabilities of the words of captions on variants of one picture (teacher forcing).
 
         Args:
             variants: V inputs (side, side, 3).

@@ -1,4 +1,4 @@
-"""Registries: what kinds of a part there are, by name. One module and one decorator add a kind."""
+"""Registries: the decoders, attention mechanisms, readers and so on, by name. One decorator adds one."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Registry(Generic[T]):
     True
 
     Args:
-        kind: what the parts are, for messages: "decoder", "attention mechanism".
+        kind: what the parts are called in messages: "decoder", "attention mechanism".
     """
 
     def __init__(self, kind: str) -> None:
@@ -78,7 +78,7 @@ class Registry(Generic[T]):
         return iter(list(self._parts.items()))
 
     def unregister(self, name: str) -> None:
-        """Remove a part, as a test does that registered one."""
+        """Remove a part, for tests."""
         self._parts.pop(name, None)
 
 
@@ -88,7 +88,7 @@ class Entry(Generic[T]):
 
     Attributes:
         config: the configuration's class, a frozen keyword-only dataclass of plain values.
-        build: what makes the part.
+        build: the class or function that makes the part.
     """
 
     config: Callable[..., Any]

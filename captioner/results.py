@@ -1,4 +1,4 @@
-"""Results: captions, their words with maps, and failures. Plain data."""
+"""Results as plain data: captions, words with their maps, and failures."""
 
 import os
 from dataclasses import dataclass, field
@@ -51,11 +51,11 @@ class Word:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another caption that was found for the picture.
+    """Another caption of the same picture, with words, probabilities and maps of its own.
 
     Attributes:
         text: the sentence.
-        words: its words, each with its probability and its map.
+        words: its words, each with probability and map.
         score: the length-normalised log-probability.
         finished: False where the length limit cut it off.
     """
@@ -68,20 +68,20 @@ class Alternative:
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """A caption that can be checked.
+    """A caption with the words, probabilities and maps that it was made of.
 
     Attributes:
         text: the sentence.
-        words: its words; ``text`` is them joined.
+        words: its words; ``text`` is the sentence that they make.
         score: the length-normalised log-probability by which the beam chose it.
         finished: False where the length limit cut it off.
         image: the path of the picture, "" for one that came from memory.
         model: the name of the model.
         geometry: where the maps' cells lie on the picture.
-        explain: what the maps were computed from: "attention", "gradient" or "occlusion"; see `captioner.explain`.
+        explain: what the maps are made of: "attention", "gradient" or "occlusion"; see `captioner.explain`.
         alternatives: further captions, the best first, where more than one was asked for.
-        source: what was captioned, or a copy of its picture. A path is opened again when the picture is asked for, so
-            that a million captions hold no pixels.
+        source: what was captioned, or an upright copy of it. A path is opened when `picture` is read, so captions of
+            files hold no pixels.
     """
 
     text: str
@@ -100,7 +100,7 @@ class Caption:
 
     @property
     def picture(self) -> Image.Image:
-        """The upright picture, RGB.
+        """The upright picture, RGB; the smaller copy if one was kept (``keep`` of `Captioner.prepare`).
 
         Raises:
             ImageError: its file is no longer there.
@@ -191,12 +191,12 @@ class Caption:
 
 @dataclass(frozen=True)
 class Failure:
-    """A picture that could not be captioned; it stands where its `Caption` would.
+    """A picture that could not be captioned; it takes the place of its `Caption`.
 
     Attributes:
         image: the path or name of the picture, "" for one that came from memory.
         error: one line for the user: which picture, what is wrong, with which value.
-        remedy: what would mend it; "" where nothing is known.
+        remedy: what the user can do; "" where nothing is known.
         source: what was to be captioned.
     """
 
@@ -207,7 +207,7 @@ class Failure:
 
     @classmethod
     def of(cls, picture: Picture, error: CaptionerError) -> "Failure":
-        """The failure that an error means for a picture."""
+        """The failure of a picture for which an error was raised."""
         return cls(path_of(picture), str(error).removesuffix(f"; {error.remedy}"), error.remedy, picture)
 
     def __str__(self) -> str:

@@ -4,6 +4,7 @@ import argparse
 import io
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -101,6 +102,30 @@ def test_options_that_are_mentioned_exist(page: Path) -> None:
         assert set(options) <= set(known), f"captioner {command}"
 
 
+PAGE_OF = {
+    "caption": "captioning.md",
+    "evaluate": "scores.md",
+    "ground": "grounding.md",
+    "select-heads": "grounding.md",
+    "train": "training.md",
+    "export": "training.md",
+    "average": "training.md",
+    "plot": "training.md",
+    "scenes": "training.md",
+    "shards": "training.md",
+    "serve": "server.md",
+    "models": "models.md",
+}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_option_stands_in_the_page_of_its_command(command: str) -> None:
+    page = text_of(ROOT / "docs" / PAGE_OF[command])
+    actions = [one for one in parser_of(command)._actions if one.help is not argparse.SUPPRESS]
+    options = {option for one in actions for option in one.option_strings if re.match(r"--(?!help$|no-)", option)}
+    assert {option for option in options if not re.search(rf"{option}(?![\w-])", page)} == set()
+
+
 def test_there_are_commands_to_check() -> None:
     assert {name for page in PAGES for name, _ in command_lines(page)} >= {"caption", "evaluate", "ground", "train"}
 
@@ -138,6 +163,25 @@ def test_words_are_the_fields(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_no_path_of_a_machine(page: Path) -> None:
     assert [match.group() for pattern in MACHINE for match in re.finditer(pattern, text_of(page))] == []
+
+
+def layers_of_the_contract() -> list[str]:
+    """The layers of the import contract, the highest first."""
+    settings = tomllib.loads(text_of(ROOT / "pyproject.toml"))["tool"]["importlinter"]
+    (contract,) = [one for one in settings["contracts"] if one["type"] == "layers"]
+    return list(contract["layers"])
+
+
+def test_the_layers_of_the_architecture_page_are_those_of_the_contract() -> None:
+    rows = re.findall(r"^\| `([\w./]+)` \|", text_of(ROOT / "docs" / "architecture.md"), re.MULTILINE)
+    assert [row.removesuffix(".py").removesuffix("/") for row in rows] == layers_of_the_contract()
+
+
+def test_the_layers_of_the_drawing_are_those_of_the_contract() -> None:
+    drawing = text_of(ROOT / "docs" / "images" / "layers.svg")
+    boxes = re.findall(r'font-weight="600" fill="#222">([^<:]+)<', drawing)
+    names = [name.strip() for box in boxes for name in box.split(",")]
+    assert [name.removesuffix(".py").removesuffix("/") for name in names] == layers_of_the_contract()
 
 
 def test_the_readme_is_short_and_its_picture_small() -> None:

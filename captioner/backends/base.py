@@ -22,14 +22,14 @@ Tokens = Sequence[Sequence[Sequence[int]]]
 
 
 class Encoded(Protocol):
-    """Pictures that a backend encoded; only that backend looks inside."""
+    """Pictures that a backend encoded; opaque to everything else."""
 
     def __len__(self) -> int:
         """Number of pictures."""
 
 
 class State(Protocol):
-    """Where ``N`` captions of ``B`` pictures stand. Rows are grouped by picture: row r is of r // (N / B)."""
+    """The state of ``N`` captions of ``B`` pictures. Rows are grouped by picture: row r is of picture r // (N / B)."""
 
     def select(self, rows: NDArray[np.int64], images: NDArray[np.int64] | None = None) -> Self:
         """Some rows in a new order; ``images`` are the pictures that they are of, None for all."""
@@ -73,9 +73,9 @@ class Backend(Protocol):
 
     Attributes:
         name: of the runtime: "torch".
-        device: where it computes, for people: "cpu", "cuda:0".
+        device: where it computes: "cpu", "cuda:0".
         vocabulary: the model's words.
-        about: free facts about the model, see `captioner.header.Header`.
+        about: the metadata of the model, see `captioner.header.Header`.
         side: of the square input, in pixels.
         pad: pictures keep their shape and are padded, rather than squashed.
         grid_shape: (h, w).

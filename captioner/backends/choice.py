@@ -1,4 +1,4 @@
-"""Which runtime computes a model: torch where it is installed, ONNX Runtime where asked for or where torch is missing."""
+"""The runtime of a model: torch where it is installed, ONNX Runtime where asked for or where torch is missing."""
 
 import importlib
 import importlib.util

@@ -21,7 +21,7 @@ from captioner.model.grid import Grid
 from captioner.model.preprocess import normalise
 from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN
 
-# A child that was forked cannot use the threads of its parent's maths library and would wait for them for ever.
+# A forked child has none of the threads of its parent's maths library and would wait for them without end.
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.errors import CheckpointError
-from captioner.serve.problems import Problem, fault
+from captioner.serve.problems import Problem
+from captioner.tokenizer.vocabulary import SPECIAL, fault
 
 if TYPE_CHECKING:
     from captioner.pipeline import Captioner
@@ -81,7 +82,7 @@ class Models:
             self._facts[name] = {
                 "encoder": header["config"].get("encoder", {}).get("backbone"),
                 "decoder": header["config"].get("decoder", {}).get("kind"),
-                "words": len(header["vocabulary"]),
+                "words": len(header["vocabulary"]) - len(SPECIAL),
                 "decoding": about.get("decoding", {}),
                 "test": about.get("test", {}),
             }
