@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.errors import CheckpointError
-from captioner.serve.problems import Problem
-from captioner.tokenizer.vocabulary import SPECIAL, fault
+from captioner.serve.problems import Problem, fault
+from captioner.tokenizer.vocabulary import SPECIAL
 
 if TYPE_CHECKING:
     from captioner.pipeline import Captioner
