@@ -125,7 +125,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
     trainer = Trainer(recipe, records, folder, text=text, processes=processes)
     if trainer.is_first:
         _print_lines(trainer.warnings)
-        show_progress(trainer.steps())
+        with warnings_as_lines():
+            show_progress(trainer.steps())
         print(trainer.folder.best)
     else:
         trainer.run()

@@ -87,6 +87,11 @@ DUPLICATES: dict[str, tuple[str, Any, str]] = {
     "lists": ("captions.jsonl", '{"image": "a.png", "captions": ["a dog"]}\n' * 2, "line 2"),
     "keys": ("captions.jsonl", '{"image": "a.png", "caption": "a dog", "caption": "a cat"}\n', "'caption' twice"),
     "columns": ("captions.csv", "image,caption,caption\na.png,a dog,a cat\n", "'caption' twice"),
+    "annotations of two types": (
+        "captions.json",
+        coco(["train"]) | {"annotations": [{"id": i, "image_id": 0, "caption": "a dog"} for i in (5, "5")]},
+        "annotation 1",
+    ),
     "two types": ("captions.json", {"annotations": [{"image_id": k, "caption": "a"} for k in (1, "2")]}, "two types"),
 }
 
@@ -205,6 +210,17 @@ def test_captions_without_words_are_left_out_and_counted(write: Write) -> None:
         (blank,) = found.left_out
         mine = dict.fromkeys([*found.references, blank], "a dog")
         assert readers.name_as(mine, found).keys() == found.references.keys()
+
+
+SIGNS = ["\u200b", "\u00a0", "\u3000", "\u2060", "!!!", "?!", "•", "“”", "。", "()", "[ ]", "$", "%", "_", "#", "★", "🐶🐶"]
+
+
+@pytest.mark.parametrize("signs", [*SIGNS, "<unk>", "<br>", "&nbsp;", "-lrb- -rrb-", ". , ;"])
+def test_a_caption_of_signs_alone_has_no_words(write: Write, signs: str) -> None:
+    path = write("captions.json", coco(["train", "train"], [[signs, "12"], ["собака"]]))
+    for get in (lambda: [list(r.captions) for r in read(path)], lambda: [*read_annotations(path).references.values()]):
+        with pytest.warns(LeftOutWarning, match="1 caption "):
+            assert get() == [["12"], ["собака"]]
 
 
 def test_boxes_stay_with_their_captions_where_one_is_left_out(write: Write) -> None:

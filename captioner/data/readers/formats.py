@@ -265,9 +265,14 @@ def caption_boxes(value: Any, captions: int, place: str) -> tuple[dict[int, Boxe
 _SURELY_A_WORD = re.compile(r"(?:\A|\s)[A-Za-z]{2,}(?:\Z|\s)")
 
 
+_NO_WORD = re.compile(r"-[lr][rsc]b-|<.*>")  # brackets and tags have letters and are no words
+
+
 def has_words(caption: str) -> bool:
-    """Whether the tokeniser finds a word in a caption."""
-    return bool(_SURELY_A_WORD.search(caption)) or bool(tokenize(caption))
+    """Whether the tokeniser finds a word in a caption: a token with a letter or a digit, and not signs alone."""
+    if _SURELY_A_WORD.search(caption):
+        return True
+    return any(any(map(str.isalnum, word)) for word in tokenize(caption) if not _NO_WORD.fullmatch(word))
 
 
 def without_blank(entries: list[Entry], path: Path) -> tuple[list[Entry], list[Entry]]:

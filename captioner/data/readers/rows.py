@@ -176,7 +176,7 @@ def csv_rows(path: Path, text: str, *, join: bool = False) -> Iterator[Row]:
                 f"{place}: a caption of several lines; is a quote left open?",
                 remedy="write it in one line, or use JSON lines",
             )
-        yield place, dict(zip(names, row, strict=True))
+        yield place, {name: field if name in CAPTION_NAMES else field.strip() for name, field in zip(names, row, strict=True)}
 
 
 def _joined(fields: list[str], delimiter: str) -> str:
