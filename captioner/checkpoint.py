@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.errors import CaptionerError, CheckpointError, OldNameWarning
 from captioner.header import FORMAT, FORMAT_VERSION, Header, current_weight_name, damaged, read_header
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels
@@ -67,7 +69,7 @@ def save(path: str | Path, checkpoint: Checkpoint, *, half: bool = True) -> None
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a model file.
+    """Read a model file. One of an older format version is read with an `OldNameWarning`.
 
     Raises:
         CheckpointError: missing, damaged, not a file of this program, of another version of the format, or with
@@ -75,12 +77,21 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     """
     path = Path(path)
     header = read_header(path)
+    if header["version"] < FORMAT_VERSION:
+        names = f" with {', '.join(header['renamed'])}" if header["renamed"] else ""
+        warnings.warn(
+            f"{path.name}: a model file of format version {header['version']}{names}; it still works, and "
+            f"'captioner average' or a new training writes version {FORMAT_VERSION}",
+            OldNameWarning,
+            stacklevel=1,  # one place in this program: a file is named once however often it is loaded
+        )
     vocabulary = Vocabulary(tuple(header["vocabulary"]))
     try:
         config = ModelConfig.from_dict(header["config"])
         with torch.device("meta"):  # shapes alone: the weights come from the file
             model = CaptionModel(config, vocabulary_size=len(vocabulary))
         state = _read_weights(path, header, device)
+        _check_kinds(state, model.state_dict())
         model.load_state_dict(state, assign=True)
     except CheckpointError:
         raise
@@ -99,6 +110,13 @@ def _read_weights(path: Path, header: Header, device: str | torch.device) -> dic
             f"{path}: {broken} holds numbers that are not finite: the training diverged, or the file is damaged"
         )
     return state
+
+
+def _check_kinds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Make sure that weights are real numbers and counts are whole ones. Raises ValueError."""
+    for name, tensor in state.items():
+        if name in expected and tensor.is_floating_point() != expected[name].is_floating_point():
+            raise ValueError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}")
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

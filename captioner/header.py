@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import struct
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict
@@ -40,6 +39,7 @@ class Header(TypedDict):
         version: of the format that the file was written in.
         digest: SHA-256 of the file's header with its keys in order, hexadecimal. In files of version 2 the header holds
             a digest of the weights, so it stands for the whole model.
+        renamed: options of the configuration that the file has under former names, each with its present name.
     """
 
     config: dict[str, Any]
@@ -47,6 +47,7 @@ class Header(TypedDict):
     about: dict[str, Any]
     version: int
     digest: str
+    renamed: list[str]
 
 
 def read_header(path: str | Path) -> Header:
@@ -68,7 +69,7 @@ def read_header(path: str | Path) -> Header:
         )
     try:
         model = _parse(metadata["model"])
-        return _validated(path, model, int(version), digest)
+        return _validated(model, int(version), digest)
     except (CaptionerError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
 
@@ -123,7 +124,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"its description holds {name}, which is no number")
 
 
-def _validated(path: Path, model: Mapping[str, Any], version: int, digest: str) -> Header:
+def _validated(model: Mapping[str, Any], version: int, digest: str) -> Header:
     config, words, about = model.get("config"), model.get("vocabulary"), model.get("about")
     for name, value, kind in (("config", config, dict), ("vocabulary", words, list), ("about", about, dict)):
         if not isinstance(value, kind):
@@ -136,13 +137,14 @@ def _validated(path: Path, model: Mapping[str, Any], version: int, digest: str) 
             raise TypeError(
                 f"a word of its vocabulary is {str(word)[:40]!r}, not text of 1 to {_LONGEST_WORD} characters"
             )
+    renamed: list[str] = []
     if version < FORMAT_VERSION:
-        config = _current_names(path, config)
+        config, renamed = _current_names(config)
     for part in ("encoder", "refiner", "decoder"):
         _check_part(part, config.get(part))
     _check_about(about)
     Vocabulary(tuple(words))  # refuses words that are not in place or not unique
-    return Header(config=config, vocabulary=words, about=about, version=version, digest=digest)
+    return Header(config=config, vocabulary=words, about=about, version=version, digest=digest, renamed=renamed)
 
 
 def _check_part(part: str, values: Any) -> None:
@@ -187,22 +189,15 @@ _OLD_OPTIONS = {
 }
 
 
-def _current_names(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of format version 1 with the names of today."""
+def _current_names(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A configuration of format version 1 with the names of today, and the names that were replaced."""
     renamed: dict[str, Any] = dict(config)
     found = []
     for part, names in _OLD_OPTIONS.items():
         if isinstance(config.get(part), dict):
             found += [f"{old} (now {new})" for old, new in names.items() if old in config[part]]
             renamed[part] = {names.get(name, name): value for name, value in config[part].items()}
-    warnings.warn(
-        f"{path.name}: a model file of format version {OLDEST_VERSION}"
-        + (f" with the option {', '.join(found)}" if found else "")
-        + "; 'captioner average' or a new training writes the present format",
-        DeprecationWarning,
-        stacklevel=4,
-    )
-    return renamed
+    return renamed, found
 
 
 # Weights of format version 1: parts of their names and what they are now.

@@ -72,15 +72,13 @@ def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or 1 if pictures failed. Raises CaptionerError."""
     sources = _check(options)
     from captioner.commands.files import refuse_overwriting
-    from captioner.commands.notices import warnings_as_lines
     from captioner.grounding.report import GroundReport
     from captioner.options import MapOptions
     from captioner.pipeline import find_model, load
 
     page = _page(options)
     model_file = find_model(options.model)
-    with warnings_as_lines():
-        records, ground_truth, notes = read_annotated(options)
+    records, ground_truth, notes = read_annotated(options)
     refuse_overwriting({"--worst": options.worst}, [model_file, *inputs_of(options, records)])
     model = load(options.model, device=options.device)
     map_options = MapOptions.stored({} if options.plain else dict(model.about), options.explain)

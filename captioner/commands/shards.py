@@ -22,15 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or 1 if some pictures could not be read. Raises DataError, OptionError."""
-    from captioner.commands.notices import warnings_as_lines
     from captioner.commands.progress import progress
     from captioner.data.readers import read
     from captioner.data.shards import write_shards
 
     if options.shard_size < 1:
         raise OptionError(f"--shard-size must be at least 1, not {options.shard_size}")
-    with warnings_as_lines():
-        records = read(options.data, images=options.images)
+    records = read(options.data, images=options.images)
     with progress("pictures", len(records)) as (advance, say):
         files, failures = write_shards(records, options.output, pictures=options.shard_size, advance=advance)
         for failure in failures.values():

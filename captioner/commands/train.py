@@ -103,7 +103,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
-    from captioner.commands.notices import warnings_as_lines
     from captioner.training.distributed import Processes
     from captioner.training.loop import Trainer
     from captioner.training.progress import show_progress
@@ -112,8 +111,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
     task = TASKS[recipe.objective]
     task.check(recipe)
     text = [caption for path in arguments.text for caption in read_text(path)]
-    with warnings_as_lines():
-        records = read_data(arguments.data, images=arguments.images, boxes=recipe.map_supervision > 0)
+    records = read_data(arguments.data, images=arguments.images, boxes=recipe.map_supervision > 0)
     processes = Processes.join(arguments.device)
     faults: dict[str, str] = {}
     if task.uses_images:
@@ -125,8 +123,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
     trainer = Trainer(recipe, records, folder, text=text, processes=processes)
     if trainer.is_first:
         _print_lines(trainer.warnings)
-        with warnings_as_lines():
-            show_progress(trainer.steps())
+        show_progress(trainer.steps())
         print(trainer.folder.best)
     else:
         trainer.run()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from captioner.commands import evaluate as command
+from captioner.commands.notices import warnings_as_lines
 from captioner.errors import DataError, ImageError, OptionError
 from captioner.metrics import DocumentFrequencies, evaluate
 from captioner.results import Failure
@@ -36,7 +37,8 @@ def evaluate_command(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*arguments: object) -> tuple[int, str, str]:
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
-        code = command.run(parser.parse_args([str(argument) for argument in arguments]))
+        with warnings_as_lines():  # as the command line does
+            code = command.run(parser.parse_args([str(argument) for argument in arguments]))
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

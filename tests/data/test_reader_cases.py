@@ -212,7 +212,25 @@ def test_captions_without_words_are_left_out_and_counted(write: Write) -> None:
         assert readers.name_as(mine, found).keys() == found.references.keys()
 
 
-SIGNS = ["\u200b", "\u00a0", "\u3000", "\u2060", "!!!", "?!", "•", "“”", "。", "()", "[ ]", "$", "%", "_", "#", "★", "🐶🐶"]
+SIGNS = [
+    "\u200b",
+    "\u00a0",
+    "\u3000",
+    "\u2060",
+    "!!!",
+    "?!",
+    "•",
+    "“”",
+    "。",
+    "()",
+    "[ ]",
+    "$",
+    "%",
+    "_",
+    "#",
+    "★",
+    "🐶🐶",
+]
 
 
 @pytest.mark.parametrize("signs", [*SIGNS, "<unk>", "<br>", "&nbsp;", "-lrb- -rrb-", ". , ;"])

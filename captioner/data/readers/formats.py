@@ -23,12 +23,12 @@ from captioner.data.readers.fields import Id, caption_text, image_name, one_type
 from captioner.data.readers.rows import Row, is_json, parse_json
 from captioner.data.readers.text import read_text
 from captioner.data.records import Boxes, ShardPicture
-from captioner.errors import DataError
+from captioner.errors import DataError, Notice
 from captioner.registry import Registry
 from captioner.tokenizer.ptb import tokenize
 
 
-class LeftOutWarning(UserWarning):
+class LeftOutWarning(Notice):
     """Captions or pictures of a file are left out; the message counts them and names the first."""
 
 

@@ -176,7 +176,8 @@ def csv_rows(path: Path, text: str, *, join: bool = False) -> Iterator[Row]:
                 f"{place}: a caption of several lines; is a quote left open?",
                 remedy="write it in one line, or use JSON lines",
             )
-        yield place, {name: field if name in CAPTION_NAMES else field.strip() for name, field in zip(names, row, strict=True)}
+        fields = (field if i == caption else field.strip() for i, field in enumerate(row))
+        yield place, dict(zip(names, fields, strict=True))
 
 
 def _joined(fields: list[str], delimiter: str) -> str:
