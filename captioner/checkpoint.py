@@ -137,7 +137,7 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
         raise CheckpointError(f"{path}: cannot be written ({reason})") from None
 
 

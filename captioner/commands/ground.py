@@ -1,6 +1,7 @@
 """The command ``captioner ground``: measure whether a model's maps lie on the objects that its words name."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -166,8 +167,11 @@ def inputs_of(options: argparse.Namespace, records: list["Record"]) -> Iterator[
         yield options.data
     if (beside := instances_of(options.data)) is not None:
         yield from (beside, caption_file(options.data))
-    for record in records:
-        yield record.image if isinstance(record.image, Path) else Path(record.image.shard)
+    files = [record.image if isinstance(record.image, Path) else record.image.shard for record in records]
+    yield from files
+    for folder in dict.fromkeys(file.parent for file in files):  # the pictures of other splits
+        with contextlib.suppress(OSError):
+            yield from folder.iterdir()
 
 
 def _check(options: argparse.Namespace) -> tuple[str, ...]:
