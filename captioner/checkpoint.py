@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from captioner.errors import CaptionerError, CheckpointError, OldNameWarning
@@ -129,16 +129,22 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode  # as any other file of the user's; safetensors writes for its owner alone
         save_file(tensors, partial, metadata)
-        partial.chmod(mode)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
         raise CheckpointError(f"{path}: cannot be written ({reason})") from None
+
+
+def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write under this name alone, with the user's usual permissions.
+
+    safetensors' own function writes a file of a random name first, which stays for ever if the process is killed, and
+    can be read by its owner alone.
+    """
+    path.write_bytes(serialise(tensors, metadata))
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -329,6 +329,22 @@ def test_weights_that_are_no_real_numbers_are_refused(
     assert name in str(raised.value) and path.name in str(raised.value)
 
 
+def test_a_kill_while_writing_leaves_no_file_of_another_name(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+
+    def replace(self: Path, _: Path) -> None:
+        names.extend(path.name for path in tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path / "model.safetensors", make_checkpoint("lstm"))
+    assert names == ["model.safetensors.partial"], "the next run writes over it"
+    assert not tmp_path.joinpath(names[0]).stat().st_mode & 0o111
+
+
 def test_the_digest_stands_for_the_weights(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
     first, path = make_checkpoint("lstm"), tmp_path / "model.safetensors"
     checkpoint.save(path, first)

@@ -176,7 +176,7 @@ def test_a_folder_in_use_is_refused_and_a_kill_gives_it_back(
     RunFolder(run).release()
 
 
-@pytest.mark.parametrize("kind", ["a file", "below a file", "the data", "the images", "a model"])
+@pytest.mark.parametrize("kind", ["a file", "below a file", "the data", "the images", "the pictures", "a model"])
 def test_an_output_that_is_no_folder_for_a_run_is_refused(
     kind: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +185,8 @@ def test_an_output_that_is_no_folder_for_a_run_is_refused(
         run = data
     elif kind == "below a file":
         run = data / "run"
+    elif kind == "the pictures":
+        run = data.parent / "images"
     elif kind == "the images":
         changes["images"] = str(run)
     elif kind == "a model":
@@ -197,7 +199,7 @@ def test_an_output_that_is_no_folder_for_a_run_is_refused(
     assert main(command(source, run, **changes)) == 2
     assert "--output" in one_line(capsys)
     assert {file: file.read_bytes() for file in before} == before
-    assert not (data.parent / "recipe.json").exists()
+    assert not list(data.parent.rglob("recipe.json"))
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step(
@@ -313,6 +315,17 @@ def test_a_picture_that_vanishes_is_one_line(
         line = one_line(capsys)
         assert "000003.png" in line
         assert "Traceback" not in line
+
+
+def test_files_that_are_no_grids_of_a_run_stay(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("grids-of-mine.png", "grids-1.npy"):
+        (run / name).write_text("mine")
+    (run / "grids-0123456789abcdef.partial").write_text("of a run that was killed")
+    assert main(command(data, run, epochs="1")) == 0
+    assert sorted(file.read_text() for file in run.iterdir() if file.stat().st_size == 4) == ["mine", "mine"]
+    assert not list(run.glob("*.partial"))
 
 
 def test_grids_of_changed_pictures_are_computed_again(
