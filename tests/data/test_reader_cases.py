@@ -174,7 +174,7 @@ def test_blank_splits_are_counted_and_in_no_split(write: Write) -> None:
                                     for n, s in zip("abcd", ("train", "train", "dev", ""), strict=True))),
     ]  # fmt: skip
     for path in files:
-        with pytest.warns(LeftOutWarning, match="1 of 4 pictures have no split and are left out"):
+        with pytest.warns(LeftOutWarning, match="1 of 4 .*no split"):
             assert [record.split for record in read(path)] == ["train", "train", "dev", ""]
         with pytest.warns(LeftOutWarning, match="1 of 4 pictures have no split"):
             assert len(read_annotations(path, split="train").references) == 2
@@ -201,7 +201,7 @@ def test_captions_without_words_are_left_out_and_counted(write: Write) -> None:
                                     for i, group in enumerate(texts))),
     ]  # fmt: skip
     for path in files:
-        with pytest.warns(LeftOutWarning, match=r"3 captions have no words and are left out; .*b\.png"):
+        with pytest.warns(LeftOutWarning, match=r"3 captions .*b\.png"):
             assert [record.captions for record in read(path)] == [("a dog",), ("a cat",)]
         with pytest.warns(LeftOutWarning, match=r"3 captions have no words .*b\.png"):
             found = read_annotations(path)
@@ -329,7 +329,7 @@ def test_a_folder_and_a_device_are_no_files(tmp_path: Path) -> None:
 def test_files_of_captions_of_two_formats_are_not_chosen_from(write: Write, tmp_path: Path) -> None:
     write("captions.csv", "image,caption\na.png,a dog\n")
     write("captions.json", coco(["train"]))
-    with pytest.raises(DataError, match=r"several files of captions \(captions.csv, captions.json\); name one"):
+    with pytest.raises(DataError, match=r"captions.csv, captions.json.*name one"):
         read(tmp_path)
 
 
