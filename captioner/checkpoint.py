@@ -3,16 +3,18 @@
 import contextlib
 import hashlib
 import json
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.errors import CaptionerError, CheckpointError, OldNameWarning
 from captioner.header import FORMAT, FORMAT_VERSION, Header, current_weight_name, damaged, read_header
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels
@@ -67,7 +69,7 @@ def save(path: str | Path, checkpoint: Checkpoint, *, half: bool = True) -> None
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a model file.
+    """Read a model file. One of an older format version is read with an `OldNameWarning`.
 
     Raises:
         CheckpointError: missing, damaged, not a file of this program, of another version of the format, or with
@@ -75,12 +77,21 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     """
     path = Path(path)
     header = read_header(path)
+    if header["version"] < FORMAT_VERSION:
+        names = f" with {', '.join(header['renamed'])}" if header["renamed"] else ""
+        warnings.warn(
+            f"{path.name}: a model file of format version {header['version']}{names}; it still works, and "
+            f"'captioner average' or a new training writes version {FORMAT_VERSION}",
+            OldNameWarning,
+            stacklevel=1,  # one place in this program: a file is named once however often it is loaded
+        )
     vocabulary = Vocabulary(tuple(header["vocabulary"]))
     try:
         config = ModelConfig.from_dict(header["config"])
         with torch.device("meta"):  # shapes alone: the weights come from the file
             model = CaptionModel(config, vocabulary_size=len(vocabulary))
         state = _read_weights(path, header, device)
+        _check_kinds(state, model.state_dict())
         model.load_state_dict(state, assign=True)
     except CheckpointError:
         raise
@@ -101,6 +112,13 @@ def _read_weights(path: Path, header: Header, device: str | torch.device) -> dic
     return state
 
 
+def _check_kinds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Make sure that weights are real numbers and counts are whole ones. Raises ValueError."""
+    for name, tensor in state.items():
+        if name in expected and tensor.is_floating_point() != expected[name].is_floating_point():
+            raise ValueError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}")
+
+
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file under another name and move it into place when it is whole.
 
@@ -111,16 +129,22 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode  # as any other file of the user's; safetensors writes for its owner alone
         save_file(tensors, partial, metadata)
-        partial.chmod(mode)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
         raise CheckpointError(f"{path}: cannot be written ({reason})") from None
+
+
+def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write under this name alone, with the user's usual permissions.
+
+    safetensors' own function writes a file of a random name first, which stays for ever if the process is killed, and
+    can be read by its owner alone.
+    """
+    path.write_bytes(serialise(tensors, metadata))
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

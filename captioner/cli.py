@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from captioner.commands.console import exit_code, standard_streams
+from captioner.commands.notices import warnings_as_lines
 from captioner.errors import OptionError
 from captioner.training.processes import leave
 from captioner.version import __version__
@@ -78,7 +79,8 @@ def _run(words: list[str]) -> int:
     module = _module_of(words[0])
     options = _parser_of(words[0], module).parse_args(words[1:])
     _refuse_urls(options)
-    code: int = module.run(options)
+    with warnings_as_lines():
+        code: int = module.run(options)
     return code
 
 

@@ -40,3 +40,11 @@ class DataError(CaptionerError):
 
 class OptionError(CaptionerError, ValueError):
     """An option outside its range, or options that exclude each other."""
+
+
+class Notice(UserWarning):
+    """A warning for the user, not for the programmer: the command line prints it as one line."""
+
+
+class OldNameWarning(Notice, FutureWarning):
+    """A former name that still works: of an option, or in a model file. The message has the present name."""

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import struct
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict
@@ -41,6 +40,7 @@ class Header(TypedDict):
         version: of the format that the file was written in.
         digest: SHA-256 of the file's header with its keys in order, hexadecimal. In files of version 2 the header holds
             a digest of the weights, so that this digest identifies the whole model.
+        renamed: options of the configuration that the file has under former names, each with its present name.
         tensors: by name "dtype", "shape" and "data_offsets", as in the safetensors format.
         start: the byte of the file that offsets count from.
     """
@@ -50,6 +50,7 @@ class Header(TypedDict):
     about: dict[str, Any]
     version: int
     digest: str
+    renamed: list[str]
     tensors: dict[str, dict[str, Any]]
     start: int
 
@@ -73,18 +74,9 @@ def read_header(path: str | Path) -> Header:
         )
     try:
         model = _parse(metadata["model"])
-        config, words, about = _validated(path, model, int(version))
+        return _validated(model, int(version), digest, tensors=content, start=start)
     except (CaptionerError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
-    return Header(
-        config=config,
-        vocabulary=words,
-        about=about,
-        version=int(version),
-        digest=digest,
-        tensors=content,
-        start=start,
-    )
 
 
 EXPORTED = "config.json"
@@ -108,19 +100,16 @@ def read_exported(folder: str | Path) -> Header:
             raise ValueError(f"its format is {str(model.get('format'))[:40]!r}, not {EXPORTED_FORMAT!r}")
         if model.get("version") != EXPORTED_VERSION:
             raise ValueError(f"its version is {str(model.get('version'))[:20]!r}, not {EXPORTED_VERSION}")
-        config, words, about = _validated(path, model, FORMAT_VERSION)
         digest = model["digest"]
         if not isinstance(digest, str):
             raise TypeError("its digest is no text")
+        return _validated(model, FORMAT_VERSION, digest, tensors={}, start=0)
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: a folder without {EXPORTED}, so not an exported model") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except (CaptionerError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
-    return Header(
-        config=config, vocabulary=words, about=about, version=FORMAT_VERSION, digest=digest, tensors={}, start=0
-    )
 
 
 def damaged(path: Path, error: object) -> CheckpointError:
@@ -174,8 +163,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"its description holds {name}, which is no number")
 
 
-def _validated(path: Path, model: Mapping[str, Any], version: int) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """Configuration, words and facts."""
+def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: dict[str, Any], start: int) -> Header:
     config, words, about = model.get("config"), model.get("vocabulary"), model.get("about")
     for name, value, kind in (("config", config, dict), ("vocabulary", words, list), ("about", about, dict)):
         if not isinstance(value, kind):
@@ -188,13 +176,23 @@ def _validated(path: Path, model: Mapping[str, Any], version: int) -> tuple[dict
             raise TypeError(
                 f"a word of its vocabulary is {str(word)[:40]!r}, not text of 1 to {_LONGEST_WORD} characters"
             )
+    renamed: list[str] = []
     if version < FORMAT_VERSION:
-        config = _current_names(path, config)
+        config, renamed = _current_names(config)
     for part in ("encoder", "refiner", "decoder"):
         _check_part(part, config.get(part))
     _check_about(about)
     Vocabulary(tuple(words))  # refuses words that are not in place or not unique
-    return config, words, about
+    return Header(
+        config=config,
+        vocabulary=words,
+        about=about,
+        version=version,
+        digest=digest,
+        renamed=renamed,
+        tensors=tensors,
+        start=start,
+    )
 
 
 def _check_part(part: str, values: Any) -> None:
@@ -239,22 +237,15 @@ _OLD_OPTIONS = {
 }
 
 
-def _current_names(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of format version 1 with the names of today."""
+def _current_names(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A configuration of format version 1 with the names of today, and the names that were replaced."""
     renamed: dict[str, Any] = dict(config)
     found = []
     for part, names in _OLD_OPTIONS.items():
         if isinstance(config.get(part), dict):
             found += [f"{old} (now {new})" for old, new in names.items() if old in config[part]]
             renamed[part] = {names.get(name, name): value for name, value in config[part].items()}
-    warnings.warn(
-        f"{path.name}: a model file of format version {OLDEST_VERSION}"
-        + (f" with the option {', '.join(found)}" if found else "")
-        + "; 'captioner average' or a new training writes the present format",
-        DeprecationWarning,
-        stacklevel=4,
-    )
-    return renamed
+    return renamed, found
 
 
 # Weights of format version 1: parts of their names and what they are now.

@@ -14,10 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from captioner import checkpoint
-from captioner.errors import CheckpointError
+from captioner.errors import CheckpointError, OldNameWarning
 from captioner.header import OLD_BLOCK_WEIGHTS, OLD_WEIGHTS
 from captioner.pipeline import load
 
@@ -304,10 +305,44 @@ def test_a_file_of_format_1_loads_with_a_warning_and_computes_the_same(
         assert tensors.keys() != load_file(path).keys()
         metadata = {"format": "captioner", "version": "1", "model": json.dumps(header)}
         save_file(tensors, path, metadata)
-        with pytest.warns(DeprecationWarning, match=option):
+        with pytest.warns(OldNameWarning, match=option):
             loaded = checkpoint.load(path)
         for found, wanted in zip(logits_and_maps(loaded), expected, strict=True):
             torch.testing.assert_close(found, wanted, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dimensions", [1, 2, 4])
+def test_weights_that_are_no_real_numbers_are_refused(
+    kind: torch.dtype, dimensions: int, tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, make_checkpoint("lstm"))
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(path)
+    name = next(name for name, tensor in tensors.items() if tensor.dim() == dimensions)
+    tensors[name] = tensors[name].to(kind)
+    save_file(tensors, path, metadata)
+    with pytest.raises(CheckpointError) as raised:
+        checkpoint.load(path)
+    assert name in str(raised.value) and path.name in str(raised.value)
+
+
+def test_a_kill_while_writing_leaves_no_file_of_another_name(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+
+    def replace(self: Path, _: Path) -> None:
+        names.extend(path.name for path in tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path / "model.safetensors", make_checkpoint("lstm"))
+    assert names == ["model.safetensors.partial"], "the next run writes over it"
+    assert not tmp_path.joinpath(names[0]).stat().st_mode & 0o111
 
 
 def test_the_digest_stands_for_the_weights(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:

@@ -93,15 +93,9 @@ def run(options: argparse.Namespace) -> int:
         DataError: a file cannot be read or written, or captions and references do not fit together.
         OptionError: an option is out of its range, or an output is an input.
     """
-    from captioner.commands.notices import warnings_as_lines
 
     _check(options)
     refuse_overwriting(_outputs(options), _inputs(options))
-    with warnings_as_lines():
-        return _run(options)
-
-
-def _run(options: argparse.Namespace) -> int:
     from captioner.data.readers import name_as, read_annotations, read_results
     from captioner.metrics.cider import DocumentFrequencies
     from captioner.metrics.references import References

@@ -43,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
             f"--output {options.output}: exporting ONNX graphs comes with a later version",
             remedy="end it in .safetensors",
         )
+    if options.output.is_dir():
+        raise OptionError(f"--output {options.output}: is a folder", remedy="name a file in it")
     if options.data is None:
         raise OptionError("--data is missing", remedy="give captions of pictures with the splits dev and test")
     if options.threads is not None and options.threads < 1:

@@ -1,6 +1,7 @@
 """The command ``captioner ground``: measure whether a model's maps lie on the objects that its words name."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -72,15 +73,13 @@ def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or 1 if pictures failed. Raises CaptionerError."""
     sources = _check(options)
     from captioner.commands.files import refuse_overwriting
-    from captioner.commands.notices import warnings_as_lines
     from captioner.grounding.report import GroundReport
     from captioner.options import MapOptions
     from captioner.pipeline import find_model, load
 
     page = _page(options)
     model_file = find_model(options.model)
-    with warnings_as_lines():
-        records, ground_truth, notes = read_annotated(options)
+    records, ground_truth, notes = read_annotated(options)
     refuse_overwriting({"--worst": options.worst}, [model_file, *inputs_of(options, records)])
     model = load(options.model, device=options.device)
     map_options = MapOptions.stored({} if options.plain else dict(model.about), options.explain)
@@ -168,8 +167,11 @@ def inputs_of(options: argparse.Namespace, records: list["Record"]) -> Iterator[
         yield options.data
     if (beside := instances_of(options.data)) is not None:
         yield from (beside, caption_file(options.data))
-    for record in records:
-        yield record.image if isinstance(record.image, Path) else Path(record.image.shard)
+    files = [record.image if isinstance(record.image, Path) else record.image.shard for record in records]
+    yield from files
+    for folder in dict.fromkeys(file.parent for file in files):  # the pictures of other splits
+        with contextlib.suppress(OSError):
+            yield from folder.iterdir()
 
 
 def _check(options: argparse.Namespace) -> tuple[str, ...]:

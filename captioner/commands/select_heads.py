@@ -41,13 +41,11 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     from captioner.commands.files import refuse_overwriting
     from captioner.commands.ground import inputs_of, read_annotated
-    from captioner.commands.notices import warnings_as_lines
     from captioner.pipeline import find_model, load
 
     model_file = find_model(options.model)
     refuse_overwriting({"--output": options.output}, [model_file])
-    with warnings_as_lines():
-        records, ground_truth, _ = read_annotated(options)
+    records, ground_truth, _ = read_annotated(options)
     refuse_overwriting({"--output": options.output}, inputs_of(options, records))
 
     import torch

@@ -2,9 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from captioner.errors import OptionError
+
+if TYPE_CHECKING:
+    from captioner.data.records import Record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,15 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or 1 if some pictures could not be read. Raises DataError, OptionError."""
-    from captioner.commands.notices import warnings_as_lines
     from captioner.commands.progress import progress
     from captioner.data.readers import read
     from captioner.data.shards import write_shards
 
     if options.shard_size < 1:
         raise OptionError(f"--shard-size must be at least 1, not {options.shard_size}")
-    with warnings_as_lines():
-        records = read(options.data, images=options.images)
+    records = read(options.data, images=options.images)
+    _refuse_folders_of_inputs(options, records)
     with progress("pictures", len(records)) as (advance, say):
         files, failures = write_shards(records, options.output, pictures=options.shard_size, advance=advance)
         for failure in failures.values():
@@ -39,3 +43,16 @@ def run(options: argparse.Namespace) -> int:
     print(f"{len(files)} shards of {len(records) - len(failures):,} pictures{left_out} in {options.output}")
     sys.stdout.flush()
     return 1 if failures else 0
+
+
+def _refuse_folders_of_inputs(options: argparse.Namespace, records: Sequence["Record"]) -> None:
+    """Shards beside other captions would make their folder a data set of two formats. Raises OptionError."""
+    if not options.output.is_dir():
+        return
+    folders = {options.data if options.data.is_dir() else options.data.parent, options.images}
+    folders |= {record.image.parent for record in records if isinstance(record.image, Path)}
+    for folder in folders:
+        if folder is not None and folder.samefile(options.output):
+            raise OptionError(
+                f"{options.output} holds captions or pictures that are read", remedy="give a folder of its own"
+            )

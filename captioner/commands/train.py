@@ -103,7 +103,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
-    from captioner.commands.notices import warnings_as_lines
     from captioner.training.distributed import Processes
     from captioner.training.loop import Trainer
     from captioner.training.progress import show_progress
@@ -112,8 +111,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
     task = TASKS[recipe.objective]
     task.check(recipe)
     text = [caption for path in arguments.text for caption in read_text(path)]
-    with warnings_as_lines():
-        records = read_data(arguments.data, images=arguments.images, boxes=recipe.map_supervision > 0)
+    records = read_data(arguments.data, images=arguments.images, boxes=recipe.map_supervision > 0)
+    _refuse_folder_of_pictures(arguments.output, records)
     processes = Processes.join(arguments.device)
     faults: dict[str, str] = {}
     if task.uses_images:
@@ -172,6 +171,13 @@ def _refuse_inputs_as_output(arguments: argparse.Namespace, recipe: Recipe) -> N
     folders = [path for path in (*arguments.data, arguments.images) if path is not None]
     if output.exists() and any(path.exists() and path.samefile(output) for path in folders):
         raise OptionError(f"--output {output} is an input of this run", remedy="give another --output")
+
+
+def _refuse_folder_of_pictures(output: Path, records: Iterable["Record"]) -> None:
+    """A folder of pictures is not the folder of a run. Raises OptionError."""
+    for folder in {record.image.parent for record in records if isinstance(record.image, Path)}:
+        if output.exists() and folder.is_dir() and folder.samefile(output):
+            raise OptionError(f"--output {output} holds pictures of --data", remedy="give another --output")
 
 
 def read_data(paths: Sequence[Path], *, images: Path | None = None, boxes: bool = False) -> list["Record"]:

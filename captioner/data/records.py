@@ -118,20 +118,23 @@ def refuse_leaks(*sets: Iterable[Record]) -> None:
     seen: dict[object, tuple[str, object, int]] = {}
     for number, records in enumerate(sets):
         for record in records:
-            for key in {record.image, _known_as(record)}:
+            path = str(record.image)  # far quicker to hash than a Path
+            for key in (path, _known_as(record)):
+                if key is None:
+                    continue
                 split, other, owner = seen.setdefault(key, (record.split, record.image, number))
-                if split != record.split and (key == record.image or owner != number):
+                if split != record.split and (key == path or owner != number):
                     also = "" if other == record.image else f" (there as {other})"
                     raise DataError(
                         f"{record.image} is in the splits '{split}'{also} and '{record.split}': keep it in one"
                     )
 
 
-def _known_as(record: Record) -> Path | ShardPicture | str:
-    """The number of COCO's picture, or the name of Flickr's; else its path, since other names mean nothing."""
+def _known_as(record: Record) -> tuple[str] | None:
+    """The number of COCO's picture, or the name of Flickr's; None for others, since their names mean nothing."""
     for name in (record.image.name.rpartition("/")[2], record.id):
         for pattern in (_COCO_NAME, _FLICKR_NAME):
             found = pattern.fullmatch(name)
             if found:
-                return found[1]
-    return record.image
+                return (found[1],)
+    return None

@@ -123,7 +123,7 @@ class _Canvas:
         return Scene(self.image, tuple(words), boxes)
 
 
-_PLACES: dict[str, tuple[str, Colour, Colour]] = {  # how it is said, sky, ground
+_PLACES: dict[str, tuple[str, Colour, Colour]] = {  # its phrase, sky, ground
     "park": ("in a", (126, 186, 238), (104, 170, 72)),
     "beach": ("on a", (130, 196, 240), (232, 208, 150)),
     "snow": ("in the", (178, 200, 222), (238, 243, 248)),

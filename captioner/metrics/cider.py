@@ -3,11 +3,11 @@
 Vedantam, Zitnick and Parikh, "CIDEr: Consensus-based Image Description Evaluation", CVPR 2015: the cosine
 between tf-idf vectors of n-grams, n = 1 to 4, mean over n and over the references, times 10. CIDEr-D clips the
 counts of the hypothesis at those of the reference and punishes a difference in length. (The first release
-stemmed words for plain CIDEr; the official code does not, nor does this.)
+stemmed words for plain CIDEr; the official code and this module do not.)
 
 The document frequency of an n-gram is the number of pictures that have it in a reference. It comes from the
-scored set or from a saved table, and the figure depends on it: 90.5 against 88.7 for the same captions was
-seen with the frequencies of 100 pictures and of 5,000. For one picture scored by itself every weight, and
+scored set or from a saved table, and the figure depends on it: the same captions get 90.5
+with the frequencies of 100 pictures and 88.7 with those of 5,000. For one picture scored by itself every weight, and
 so the figure, is 0.
 """
 

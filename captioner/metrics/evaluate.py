@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.errors import DataError
+from captioner.errors import DataError, Notice
 from captioner.metrics.bleu import BleuCounter, bleu
 from captioner.metrics.cider import CiderScorer, DocumentFrequencies
 from captioner.metrics.ngrams import number_words
@@ -30,7 +30,7 @@ FEW_PICTURES = 50
 NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "plain CIDEr")
 
 
-class FewPicturesWarning(UserWarning):
+class FewPicturesWarning(Notice):
     """CIDEr's document frequencies come from very few pictures."""
 
 

@@ -105,7 +105,7 @@ class GridCache:
 
     def _remove_stale(self) -> None:
         """Remove grids of another encoder or of other pictures, and those that were not finished."""
-        for path in self.file.parent.glob("grids-*"):
+        for path in self.file.parent.glob(f"grids-{'[0-9a-f]' * 16}*"):
             if path not in (self.file, self.masks) or not self.file.exists():
                 with suppress(OSError):
                     path.unlink()

@@ -1,7 +1,9 @@
 """What a run was started on: vocabulary, data and versions. A run is resumed on nothing else."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from captioner.data.records import Record
@@ -28,6 +30,7 @@ def describe_inputs(
     vocabulary: Vocabulary,
     stored: Mapping[str, Any] | None,
     images: bool,
+    files: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The inputs of a run as plain values, for JSON.
 
@@ -38,6 +41,7 @@ def describe_inputs(
         stored: the values of an earlier start. The contents of the pictures are read only where the names, sizes and
             times of their files are not those of that start.
         images: whether pictures are read at all.
+        files: the model files of the recipe: path by option. Names that are no file are left out.
     """
     stamps = digest(file_stamp(record.image) for record in records) if images else ""
     known = (stored or {}).get("images", "") if stamps and (stored or {}).get("image_files") == stamps else ""
@@ -51,7 +55,13 @@ def describe_inputs(
         "image_files": stamps,
         "images": (known or digest(contents(records))) if images else "",
         "vocabulary": list(vocabulary.words),
+        "files": {option: _checksum(Path(path)) for option, path in (files or {}).items() if Path(path).is_file()},
     }
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -83,6 +93,9 @@ def refuse_other_inputs(stored: Mapping[str, Any], found: Mapping[str, Any], *, 
         OptionError: something differs; the message names all of it.
     """
     changed = [name for key, name in _NAMES.items() if stored.get(key) != found[key]]
+    files = stored.get("files")
+    if isinstance(files, dict):  # the first versions did not store them
+        changed += [f"the file of {option}" for option, now in found["files"].items() if files.get(option) != now]
     if changed:
         raise OptionError(
             f"{folder} holds a run that was started on other data: {', '.join(changed)} changed",

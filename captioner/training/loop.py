@@ -30,7 +30,7 @@ from captioner.training.inputs import describe_inputs, refuse_other_inputs, stor
 from captioner.training.memory import keep_memory
 from captioner.training.optimiser import MovingAverage, Optimiser, learning_rate_ratio
 from captioner.training.progress import Progress
-from captioner.training.recipe import Recipe
+from captioner.training.recipe import FILES, Recipe
 from captioner.training.run_folder import RunFolder
 from captioner.training.start import build_vocabulary, earlier_recipes, first_model, recipes_of
 from captioner.training.state import TrainingState
@@ -144,7 +144,14 @@ class Trainer:
         if stored is not None and not (recipe.start_from or recipe.decoder_from):
             today = build_vocabulary(recipe, self.train_records)
         records, images = [*self.train_records, *self.dev_records], self.task.uses_images
-        found = describe_inputs(records, text=text, vocabulary=today, stored=stored, images=images)
+        found = describe_inputs(
+            records,
+            text=text,
+            vocabulary=today,
+            stored=stored,
+            images=images,
+            files={name: getattr(recipe, name) for name in FILES if getattr(recipe, name)},
+        )
         if stored is not None:
             refuse_other_inputs(stored, found, folder=self.folder.path)
         self.folder.claim(values, found)

@@ -101,11 +101,16 @@ class RunFolder:
             A warning that names renamed options of the stored recipe; empty if there are none.
 
         Raises:
-            OptionError: it holds one; the message names the option.
+            OptionError: it holds one, and the message names the option; or it holds models that no run wrote.
             CheckpointError: the stored recipe is damaged.
         """
         found = self._read_json(self.recipe)
         if found is None:
+            if strange := next((file for file in (self.best, self.last, self.state) if os.path.lexists(file)), None):
+                raise OptionError(
+                    f"{self.path} is not the folder of a run, but holds {strange.name}, which a run would overwrite",
+                    remedy="give another --output",
+                )
             return ""
         stored, renamed = aliases.current(found)
         defaults = {option.name: default_of(option) for option in options()}

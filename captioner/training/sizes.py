@@ -16,7 +16,7 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values tha
 def upright_size(picture: Picture) -> tuple[int, int]:
     """The (width, height) of a picture after its EXIF orientation is applied.
 
-    The header is read. The picture is decoded only where the header does not tell: a turned TIFF, of which Pillow's
+    The header is read. The picture is decoded only where the header does not suffice: a turned TIFF, of which Pillow's
     versions report different sizes, and what is not a file.
 
     Raises:

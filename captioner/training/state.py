@@ -61,19 +61,22 @@ class TrainingState:
         folder.forget_log_after(self.step)  # 0 for a run that was killed before it saved anything
 
     def _restore(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-        model = _below("model.", tensors)
-        if broken := next((name for name, tensor in model.items() if not tensor.isfinite().all()), None):
+        if broken := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
             raise ValueError(f"{broken} is not finite")
+        model = _below("model.", tensors)
         self.step, self.best, self.best_epoch = (
             int(progress["step"]),
             float(progress["best"]),
             int(progress["best_epoch"]),
         )
+        if self.step < 0 or math.isnan(self.best):
+            raise ValueError(f"step {self.step}, best dev score {self.best}")
         self.figures.restore(progress["epoch"])
         self.model.load_state_dict(model)
         device = self.processes.device
         average = {name: tensor.to(device) for name, tensor in _below("average.", tensors).items()}
-        if average.keys() != self.average.weights.keys():
+        shapes = {name: tensor.shape for name, tensor in self.average.weights.items()}
+        if {name: tensor.shape for name, tensor in average.items()} != shapes:
             raise ValueError("the moving average is of other weights")
         self.average.weights = average
         self.optimiser.restore(_below("optimizer.", tensors))

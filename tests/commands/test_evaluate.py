@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from captioner.commands import evaluate as command
+from captioner.commands.notices import warnings_as_lines
 from captioner.errors import DataError, ImageError, OptionError
 from captioner.metrics import DocumentFrequencies, evaluate
 from captioner.results import Failure
@@ -36,7 +37,8 @@ def evaluate_command(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*arguments: object) -> tuple[int, str, str]:
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
-        code = command.run(parser.parse_args([str(argument) for argument in arguments]))
+        with warnings_as_lines():  # as the command line does
+            code = command.run(parser.parse_args([str(argument) for argument in arguments]))
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -148,7 +150,7 @@ def test_comparison(evaluate_command: Run, files: tuple[Path, Path], write: Writ
 
 def test_partial_says_so(evaluate_command: Run, files: tuple[Path, Path], write: Write) -> None:
     some = write("some.json", [{"image_id": key, "caption": "a dog"} for key in range(1, 56)])
-    with pytest.raises(DataError, match=r"5 of 60 pictures have no caption, the first is 56; .*--partial"):
+    with pytest.raises(DataError, match=r"5 of 60 .*56.*--partial"):
         evaluate_command("--annotations", files[0], "--results", some)
     code, printed, _ = evaluate_command("--annotations", files[0], "--results", some, "--partial")
     assert code == 0
@@ -208,9 +210,9 @@ def test_a_table_of_document_frequencies_needs_no_results(
     assert (code, printed) == (0, "")
     assert errors == f"captioner: {table}: document frequencies of 60 pictures\n"
     assert DocumentFrequencies.load(table).pictures == 60
-    with pytest.raises(OptionError, match="give captions to score: --results FILE, or --images DIR"):
+    with pytest.raises(OptionError, match=r"--results.*--images"):
         evaluate_command("--annotations", files[0])
-    with pytest.raises(DataError, match=r"refs.json holds no document frequencies; make a table .* --save-document"):
+    with pytest.raises(DataError, match=r"refs.json.*--save-document-frequencies"):
         evaluate_command(*arguments(files, "--document-frequencies", files[0]))
 
 
@@ -242,12 +244,12 @@ def test_meteor_without_its_program_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(OptionError, match=r"--meteor needs the package pycocoevalcap .* and a Java runtime"):
+    with pytest.raises(OptionError, match=r"--meteor.*pycocoevalcap.*Java"):
         evaluate_command(*arguments(files, "--meteor"))
 
 
 def test_a_file_that_cannot_be_written(evaluate_command: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"--per-image: cannot write .*out.csv: there is no folder .*no"):
+    with pytest.raises(OptionError, match=r"--per-image.*out.csv"):
         evaluate_command(*arguments(files, "--per-image", tmp_path / "no" / "out.csv"))
     with pytest.raises(OptionError, match=r"--per-image: cannot write .*: Is a directory"):
         evaluate_command(*arguments(files, "--per-image", tmp_path))
@@ -257,7 +259,7 @@ def test_of_two_results_files_the_one_at_fault_is_named(
     evaluate_command: Run, files: tuple[Path, Path], write: Write
 ) -> None:
     some = write("some.json", [{"image_id": key, "caption": "a dog"} for key in range(1, 56)])
-    with pytest.raises(DataError, match=r"some.json: 5 of 60 pictures have no caption, the first is 56;"):
+    with pytest.raises(DataError, match=r"some.json: 5 of 60 .*56"):
         evaluate_command(*arguments(files, "--compare", some))
 
 

@@ -170,13 +170,15 @@ def test_a_failed_picture_is_named_once_and_the_others_are_measured(
     assert any(note.startswith("1 pictures failed") for note in content["notes"])
 
 
-@pytest.mark.parametrize("what", ["captions", "model", "picture"])
+@pytest.mark.parametrize("what", ["captions", "model", "picture", "picture of another split"])
 def test_an_input_is_not_overwritten_by_the_page(
     what: str, tiny_model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(scenes, tmp_path / "scenes"))
     name = next(Path(row["image"]).name for row in rows_of(folder) if row["split"] == "dev")
+    other = next(Path(row["image"]).name for row in rows_of(folder) if row["split"] == "train")
     targets = {"captions": folder / "captions.jsonl", "model": tiny_model, "picture": next(folder.rglob(name))}
+    targets["picture of another split"] = next(folder.rglob(other))
     page = tmp_path / "worst.html"
     page.symlink_to(targets[what])
     before = targets[what].read_bytes()

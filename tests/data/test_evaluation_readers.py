@@ -86,7 +86,7 @@ def test_one_split_of_coco_annotations_that_have_them(write: Write) -> None:
     }
     assert read_annotations(write("refs.json", content), split="dev").references == {1: ["a"]}
     del content["images"][0]["split"]
-    with pytest.warns(LeftOutWarning, match="1 of 2 pictures have no split and are left out"):
+    with pytest.warns(LeftOutWarning, match="1 of 2 .*no split"):
         assert read_annotations(write("refs.json", content), split="test").references == {2: ["b"]}
 
 
@@ -95,7 +95,7 @@ def test_one_split_of_a_token_file_by_a_list_of_names(write: Write) -> None:
     write("test.txt", "y.jpg\n")
     assert read_annotations(path, split="test.txt").references == {"y.jpg": ["A cat, sitting"]}
     write("more.txt", "y.jpg\nz.jpg\n")
-    with pytest.raises(DataError, match=r"no captions of 1 pictures of more.txt, the first is 'z.jpg'"):
+    with pytest.raises(DataError, match=r"more.txt.*z.jpg"):
         read_annotations(path, split="more.txt")
     with pytest.raises(DataError, match="names no such split"):
         read_annotations(path, split="dev")

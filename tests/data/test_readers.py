@@ -246,7 +246,7 @@ def test_bad_files(folder: Path, what: str) -> None:
 
 def test_a_file_in_another_encoding_is_refused(folder: Path) -> None:
     (folder / "captions.csv").write_bytes("image,caption\na.jpg,a café\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"captions.csv, line 2: byte \d+ is not UTF-8; save the file as UTF-8"):
+    with pytest.raises(DataError, match=r"captions.csv, line 2.*UTF-8"):
         read(folder)
 
 
@@ -260,22 +260,22 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_several_files_of_captions_are_not_chosen_from(folder: Path) -> None:
     coco(folder)
     write(folder / "captions_val.json", {})
-    with pytest.raises(DataError, match=r"several files of captions \(captions.json, captions_val.json\)"):
+    with pytest.raises(DataError, match=r"captions.json, captions_val.json"):
         read(folder)
 
 
 def test_a_picture_in_two_splits_is_refused(folder: Path) -> None:
     """Training on what one is tested on is the mistake that a reader can still prevent."""
     rows = [{**ROW, "split": "train"}, {**ROW, "split": "test"}]
-    with pytest.raises(DataError, match=r"captions.jsonl, line 2: a.jpg is in the splits 'train' and 'test'"):
+    with pytest.raises(DataError, match=r"captions.jsonl, line 2: a.jpg.*train.*test"):
         read(write(folder / "captions.jsonl", "\n".join(map(json.dumps, rows))))
     (folder / "captions.jsonl").unlink()
 
     file = flickr8k(folder)
     write(folder / "Flickr_8k.testImages.txt", "c.jpg\na.jpg\n")
-    with pytest.raises(DataError, match=r"testImages.txt: a.jpg is in the split 'train' too"):
+    with pytest.raises(DataError, match=r"testImages.txt: a.jpg.*train"):
         read(file)
 
     images = [{"filename": "a.jpg", "split": split, "sentences": [{"raw": "a"}]} for split in ("train", "val")]
-    with pytest.raises(DataError, match=r"image 1: a second picture with the id 'a.jpg'"):
+    with pytest.raises(DataError, match=r"image 1: .*a.jpg"):
         read(write(folder / "dataset.json", {"images": images}))

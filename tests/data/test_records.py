@@ -53,7 +53,7 @@ def test_one_in_twenty_goes_to_dev() -> None:
 )
 def test_a_picture_under_another_path_is_a_leak_where_its_name_is_known(one: str, other: str) -> None:
     refuse_leaks([record(Path(one), "test")], [record(Path(other), "test")])
-    with pytest.raises(DataError, match=f"{other} is in the splits 'test' .there as {one}. and 'train'"):
+    with pytest.raises(DataError, match=f"{other}.*test.*{one}.*train"):
         refuse_leaks([record(Path(one), "test")], [record(Path(other))])
     refuse_leaks([record(Path("a/000001.jpg"), "test")], [record(Path("b/000001.jpg"))])  # a name that says nothing
     refuse_leaks([record(Path(one), "test"), record(Path(other))])  # within a set, its own names

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -176,6 +177,19 @@ def test_the_command_makes_shards_and_does_not_write_over_them(
         shards.run(arguments(scenes, tmp_path / "more", "--shard-size", 0))
     with pytest.raises(DataError, match=r"captions.jsonl is a file; give a folder"):
         shards.run(arguments(scenes, scenes))
+
+
+@pytest.mark.parametrize("kind", ["data", "pictures", "link"])
+def test_shards_are_not_written_among_what_they_are_made_of(kind: str, scenes: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(scenes.parent if scenes.is_file() else scenes, tmp_path / "data"))
+    output = {"data": data, "pictures": data / "images", "link": tmp_path / "link"}[kind]
+    if kind == "link":
+        output.symlink_to(data)
+    before = sorted(data.rglob("*"))
+    for given in (data, data / "captions.jsonl"):
+        with pytest.raises(OptionError, match=str(output)):
+            shards.run(arguments(given, output))
+    assert sorted(data.rglob("*")) == before
 
 
 def arguments(*given: object) -> argparse.Namespace:

@@ -189,7 +189,7 @@ def test_numbers_as_strings_and_file_names_find_their_pictures(write: Write) -> 
     assert name_as({"1": "a dog", "2": "a cat"}, annotations) == expected
     assert name_as({"val/000000000001.jpg": "a dog", "val/000000000002.jpg": "a cat"}, annotations) == expected
     more: dict[Any, str] = {"1": "a dog", "02": "a cat"}
-    with pytest.raises(DataError, match="1 captions are of pictures without references, the first is '02';"):
+    with pytest.raises(DataError, match=r"1 captions .*'02'"):
         name_as(more, annotations)
     assert name_as(more, annotations, partial=True) == {1: "a dog"}
     twice: dict[Any, str] = {"a/000000000001.jpg": "a dog", "b/000000000001.jpg": "a cat"}

@@ -63,5 +63,5 @@ def test_programs_get_words_and_keep_standard_output_clean(
 
 def test_a_program_that_fails_gets_one_line(pretend: types.ModuleType) -> None:
     pretend.Spice = SpiceOffLine  # type: ignore[attr-defined]
-    with pytest.raises(OptionError, match="the SPICE program failed: Name or service not known; it fetches"):
+    with pytest.raises(OptionError, match=r"SPICE.*Name or service not known"):
         java_score("SPICE", {1: "a"}, {1: ["a"]})

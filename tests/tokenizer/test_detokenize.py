@@ -44,6 +44,8 @@ SENTENCES = [
     "a sign (in red) on a wall", "cars of the '70s on a street", "rock 'n' roll band", "a 50% off sign for $5",
     "a man [left] and a dog", "the dog's ball isn't red", "call (555) 123-4567", "'tis fine y'all", "wow!! a cat",
     "it's 20\u00b0 {in the shade}", "they're gonna win",
+    "5 o'clock on a two-story house", "a (small (red) box) here", "[a (b)] c", "a black/white dog", "me @ home",
+    "the 1970's", "her mother-in-law's t-shirt", "dr. smith of st. john's", "rock & roll", "$5.00", "#1 fan",
 ]  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def test_models_of_other_words_have_no_mean(tmp_path: Path) -> None:
     model = checkpoint.load(one)
     other = replace(model, vocabulary=Vocabulary((*model.vocabulary.words[:-1], "zebra")))
     checkpoint.save(tmp_path / "2.safetensors", other)
-    with pytest.raises(OptionError, match=r"vocabularies of .*2\.safetensors and .*1\.safetensors"):
+    with pytest.raises(OptionError, match=r"vocabular.*2\.safetensors.*1\.safetensors"):
         average_checkpoints([one, tmp_path / "2.safetensors"])
 
 

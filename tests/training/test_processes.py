@@ -177,7 +177,7 @@ def test_what_launched_processes_refuse_is_one_line_of_each(scenes: Path, tmp_pa
 
 def test_a_step_too_small_for_its_rounds_is_refused(scenes: Path, tmp_path: Path) -> None:
     recipe = Recipe(**options("lstm", gradient_accumulation_steps=7))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="a step of 6 cannot be split over 1 processes in 7 rounds"):
+    with pytest.raises(DataError, match=r"6 .*7 .*gradient_accumulation_steps"):
         Trainer(recipe, read(scenes), tmp_path / "run", device="cpu")
 
 

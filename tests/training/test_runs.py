@@ -176,7 +176,7 @@ def test_a_folder_in_use_is_refused_and_a_kill_gives_it_back(
     RunFolder(run).release()
 
 
-@pytest.mark.parametrize("kind", ["a file", "below a file", "the data", "the images", "a model"])
+@pytest.mark.parametrize("kind", ["a file", "below a file", "the data", "the images", "the pictures", "a model"])
 def test_an_output_that_is_no_folder_for_a_run_is_refused(
     kind: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +185,8 @@ def test_an_output_that_is_no_folder_for_a_run_is_refused(
         run = data
     elif kind == "below a file":
         run = data / "run"
+    elif kind == "the pictures":
+        run = data.parent / "images"
     elif kind == "the images":
         changes["images"] = str(run)
     elif kind == "a model":
@@ -197,7 +199,7 @@ def test_an_output_that_is_no_folder_for_a_run_is_refused(
     assert main(command(source, run, **changes)) == 2
     assert "--output" in one_line(capsys)
     assert {file: file.read_bytes() for file in before} == before
-    assert not (data.parent / "recipe.json").exists()
+    assert not list(data.parent.rglob("recipe.json"))
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step(
@@ -243,6 +245,60 @@ def test_a_model_with_weights_that_are_not_finite_is_no_start(
     assert not (tmp_path / "run").exists(), "a folder for nothing is removed"
 
 
+@pytest.mark.parametrize("option", ["start_from", "teacher", "encoder_from", "decoder_from"])
+def test_the_model_files_of_a_run_may_not_change(
+    option: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(data, tmp_path / "first", epochs="1")) == 0
+    file, run = tmp_path / "given.safetensors", tmp_path / "run"
+    given = checkpoint.load(tmp_path / "first" / "best.safetensors")
+    checkpoint.save(file, given)
+    words = command(data, run, frozen_epochs="0", epochs="1", **{option: str(file)})
+    assert main(words) == 0
+    whole = file.read_bytes()
+    with torch.no_grad():
+        next(given.model.decoder.parameters()).mul_(0.5)
+    checkpoint.save(file, given)
+    capsys.readouterr()
+    assert main(words) == 2
+    line = one_line(capsys)
+    assert option in line and "--output" in line
+    file.write_bytes(whole)
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("part", [".exp_avg", "average.", "model."])
+def test_a_state_with_numbers_that_are_not_finite_is_not_resumed(
+    part: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(command(data, run, epochs="1")) == 0
+    folder = RunFolder(run, first=False)
+    found = folder.load_state()
+    assert found is not None
+    tensors, progress = found
+    name = next(name for name, tensor in tensors.items() if part in name and tensor.dim())
+    tensors[name].view(-1)[0] = float("inf")
+    checkpoint.write_tensors(folder.state, tensors, {"progress": json.dumps(progress)})
+    capsys.readouterr()
+    assert main(command(data, run, epochs="1")) == 2
+    line = one_line(capsys)
+    assert name in line and "state.safetensors" in line
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
+def test_models_that_no_run_wrote_are_not_overwritten(
+    name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / name).write_bytes(b"years of work")
+    assert main(command(data, tmp_path / "models")) == 2
+    line = one_line(capsys)
+    assert name in line and "--output" in line
+    assert [file.name for file in (tmp_path / "models").iterdir()] == [name]
+    assert (tmp_path / "models" / name).read_bytes() == b"years of work"
+
+
 def test_a_picture_that_vanishes_is_one_line(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +315,17 @@ def test_a_picture_that_vanishes_is_one_line(
         line = one_line(capsys)
         assert "000003.png" in line
         assert "Traceback" not in line
+
+
+def test_files_that_are_no_grids_of_a_run_stay(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("grids-of-mine.png", "grids-1.npy"):
+        (run / name).write_text("mine")
+    (run / "grids-0123456789abcdef.partial").write_text("of a run that was killed")
+    assert main(command(data, run, epochs="1")) == 0
+    assert sorted(file.read_text() for file in run.iterdir() if file.stat().st_size == 4) == ["mine", "mine"]
+    assert not list(run.glob("*.partial"))
 
 
 def test_grids_of_changed_pictures_are_computed_again(

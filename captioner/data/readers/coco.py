@@ -46,7 +46,7 @@ class Coco(Format):
         """The captions by picture. Where the file lists no images, those of its annotations are added to ``listed``."""
         lists_images = bool(listed)
         captions: dict[Id, list[str]] = {}
-        places: dict[Id, str] = {}
+        places: dict[str, str] = {}
         for number, annotation in enumerate(source.json["annotations"]):
             place = f"{source.path}, annotation {number}"
             key = picture_id(annotation, place, ("image_id",))
@@ -54,10 +54,10 @@ class Coco(Format):
                 raise DataError(f"{place}: picture {key!r} is not among the file's images")
             listed.setdefault(key, (place, {}))
             if annotation.get("id") is not None:
-                own = picture_id(annotation, place, ("id",))
+                own = str(picture_id(annotation, place, ("id",)))  # 7 and "7" are one
                 if own in places:
                     raise DataError(
-                        f"{place}: a second annotation with the id {own!r}; the first is at {places[own]}",
+                        f"{place}: a second annotation with the id {own}; the first is at {places[own]}",
                         remedy="give each its own id",
                     )
                 places[own] = place

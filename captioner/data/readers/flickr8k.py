@@ -1,7 +1,7 @@
 """Flickr8k's token file: ``name.jpg#0``, tab, caption; the lists of its splits stand beside it."""
 
-from captioner.data.readers.formats import READERS, Entry, Format, Source, grouped
-from captioner.data.readers.rows import first_line, is_token_line, token_rows
+from captioner.data.readers.formats import READERS, Entry, Format, Source
+from captioner.data.readers.rows import first_line, is_token_line, token_lines
 from captioner.errors import DataError
 
 
@@ -19,10 +19,21 @@ class Flickr8k(Format):
         return not source.is_json and is_token_line(first_line(source.text))
 
     def entries(self, source: Source) -> list[Entry]:
-        rows = list(token_rows(source.path, source.text))
-        places: dict[str, str] = {}
-        for place, row in rows:
-            first = places.setdefault(row["key"], place)
-            if first is not place:
-                raise DataError(f"{place}: a second caption with the id {row['key']!r}; the first is at {first}")
-        return grouped(rows)
+        keys: dict[str, int] = {}
+        captions: dict[str, list[str]] = {}
+        first: dict[str, int] = {}
+        for number, key, picture, caption in token_lines(source.path, source.text):
+            if keys.setdefault(key, number) != number:
+                raise DataError(
+                    f"{source.path}, line {number}: a second caption with the id {key!r}; the first is on line "
+                    f"{keys[key]}",
+                    remedy="give each its own number",
+                )
+            group = captions.get(picture)
+            if group is None:
+                first[picture], group = number, captions.setdefault(picture, [])
+            group.append(caption)
+        return [
+            Entry(place=f"{source.path}, line {first[picture]}", id=picture, image=picture, captions=tuple(group))
+            for picture, group in captions.items()
+        ]

@@ -23,12 +23,12 @@ from captioner.data.readers.fields import Id, caption_text, image_name, one_type
 from captioner.data.readers.rows import Row, is_json, parse_json
 from captioner.data.readers.text import read_text
 from captioner.data.records import Boxes, ShardPicture
-from captioner.errors import DataError
+from captioner.errors import DataError, Notice
 from captioner.registry import Registry
 from captioner.tokenizer.ptb import tokenize
 
 
-class LeftOutWarning(UserWarning):
+class LeftOutWarning(Notice):
     """Captions or pictures of a file are left out; the message counts them and names the first."""
 
 
@@ -199,7 +199,6 @@ def grouped(rows: Iterable[Row]) -> list[Entry]:
     groups: dict[Id, _Group] = {}
     for place, row in rows:
         key = picture_id(row, place)
-        given = _row_captions(row, place, key)
         name = image_name(row)
         group = groups.get(key)
         if group is None:
@@ -208,9 +207,13 @@ def grouped(rows: Iterable[Row]) -> list[Entry]:
             raise DataError(f"{place}: a second list of captions of picture {key!r}", remedy="put them in one list")
         if group.image != name:
             raise DataError(f"{place}: picture {key!r} is {name!r}, and {group.image!r} in a row before")
-        for caption, boxes in given:
-            group.captions.append(caption)
-            group.boxes.append(boxes)
+        if isinstance(row.get("captions"), list):
+            for caption, boxes in _row_captions(row, place, key):
+                group.captions.append(caption)
+                group.boxes.append(boxes)
+        else:
+            group.captions.append(caption_text(row, place, key))
+            group.boxes.append(word_boxes(row.get("boxes"), place))
         if "split" in row:
             split = split_name(row["split"], place)
             if split and group.split and split != group.split:
@@ -239,14 +242,11 @@ class _Group:
 
 
 def _row_captions(row: Mapping[str, Any], place: str, key: Id) -> Iterator[tuple[str, dict[int, Boxes]]]:
-    """The captions of a row, each with its boxes: one, or a list ``captions`` with a list of ``boxes`` beside it."""
-    texts, boxes = row.get("captions"), row.get("boxes")
-    if not isinstance(texts, list):
-        yield caption_text(row, place, key), word_boxes(boxes, place)
-        return
-    yield from zip(
+    """The captions of a row's list ``captions``, each with its boxes of the list ``boxes`` beside it."""
+    texts = row["captions"]
+    return zip(
         [caption_text({"caption": text}, place, key) for text in texts],
-        caption_boxes(boxes, len(texts), place) or [{}] * len(texts),
+        caption_boxes(row.get("boxes"), len(texts), place) or [{}] * len(texts),
         strict=True,
     )
 
@@ -265,9 +265,14 @@ def caption_boxes(value: Any, captions: int, place: str) -> tuple[dict[int, Boxe
 _SURELY_A_WORD = re.compile(r"(?:\A|\s)[A-Za-z]{2,}(?:\Z|\s)")
 
 
+_NO_WORD = re.compile(r"-[lr][rsc]b-|<.*>")  # brackets and tags have letters and are no words
+
+
 def has_words(caption: str) -> bool:
-    """Whether the tokeniser finds a word in a caption."""
-    return bool(_SURELY_A_WORD.search(caption)) or bool(tokenize(caption))
+    """Whether the tokeniser finds a word in a caption: a token with a letter or a digit, and not signs alone."""
+    if _SURELY_A_WORD.search(caption):
+        return True
+    return any(any(map(str.isalnum, word)) for word in tokenize(caption) if not _NO_WORD.fullmatch(word))
 
 
 def without_blank(entries: list[Entry], path: Path) -> tuple[list[Entry], list[Entry]]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from captioner.data.readers.rows import token_rows
+from captioner.data.readers.rows import token_lines
 from captioner.data.readers.text import read_text
 from captioner.errors import DataError
 
@@ -51,8 +51,8 @@ def read_captions(path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     captions: dict[str, str] = {}
-    for place, row in token_rows(path, read_text(path)):
-        if row["key"] in captions:
-            raise DataError(f"{place}: a second caption with the id {row['key']!r}")
-        captions[row["key"]] = row["caption"]
+    for number, key, _, caption in token_lines(path, read_text(path)):
+        if key in captions:
+            raise DataError(f"{path}, line {number}: a second caption with the id {key!r}")
+        captions[key] = caption
     return captions

@@ -119,17 +119,25 @@ def is_token_line(line: str) -> bool:
     return bool(tab) and "#" in name
 
 
-def token_rows(path: Path, text: str) -> Iterator[Row]:
-    """The captions of a token file, ``name.jpg#0``, tab, caption: ``image``, ``caption``, and ``key``, which has #0."""
+def token_lines(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
+    """The captions of a token file, ``name.jpg#0``, tab, caption: the line's number, its key, the picture, the caption.
+
+    Raises:
+        DataError: a line has another form, or names no picture.
+    """
     for number, line in enumerate(text.split("\n"), start=1):
-        line = line.removesuffix("\r")
-        if not line.strip():
-            continue
         key, tab, caption = line.partition("\t")
         picture, hash_sign, index = key.rpartition("#")
-        if not tab or not hash_sign or not picture or not index.strip().isdecimal():
+        if tab and hash_sign and index.strip().isdecimal() and picture.strip():
+            yield number, key, picture, caption.removesuffix("\r")
+        elif line.strip():
             raise DataError(f"{path}, line {number}: {line[:60]!r} is not of the form name.jpg#0, tab, caption")
-        yield f"{path}, line {number}", {"image": picture, "caption": caption, "key": key}
+
+
+def token_rows(path: Path, text: str) -> Iterator[Row]:
+    """The captions of a token file as rows with ``image`` and ``caption``."""
+    for number, _, picture, caption in token_lines(path, text):
+        yield f"{path}, line {number}", {"image": picture, "caption": caption}
 
 
 def csv_rows(path: Path, text: str, *, join: bool = False) -> Iterator[Row]:
@@ -168,7 +176,8 @@ def csv_rows(path: Path, text: str, *, join: bool = False) -> Iterator[Row]:
                 f"{place}: a caption of several lines; is a quote left open?",
                 remedy="write it in one line, or use JSON lines",
             )
-        yield place, dict(zip(names, row, strict=True))
+        fields = (field if i == caption else field.strip() for i, field in enumerate(row))
+        yield place, dict(zip(names, fields, strict=True))
 
 
 def _joined(fields: list[str], delimiter: str) -> str:
