@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from captioner.errors import ImageError, TooManyPixelsError
+from captioner.scans import check_scans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -232,7 +233,10 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None) -
         limit.check_tile(image)
         orientation = orientation_of(image)  # first: loading turns a TIFF and forgets its orientation
     size = image.size
-    if at_least is not None and image.format in ("JPEG", "MPO"):
+    is_jpeg = image.format in ("JPEG", "MPO")
+    if is_jpeg:
+        check_scans(file, name)
+    if at_least is not None and is_jpeg:
         image.draft(None, (max(1, at_least), max(1, at_least)))
     is_deep = ";16" in _raw_mode(image)
     image.load()
@@ -396,4 +400,7 @@ def _deep(image: Image.Image, file: IO[bytes], name: str, max_pixels: int) -> "N
         again.load()
     except (ValueError, OSError):  # Pillow does not know the swapped order for this kind of picture
         return None
-    return np.asarray(upper.astype(np.uint16) << 8 | np.asarray(again))
+    deep = upper.astype(np.uint16)
+    deep <<= 8
+    deep |= np.asarray(again)
+    return deep

@@ -7,6 +7,7 @@ import os
 import struct
 import threading
 import time
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
@@ -859,3 +860,30 @@ def test_a_file_that_may_not_be_read(make_picture: Callable[..., Path], monkeypa
 def test_other_things_that_are_no_pictures(picture: Any, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         open_image(picture)
+
+
+@pytest.mark.parametrize(
+    "what", ["16 bits", "16 bits of colour", "12 bits with opacity", "float64", "mode I", "mode F"]
+)
+def test_values_of_more_than_8_bits_are_converted_in_little_memory(what: str) -> None:
+    side = 1500
+    ramp = np.linspace(0, 1, side * side).reshape(side, side)
+    pictures: dict[str, Callable[[], Any]] = {
+        "16 bits": lambda: (ramp * 65535).astype(np.uint16),
+        "16 bits of colour": lambda: np.stack([(ramp * 65535).astype(np.uint16)] * 3, 2),
+        "12 bits with opacity": lambda: np.stack(
+            [*[(ramp * 4095).astype(np.uint16)] * 3, np.full((side, side), 4095, np.uint16)], 2
+        ),
+        "float64": lambda: ramp,
+        "mode I": lambda: Image.fromarray((ramp * 65535).astype(np.int32)),
+        "mode F": lambda: Image.fromarray((ramp * 1000).astype(np.float32)),
+    }
+    picture = pictures[what]()
+    tracemalloc.start()
+    try:
+        opened = np.asarray(open_image(picture))[..., 0]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert np.abs(opened - ramp * 255).max() <= 1
+    assert peak < 13 * side * side  # one copy as float64 and its rounding would be 16
