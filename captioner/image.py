@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ that reads its own bytes."""
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unless the caller raises the limit: a small file can unpack to gigabytes."""
 
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
+_LARGEST_PIPE = 1 << 28  # bytes
 _BLOCK = 1 << 18  # values that are converted together
 _ROUNDING = 1e-6  # how far a float may lie outside [0, 1] and still be a colour
 _DEPTHS = (10, 12, 14, 16)  # bits of the values that cameras and scanners store in 16 bits
@@ -147,6 +150,9 @@ def _errors(name: str) -> Iterator[None]:
     except CaptionerError:
         raise
     except FileNotFoundError:
+        if url := _URL.match(name):
+            address = f"{url[1]}://{name[url.end() :]}"  # pathlib removes a slash
+            raise ImageError(f"{address}: a URL, and pictures are files", remedy="fetch it first") from None
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name}: a folder, not a picture") from None
@@ -179,10 +185,10 @@ def _file(picture: Picture, name: str) -> Iterator[IO[bytes]]:
     elif isinstance(picture, (str, os.PathLike)):
         if not name:
             raise ImageError("the path is empty")
-        if "\0" in name:
+        if "\0" in name or not _is_encodable(name):
             raise ImageError(f"{name!r} is no path")
         with open(picture, "rb") as file:  # noqa: PTH123 - Path.open drops a trailing slash, and so names another file
-            whole = file if file.seekable() else io.BytesIO(file.read())
+            whole = file if file.seekable() else io.BytesIO(_read_pipe(file, name))
             if not whole.read(1) and Path(name).is_file():  # a device has no size
                 raise ImageError(f"{name}: the file is empty")
             yield whole
@@ -192,7 +198,25 @@ def _file(picture: Picture, name: str) -> Iterator[IO[bytes]]:
             raise ImageError(f"{name}: the file is empty")
         yield io.BytesIO(data)
     else:
-        raise ImageError(f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}")
+        raise ImageError(
+            f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}",
+            remedy="put several into a list" if isinstance(picture, Iterable) else "",
+        )
+
+
+def _read_pipe(file: IO[bytes], name: str) -> bytes:
+    data = file.read(_LARGEST_PIPE + 1)
+    if len(data) > _LARGEST_PIPE:  # it may have no end
+        raise ImageError(f"{name}: more than {_LARGEST_PIPE:,} bytes from a pipe", remedy="give it as a file")
+    return data
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return False
+    return True
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -305,11 +329,14 @@ def _from_array(array: "NDArray[Any]", max_pixels: int) -> Image.Image:
 
 
 def _name(picture: Picture) -> str:
-    if isinstance(picture, (str, os.PathLike)):
-        return os.fsdecode(picture)
-    if isinstance(picture, ReadsBytes):
-        return str(picture)
-    return os.fsdecode(getattr(picture, "filename", "") or "the picture")
+    try:
+        if isinstance(picture, (str, os.PathLike)):
+            return os.fsdecode(picture)
+        if isinstance(picture, ReadsBytes):
+            return str(picture)
+        return os.fsdecode(getattr(picture, "filename", "") or "the picture")
+    except Exception:  # a foreign class may raise anything
+        return type(picture).__name__
 
 
 Box = tuple[float, float, float, float]

@@ -224,7 +224,10 @@ Outcome = Caption | Failure
 
 def path_of(picture: Picture) -> str:
     """The path of a picture, "" for one that came from memory."""
-    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else ""
+    try:
+        return os.fsdecode(picture) if isinstance(picture, (str, os.PathLike)) else ""
+    except Exception:  # a foreign class may raise anything; opening the picture reports it
+        return ""
 
 
 def _word_as_dict(word: Word) -> dict[str, Any]:

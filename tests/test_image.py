@@ -887,3 +887,25 @@ def test_values_of_more_than_8_bits_are_converted_in_little_memory(what: str) ->
         tracemalloc.stop()
     assert np.abs(opened - ramp * 255).max() <= 1
     assert peak < 13 * side * side  # one copy as float64 and its rounding would be 16
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_pipe_is_read_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    monkeypatch.setattr("captioner.image._LARGEST_PIPE", 100_000)
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes() + bytes(0 if whole else 200_000)
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with suppress(BrokenPipeError), pipe.open("wb") as file:
+            file.write(data)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(write)
+        if whole:
+            assert open_image(pipe).size == (4, 3)
+        else:
+            with pytest.raises(ImageError, match=r"pipe.png.*100,000"):
+                open_image(pipe)
