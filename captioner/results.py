@@ -22,12 +22,12 @@ class Word:
     """A word, its probability, and where the model attended when it chose it.
 
     Attributes:
-        text: the word as the model says it (a PTB token: "dog", "'s").
+        text: the word as the model predicts it (a PTB token: "dog", "'s").
         probability: of the word, given the picture and the words before it.
         map: (h, w) float32, row-major like the picture; non-negative; its sum over the cells that hold picture is
-            ``1 - off_grid``. `Caption.geometry` says which pixels a cell stands for.
+            ``1 - off_grid``. `Caption.geometry` has the pixels that a cell stands for.
         off_grid: the share of the attention that went to something that is no cell (a sentinel, a memory slot):
-            ``1 - off_grid`` says how much the picture mattered. 0 for models without any.
+            ``1 - off_grid`` is how much the picture mattered. 0 for models without any.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Alternative:
 
     Attributes:
         text: the sentence.
-        words: what it was said in, each with its probability and its map.
+        words: its words, each with its probability and its map.
         score: the length-normalised log-probability.
         finished: False where the length limit cut it off.
     """
@@ -72,7 +72,7 @@ class Caption:
 
     Attributes:
         text: the sentence.
-        words: what it was said in; ``text`` is them joined.
+        words: joined, they are ``text``.
         score: the length-normalised log-probability by which the beam chose it.
         finished: False where the length limit cut it off.
         image: the path of the picture, "" for one that came from memory.
@@ -80,7 +80,7 @@ class Caption:
         geometry: where the maps' cells lie on the picture.
         explain: what the maps are made of: "attention", "gradient" or "occlusion"; see `captioner.explain.maps`.
         alternatives: further captions, the best first, where more than one was asked for.
-        source: what was captioned; a path is opened anew when the picture is asked for, so that a million
+        source: what was captioned; a path is opened again when the picture is asked for, so that a million
             captions hold no pixels.
     """
 

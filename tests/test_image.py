@@ -277,7 +277,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pyt
         raise AssertionError("the picture was decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
-    with pytest.raises(ImageError, match=r"bomb.png: 100000 x 100000 is more than the limit of 100,000,000 pixels"):
+    with pytest.raises(ImageError, match=r"bomb.png.*100000 x 100000.*100,000,000"):
         open_image(path)
 
 
@@ -286,7 +286,7 @@ def test_the_limit_is_the_callers_in_both_directions(
 ) -> None:
     path = make_picture(size=(40, 30))
     assert open_image(path, max_pixels=1200).size == (40, 30)
-    with pytest.raises(ImageError, match=r"photo.png: 40 x 30 is more than the limit of 1,199 .*--max-pixels"):
+    with pytest.raises(ImageError, match=r"photo.png.*40 x 30.*1,199.*--max-pixels"):
         open_image(path, max_pixels=1199)
     with pytest.raises(ImageError, match="40 x 30 is more than the limit of 1,199"):
         open_image(np.zeros((30, 40), np.uint8), max_pixels=1199)

@@ -21,7 +21,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("other", ["refs.json", "sub/../refs.json", "soft.json", "hard.json", "./sub/../soft.json"])
 def test_an_output_that_is_an_input_is_refused(source: Path, other: str) -> None:
     output = f"{source.parent}/{other}"
-    with pytest.raises(OptionError, match=r"--per-image: .* is an input of this run.*; write to another file"):
+    with pytest.raises(OptionError, match=r"--per-image.*; write to another file"):
         refuse_overwriting({"--none": None, "--per-image": output}, [None, source.parent / "gone.json", source])
     with pytest.raises(OptionError, match="--per-image"):
         refuse_overwriting({"--per-image": source}, (path for path in [output]))
