@@ -15,7 +15,7 @@ from captioner.serve.problems import Problem
 from captioner.serve.settings import MEGABYTE
 from captioner.serve.uploads import Account, UploadFailure
 from captioner.serve.workers import Wanted
-from captioner.show.scale import FIGURE_PIXELS
+from captioner.show import FIGURE_PIXELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

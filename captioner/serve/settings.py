@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from captioner.errors import OptionError
-from captioner.show.scale import FIGURE_PIXELS
+from captioner.show import FIGURE_PIXELS
 
 MEGABYTE = 1_000_000
 KEPT_PIXELS = 1024

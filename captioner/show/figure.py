@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from captioner.errors import OptionError
-from captioner.show.scale import FIGURE_PIXELS, MAP_OF, colours, opacity, overlay, top_of_scale
+from captioner.show import FIGURE_PIXELS
+from captioner.show.scale import MAP_OF, colours, opacity, overlay, top_of_scale
 
 if TYPE_CHECKING:
     from captioner.results import Caption

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from captioner.results import Caption
 
 FAINTEST_TOP = 3.0  # a caption whose maps stay below three times their even share must not look focused
-FIGURE_PIXELS = 4400
-"""Neither side of a figure that is written has more pixels, whatever the picture and the caption."""
 STRONGEST = 0.82  # opacity at the top of the scale
 MAP_OF = {
     "attention": "attention of a cell",

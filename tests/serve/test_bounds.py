@@ -291,11 +291,10 @@ def test_the_bound_is_stated(capsys: pytest.CaptureFixture[str]) -> None:
     from captioner.serve import settings
 
     assert settings.__doc__ is not None
-    with pytest.raises(SystemExit):
-        importlib.import_module("captioner.cli").main(["serve", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
+    assert importlib.import_module("captioner.cli").main(["serve", "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
     for value in (str(FIGURE_PIXELS), str(KEPT_PIXELS), "--max-answer", "--max-held", "--timeout"):
-        assert value in told
+        assert value in printed
         assert value in BOUND
     for name in vars(Limits()):
         assert name in settings.__doc__ or name == "wait_ms", name
