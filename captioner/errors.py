@@ -25,8 +25,8 @@ class ImageError(CaptionerError):
 class TooManyPixelsError(ImageError):
     """A picture that is whole but larger than the caller allows; ``size`` is its (width, height)."""
 
-    def __init__(self, message: str, size: tuple[int, int], *, remedy: str = "") -> None:
-        super().__init__(message, remedy=remedy)
+    def __init__(self, message: str, size: tuple[int, int] = (0, 0), *, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)  # pickle calls this with the message alone, and sets the rest
         self.size = size
 
 

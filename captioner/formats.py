@@ -2,8 +2,8 @@
 
 Pillow checks sizes against a global limit, and it reports odd files as Python warnings. Both belong to the host
 program. While this module opens a picture, the limit is the caller's, and Pillow's warnings are dropped. This holds
-for the thread that opens the picture and for no other, and neither `PIL.Image.MAX_IMAGE_PIXELS` nor the filters of
-`warnings` are ever changed.
+only for the thread that opens the picture. `PIL.Image.MAX_IMAGE_PIXELS` and the filters of `warnings` are never
+changed.
 """
 
 import functools
@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from captioner.errors import ImageError, TooManyPixelsError
+from captioner.scans import check_scans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -232,7 +233,10 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None) -
         limit.check_tile(image)
         orientation = orientation_of(image)  # first: loading turns a TIFF and forgets its orientation
     size = image.size
-    if at_least is not None and image.format in ("JPEG", "MPO"):
+    is_jpeg = image.format in ("JPEG", "MPO")
+    if is_jpeg:
+        check_scans(file, name)
+    if at_least is not None and is_jpeg:
         image.draft(None, (max(1, at_least), max(1, at_least)))
     is_deep = ";16" in _raw_mode(image)
     image.load()
@@ -281,7 +285,7 @@ def _has_known_start(start: bytes, names: list[str]) -> bool:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8, that an image says is to be applied; 1 where its EXIF cannot be read."""
+    """The EXIF orientation, 1 to 8, that an image asks for; 1 where its EXIF cannot be read."""
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:  # Pillow reads EXIF with few checks: a damaged one costs the EXIF, not the picture
@@ -290,7 +294,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def _icon_sizes(file: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """The (width, height) of each picture in an ICO file as the picture says it, not as the directory does."""
+    """The (width, height) of each picture in an ICO file as its own header has it, not as the directory does."""
     file.seek(4)
     count = int.from_bytes(file.read(2), "little")
     directory = file.read(16 * count)
@@ -305,7 +309,7 @@ def _icon_sizes(file: IO[bytes]) -> Iterator[tuple[int, int]]:
 
 
 def _codestream_size(file: IO[bytes]) -> tuple[int, int] | None:
-    """The (width, height) in a JPEG 2000 codestream (ITU-T T.800, A.5.1): its container may say another."""
+    """The (width, height) in a JPEG 2000 codestream (ITU-T T.800, A.5.1): its container may have another."""
     at, kind = 0, b""
     file.seek(0)
     if file.read(4) != b"\xff\x4f\xff\x51":
@@ -396,4 +400,7 @@ def _deep(image: Image.Image, file: IO[bytes], name: str, max_pixels: int) -> "N
         again.load()
     except (ValueError, OSError):  # Pillow does not know the swapped order for this kind of picture
         return None
-    return np.asarray(upper.astype(np.uint16) << 8 | np.asarray(again))
+    deep = upper.astype(np.uint16)
+    deep <<= 8
+    deep |= np.asarray(again)
+    return deep

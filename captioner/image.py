@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ from captioner.errors import CaptionerError, ImageError
 from captioner.formats import SUFFIXES as SUFFIXES
 from captioner.formats import UNREADABLE_SUFFIXES as UNREADABLE_SUFFIXES
 from captioner.formats import decode, orientation_of, pillow, too_many_pixels
+from captioner.scans import check_scans
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 
@@ -35,6 +39,9 @@ that reads its own bytes."""
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unless the caller raises the limit: a small file can unpack to gigabytes."""
 
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
+_LARGEST_PIPE = 1 << 28  # bytes
+_BLOCK = 1 << 18  # values that are converted together
 _ROUNDING = 1e-6  # how far a float may lie outside [0, 1] and still be a colour
 _DEPTHS = (10, 12, 14, 16)  # bits of the values that cameras and scanners store in 16 bits
 _TRANSPOSE = {
@@ -113,6 +120,11 @@ def open_with_orientation(picture: Picture, *, max_pixels: int = MAX_PIXELS, at_
 def _from_image(image: Image.Image, name: str, max_pixels: int) -> Opened:
     """A PIL image of the caller's, which is loaded if it is not yet, and not changed."""
     _check_size(image, name, max_pixels)
+    file = getattr(image, "fp", None)  # None where it is loaded
+    if image.format in ("JPEG", "MPO") and file is not None:
+        place = file.tell()
+        check_scans(file, name)
+        file.seek(place)
     is_turned_by_loading = image.format == "TIFF"
     orientation = orientation_of(image)
     image.load()
@@ -138,6 +150,9 @@ def _errors(name: str) -> Iterator[None]:
     except CaptionerError:
         raise
     except FileNotFoundError:
+        if url := _URL.match(name):
+            address = f"{url[1]}://{name[url.end() :]}"  # pathlib removes a slash
+            raise ImageError(f"{address}: a URL, and pictures are files", remedy="fetch it first") from None
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name}: a folder, not a picture") from None
@@ -170,10 +185,10 @@ def _file(picture: Picture, name: str) -> Iterator[IO[bytes]]:
     elif isinstance(picture, (str, os.PathLike)):
         if not name:
             raise ImageError("the path is empty")
-        if "\0" in name:
+        if "\0" in name or not _is_encodable(name):
             raise ImageError(f"{name!r} is no path")
         with open(picture, "rb") as file:  # noqa: PTH123 - Path.open drops a trailing slash, and so names another file
-            whole = file if file.seekable() else io.BytesIO(file.read())
+            whole = file if file.seekable() else io.BytesIO(_read_pipe(file, name))
             if not whole.read(1) and Path(name).is_file():  # a device has no size
                 raise ImageError(f"{name}: the file is empty")
             yield whole
@@ -183,7 +198,25 @@ def _file(picture: Picture, name: str) -> Iterator[IO[bytes]]:
             raise ImageError(f"{name}: the file is empty")
         yield io.BytesIO(data)
     else:
-        raise ImageError(f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}")
+        raise ImageError(
+            f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}",
+            remedy="put several into a list" if isinstance(picture, Iterable) else "",
+        )
+
+
+def _read_pipe(file: IO[bytes], name: str) -> bytes:
+    data = file.read(_LARGEST_PIPE + 1)
+    if len(data) > _LARGEST_PIPE:  # it may have no end
+        raise ImageError(f"{name}: more than {_LARGEST_PIPE:,} bytes from a pipe", remedy="give it as a file")
+    return data
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return False
+    return True
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -222,15 +255,14 @@ def _stretch(values: "NDArray[Any]", mode: str) -> "NDArray[np.uint8]":
     """Gray values (h, w) of more than 8 bits to 8: 16-bit ones by their depth, others by their extremes."""
     if mode.startswith("I;16"):
         return _to_8_bits(values)
-    with np.errstate(invalid="ignore"):  # a signalling NaN in a file must not warn the host program
-        finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(finite.min()), float(finite.max())
+    extremes = [(block.min(), block.max()) for block in map(_finite, _blocks(values))]
+    low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
     if mode == "I" and low >= 0 and high <= 65535:  # 32 bits, in which files of 8 and of 16 come
-        return _to_8_bits(finite) if high > 255 else finite.astype(np.uint8)
+        return _to_8_bits(values) if high > 255 else values.astype(np.uint8)
     if mode == "F" and low >= -_ROUNDING and high <= 1 + _ROUNDING:
-        finite, low, high = finite.clip(0, 1), 0.0, 1.0
+        low, high = 0.0, 1.0
     scale = 255.0 / (high - low) if high > low else 0.0
-    return np.asarray(((finite - low) * scale).round(), dtype=np.uint8)
+    return _in_blocks(values, lambda block: (_finite(block).clip(low, high) - low) * scale)
 
 
 def _to_8_bits(values: "NDArray[Any]") -> "NDArray[np.uint8]":
@@ -242,7 +274,31 @@ def _to_8_bits(values: "NDArray[Any]") -> "NDArray[np.uint8]":
         return np.concatenate([_to_8_bits(values[..., :3]), _to_8_bits(values[..., 3:])], 2)
     largest = int(values.max())
     bits = next(depth for depth in _DEPTHS if largest < 1 << depth) if largest > 255 else 16
-    return np.asarray((values * (255 / ((1 << bits) - 1))).round(), dtype=np.uint8)
+    return _in_blocks(values, lambda block: block * (255 / ((1 << bits) - 1)))
+
+
+def _finite(values: "NDArray[Any]") -> "NDArray[np.float64]":
+    """The values, with 0 for those that are no numbers."""
+    with np.errstate(invalid="ignore"):  # a signalling NaN in a file is no news to the host
+        return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _blocks(values: "NDArray[Any]") -> "Iterator[NDArray[Any]]":
+    """The values (h, w, ...) by some rows at a time, so that 8 bytes for each take little memory."""
+    rows = max(1, _BLOCK * len(values) // values.size)
+    for first in range(0, len(values), rows):
+        yield values[first : first + rows]
+
+
+def _in_blocks(
+    values: "NDArray[Any]", convert: "Callable[[NDArray[Any]], NDArray[np.floating]]"
+) -> "NDArray[np.uint8]":
+    """Converted values, rounded."""
+    found, at = np.empty(values.shape, dtype=np.uint8), 0
+    for block in _blocks(values):
+        found[at : at + len(block)] = convert(block).round()
+        at += len(block)
+    return found
 
 
 def _from_array(array: "NDArray[Any]", max_pixels: int) -> Image.Image:
@@ -266,18 +322,21 @@ def _from_array(array: "NDArray[Any]", max_pixels: int) -> Image.Image:
                 f"floating-point pictures have values from 0 to 1, not {low:g} to {high:g}",
                 remedy="divide by 255 if they are bytes",
             )
-        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
+        array = _in_blocks(array, lambda block: block.clip(0, 1) * 255)
     elif (kind, size) != ("u", 1):
         raise ImageError(f"an array of {array.dtype} is no picture", remedy="use uint8, uint16, bool or float")
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
 
 
 def _name(picture: Picture) -> str:
-    if isinstance(picture, (str, os.PathLike)):
-        return os.fsdecode(picture)
-    if isinstance(picture, ReadsBytes):
-        return str(picture)
-    return os.fsdecode(getattr(picture, "filename", "") or "the picture")
+    try:
+        if isinstance(picture, (str, os.PathLike)):
+            return os.fsdecode(picture)
+        if isinstance(picture, ReadsBytes):
+            return str(picture)
+        return os.fsdecode(getattr(picture, "filename", "") or "the picture")
+    except Exception:  # a foreign class may raise anything
+        return type(picture).__name__
 
 
 Box = tuple[float, float, float, float]

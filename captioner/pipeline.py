@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -141,12 +141,15 @@ class Captioner:
         Raises:
             ImageError: the one picture does not open; the message names it.
             CheckpointError: the model's numbers are not finite.
-            OptionError: the batch is not positive, or the backend cannot compute such maps.
+            OptionError: a number is not positive, the options are of another type, or the backend cannot compute
+                such maps.
         """
         if isinstance(pictures, list):
             return list(
                 self.caption_all(pictures, options=options, explain=explain, batch=batch, max_pixels=max_pixels)
             )
+        _check_numbers(batch=batch)
+        _check_options(options)
         map_options = self._map_options(explain)  # an unknown method is refused before the picture is opened
         prepared = self.prepare(pictures, max_pixels=max_pixels)
         return self.caption_prepared([prepared], options=options, explain=map_options)[0]
@@ -168,13 +171,26 @@ class Captioner:
                 page do not open the file again.
 
         Yields:
-            For each picture, in order, a `Caption`, or a `Failure` where it does not open.
+            For each picture, in order, a `Caption`, or a `Failure` where it does not open. What the iterator of the
+            pictures raises comes after the outcomes of the pictures before.
+
+        Raises:
+            OptionError: as of `caption`, or one picture in place of several.
+            CaptionerError: the iterator goes on in a process that was forked since.
         """
-        if batch < 1:
-            raise OptionError(f"a batch needs at least 1 picture, not {batch}")
+        _check_numbers(batch=batch, max_pixels=max_pixels, keep=keep)
+        _check_options(options)
+        try:
+            if isinstance(pictures, (str, bytes, bytearray, memoryview)):
+                raise TypeError
+            drawn = iter(pictures)  # a sequence need not be an Iterable
+        except TypeError:
+            raise OptionError(
+                f"pictures are a list or an iterator, not {type(pictures).__name__}", remedy="put it into a list"
+            ) from None
         map_options = self._map_options(explain)
         return self._caption_all(
-            iter(pictures), options=options, explain=map_options, batch=batch, max_pixels=max_pixels, keep=keep
+            drawn, options=options, explain=map_options, batch=batch, max_pixels=max_pixels, keep=keep
         )
 
     def _caption_all(
@@ -189,23 +205,37 @@ class Captioner:
     ) -> Iterator[Outcome]:
         from concurrent.futures import ThreadPoolExecutor
 
+        process = os.getpid()
+        raised: Exception | None = None
         # Threads open the next batch while the model works on this one.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
             def submit() -> "list[tuple[Picture, Future[Prepared]]]":
-                return [
-                    (one, pool.submit(self.prepare, one, max_pixels=max_pixels, keep=keep))
-                    for one in map(_own, islice(pictures, batch))
-                ]
+                nonlocal raised
+                some: list[tuple[Picture, Future[Prepared]]] = []
+                while raised is None and len(some) < batch:
+                    try:
+                        one = _own(next(pictures))
+                    except StopIteration:
+                        break
+                    except Exception as error:  # the caller's own
+                        raised = error
+                        break
+                    some.append((one, pool.submit(self.prepare, one, max_pixels=max_pixels, keep=keep)))
+                return some
 
             coming = submit()
             while coming:
+                if os.getpid() != process:  # which has none of the threads, and would wait for them for ever
+                    raise CaptionerError("captions are made in another process", remedy="call caption_all in each")
                 now, coming = coming, submit()
                 opened = [_opened(picture, future) for picture, future in now]
                 ready = [one for one in opened if isinstance(one, Prepared)]
                 captions = iter(self.caption_prepared(ready, options=options, explain=explain) if ready else ())
                 for one in opened:
                     yield one if isinstance(one, Failure) else next(captions)
+        if raised is not None:
+            raise raised
 
     def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS, keep: int | None = None) -> "Prepared":
         """Open a picture and fit it to the model's input, for `caption_prepared`; needs no device, so threads can.
@@ -218,6 +248,7 @@ class Captioner:
         Raises:
             ImageError: it does not open.
         """
+        _check_numbers(max_pixels=max_pixels, keep=keep)
         # As many pixels as the resizing looks at (see `captioner.image.fit`): a large JPEG is decoded at reduced scale.
         needed = max(_REDUCED * self.backend.side, keep or 0)
         opened = open_with_orientation(picture, max_pixels=max_pixels, at_least=needed)
@@ -342,7 +373,8 @@ class Captioner:
         return replace(self.default_options, **{"width": wide_enough, **changes})
 
     def _check_captions(self, captions: Sequence[str]) -> list[list[str]]:
-        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
+        is_list = isinstance(captions, Iterable) and not isinstance(captions, (str, bytes))
+        if not is_list or not all(isinstance(caption, str) for caption in captions):
             raise OptionError(
                 f"captions to read are a list of texts, not {captions!r:.60}", remedy="put it into a list"
             )
@@ -444,6 +476,20 @@ class Prepared:
     geometry: Geometry
     pixels: NDArray[np.uint8]
     image: str = ""
+
+
+def _check_numbers(**numbers: Any) -> None:
+    """Numbers of pictures and pixels: whole and positive; ``keep`` may be None."""
+    for name, value in numbers.items():
+        if name == "keep" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise OptionError(f"{name} must be a whole number of at least 1, not {value!r:.60}")
+
+
+def _check_options(options: object) -> None:
+    if options is not None and not isinstance(options, Greedy):
+        raise OptionError(f"options are Greedy, Beam or Sampling, not {type(options).__name__}")
 
 
 def _own(picture: Picture) -> Picture:

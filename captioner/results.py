@@ -25,9 +25,9 @@ class Word:
         text: the word, a PTB token ("dog", "'s").
         probability: of the word, given the picture and the words before it.
         map: (h, w) float32, row-major like the picture; non-negative; its sum over the cells that hold picture is
-            ``1 - off_grid``. `Caption.geometry` says which pixels a cell stands for.
+            ``1 - off_grid``. `Caption.geometry` has the pixels that a cell stands for.
         off_grid: the share of the attention that went to something that is no cell (a sentinel, a memory slot):
-            ``1 - off_grid`` says how much the picture mattered. 0 for models without any.
+            ``1 - off_grid`` is how much the picture mattered. 0 for models without any.
     """
 
     text: str
@@ -224,7 +224,10 @@ Outcome = Caption | Failure
 
 def path_of(picture: Picture) -> str:
     """The path of a picture, "" for one that came from memory."""
-    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else ""
+    try:
+        return os.fsdecode(picture) if isinstance(picture, (str, os.PathLike)) else ""
+    except Exception:  # a foreign class may raise anything; opening the picture reports it
+        return ""
 
 
 def _word_as_dict(word: Word) -> dict[str, Any]:

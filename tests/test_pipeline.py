@@ -148,7 +148,7 @@ def test_changes_to_the_models_own_options(model: Captioner) -> None:
 
 
 def test_a_batch_of_none_is_refused(model: Captioner, make_picture: MakePicture) -> None:
-    with pytest.raises(OptionError, match="at least 1 picture, not 0"):
+    with pytest.raises(OptionError, match="at least 1, not 0"):
         model.caption([make_picture()], batch=0)
 
 

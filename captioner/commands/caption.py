@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("attention", "gradient", "occlusion"),
         help="what the maps are computed from; occlusion is slow. Default: what was measured best for the model",
     )
-    search = parser.add_argument_group("decoding (default: what the model's file says)")
+    search = parser.add_argument_group("decoding (default: what the model's file holds)")
     search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     search.add_argument("--n-best", type=int, metavar="N", help="captions for each picture, the best first")
     search.add_argument("--length-penalty", type=float, metavar="A", help="score = sum(log p) / words ** A")
@@ -172,7 +172,7 @@ class _Run:
             outcomes = self._outcomes(load(self.options.model, device=self.options.device))
             if self.results is not None:
                 self.results.begin()
-            advance, say = pages.enter_context(progress("captions", len(self.todo)))
+            advance, print_line = pages.enter_context(progress("captions", len(self.todo)))
             for outcome in outcomes:
                 failure = outcome if isinstance(outcome, Failure) else self._write(outcome)
                 advance()
@@ -180,7 +180,7 @@ class _Run:
                     self.done += 1
                 else:
                     self.failed += 1
-                    say(message_line(failure))
+                    print_line(message_line(failure))
 
     def _outcomes(self, model: Any) -> "Iterator[Outcome]":
         from captioner.image import MAX_PIXELS

@@ -60,7 +60,7 @@ def report(message: object) -> None:
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Inside, `sys.stdout` and `sys.stderr` behave as this module's docstring says."""
+    """Inside, `sys.stdout` and `sys.stderr` behave as this module's docstring describes."""
     _occupy_closed_descriptors()
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - os.devnull is no path on Windows
@@ -159,7 +159,7 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 class _Output:
-    """Standard output whose failures say what failed."""
+    """Standard output; an error in writing names it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

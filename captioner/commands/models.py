@@ -1,4 +1,4 @@
-"""The command ``captioner models``: what the shipped model files say about themselves."""
+"""The command ``captioner models``: what the shipped model files hold about themselves."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from captioner.errors import CheckpointError, DataError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--json", action="store_true", help="print all that the files say about themselves, as JSON")
+    parser.add_argument("--json", action="store_true", help="print all that the files hold about themselves, as JSON")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -129,7 +129,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
             (413, "too many bytes, pixels or files"),
             (415, "no multipart form"),
             (422, "no picture, or options out of their range"),
-            (503, "the queue is full; Retry-After says when to try again"),
+            (503, "the queue is full; Retry-After holds when to try again"),
         ),
     )
     async def captions(request: Request) -> Response:

@@ -71,7 +71,7 @@ class Batcher:
         return self.places >= self.limits.queue
 
     def full(self) -> Problem:
-        """What is answered when there is no place; it says when some are likely to be free."""
+        """What is answered when there is no place; it names when some are likely to be free."""
         seconds = min(60, max(1, math.ceil(self.places * self._seconds_each / 2)))
         detail = f"{self.places} pictures are waiting and {self.limits.queue} may: try again in {seconds} s"
         return Problem(503, "queue-full", detail, retry_after=seconds)

@@ -1,6 +1,6 @@
 """Connections: a bound on how many are open, and on how long one may be silent or leave its answer unread.
 
-uvicorn serves each connection with an `asyncio.Protocol` of its own, and ``Config(http=...)`` says which. What is given
+uvicorn serves each connection with an `asyncio.Protocol` of its own, and ``Config(http=...)`` names it. What is given
 here wraps uvicorn's protocol and adds what it has no option for. ``limit_concurrency`` refuses requests, not
 connections; ``timeout_keep_alive`` begins with the first answer; and no option bounds the time for the head of a first
 request, so a few hundred silent clients would use up all sockets. Only the interface of asyncio and the state of ASGI's

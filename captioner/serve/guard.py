@@ -92,7 +92,7 @@ def hosts_of(address: str, others: Collection[str]) -> set[str] | None:
     """The names under which a server may be asked that listens on an address.
 
     One that only this machine reaches goes by its usual names; of one that others reach, every name is good, unless
-    ``others`` says which.
+    ``others`` names them.
     """
     own = {"localhost", "127.0.0.1", "[::1]"}
     if is_loopback(address):

@@ -68,7 +68,7 @@ def make_server(app: ASGIApp, connections: Connections, *, access_log: bool = Fa
 
 
 def serve(server: uvicorn.Server, service: Service, sock: socket.socket) -> None:
-    """Serve on a socket until the server is told to exit, and finish what is under way then."""
+    """Serve on a socket until the server is asked to exit, and finish what is under way then."""
     asyncio.run(_serve(server, service, sock))
 
 

@@ -16,7 +16,6 @@ from captioner.serve.batches import Batcher
 from captioner.serve.memory import give_back
 from captioner.serve.models import Models
 from captioner.serve.problems import Problem, fault
-from captioner.serve.scans import check_scans
 from captioner.serve.schemas import Options
 from captioner.serve.settings import KEPT_PIXELS, MEGABYTE, Limits
 from captioner.serve.uploads import FailureKind, Held, Upload, UploadFailure
@@ -117,7 +116,6 @@ class Service:
     async def _caption(self, upload: Upload, model: "Captioner", search: Beam, keep_picture: bool) -> Outcome:
         try:
             keep = KEPT_PIXELS if keep_picture else None
-            await self._opening.run(check_scans, upload.data)
             prepared = await self._opening.run(model.prepare, upload.data, max_pixels=self.limits.max_pixels, keep=keep)
             caption = await self.batcher.caption(model, search, prepared)
             return replace(caption, image=upload.name)

@@ -43,7 +43,7 @@ _drawing = threading.RLock()
 
 @contextmanager
 def _own_settings() -> Iterator[None]:
-    """Within it, matplotlib's settings are its defaults, whatever the user's matplotlibrc or style says.
+    """Within it, matplotlib's settings are its defaults, whatever the user's matplotlibrc or style sets.
 
     The settings are the process's, so they are touched only where they differ, by one thread at a time, and are as
     they were afterwards. (Matplotlib itself is not safe to use from several threads.)
@@ -93,7 +93,7 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
     """The picture, then once per word the picture with the word's map; titles are word and probability.
 
     The figure's size is bounded by `FIGURE_PIXELS`. A picture that is thinner than 1 : 16 is drawn at that shape,
-    so that its maps can be seen.
+    so that its maps are visible.
 
     Args:
         caption: with its picture.

@@ -365,3 +365,21 @@ def test_odd_outputs_are_refused_in_one_line(command: Command, photos: Path, tmp
         assert name in run.err
         assert run.err.count("\n") == 1
     assert os.path.islink("null.csv")  # noqa: PTH114
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX alone")
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_are_the_same_in_every_locale(
+    command: Command, photos: Path, tiny_model: Path, make_picture: MakePicture, kind: str
+) -> None:
+    make_picture("photos/café.png", seed=2)
+    ascii_locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    arguments = ["caption", "photos", "--output", f"words{kind}", "--figure", "figures"]
+    there = [*PROGRAM, *arguments, "--model", os.fspath(tiny_model)]
+    ran = subprocess.run(there, env=ascii_locale, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    before = contents()
+    assert any("café" in name for name in before)
+    again = command(*arguments)
+    assert (again.code, "3 were there" in again.err) == (0, True)
+    assert contents() == before

@@ -17,11 +17,10 @@ import pytest
 from PIL import Image
 
 import captioner.serve
-from captioner.errors import ImageError
 from captioner.pipeline import load
 from captioner.results import Caption, Failure
+from captioner.scans import MOST_SCANS
 from captioner.serve import answers, connections
-from captioner.serve.scans import MOST_SCANS, check_scans
 from captioner.serve.settings import BOUND, FIGURE_PIXELS, KEPT_PIXELS, Limits
 from captioner.serve.uploads import UploadFailure
 from captioner.serve.workers import Stopped, Wanted, Workers
@@ -88,12 +87,6 @@ def test_a_jpeg_file_of_very_many_scans(server: Running) -> None:
     assert problem["detail"].startswith("a.jpg: ")
     assert str(MOST_SCANS) in problem["detail"]
     assert server.post(("a.jpg", whole[:-2] + scan * 50 + b"\xff\xd9")).status_code == 200
-    assert server.post(("a.jpg", whole + scan * 200)).status_code == 200  # after its end: not decoded
-    thumbnail = b"\xff\xe1" + (2 + 200 * len(scan)).to_bytes(2) + scan * 200  # inside a segment: neither
-    assert server.post(("a.jpg", whole[:2] + thumbnail + whole[2:])).status_code == 200
-    for cut in range(0, len(whole), 50):
-        with contextlib.suppress(ImageError):
-            check_scans(whole[:cut] + b"\xff")
 
 
 @pytest.mark.parametrize("fields", [{"format": "html"}, {"format": "png"}, {"viewer": "true"}, {}])

@@ -171,9 +171,9 @@ def test_what_is_not_installed_is_named(refused: Refused, monkeypatch: pytest.Mo
 
 def test_limits_are_checked_together() -> None:
     assert Limits(wait_ms=0).wait_ms == 0
-    with pytest.raises(OptionError, match="--max-upload 70 is more than --max-request 64 lets through"):
+    with pytest.raises(OptionError, match=r"--max-upload 70.*--max-request 64"):
         Limits(max_upload=70)
-    with pytest.raises(OptionError, match="--max-request 300 is more than --max-held 256"):
+    with pytest.raises(OptionError, match=r"--max-request 300.*--max-held 256"):
         Limits(max_request=300)
     with pytest.raises(OptionError, match="--timeout must be at least 1, not -1"):
         Limits(timeout=-1)

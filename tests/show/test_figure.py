@@ -202,7 +202,7 @@ def test_figures_of_other_formats_are_refused(tmp_path: Path) -> None:
         with pytest.raises(OptionError, match=rf"{name}: a figure ends in .png, .pdf or .svg"):
             save_figure(figure, tmp_path / name)
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(OptionError, match=r"folder.png: cannot be written \(Is a directory\)"):
+    with pytest.raises(OptionError, match=r"folder.png.*directory"):
         save_figure(figure, tmp_path / "folder.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png"]
 

@@ -65,7 +65,7 @@ class FigureFiles:
         ending = f"-{digest}.figure.png"
         name = f"{Path(real).parent.name}-{Path(real).stem}".strip("-")
         short = os.fsencode(name)[: _MOST_BYTES - len(ending)].decode("utf-8", "ignore")
-        return self.folder / f"{short}{ending}"
+        return self.folder / os.fsdecode(f"{short}{ending}".encode())  # the same file in every locale
 
     def missing(self, picture: str | Path) -> bool:
         """Whether the picture has no figure yet."""

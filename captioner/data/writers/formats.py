@@ -20,7 +20,7 @@ _TOKEN_NAME = re.compile(r"#\d+$")  # of a Flickr token file: reference captions
 
 
 class ForeignRowsError(Exception):
-    """The file holds rows that are no captions of this program; the message says which."""
+    """The file holds rows that are no captions of this program; the message names them."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Format(Protocol):
         Args:
             file: opened at its beginning.
             found: is called with the picture's name of each whole row.
-            model: the model that is known to have made the file; it tells a model's name that was cut off.
+            model: the model that is known to have made the file; a name that was cut off is compared with it.
 
         Raises:
             ForeignRowsError: the file was not written in this format by this program.
@@ -239,7 +239,7 @@ class _Cut(Exception):  # noqa: N818 - no error
 
 
 class _CountedLines:
-    """Lines of a CSV file for `csv.reader`, with what it does not say: where a row ends, and whether quotes are open.
+    """Lines of a CSV file for `csv.reader`, with where a row ends and whether quotes are open.
 
     Attributes:
         last: the last line.

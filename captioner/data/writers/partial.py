@@ -55,6 +55,8 @@ def place_of(path: Path, *, name: Path | str = "", option: str = "") -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             mode = place.stat().st_mode
+    except FileExistsError:
+        raise OptionError(f"{what}: cannot be written (Not a directory)") from None
     except (OSError, ValueError) as error:
         raise OptionError(f"{what}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
     if not stat.S_ISREG(mode):
@@ -81,7 +83,7 @@ class PartialFile:
     """A new, empty file beside its place, with the place's ending; `commit` moves it there.
 
     Until then the place stays as it was. The file is locked as long as this object is open, so that a later run can
-    tell the file of a dead process, see `remove_stale`.
+    recognise the file of a dead process, see `remove_stale`.
 
     Raises:
         OSError: it cannot be made.

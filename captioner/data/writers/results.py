@@ -150,7 +150,8 @@ class ResultsFile:
     def _read(self) -> Scan:
         previous: list[str] = [""]
 
-        def found(name: str) -> None:
+        def found(stored: str) -> None:
+            name = _local(stored)
             if name == previous[0] and is_text and not self._stored:
                 raise ForeignRowsError(f"several captions of {name}, as files of reference captions have")
             if not previous[0]:
@@ -204,8 +205,8 @@ class ResultsFile:
 
     def _stored_name(self, image: str) -> str:
         if Path(image).is_absolute() or os.path.realpath(self._folder) == os.path.realpath(os.curdir):
-            return image
-        return os.path.relpath(image, self._folder)
+            return _portable(image)
+        return _portable(os.path.relpath(image, self._folder))
 
     # Provenance.
 
@@ -285,6 +286,22 @@ class ResultsFile:
 
     def _cannot_write(self, error: OSError) -> OptionError:
         return OptionError(f"{self.path}: cannot be written ({error.strerror or error})")
+
+
+def _portable(name: str) -> str:
+    """A file's name as it is stored: its bytes as UTF-8, whatever the locale is in which Python decoded them."""
+    try:
+        return os.fsencode(name).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no file has that name
+        return name
+
+
+def _local(name: str) -> str:
+    """The inverse of `_portable`."""
+    try:
+        return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return name
 
 
 def _listed(names: list[str]) -> str:
