@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.console import ReaderGone, message_line, printable, report, stopping_on_signals
+from captioner.commands.model_options import add_model_options, load_model
 from captioner.errors import CaptionerError, ImageError, OptionError
 
 if TYPE_CHECKING:
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="a picture, or a folder of them")
-    parser.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto, the best that there is"
-    )
+    add_model_options(parser, default="default")
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json", action="store_true", help="print one JSON object for each picture, with the maps, beside other output"
@@ -161,7 +159,6 @@ class _Run:
 
     def _caption(self, stack: ExitStack) -> None:
         from captioner.commands.progress import progress
-        from captioner.pipeline import load
         from captioner.results import Failure
 
         if self.figures is not None:
@@ -169,7 +166,7 @@ class _Run:
         with ExitStack() as pages:
             if self.page is not None:
                 pages.enter_context(self.page)
-            outcomes = self._outcomes(load(self.options.model, device=self.options.device))
+            outcomes = self._outcomes(load_model(self.options))
             if self.results is not None:
                 self.results.begin()
             advance, print_line = pages.enter_context(progress("captions", len(self.todo)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.commands.files import refuse_overwriting, write_whole
+from captioner.commands.model_options import add_model_options, load_model
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--json", action="store_true", help="print JSON and no table")
     output.add_argument("--per-image", type=Path, metavar="FILE", help="write a CSV with a row for each picture")
     captions = parser.add_argument_group("with --images")
-    captions.add_argument("--model", help="a name that 'captioner models' lists, or a model file")
-    captions.add_argument("--device", help="auto (the default), cpu, cuda, cuda:1 or mps")
+    add_model_options(captions, default=None)
     captions.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     captions.add_argument("--save-results", type=Path, metavar="FILE", help="keep the captions, as COCO results")
 
@@ -169,7 +169,7 @@ def _check(options: argparse.Namespace) -> None:
         if path is not None:
             _check_output(option, path)
     if options.images is None:
-        for name in ("model", "device", "beam", "save_results"):
+        for name in ("model", "device", "backend", "threads", "beam", "save_results"):
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --images, not with --results")
     if options.results is None and options.images is None:
@@ -284,7 +284,7 @@ def _caption_pictures(options: argparse.Namespace, annotations: "Annotations") -
 
     files, absent = find_files(options.images, annotations, partial=options.partial)
     refuse_overwriting(_outputs(options), (path for _, path in files))  # some may have no ending of a picture
-    captions, broken = caption_files(files, model=options.model, device=options.device, beam=options.beam)
+    captions, broken = caption_files(files, load_model(options), beam=options.beam)
     if options.save_results is not None:
         content = [{"image_id": key, "caption": caption} for key, caption in captions.items()]
         write_whole(options.save_results, json.dumps(content))

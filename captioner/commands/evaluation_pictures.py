@@ -5,10 +5,14 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from captioner.data.readers import Annotations, Id
 from captioner.errors import DataError
 from captioner.image import SUFFIXES
+
+if TYPE_CHECKING:
+    from captioner.pipeline import Captioner
 
 
 def find_files(folder: Path, annotations: Annotations, *, partial: bool = False) -> tuple[list[tuple[Id, Path]], int]:
@@ -95,14 +99,12 @@ def _by_last_part(folder: Path, names: dict[Id, str], missing: Sequence[Id]) -> 
 
 
 def caption_files(
-    files: Sequence[tuple[Id, Path]], *, model: str | None = None, device: str | None = None, beam: int | None = None
+    files: Sequence[tuple[Id, Path]], captioner: "Captioner", *, beam: int | None = None
 ) -> tuple[dict[Id, str], int]:
     """A caption for each picture, and the number of pictures that failed, each named on standard error."""
     from captioner.commands.progress import progress
-    from captioner.pipeline import DEFAULT_MODEL, load
     from captioner.results import Failure
 
-    captioner = load(model or DEFAULT_MODEL, device=device or "auto")
     options = captioner.options(width=beam) if beam is not None else None
     captions: dict[Id, str] = {}
     failures = 0

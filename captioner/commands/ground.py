@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.model_options import add_model_options, load_model
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also measure deletion and insertion curves, of one caption a picture (slow: some 60 encodings of each)",
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
-    model.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    add_model_options(model, default="default")
     model.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     model.add_argument(
         "--explain",
@@ -75,13 +75,15 @@ def run(options: argparse.Namespace) -> int:
     from captioner.commands.files import refuse_overwriting
     from captioner.grounding.report import GroundReport
     from captioner.options import MapOptions
-    from captioner.pipeline import find_model, load
+    from captioner.pipeline import find_model
 
     page = _page(options)
     model_file = find_model(options.model)
     records, ground_truth, notes = read_annotated(options)
     refuse_overwriting({"--worst": options.worst}, [model_file, *inputs_of(options, records)])
-    model = load(options.model, device=options.device)
+    if options.plain:
+        options.backend = "torch"  # whose heads can be chosen
+    model = load_model(options)
     map_options = MapOptions.stored({} if options.plain else dict(model.about), options.explain)
     if options.plain:
         model.model.set_map_heads(())

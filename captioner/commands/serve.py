@@ -6,6 +6,7 @@ import logging
 import sys
 from dataclasses import fields
 
+from captioner.commands.model_options import add_model_options, check_model_options
 from captioner.errors import OptionError
 from captioner.serve.settings import BOUND, Limits, flag
 
@@ -23,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = BOUND
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default 8000)")
-    parser.add_argument("--model", default="default", help="a name that 'captioner models' lists, or a model file")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    add_model_options(parser, default="default")
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT, and return 0. Raises CheckpointError, OptionError."""
+    check_model_options(options)
     limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
     missing = [name for module, name in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
@@ -61,7 +62,8 @@ def run(options: argparse.Namespace) -> int:
         from captioner.serve.service import Service
 
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs each damaged form
-        service = Service(Models(options.model, device=options.device), limits)
+        models = Models(options.model, device=options.device, backend=options.backend, threads=options.threads)
+        service = Service(models, limits)
         app = create_app(service, hosts=hosts_of(options.host, options.allow_host))
         shown = f"[{options.host}]" if ":" in options.host else options.host
         address = f"http://{shown}:{sock.getsockname()[1]}/"

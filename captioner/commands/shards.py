@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, metavar="DIR", help="the folder of the pictures, if it is not beside the captions"
     )
     parser.add_argument(
-        "--shard-size", type=int, default=1000, metavar="N", help="pictures in each shard (default 1000)"
+        "--shard-size", "--pictures", type=int, default=1000, metavar="N", help="pictures in each shard (default 1000)"
     )
 
 

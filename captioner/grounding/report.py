@@ -119,7 +119,8 @@ def print_ground_report(report: GroundReport, console: Console) -> None:
             highlight=False,
         )
         console.print(_overall(found.scores))
-        console.print(_classes(found))
+        if any(scores.nouns >= _MINIMUM_NOUNS for scores in found.by_class.values()):
+            console.print(_classes(found))
         if found.faithfulness is not None:
             console.print(_faithfulness(found.faithfulness))
     for note in (*report.notes, f"{report.model} on {report.data}, maps: {_signature(report)}"):

@@ -18,22 +18,23 @@ class Models:
     Args:
         given: the name or path of the default one, which is loaded at once.
         device: where they compute: "auto", "cpu", "cuda", "cuda:1", "mps".
+        backend, threads: as of `captioner.pipeline.load`.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
         OptionError: there is no such device.
     """
 
-    def __init__(self, given: str, *, device: str = "auto") -> None:
+    def __init__(self, given: str, *, device: str = "auto", backend: str = "auto", threads: int | None = None) -> None:
         from captioner.pipeline import find_model, load, shipped_models
 
         path = find_model(given)
         self.default = path.stem
-        self.device = device
+        self._how: dict[str, Any] = {"device": device, "backend": backend, "threads": threads}
         self.paths: dict[str, Path] = {self.default: path}
         for name, shipped in shipped_models().items():
             self.paths.setdefault(name, shipped)
-        self._loaded: dict[str, Captioner] = {self.default: load(path, device=device)}
+        self._loaded: dict[str, Captioner] = {self.default: load(path, **self._how)}
         self._loading: dict[str, asyncio.Task[Captioner]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
 
@@ -58,7 +59,7 @@ class Models:
         from captioner.pipeline import load
 
         try:
-            self._loaded[name] = await asyncio.to_thread(load, self.paths[name], device=self.device)
+            self._loaded[name] = await asyncio.to_thread(load, self.paths[name], **self._how)
             return self._loaded[name]
         except CheckpointError as error:
             fault(error)

@@ -281,7 +281,8 @@ class PretendCaptioner:
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     module = types.ModuleType("captioner.pipeline")
     module.DEFAULT_MODEL = "default"  # type: ignore[attr-defined]
-    module.load = lambda name, device: PretendCaptioner()  # type: ignore[attr-defined]
+    module.DEFAULT_MODEL = "default"  # type: ignore[attr-defined]
+    module.load = lambda name, **options: PretendCaptioner()  # type: ignore[attr-defined]
     module.shipped_models = lambda: {"default": tmp_path / "default.safetensors"}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "captioner.pipeline", module)
     folder = tmp_path / "val"
