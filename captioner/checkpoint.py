@@ -76,6 +76,8 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
             weights that are not finite.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: no such model file", remedy="an exported folder runs on --backend onnx")
     header = read_header(path)
     if header["version"] < FORMAT_VERSION:
         names = f" with {', '.join(header['renamed'])}" if header["renamed"] else ""

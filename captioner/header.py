@@ -56,12 +56,14 @@ class Header(TypedDict):
 
 
 def read_header(path: str | Path) -> Header:
-    """Read and validate the metadata of a model file, without its weights.
+    """Read and validate the metadata of a model file, or of an exported folder, without the weights.
 
     Raises:
         CheckpointError: the file is missing, damaged, not of this program, or of another version of the format.
     """
     path = Path(path)
+    if (path / EXPORTED).is_file():
+        return read_exported(path)
     content, digest, start = _read_json(path)
     metadata = content.pop("__metadata__", None)
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
