@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypedDict
 
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.options import Beam, MapOptions
-from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.tokenizer.vocabulary import LONGEST_WORD, Vocabulary, is_word
 
 FORMAT = "captioner"
 FORMAT_VERSION = 2
@@ -24,9 +24,14 @@ OLDEST_VERSION = 1
 
 _MOST_HEADER = 64 << 20  # bytes; ours have some hundred kilobytes
 _MOST_WORDS = 1_000_000
-_LONGEST_WORD = 200
 _WIDEST_STORED_BEAM = 100
 _LONGEST_STORED_CAPTION = 200
+_LARGEST_NUMBER = 100_000  # beyond every width or side: what is larger would fill the memory first
+_MOST_LAYERS = 200  # each takes time to make, also where the weights of none are there
+
+
+_DAMAGE = (CaptionerError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
+"""What validation raises on metadata that this program did not write."""
 
 
 class Header(TypedDict):
@@ -77,7 +82,7 @@ def read_header(path: str | Path) -> Header:
     try:
         model = _parse(metadata["model"])
         return _validated(model, int(version), digest, tensors=content, start=start)
-    except (CaptionerError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except _DAMAGE as error:
         raise damaged(path, error) from None
 
 
@@ -110,7 +115,7 @@ def read_exported(folder: str | Path) -> Header:
         raise CheckpointError(f"{folder}: a folder without {EXPORTED}, so not an exported model") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except (CaptionerError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except _DAMAGE as error:
         raise damaged(path, error) from None
 
 
@@ -137,7 +142,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str, int]:
         _check_tensors(content, size - 8 - length)
     except PermissionError:
         raise CheckpointError(f"{path}: not permitted to read it") from None
-    except (OSError, struct.error, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, struct.error, *_DAMAGE) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())[:120]})") from None
     canonical = json.dumps(content, sort_keys=True).encode()  # safetensors writes its metadata in any order
     return content, hashlib.sha256(canonical).hexdigest(), 8 + length
@@ -155,7 +160,7 @@ def _check_tensors(content: Mapping[str, Any], size: int) -> None:
 def _parse(text: Any) -> dict[str, Any]:
     if not isinstance(text, str):
         raise TypeError("its description is no text")
-    model = json.loads(text, parse_constant=_no_constant)
+    model = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     if not isinstance(model, dict):
         raise TypeError("its description is no object")
     return model
@@ -163,6 +168,13 @@ def _parse(text: Any) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"its description holds {name}, which is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"its description holds {text[:40]}, which is too large")
+    return value
 
 
 def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: dict[str, Any], start: int) -> Header:
@@ -174,10 +186,8 @@ def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: 
     if len(words) > _MOST_WORDS:
         raise ValueError(f"{len(words)} words are more than {_MOST_WORDS}")
     for word in words:
-        if not isinstance(word, str) or not 0 < len(word) <= _LONGEST_WORD:
-            raise TypeError(
-                f"a word of its vocabulary is {str(word)[:40]!r}, not text of 1 to {_LONGEST_WORD} characters"
-            )
+        if not is_word(word):
+            raise TypeError(f"{word!r:.60} is no word for a vocabulary: text of 1 to {LONGEST_WORD} characters")
     renamed: list[str] = []
     if version < FORMAT_VERSION:
         config, renamed = _current_names(config)
@@ -202,19 +212,22 @@ def _check_part(part: str, values: Any) -> None:
     if not isinstance(values, dict):
         raise TypeError(f"its {part} is {'missing' if values is None else f'a {type(values).__name__}'}")
     for name, value in values.items():
-        if not _is_plain(value):
-            raise ValueError(f"the {part}'s {name} is {str(value)[:60]!r}")
+        if not _is_plain(value) or (name == "layers" and _is_number(value) and value > _MOST_LAYERS):
+            raise ValueError(f"the {part}'s {name[:60]!r} is {value!r:.60}")
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
     if isinstance(value, list):
         return depth < 3 and len(value) <= 1000 and all(_is_plain(one, depth + 1) for one in value)
     if isinstance(value, str):
-        return len(value) <= _LONGEST_WORD
+        return len(value) <= LONGEST_WORD
     if isinstance(value, bool) or value is None:
         return True
-    # 100,000 is beyond every width, number of layers or side: what is larger would fill the memory first.
-    return isinstance(value, (int, float)) and math.isfinite(value) and abs(value) <= 100_000
+    return _is_number(value) and abs(value) <= _LARGEST_NUMBER  # an integer may be too large for a float
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def _check_about(about: Mapping[str, Any]) -> None:
@@ -229,7 +242,9 @@ def _check_about(about: Mapping[str, Any]) -> None:
         if method != "explain":
             MapOptions(explain=method, **values)
     scores = about.get("test", {}).get("scores", {})
-    if not isinstance(scores, dict) or not all(isinstance(value, (int, float)) for value in scores.values()):
+    if not isinstance(scores, dict) or not all(
+        _is_number(value) and abs(value) <= _LARGEST_NUMBER for value in scores.values()
+    ):
         raise TypeError("about.test.scores are no numbers by name")
 
 

@@ -146,7 +146,9 @@ class MapOptions:
             explain: the method; None for the file's default.
         """
         stored = about.get("maps", {})
-        method = explain or stored.get("explain", "attention")
+        method = stored.get("explain", "attention") if explain is None else explain
+        if method not in EXPLAIN:
+            return cls(explain=method)  # raises
         return cls(**{"explain": method, **stored.get(method, {})})
 
     @staticmethod

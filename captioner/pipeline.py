@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # what one picture does not need is imported where it is used
 DEFAULT_MODEL = "default"
 _BATCH = 16
 _REDUCED = 3  # times the model's input
+_SHARP = 640  # pixels a side, so that pages and figures of small models look well
 
 
 class Captioner:
@@ -49,7 +51,9 @@ class Captioner:
         self.name = name
         self.file = file
         self._torch = backend if backend.name == "torch" else None
+        self._lock = threading.Lock()
         self.default_options = Beam(**self.about.get("decoding", {}))
+        self._check_options(self.default_options)
         self.map_options = MapOptions.stored(dict(self.about))
 
     @property
@@ -88,6 +92,10 @@ class Captioner:
         Raises:
             OptionError: torch is not installed, or the model came from no model file.
         """
+        with self._lock:
+            return self._open_torch()
+
+    def _open_torch(self) -> Backend:
         if self._torch is None:
             if self.file is None:
                 raise OptionError(
@@ -141,15 +149,15 @@ class Captioner:
         Raises:
             ImageError: the one picture does not open; the message names it.
             CheckpointError: the model's numbers are not finite.
-            OptionError: a number is not positive, the options are of another type, or the backend cannot compute
-                such maps.
+            OptionError: a number is not positive, the options are of another type or ask for more words than the
+                model can read, or the backend cannot compute such maps.
         """
         if isinstance(pictures, list):
             return list(
                 self.caption_all(pictures, options=options, explain=explain, batch=batch, max_pixels=max_pixels)
             )
         _check_numbers(batch=batch)
-        _check_options(options)
+        self._check_options(options)
         map_options = self._map_options(explain)  # an unknown method is refused before the picture is opened
         prepared = self.prepare(pictures, max_pixels=max_pixels)
         return self.caption_prepared([prepared], options=options, explain=map_options)[0]
@@ -179,7 +187,7 @@ class Captioner:
             CaptionerError: the iterator goes on in a process that was forked since.
         """
         _check_numbers(batch=batch, max_pixels=max_pixels, keep=keep)
-        _check_options(options)
+        self._check_options(options)
         try:
             if isinstance(pictures, (str, bytes, bytearray, memoryview)):
                 raise TypeError
@@ -225,15 +233,19 @@ class Captioner:
                 return some
 
             coming = submit()
-            while coming:
-                if os.getpid() != process:  # which has none of the threads, and would wait for them for ever
-                    raise CaptionerError("captions are made in another process", remedy="call caption_all in each")
-                now, coming = coming, submit()
-                opened = [_opened(picture, future) for picture, future in now]
-                ready = [one for one in opened if isinstance(one, Prepared)]
-                captions = iter(self.caption_prepared(ready, options=options, explain=explain) if ready else ())
-                for one in opened:
-                    yield one if isinstance(one, Failure) else next(captions)
+            try:
+                while coming:
+                    if os.getpid() != process:  # which has none of the threads, and would wait for them for ever
+                        raise CaptionerError("captions are made in another process", remedy="call caption_all in each")
+                    now, coming = coming, submit()
+                    opened = [_opened(picture, future) for picture, future in now]
+                    ready = [one for one in opened if isinstance(one, Prepared)]
+                    captions = iter(self.caption_prepared(ready, options=options, explain=explain))
+                    for one in opened:
+                        yield one if isinstance(one, Failure) else next(captions)
+            finally:
+                for _, future in coming:  # whoever stops early does not wait for pictures that nobody will see
+                    future.cancel()
         if raised is not None:
             raise raised
 
@@ -250,7 +262,8 @@ class Captioner:
         """
         _check_numbers(max_pixels=max_pixels, keep=keep)
         # As many pixels as the resizing looks at (see `captioner.image.fit`): a large JPEG is decoded at reduced scale.
-        needed = max(_REDUCED * self.backend.side, keep or 0)
+        # ``keep`` has no say in it, so that a caption does not depend on whether it is shown.
+        needed = max(_REDUCED * self.backend.side, _SHARP)
         opened = open_with_orientation(picture, max_pixels=max_pixels, at_least=needed)
         image = opened.image
         geometry = Geometry(
@@ -277,7 +290,10 @@ class Captioner:
         explain: str | MapOptions | None = None,
     ) -> list[Caption]:
         """Caption pictures that `prepare` opened, all in one batch; options as of `caption`."""
+        self._check_options(options)
         map_options = self._map_options(explain)
+        if not ready:
+            return []
         encoded = self._encode(ready)
         keys = [zlib.crc32(prepared.pixels.tobytes()) for prepared in ready]
         found = decode(self.backend, encoded, options or self.default_options, keys=keys)
@@ -366,11 +382,25 @@ class Captioner:
         """The model's own beam options with changes; the beam is widened to ``n_best`` where no width is given.
 
         Raises:
-            OptionError: a value out of range.
+            OptionError: a value out of range, or more words than the model can read.
         """
         n_best = changes.get("n_best", 1)
         wide_enough = max(self.default_options.width, n_best) if type(n_best) is int else self.default_options.width
-        return replace(self.default_options, **{"width": wide_enough, **changes})
+        options = replace(self.default_options, **{"width": wide_enough, **changes})
+        self._check_options(options)
+        return options
+
+    def _check_options(self, options: object) -> None:
+        if options is None:
+            return
+        if not isinstance(options, Greedy):
+            raise OptionError(f"options are Greedy, Beam or Sampling, not {type(options).__name__}")
+        if options.max_length > self.max_length:
+            raise OptionError(
+                f"max_length {options.max_length} is beyond the {self.max_length} words that the model '{self.name}' "
+                "can read",
+                remedy="ask for fewer",
+            )
 
     def _check_captions(self, captions: Sequence[str]) -> list[list[str]]:
         is_list = isinstance(captions, Iterable) and not isinstance(captions, (str, bytes))
@@ -387,6 +417,8 @@ class Captioner:
     def _map_options(self, explain: str | MapOptions | None) -> MapOptions:
         if isinstance(explain, MapOptions):
             return explain
+        if explain is not None and not isinstance(explain, str):
+            raise OptionError(f"explain is a text or MapOptions, not {type(explain).__name__}")
         return self.map_options if explain is None else MapOptions.stored(dict(self.about), explain)
 
     def _encode(self, ready: Sequence["Prepared"], backend: Backend | None = None) -> Encoded:
@@ -485,11 +517,6 @@ def _check_numbers(**numbers: Any) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise OptionError(f"{name} must be a whole number of at least 1, not {value!r:.60}")
-
-
-def _check_options(options: object) -> None:
-    if options is not None and not isinstance(options, Greedy):
-        raise OptionError(f"options are Greedy, Beam or Sampling, not {type(options).__name__}")
 
 
 def _own(picture: Picture) -> Picture:

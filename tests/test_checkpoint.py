@@ -173,6 +173,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a part that is null": (with_header(lambda h: h["config"].update(encoder=None)), "damaged"),
     "a decoder that is a number": (with_header(lambda h: h["config"].update(decoder=3)), "damaged"),
     "a word too many": (with_header(lambda h: h["vocabulary"].append("zebra")), "damaged"),
+    "a word that is a control sequence": (
+        with_header(lambda h: h["vocabulary"].__setitem__(5, "\x1b[2J")),
+        "no word for a",
+    ),
+    "a word that is half a character": (
+        with_header(lambda h: h["vocabulary"].__setitem__(5, "\ud800")),
+        "no word for a",
+    ),
+    "an endless number": (with_header(lambda h: h["config"]["decoder"].update(width=10**400)), "the decoder's 'width'"),
+    "too many layers": (with_header(lambda h: h["config"]["decoder"].update(layers=5000)), "the decoder's 'layers'"),
+    "a number beyond all floats": (lambda path: rewritten(path, model='{"about": {"seen": 1e999}}'), "too large"),
+    "a score that is endless": (with_header(lambda h: h.update(about={"test": {"scores": {"a": 10**400}}})), "scores"),
     "words that are numbers": (with_header(lambda h: h.update(vocabulary=[1, 2, 3, 4])), "damaged"),
     "a vocabulary that is a number": (with_header(lambda h: h.update(vocabulary=5)), "damaged"),
     "another width": (with_header(lambda h: h["config"]["decoder"].update(embedding=8)), "damaged"),
@@ -256,7 +268,10 @@ def test_whatever_the_metadata_holds_only_errors_of_ours_come_out(
     walk({key: header[key] for key in ("config", "about")})
     places.append((header["vocabulary"], 6))
     where, key = data.draw(st.sampled_from(places))
-    simple = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats() | st.text(max_size=5)
+    large = st.sampled_from([10**400, -(10**400), 1e308 * 10, 1e308, 101, 100_000])
+    odd = st.sampled_from(["\ud800", "\x1b[2J", "\u2028", "\x00"])
+    numbers = st.integers(-(10**12), 10**12) | st.floats() | large
+    simple = st.none() | st.booleans() | numbers | st.text(max_size=5) | odd
     where[key] = data.draw(simple | st.lists(simple, max_size=4) | st.dictionaries(st.text(max_size=4), simple))
     rewritten(path, model=json.dumps(header))
     with contextlib.suppress(CheckpointError):

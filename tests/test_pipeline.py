@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -288,6 +289,59 @@ def test_a_kept_picture_needs_its_file_no_more(model: Captioner, make_picture: M
     assert caption.geometry.size == (300, 200)
     assert caption.picture.size == (100, 67)
     assert caption.page()
+
+
+def test_what_a_model_sees_does_not_depend_on_whether_it_is_shown(model: Captioner, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 1100, 3), dtype=np.uint8)
+    path = tmp_path / "large.jpg"
+    Image.fromarray(noise).resize((4400, 2800)).save(path)
+    expected = model.prepare(path).pixels
+    for keep in (50, 1024, 3000):
+        np.testing.assert_array_equal(model.prepare(path, keep=keep).pixels, expected)
+
+
+@pytest.mark.parametrize("options", [Greedy(max_length=200), Beam(max_length=200), Sampling(max_length=200)])
+def test_more_words_than_the_model_can_read_are_refused_before_a_picture_is_opened(
+    either_model: Path, options: Greedy
+) -> None:
+    model = load(either_model)
+    for ask in (
+        lambda: model.caption("missing.jpg", options=options),
+        lambda: model.caption_all(["missing.jpg"], options=options),
+        lambda: model.caption_prepared([], options=options),
+        lambda: model.options(max_length=200),
+    ):
+        with pytest.raises(OptionError, match=f"max_length 200 is beyond the {model.max_length} words"):
+            ask()
+
+
+def test_of_no_pictures_there_are_no_captions(model: Captioner) -> None:
+    assert model.caption_prepared([]) == []
+
+
+@pytest.mark.parametrize("explain", ["explain", "", ["gradient"], 3])
+def test_maps_of_an_unknown_method_are_refused(model: Captioner, explain: Any) -> None:
+    with pytest.raises(OptionError):
+        model.caption("missing.jpg", explain=explain)
+
+
+def test_whoever_stops_early_waits_for_no_other_picture(
+    model: Captioner, make_picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    prepare = model.prepare
+
+    def slow(picture: Any, **options: Any) -> Any:
+        if len(opened) > 4:
+            time.sleep(0.05)
+        opened.append(picture)
+        return prepare(picture, **options)
+
+    monkeypatch.setattr(model, "prepare", slow)
+    captions = model.caption_all([make_picture()] * 400, batch=200)
+    next(captions)
+    captions.close()
+    assert len(opened) < 400
 
 
 @pytest.mark.parametrize("captions", ["a dog", [3], [None]])

@@ -20,6 +20,7 @@ GRAPHS = ("encode", "step")
 METADATA_KEY = "captioner"
 DESCRIPTION_VERSION = 1
 
+_LARGEST_SIZE = 100_000  # of a side, a grid, a tensor's axis
 _METADATA_FIELD = 14  # of onnx.ModelProto: repeated StringStringEntryProto {key = 1, value = 2}
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _Floats = NDArray[np.float32]
@@ -131,14 +132,59 @@ def read_description(content: bytes) -> Description:
     for entry in _fields(memoryview(content), _METADATA_FIELD):
         pair = {number: bytes(value) for number in (1, 2) for value in _fields(entry, number)}
         if pair.get(1) == METADATA_KEY.encode():
-            description: Description = json.loads(pair[2])
-            if description["version"] != DESCRIPTION_VERSION:
-                raise ValueError(f"version {description['version']} of its description, not {DESCRIPTION_VERSION}")
-            for key in Description.__annotations__:
-                if key not in description:
-                    raise KeyError(key)
-            return description
+            return _validated(json.loads(pair[2]))
     raise ValueError("it has no description")
+
+
+def _validated(description: Any) -> Description:
+    """A description whose values are of their kinds and within reason; they may come from a stranger."""
+    if not isinstance(description, dict):
+        raise TypeError("its description is no object")
+    if description["version"] != DESCRIPTION_VERSION:
+        raise ValueError(f"version {description['version']!r:.20} of its description, not {DESCRIPTION_VERSION}")
+    shape, leaves, recipes = description["grid_shape"], description["state"], description["initialisers"]
+    fits = {
+        "graph": description["graph"] in GRAPHS,
+        "digest": isinstance(description["digest"], str),
+        "side": _is_size(description["side"]),
+        "pad": isinstance(description["pad"], bool),
+        "grid_shape": isinstance(shape, list) and len(shape) == 2 and all(map(_is_size, shape)),
+        "max_length": _is_size(description["max_length"]),
+        "state": isinstance(leaves, list) and all(map(_is_leaf, leaves)),
+        "initialisers": isinstance(recipes, dict) and all(map(_is_recipe, recipes.values())),
+    }
+    if wrong := next((name for name, fit in fits.items() if not fit), None):
+        raise ValueError(f"its {wrong} is {description[wrong]!r:.60}")
+    valid: Description = description  # type: ignore[assignment]
+    return valid
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= _LARGEST_SIZE
+
+
+def _is_leaf(leaf: Any) -> bool:
+    return (
+        isinstance(leaf, dict)
+        and isinstance(leaf["name"], str)
+        and leaf["axis"] in ("row", "image", "none")
+        and isinstance(leaf["kept"], bool)
+    )
+
+
+def _is_recipe(recipe: Any) -> bool:
+    if not isinstance(recipe, dict) or not set(recipe) <= set(Recipe.__annotations__):
+        return False
+    sizes = [size for key in ("shape", "positions") for size in recipe.get(key, [])]
+    texts = [recipe.get(key, "") for key in ("tensor", "convolution", "norm", "part")]
+    return (
+        all(map(_is_size, sizes))
+        and all(isinstance(text, str) for text in texts)
+        and isinstance(recipe.get("bias") or "", str)
+        and isinstance(recipe.get("eps", 0.0), float)
+        and len(recipe.get("positions", [1, 1, 1])) == 3
+        and ("tensor" in recipe or "positions" in recipe or {"norm", "eps", "part", "convolution"} <= set(recipe))
+    )
 
 
 def _fields(message: memoryview, wanted: int) -> list[memoryview]:

@@ -1,6 +1,7 @@
 """Models in ONNX Runtime: the runtime of captioning on CPUs. It starts faster than torch can be imported."""
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from captioner.backends.graph_files import (
     read_graph,
 )
 from captioner.backends.sessions import InferenceSession, choose_threads, find_provider, make_session
-from captioner.errors import OptionError
+from captioner.errors import CheckpointError, OptionError
 from captioner.header import Header, damaged, read_exported, read_header
 from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import END, START, Vocabulary
@@ -82,6 +83,9 @@ class OnnxBackend:
         vocabulary, about, digest: of the model.
         device: that the sessions compute on.
         threads: pictures that are encoded side by side on a CPU.
+
+    Raises:
+        CheckpointError: the graphs do not fit the vocabulary or the description.
     """
 
     name = "onnx"
@@ -106,8 +110,10 @@ class OnnxBackend:
         self._axes = tuple(leaf["axis"] for leaf in description["state"])
         self._names = [leaf["name"] for leaf in description["state"]]
         self._changed = [i for i, leaf in enumerate(description["state"]) if not leaf["kept"]]
+        self._check_shapes()
         self._process = os.getpid()
         self._pool: Executor | None = None
+        self._lock = threading.Lock()
 
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> OnnxEncoded:
         """See `captioner.backends.base.Backend.encode`."""
@@ -176,6 +182,21 @@ class OnnxBackend:
         """There are none; see `captioner.backends.base.Backend.gradients`."""
         raise no_gradients(self)
 
+    def _check_shapes(self) -> None:
+        """The graphs fit the vocabulary and the description. Raises CheckpointError."""
+        outputs = {output.name: output.shape for output in self._sessions["step"].get_outputs()}
+        inputs = {each.name: each.shape for each in self._sessions["encode"].get_inputs()}
+        found = {
+            "words": (outputs.get("log_p", [None])[-1], len(self.vocabulary)),
+            "cells": (outputs.get("map", [None])[1:], list(self.grid_shape)),
+            "pixels a side": (inputs.get("pixels", [])[1:3], [self.side, self.side]),
+        }
+        for what, (of_graph, of_model) in found.items():
+            if of_graph != of_model:
+                raise CheckpointError(
+                    f"the model has {of_model} {what} and its graphs {of_graph}: one of them is damaged"
+                )
+
     def _step(
         self, tokens: NDArray[np.int64], state: State, outputs: list[str]
     ) -> tuple[list[NDArray[np.float32]], OnnxState]:
@@ -198,11 +219,14 @@ class OnnxBackend:
         """`map`, over threads where there are several."""
         if self.threads == 1:
             return map
-        if self._pool is None or self._process != os.getpid():  # a forked child has none of its parent's threads
-            from concurrent.futures import ThreadPoolExecutor
+        if self._process != os.getpid():  # a forked child has none of its parent's threads, and may have its lock
+            self._process, self._pool, self._lock = os.getpid(), None, threading.Lock()
+        with self._lock:
+            if self._pool is None:
+                from concurrent.futures import ThreadPoolExecutor
 
-            self._process, self._pool = os.getpid(), ThreadPoolExecutor(self.threads, "encode")
-        return self._pool.map
+                self._pool = ThreadPoolExecutor(self.threads, "encode")
+            return self._pool.map
 
     def _run(self, graph: str, outputs: list[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         if self.device != "cpu" and self._process != os.getpid():
@@ -210,7 +234,13 @@ class OnnxBackend:
                 f"this process was forked from one with a model on {self.device}",
                 remedy="load the model in each process",
             )
-        results: list[NDArray[Any]] = self._sessions[graph].run(outputs, feed)
+        try:
+            results: list[NDArray[Any]] = self._sessions[graph].run(outputs, feed)
+        except Exception as error:  # onnxruntime's exceptions have no common class
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"the graph '{graph}' of the model does not compute ({reason})", remedy="it is damaged; try another"
+            ) from None
         return results
 
 

@@ -4,11 +4,22 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from unicodedata import category
 
 from captioner.errors import DataError
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 PAD, START, END, UNKNOWN = range(len(SPECIAL))  # the first ids of every vocabulary
+LONGEST_WORD = 200  # characters
+
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: controls, surrogates, line and paragraph separators
+
+
+def is_word(text: object) -> bool:
+    """Whether a vocabulary may hold this: a text of 1 to 200 characters without controls, which terminals obey."""
+    if not isinstance(text, str) or not 0 < len(text) <= LONGEST_WORD:
+        return False
+    return text.isprintable() or not any(category(character) in _UNPRINTABLE for character in text)
 
 
 @dataclass(frozen=True)
@@ -34,13 +45,15 @@ class Vocabulary:
 
         Args:
             captions: tokenised captions of the training split, and of no other.
-            minimum_count: rarer words become ``<unk>`` in training, and models never emit them.
+            minimum_count: rarer words, and those that `is_word` refuses, become ``<unk>`` in training; models never
+                emit them.
 
         Raises:
             DataError: no word is frequent enough.
         """
         counts = Counter(word for caption in captions for word in caption)
-        kept = [word for word, count in counts.items() if count >= minimum_count and word not in SPECIAL]
+        frequent = [word for word, count in counts.items() if count >= minimum_count]
+        kept = [word for word in frequent if word not in SPECIAL and is_word(word)]
         if not kept:
             raise DataError(f"no word occurs {minimum_count} times in the training captions: ask for fewer")
         return cls(SPECIAL + tuple(sorted(kept, key=lambda word: (-counts[word], word))))

@@ -331,7 +331,7 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("a missing model file", "caption {} --model x/y.safetensors", 2, "x/y.safetensors: no such model file"),
     ("a model file that is none", "caption {} --model ./text.jpg", 2, "text.jpg: not a whole safetensors file"),
     ("a model file that is cut", "caption {} --model ./model.safetensors", 2, "model.safetensors: not a whole safet"),
-    ("a folder as a model", "caption {} --model ./nothing", 2, "nothing: no such model file"),
+    ("a folder as a model", "caption {} --model ./nothing", 2, "nothing: a folder without config.json"),
     ("a device that is not there", "caption {} --device gpu", 2, "there is no device 'gpu' here"),
     # the output
     ("results of another kind", "caption {} --output out.docx", 2, "results end in .txt, .jsonl or .csv, not '.docx'"),

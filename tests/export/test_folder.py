@@ -1,5 +1,6 @@
 """Exported folders: complete, equal to the model, usable without captioner, and refused when they are damaged."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from captioner import checkpoint
@@ -116,11 +120,14 @@ def broken(config: dict[str, object], damage: str) -> str:
         "newer": json.dumps({**config, "version": 99}),
         "no words": json.dumps({key: value for key, value in config.items() if key != "vocabulary"}),
         "no digest": json.dumps({**config, "digest": None}),
+        "endless number": json.dumps({**config, "about": {"test": {"scores": {"bleu": 10**400}}}}),
     }
     return changed[damage]
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "list", "foreign", "newer", "no words", "no digest"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "cut", "list", "foreign", "newer", "no words", "no digest", "endless number"]
+)
 def test_a_damaged_configuration_is_named(folder: Path, tmp_path: Path, damage: str) -> None:
     folder = Path(shutil.copytree(folder, tmp_path / "exported"))
     file = folder / "config.json"
@@ -128,6 +135,39 @@ def test_a_damaged_configuration_is_named(folder: Path, tmp_path: Path, damage: 
     with pytest.raises(CheckpointError, match=r"config\.json") as error:
         load(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_of_another_size_is_refused(folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folder, tmp_path / "exported"))
+    config = json.loads((folder / "config.json").read_text())
+    config["vocabulary"].append("zebra")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"the model has \d+ words and its graphs \d+"):
+        load(folder)
+
+
+@settings(max_examples=80, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_a_graph_says_of_itself_only_errors_of_ours_come_out(
+    data: st.DataObject, folder: Path, tmp_path: Path
+) -> None:
+    """One value anywhere in the description of a graph is replaced by something else."""
+    copy = tmp_path / "exported"
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    graph = data.draw(st.sampled_from(["encode", "step"]))
+    model = onnx.load(copy / f"{graph}.onnx")
+    (entry,) = model.metadata_props
+    description = json.loads(entry.value)
+    places = [(description, key) for key in description]
+    places += [(leaf, key) for leaf in description["state"] for key in leaf]
+    places.append((description["grid_shape"], 0))
+    where, key = data.draw(st.sampled_from(places))
+    simple = st.none() | st.booleans() | st.integers(-3, 2000) | st.floats() | st.text(max_size=5) | st.just(10**400)
+    where[key] = data.draw(simple | st.lists(simple, max_size=3) | st.dictionaries(st.text(max_size=4), simple))
+    entry.value = json.dumps(description)
+    onnx.save(model, copy / f"{graph}.onnx")
+    with contextlib.suppress(CheckpointError):
+        load(copy).caption(np.zeros((20, 30, 3), dtype=np.uint8))
 
 
 def test_what_is_missing_or_of_another_model_is_named(
