@@ -43,7 +43,7 @@ notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py
 
 graphs: venv
-	$(BIN)/python -m captioner.export.graphs
+	for model in checkpoints/*.safetensors; do $(BIN)/captioner export $$model --graphs || exit 1; done
 
 test-matrix: .venv-oldest/installed .venv-newest/installed
 	for age in oldest newest; do \

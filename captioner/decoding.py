@@ -1,7 +1,8 @@
 """From encoded pictures to captions: greedy, batched beam search, sampling; over any backend.
 
 One implementation serves numpy and the arrays of an accelerator: what is computed over the vocabulary uses the
-array API, and only the few best candidates of each step are copied to the host.
+array API, and a beam copies only the few best candidates of each step to the host. Sampling copies all
+log-probabilities there, because its random numbers are numpy's: the same on every device.
 """
 
 from collections.abc import Sequence
@@ -319,7 +320,8 @@ def _forbid(log_p: Any, banned: tuple[_Ints, _Ints]) -> Any:
     highest = xp.max(allowed, axis=-1, keepdims=True)
     stuck = highest == _DEAD
     shifted = allowed - xp.where(stuck, xp.zeros_like(highest), highest)
-    total = xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+    total = xp.sum(xp.exp(shifted), axis=-1, keepdims=True)
+    total = xp.log(xp.where(stuck, xp.ones_like(total), total))
     # Where nothing may follow, the end does.
     end = np.full(log_p.shape[1], _DEAD)
     end[END] = 0.0

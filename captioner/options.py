@@ -44,10 +44,11 @@ class Beam(Greedy):
     A caption's score is ``sum(log p(word)) / n ** length_penalty`` over its n tokens, the end token counted.
     With 0 it is the likelihood, which favours short captions; with 1 the mean over tokens.
 
-    Each step keeps the ``width`` likeliest continuations of all hypotheses. One that ends is set aside with its score,
-    and its slot stays empty: the beam narrows as captions end (Sutskever et al. 2014, section 3.2). A width of 1 is
-    greedy decoding. With ``refill`` the next likeliest continuation takes the slot, so that ``width`` hypotheses stay
-    alive until as many have ended (as in fairseq, Ott et al. 2019).
+    Each step keeps the ``width`` likeliest continuations of all hypotheses. Those that end are set aside with their
+    scores, and the next step continues the others, of which it keeps ``width`` again. The search ends when all that a
+    step keeps have ended, or at ``max_length``. A width of 1 is greedy decoding. With ``refill`` a continuation that
+    ends takes no place of one that goes on: each step keeps ``width`` that go on, until as many have ended (as in
+    fairseq, Ott et al. 2019).
 
     Attributes:
         width: hypotheses kept side by side, 1000 at most.

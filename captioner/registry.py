@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-from captioner.errors import OptionError
+from captioner.errors import CaptionerError, OptionError
 
 T = TypeVar("T")
 
 PLUGINS = "captioner.plugins"
-"""The entry-point group of packages whose modules register parts; they are imported when a name is not found."""
+"""The entry-point group of packages whose modules register parts. They are imported when a name is not found and when
+names are listed."""
 
 
 class Registry(Generic[T]):
@@ -48,19 +49,21 @@ class Registry(Generic[T]):
         """The part of that name.
 
         Raises:
-            OptionError: there is none; the message lists the names.
+            OptionError: there is none, the message lists the names; or an installed plug-in cannot be imported.
         """
-        if name not in self._parts:
-            _import_plugins()
         try:
+            if name not in self._parts:
+                _import_plugins()
             return self._parts[name]
-        except (KeyError, TypeError):
+        except (KeyError, TypeError):  # a name from a file may be of any type
             raise OptionError(
                 f"no {self.kind} is called {name!r}; there are {', '.join(self._parts)} "
                 "(import the module that registers another)"
             ) from None
 
     def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
         if name not in self._parts:
             _import_plugins()
         return name in self._parts
@@ -126,8 +129,21 @@ class ConfiguredRegistry(Registry[Entry[T]]):
 
 @cache
 def _import_plugins() -> None:
-    """Import the modules that installed packages name, once."""
+    """Import the modules that installed packages name, once.
+
+    Raises:
+        OptionError: one of them raises what is no error of ours.
+    """
     from importlib.metadata import entry_points
 
     for plugin in entry_points(group=PLUGINS):
-        plugin.load()
+        try:
+            plugin.load()
+        except CaptionerError:
+            raise
+        except Exception as error:  # a stranger's code
+            package = f" of the package {plugin.dist.name}" if plugin.dist else ""
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise OptionError(
+                f"the plug-in '{plugin.name}'{package} cannot be imported ({reason})", remedy="mend it or uninstall it"
+            ) from error

@@ -262,12 +262,64 @@ def test_a_beam_as_wide_as_the_space_finds_the_best_caption(length_penalty: floa
     assert differs, "greedy found them all: the toy is too easy"
 
 
+Ended = dict[tuple[int, ...], float]
+
+
+class CountingToy(Toy):
+    """A toy that notes how many hypotheses each step continues."""
+
+    def __init__(self, pictures: int, size: int, seed: int) -> None:
+        super().__init__(pictures, size, seed)
+        self.rows: list[int] = []
+
+    def step(self, tokens: NDArray[np.int64], state: ToyState) -> Step:
+        self.rows.append(len(tokens))
+        return super().step(tokens, state)
+
+
+def plain_beam(
+    toy: Toy, width: int, max_length: int, *, refill: bool
+) -> tuple[list[int], dict[tuple[int, ...], float]]:
+    """Beam search for the toy's one picture as the papers write it: rows of each step, and what has ended."""
+    log_p = toy.log_p[0].astype(np.float64)
+    alive, ended, rows = [((START,), 0.0)], {}, []
+    for length in range(max_length + 1):
+        rows.append(len(alive))
+        found = []
+        for words, total in alive:
+            own = log_p[words[-1]].copy()
+            if length == 0:
+                own[END] = -np.inf
+                own -= np.log(np.exp(own).sum())
+            found += [((*words, token), total + own[token]) for token in np.flatnonzero(np.isfinite(own)).tolist()]
+        found.sort(key=lambda one: -one[1])
+        ended |= {words: total for words, total in found[:width] if words[-1] == END}
+        going = [(words, total) for words, total in (found if refill else found[:width]) if words[-1] != END]
+        alive = going[:width]
+        if not alive or (refill and len(ended) >= width):
+            break
+    return rows, {words[1:-1]: total for words, total in ended.items()}
+
+
+@pytest.mark.parametrize("refill", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+def test_each_step_continues_as_many_hypotheses_as_the_papers_say(seed: int, refill: bool) -> None:
+    toy = CountingToy(1, 12, seed=seed)
+    toy.logits[..., END] += 2.0  # some end at each step
+    rows, ended = plain_beam(toy, 4, 8, refill=refill)
+    (found,) = decode(toy, toy, Beam(width=4, n_best=4, max_length=8, length_penalty=0.0, refill=refill))
+    assert toy.rows == rows
+    best = sorted(ended, key=ended.__getitem__, reverse=True)[:4]
+    assert [one.tokens for one in found if one.finished] == best
+    np.testing.assert_allclose([one.score for one in found if one.finished], [ended[one] for one in best], atol=1e-4)
+
+
 def test_refilled_slots_find_at_least_as_likely_captions_and_as_many() -> None:
     toy = Toy(30, 12, seed=8)
-    narrowing = decode(toy, toy, Beam(width=4, n_best=4, max_length=8, length_penalty=0.0))
+    without = decode(toy, toy, Beam(width=4, n_best=4, max_length=8, length_penalty=0.0))
     refilled = decode(toy, toy, Beam(width=4, n_best=4, max_length=8, length_penalty=0.0, refill=True))
-    assert narrowing != refilled
-    for one, other in zip(narrowing, refilled, strict=True):
+    assert without != refilled
+    for one, other in zip(without, refilled, strict=True):
         assert other[0].score >= one[0].score - 1e-5
         assert len({h.tokens for h in other}) == len(other) == 4
         for h in other:

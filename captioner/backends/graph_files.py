@@ -20,6 +20,7 @@ GRAPHS = ("encode", "step")
 METADATA_KEY = "captioner"
 DESCRIPTION_VERSION = 1
 
+_REMEDY = "'captioner export MODEL --graphs' writes it, --backend torch needs none"
 _LARGEST_SIZE = 100_000  # of a side, a grid, a tensor's axis
 _METADATA_FIELD = 14  # of onnx.ModelProto: repeated StringStringEntryProto {key = 1, value = 2}
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -85,7 +86,7 @@ def read_graph(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such graph", remedy="'make graphs', or use --backend torch") from None
+        raise CheckpointError(f"{path}: no such graph", remedy=_REMEDY) from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -119,7 +120,8 @@ def check_digest(path: Path, description: Description, model_file: Path, digest:
     """
     if description["digest"] != digest:
         raise CheckpointError(
-            f"{path}: made from another model file than {model_file}", remedy="'make graphs', or use --backend torch"
+            f"{path}: made from another model file than {model_file}",
+            remedy=_REMEDY,
         )
 
 

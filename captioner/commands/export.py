@@ -19,11 +19,16 @@ _SHOWN_FAULTS = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
-        "Make a model file ready for release: choose its decoding on dev, measure its scores on test, and write both "
-        "into it."
+        "Write a model for others. To a .safetensors file: a release, whose decoding is chosen on dev and whose scores "
+        "are measured on test. To a folder: ONNX graphs that need neither torch nor captioner. With --graphs: the ONNX "
+        "graphs beside the model file, with which --backend onnx computes it."
     )
     parser.add_argument("model", metavar="MODEL", help="a model file, or a name that 'captioner models' lists")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument("--output", type=Path, metavar="PATH", help="the .safetensors file, or the folder, to write")
+    parser.add_argument("--graphs", action="store_true", help="write the ONNX graphs beside the model file")
+    parser.add_argument(
+        "--precision", metavar="NAME", help="of the weights in a folder: fp32 (default), or fp16 for half the size"
+    )
     parser.add_argument("--data", type=Path, metavar="PATH", help="captions of pictures with the splits dev and test")
     parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside --data")
     parser.add_argument("--name", default="", help="the name of the data, for the file")
@@ -37,18 +42,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the file and print its test scores: 0; 1 if pictures were left out. Raises CaptionerError."""
-    if options.output.suffix != ".safetensors":
+    """Write what is asked for: 0; 1 if pictures were left out. Raises CaptionerError."""
+    if options.graphs == (options.output is not None):
+        raise OptionError("give either --output or --graphs", remedy="see captioner export --help")
+    if options.threads is not None and options.threads < 1:
+        raise OptionError(f"--threads must be at least 1, not {options.threads}")
+    if options.output is not None and options.output.suffix == ".safetensors":
+        if options.precision is not None:
+            raise OptionError("--precision is for a folder, and --output is a file")
+        return _release(options)
+    for name in ("data", "images", "side", "decoding"):
+        if getattr(options, name) is not None:
+            raise OptionError(f"--{name} is for a release", remedy="end --output in .safetensors")
+    if options.graphs and options.precision is not None:
+        raise OptionError("--precision is for a folder: graphs beside a model file take its weights")
+    return _to_onnx(options)
+
+
+def _to_onnx(options: argparse.Namespace) -> int:
+    from captioner.pipeline import find_model
+
+    file = find_model(options.model)
+    if file.is_dir():
+        raise OptionError(f"{file}: is exported already", remedy="name the model file that it was made from")
+    try:
+        import torch
+
+        from captioner.export.folder import export_folder
+        from captioner.export.graphs import write_graphs
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("captioner"):
+            raise
         raise OptionError(
-            f"--output {options.output}: exporting ONNX graphs comes with a later version",
-            remedy="end it in .safetensors",
-        )
+            f"exporting needs {error.name}, which is not installed", remedy="pip install 'captioner[export]'"
+        ) from None
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if options.graphs:
+        found = write_graphs(file)
+    else:
+        found = export_folder(file, options.output, precision=options.precision or "fp32")
+    print(json.dumps({"model": file.stem, "log_p_difference": found.log_p, "map_difference": found.maps}))
+    return 0
+
+
+def _release(options: argparse.Namespace) -> int:
     if options.output.is_dir():
         raise OptionError(f"--output {options.output}: is a folder", remedy="name a file in it")
     if options.data is None:
         raise OptionError("--data is missing", remedy="give captions of pictures with the splits dev and test")
-    if options.threads is not None and options.threads < 1:
-        raise OptionError(f"--threads must be at least 1, not {options.threads}")
     decoding = _decoding(options.decoding) if options.decoding is not None else None
     from captioner.pipeline import find_model
 

@@ -8,8 +8,6 @@ from captioner.errors import OptionError
 if TYPE_CHECKING:
     from captioner.pipeline import Captioner
 
-BACKENDS = ("auto", "torch", "onnx")
-
 
 def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", *, default: str | None) -> None:
     """Declare --model, --device, --backend and --threads.
@@ -25,9 +23,10 @@ def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup
     )
     parser.add_argument(
         "--backend",
-        choices=BACKENDS,
+        metavar="NAME",
         default=auto,
-        help="the runtime: torch, or onnx, which starts faster (default auto: torch where it is installed)",
+        help="the runtime: torch; onnx, which starts faster; or one that an installed package registers (default auto: "
+        "torch where it is installed)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of the computation on a CPU (default: the runtime's)")
 

@@ -10,7 +10,6 @@ Every decoder exports whose state is made of dataclasses, tuples, lists and dict
 
 import copy
 import json
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +36,7 @@ from captioner.backends.graph_files import (
 from captioner.backends.onnx import open_graphs
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
-from captioner.errors import CaptionerError, OptionError
+from captioner.errors import OptionError
 from captioner.export.parity import TOLERANCE, Parity, parity
 from captioner.export.probe import PICTURES, ROWS, Probe, flatten, probe_mask, probe_pixels, rebuild
 from captioner.header import read_header
@@ -45,7 +44,6 @@ from captioner.model.caption_model import CaptionModel
 from captioner.model.folding import ConvNorm, fold
 from captioner.model.preprocess import normalise
 from captioner.model.refiners import sinusoidal_positions
-from captioner.pipeline import find_model, shipped_models
 from captioner.tokenizer.vocabulary import PAD, START, UNKNOWN
 
 OPSET = 18
@@ -369,19 +367,3 @@ def _recipes(
 
 def _value(array: NDArray[np.float32]) -> tuple[Any, ...]:
     return (array.shape, array.tobytes())
-
-
-def main() -> None:
-    """``python -m captioner.export.graphs [MODEL ...]``: write the graphs of models, or of all that ship."""
-    try:
-        models = [find_model(name) for name in sys.argv[1:]] or list(shipped_models().values())
-        for path in models:
-            found = write_graphs(path)
-            figures = f"log-probabilities within {found.log_p:.1e} of torch, maps within {found.maps:.1e}"
-            print(f"{graph_folder(path)}: {figures}")
-    except CaptionerError as error:
-        sys.exit(f"captioner.export.graphs: {error}")
-
-
-if __name__ == "__main__":
-    main()

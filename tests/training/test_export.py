@@ -137,7 +137,8 @@ def test_the_decoding_of_the_best_scores_together_is_chosen(
     ("changes", "said"),
     [
         ({"--data": "none.jsonl"}, "none.jsonl"),
-        ({"--output": "exported/"}, "ONNX graphs comes with a later version"),
+        ({"--output": "exported/"}, "--data is for a release"),
+        ({"--precision": "fp16"}, "--precision is for a folder"),
         ({"--decoding": "[1]"}, "[1]"),
         ({"--decoding": '{"widht": 3}'}, "length_penalty"),
         ({"--threads": "0"}, "--threads must be at least 1, not 0"),

@@ -1,0 +1,73 @@
+"""``captioner export`` to ONNX: graphs beside a model file, and folders."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from captioner.backends.graph_files import graph_folder
+from captioner.cli import main
+from captioner.pipeline import load
+
+MakePicture = Callable[..., Path]
+
+
+@pytest.fixture
+def model_file(tiny_model: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(tiny_model.read_bytes())
+    return path
+
+
+def test_graphs_are_written_beside_the_model_file(
+    model_file: Path, make_picture: MakePicture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(model_file), "--graphs"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["model"] == "mine"
+    assert 0 <= said["log_p_difference"] < 1e-4
+    assert {file.name for file in graph_folder(model_file).iterdir()} == {"encode.onnx", "step.onnx"}
+    picture = make_picture()
+    assert load(model_file, backend="onnx").caption(picture).text == load(model_file).caption(picture).text
+
+
+def test_a_folder_is_written_and_captions(
+    model_file: Path, tmp_path: Path, make_picture: MakePicture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, picture = tmp_path / "exported", make_picture()
+    assert main(["export", str(model_file), "--output", str(folder), "--precision", "fp16"]) == 0
+    assert json.loads((folder / "config.json").read_text())["precision"] == "fp16"
+    capsys.readouterr()
+    assert main(["caption", str(picture), "--model", str(folder)]) == 0
+    expected = load(folder).caption(picture).text
+    assert expected in capsys.readouterr().out
+    assert main(["export", str(folder), "--output", str(tmp_path / "again")]) == 2
+    assert "is exported already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "either --output or --graphs"),
+        (("--graphs", "--output", "x"), "either --output or --graphs"),
+        (("--graphs", "--precision", "fp16"), "--precision"),
+        (("--graphs", "--threads", "0"), "--threads must be at least 1"),
+        (("--graphs", "--side", "64"), "--side is for a release"),
+        (("--output", "exported", "--precision", "int3"), "'int3'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: tuple[str, ...],
+    said: str,
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(model_file), *arguments]) == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.safetensors"]
