@@ -387,7 +387,17 @@ def test_numbers_that_are_not_finite_are_an_error_and_no_caption(options: Greedy
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-@pytest.mark.parametrize("options", [Beam(width=4, n_best=3, max_length=9, min_length=3), Beam(width=3, max_length=5)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        Greedy(max_length=6),
+        Beam(width=4, n_best=3, max_length=9, min_length=3),
+        Beam(width=3, max_length=5),
+        Beam(width=4, n_best=4, max_length=6, refill=True),
+        Sampling(samples=3, max_length=6, seed=4, top_p=0.9),
+        Greedy(max_length=14, min_length=10),  # words run out before the end is allowed
+    ],
+)
 def test_arrays_of_an_accelerator_decode_to_what_numpy_decodes_to(options: Beam, n: int) -> None:
     """The arrays of torch stand for those of a device: decoding never sees numpy until the few best are picked."""
     toy = Toy(5, 12, seed=6)
@@ -400,7 +410,9 @@ def test_arrays_of_an_accelerator_decode_to_what_numpy_decodes_to(options: Beam,
 
     device = OnDevice(5, 12, seed=6)
     options = replace(options, no_repeat_ngram=n)
-    for ours, theirs in zip(decode(toy, toy, options), decode(device, device, options), strict=True):
+    with np.errstate(divide="raise", invalid="raise"):
+        both = zip(decode(toy, toy, options), decode(device, device, options), strict=True)
+    for ours, theirs in both:
         assert [h.tokens for h in ours] == [h.tokens for h in theirs]
         assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], abs=1e-5)
 

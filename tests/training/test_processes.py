@@ -152,18 +152,6 @@ def test_rounds_end_where_one_step_does(decoder: str, scenes: Path, tmp_path: Pa
     assert [line["train_gradient"] for line in ours] == pytest.approx([line["train_gradient"] for line in theirs], 1e-4)
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_MIXED_PRECISION=fp16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4"])
-def test_what_accelerate_was_configured_to_do_elsewhere_changes_nothing(
-    variable: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = Recipe(**options("lstm", epochs=1))  # type: ignore[arg-type]
-    Trainer(recipe, read(scenes), tmp_path / "plain", device="cpu").run()
-    name, _, value = variable.partition("=")
-    monkeypatch.setenv(name, value)
-    Trainer(recipe, read(scenes), tmp_path / "configured", device="cpu").run()
-    same(tmp_path / "plain", tmp_path / "configured")
-
-
 def test_what_launched_processes_refuse_is_one_line_of_each(scenes: Path, tmp_path: Path) -> None:
     done = launch(options("lstm", gradient_accumulation_steps=7), scenes, tmp_path / "two", TORCH_CPP_LOG_LEVEL="ERROR")
     assert done.returncode != 0

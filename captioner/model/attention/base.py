@@ -41,7 +41,7 @@ class AttentionCache:
         return self.keys.shape[0]
 
     def select(self, images: Tensor) -> "AttentionCache":
-        """The cache of some of the pictures, (M,) indices."""
+        """The cache of some of the pictures, (M,) indices, of which every tensor has the pictures as its first axis."""
         chosen: dict[str, Any] = {
             name: value[images] for name, value in vars(self).items() if isinstance(value, Tensor)
         }
