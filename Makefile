@@ -25,6 +25,7 @@ demo: venv
 ifdef IMAGE
 	$(BIN)/captioner caption "$(IMAGE)" --figure demo/words.png
 else
+	rm -f demo/scene.png
 	$(BIN)/captioner scenes demo/scene.png --example
 	$(BIN)/captioner caption demo/scene.png --figure demo/words.png
 endif

@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     path: Path = options.path
     try:
         if options.example:
+            if path.exists():
+                raise OptionError(f"{path} exists already", remedy="name a new file")
             path.parent.mkdir(parents=True, exist_ok=True)
             dog_frisbee_park().image.save(path)
             return 0

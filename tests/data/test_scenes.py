@@ -224,12 +224,14 @@ def test_what_the_command_cannot_draw_is_one_line(
     assert kept.read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["scene.xyz", "file/below.png"])
+@pytest.mark.parametrize("name", ["scene.xyz", "file/below.png", "photo.png"])
 def test_an_example_that_cannot_be_written_is_one_line(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "file").write_text("mine")
+    for kept in ("file", "photo.png"):
+        (tmp_path / kept).write_text("mine")
     assert main(["scenes", str(tmp_path / name), "--example"]) == 2
     line = capsys.readouterr().err
     assert name in line
     assert line.count("\n") == 1
+    assert (tmp_path / "photo.png").read_text() == "mine"
