@@ -20,6 +20,7 @@ from captioner.data.records import Box, Record
 from captioner.errors import DataError
 from captioner.grounding.objects import NAMES, name_objects
 from captioner.grounding.segmentation import BORDER, check_segmentation, decode_segmentation, is_number
+from captioner.image import MAX_PIXELS
 from captioner.tokenizer.ptb import tokenize
 
 if TYPE_CHECKING:
@@ -196,6 +197,11 @@ class Instances:
                         f"{place} ({name}) has the {side} {str(value)[:40]}",
                         remedy="give it the size in pixels of the picture that was annotated",
                     )
+            if image["width"] * image["height"] > MAX_PIXELS:  # a mask of it would fill the memory
+                raise self._error(
+                    f"{place} ({name}) has {image['width']:.6g} x {image['height']:.6g} pixels, beyond {MAX_PIXELS:,}",
+                    remedy="give it the size in pixels of the picture that was annotated",
+                )
             which = image.get("instances", "all")
             if which != "all" and (not isinstance(which, str) or which not in self._classes):
                 raise self._error(

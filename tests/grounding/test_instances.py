@@ -163,6 +163,8 @@ DAMAGED: dict[str, tuple[Any, str]] = {
     "an image without width": (changed("images", 0, width=None), "width None"),
     "an image of width 0": (changed("images", 0, width=0), "width 0"),
     "an image of negative height": (changed("images", 0, height=-20), "height -20"),
+    "an image that would fill the memory": (changed("images", 0, width=10**6, height=10**6), "beyond 100,000,000"),
+    "an image beyond all numbers": (changed("images", 0, width=1e300, height=1e300), "beyond 100,000,000"),
     "an image of width NaN": (changed("images", 0, width=NAN), "NaN"),
     "an image of width text": (changed("images", 0, width="40"), "width 40"),
     "an image of width true": (changed("images", 0, width=True), "width True"),
@@ -254,9 +256,10 @@ def test_any_value_anywhere_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: hypothesis.strategies.DataObject
 ) -> None:
     content = json.loads(json.dumps(CONTENT))
+    large = hypothesis.strategies.sampled_from([10**k for k in (4, 6, 8, 10, 12, 400)])
     part = data.draw(hypothesis.strategies.sampled_from(sorted(CONTENT)))
     entry = data.draw(hypothesis.strategies.sampled_from(content[part]))
-    entry[data.draw(hypothesis.strategies.sampled_from(sorted(entry)))] = data.draw(json_values)
+    entry[data.draw(hypothesis.strategies.sampled_from(sorted(entry)))] = data.draw(json_values | large)
     path = tmp_path_factory.mktemp("fuzz") / "instances.json"
     path.write_text(json.dumps(content))
     try:
