@@ -418,7 +418,7 @@ class Captioner:
         if isinstance(explain, MapOptions):
             return explain
         if explain is not None and not isinstance(explain, str):
-            raise OptionError(f"explain is a text or MapOptions, not {type(explain).__name__}")
+            raise OptionError(f"explain is a text or MapOptions, not {explain!r:.40}")
         return self.map_options if explain is None else MapOptions.stored(dict(self.about), explain)
 
     def _encode(self, ready: Sequence["Prepared"], backend: Backend | None = None) -> Encoded:

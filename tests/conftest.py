@@ -1,5 +1,7 @@
 """What the tests share: tiny models in files, small pictures, the folder of real photographs, and a browser."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -90,16 +92,25 @@ SCENES_DECODERS = {
 
 @pytest.fixture(scope="session")
 def scenes_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Train a model with this decoder on drawn scenes of 192 x 144, for about a minute; once in a session.
+    """Train a model with this decoder on drawn scenes of 192 x 144, for about a minute; once for all test processes.
 
     Nothing is asked of it but the path of its file; whoever calls it is a slow test.
     """
+    own = tmp_path_factory.getbasetemp()
+    shared_by_processes = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
     @cache
     def scenes() -> list[Record]:
         return read(write_scenes(tmp_path_factory.mktemp("scenes"), count=2400, dev=60, size=(192, 144)))
 
-    @cache
+    def train_once(decoder: str) -> Path:
+        path = shared_by_processes / f"scenes-{decoder}.safetensors"
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                shutil.copyfile(train(decoder), path)
+        return path
+
     def train(decoder: str) -> Path:
         from captioner.training.loop import Trainer
         from captioner.training.recipe import Recipe
@@ -125,7 +136,7 @@ def scenes_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         )
         return Trainer(recipe, scenes(), tmp_path_factory.mktemp("run"), device="cpu").run()
 
-    return train
+    return train_once
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import contextlib
 import io
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,18 +62,8 @@ def test_it_never_says_unknown_nor_a_word_twice_in_a_row(model: Captioner) -> No
         assert caption.maps.sum((1, 2)) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.fixture
-def all_cores() -> Iterator[None]:
-    """A thousand pictures are worth more than the one thread of the other tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.slow
 @pytest.mark.shared
-@pytest.mark.usefixtures("all_cores")
 @pytest.mark.parametrize("name", shipped_models())
 def test_the_test_score_is_what_the_card_says(name: str, shared: Path) -> None:
     flickr = shared / "data" / "flickr8k"

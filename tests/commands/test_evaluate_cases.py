@@ -58,7 +58,7 @@ def captioned(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     module = types.ModuleType("captioner.pipeline")
     module.DEFAULT_MODEL = "default"  # type: ignore[attr-defined]
-    module.load = lambda name, device: Pretend()  # type: ignore[attr-defined]
+    module.load = lambda name, **_: Pretend()  # type: ignore[attr-defined]
     module.shipped_models = dict  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "captioner.pipeline", module)
     return seen
