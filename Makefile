@@ -54,7 +54,7 @@ test-matrix: .venv-oldest/installed .venv-newest/installed
 
 .venv-%/installed: setup.cfg requirements/%.txt
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install --quiet --constraint requirements/$*.txt --editable '.[serve,test]'
+	.venv-$*/bin/pip install --quiet --constraint requirements/$*.txt --editable '.[serve,export,test]'
 	touch $@
 
 docs: venv
