@@ -74,7 +74,7 @@ def test_the_most_that_can_be_asked_for(serve: Serve, tiny_model: Path, picture:
             assert problem["type"].endswith(":answer-too-large")
             assert "1 MB" in problem["detail"]
         assert running.post(*files[:1]).status_code == 200
-        assert running.service.held.bytes == 0
+        running.wait_until(lambda running: running.service.held.bytes == 0)
 
 
 def test_a_jpeg_file_of_very_many_scans(server: Running) -> None:
@@ -146,7 +146,7 @@ def test_a_figure_stops_when_its_client_leaves(
         for connection in leaving:
             connection.close()
         running.wait_until(lambda running: running.service.batcher.places == 0)
-        assert running.service.held.bytes == 0
+        running.wait_until(lambda running: running.service.held.bytes == 0)
         go_on.set()
         assert running.post(("a.png", picture), format="png").status_code == 200
     assert ended == [True], "the others were never begun"
