@@ -109,7 +109,7 @@ ODD_PICTURES: dict[str, Callable[[Image.Image, Path], None]] = {
     "palette.png": lambda image, path: image.convert("P").save(path),
     "transparent.png": lambda image, path: image.convert("RGBA").save(path),
     "gray-transparent.png": lambda image, path: image.convert("LA").save(path),
-    "sixteen-bit.png": lambda image, path: image.convert("I;16").save(path),
+    "sixteen-bit.png": lambda image, path: image.convert("L").convert("I;16").save(path),
     "floating.tif": lambda image, path: image.convert("F").save(path),
     "cmyk.jpg": lambda image, path: image.convert("CMYK").save(path),
     "animated.gif": lambda image, path: image.save(path, save_all=True, append_images=[image.rotate(90)]),
