@@ -29,7 +29,7 @@ def upright_size(picture: Picture) -> tuple[int, int]:
             if not (turned and opened.format == "TIFF"):
                 width, height = opened.size
                 return (height, width) if turned else (width, height)
-    except Exception:
+    except Exception:  # whatever it is, opening it whole names it, or gets by without it
         pass
     return open_image(picture).size
 
