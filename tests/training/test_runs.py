@@ -393,12 +393,20 @@ def test_one_file_in_two_splits_is_refused_whatever_its_name(
     assert "dev" in line
 
 
-@pytest.mark.parametrize("content", [b"", b"...\n!!\n", gzip.compress(b"a dog\n" * 99)[:-9], b"\xff\xfe a"])
+TEXTS = {
+    "empty": b"",
+    "no words": b"...\n!!\n",
+    "damaged gzip": gzip.compress(b"a dog\n" * 99)[:-9],
+    "not UTF-8": b"\xff\xfe a",
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
 def test_text_without_words_or_damaged_is_one_line(
-    content: bytes, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = tmp_path / ("text.txt.gz" if content.startswith(b"\x1f") else "text.txt")
-    text.write_bytes(content)
+    text = tmp_path / ("text.txt.gz" if "gzip" in kind else "text.txt")
+    text.write_bytes(TEXTS[kind])
     assert main(command(data, tmp_path / "run", objective="language_model", text=str(text))) == 2
     assert "text" in one_line(capsys)
 
