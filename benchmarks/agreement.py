@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from captioner.image import SUFFIXES
-from captioner.pipeline import load, shipped_models
+from captioner.pipeline import load
 from captioner.results import Caption
+from captioner.shipped import shipped_models
 
 
 def main() -> None:

@@ -26,7 +26,8 @@ from captioner.model.encoder import EncoderConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.options import Beam
-from captioner.pipeline import Captioner, load, shipped_models
+from captioner.pipeline import Captioner, load
+from captioner.shipped import shipped_models
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
 WORDS = 12

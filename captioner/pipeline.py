@@ -1,37 +1,33 @@
 """Pictures to captions: open, encode, decode, results. `Captioner` drives any backend."""
 
-import contextlib
 import math
 import os
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from numbers import Integral
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from captioner.backends.base import Backend, Encoded, Pixels, Scored
+from captioner.backends.base import Backend, Encoded, Pixels
 from captioner.backends.choice import open_backend
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
-from captioner.explain.occlusion import occlusion_maps
-from captioner.explain.postprocess import postprocess
-from captioner.header import EXPORTED
-from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
+from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
-from captioner.results import Alternative, Caption, Failure, Outcome, Word, path_of
+from captioner.prepared import Prepared, check_numbers, own, prepare
+from captioner.results import Alternative, Caption, Failure, Outcome, Word
+from captioner.shipped import DEFAULT_MODEL, find_model
 from captioner.tokenizer.detokenize import detokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+from captioner.word_maps import WordMaps, encode, log_probabilities, word_maps
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from concurrent.futures import Future
 
-DEFAULT_MODEL = "default"
 _BATCH = 16
 _REDUCED = 3  # times the model's input
 _SHARP = 640  # pixels a side, so that pages and figures of small models look well
@@ -156,7 +152,7 @@ class Captioner:
             return list(
                 self.caption_all(pictures, options=options, explain=explain, batch=batch, max_pixels=max_pixels)
             )
-        _check_numbers(batch=batch)
+        check_numbers(batch=batch)
         self._check_options(options)
         map_options = self._map_options(explain)  # an unknown method is refused before the picture is opened
         prepared = self.prepare(pictures, max_pixels=max_pixels)
@@ -186,7 +182,7 @@ class Captioner:
             OptionError: as of `caption`, or one picture in place of several.
             CaptionerError: the iterator goes on in a process that was forked since.
         """
-        _check_numbers(batch=batch, max_pixels=max_pixels, keep=keep)
+        check_numbers(batch=batch, max_pixels=max_pixels, keep=keep)
         self._check_options(options)
         try:
             if isinstance(pictures, (str, bytes, bytearray, memoryview)):
@@ -223,7 +219,7 @@ class Captioner:
                 some: list[tuple[Picture, Future[Prepared]]] = []
                 while raised is None and len(some) < batch:
                     try:
-                        one = _own(next(pictures))
+                        one = own(next(pictures))
                     except StopIteration:
                         break
                     except Exception as error:  # the caller's own
@@ -249,7 +245,7 @@ class Captioner:
         if raised is not None:
             raise raised
 
-    def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS, keep: int | None = None) -> "Prepared":
+    def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS, keep: int | None = None) -> Prepared:
         """Open a picture and fit it to the model's input, for `caption_prepared`; needs no device, so threads can.
 
         Args:
@@ -260,31 +256,11 @@ class Captioner:
         Raises:
             ImageError: it does not open.
         """
-        _check_numbers(max_pixels=max_pixels, keep=keep)
-        # As many pixels as the resizing looks at (see `captioner.image.fit`): a large JPEG is decoded at reduced scale.
-        # ``keep`` has no say in it, so that a caption does not depend on whether it is shown.
-        needed = max(_REDUCED * self.backend.side, _SHARP)
-        opened = open_with_orientation(picture, max_pixels=max_pixels, at_least=needed)
-        image = opened.image
-        geometry = Geometry(
-            size=opened.size,
-            side=self.backend.side,
-            grid=self.backend.grid_shape,
-            pad=self.backend.pad,
-            orientation=opened.orientation,
-        )
-        pixels = fit(image, geometry)
-        source: Picture = picture
-        if keep is not None:
-            image.thumbnail((keep, keep), reducing_gap=3.0)  # upright, and shared with nobody
-            source = image
-        elif isinstance(picture, (np.ndarray, Image.Image)):
-            source = image  # the caller may change what was given
-        return Prepared(source, geometry, pixels, image=path_of(picture))
+        return prepare(picture, self.backend, max_pixels=max_pixels, keep=keep)
 
     def caption_prepared(
         self,
-        ready: Sequence["Prepared"],
+        ready: Sequence[Prepared],
         *,
         options: Greedy | None = None,
         explain: str | MapOptions | None = None,
@@ -294,12 +270,12 @@ class Captioner:
         map_options = self._map_options(explain)
         if not ready:
             return []
-        encoded = self._encode(ready)
+        encoded = encode(self.backend, ready)
         keys = [zlib.crc32(prepared.pixels.tobytes()) for prepared in ready]
         found = decode(self.backend, encoded, options or self.default_options, keys=keys)
         if not map_options.plain:
             captions = [[hypothesis.tokens for hypothesis in some] for some in found]
-            explained = self._explain(ready, encoded, captions, map_options)
+            explained = self._word_maps(ready, encoded, captions, map_options)
             found = [
                 [replace(one, maps=maps, off_grid=off_grid) for one, (maps, off_grid, _) in zip(*both, strict=True)]
                 for both in zip(found, explained, strict=True)
@@ -331,7 +307,7 @@ class Captioner:
         return self.read_prepared(self.prepare(picture, max_pixels=max_pixels), captions, explain=explain)
 
     def read_prepared(
-        self, prepared: "Prepared", captions: Sequence[str], *, explain: str | MapOptions | None = None
+        self, prepared: Prepared, captions: Sequence[str], *, explain: str | MapOptions | None = None
     ) -> list[Caption]:
         """As `read`, of a picture that `prepare` opened."""
         split = self._check_captions(captions)
@@ -339,7 +315,7 @@ class Captioner:
             return []
         map_options = self._map_options(explain)
         ids = [self.vocabulary.encode(words)[1:-1] for words in split]
-        (explained,) = self._explain([prepared], self._encode([prepared]), [ids], map_options)
+        (explained,) = self._word_maps([prepared], encode(self.backend, [prepared]), [ids], map_options)
         found = []
         for words, some, (maps, off_grid, log_p) in zip(split, ids, explained, strict=True):
             if not np.isfinite(log_p).all():
@@ -359,24 +335,8 @@ class Captioner:
     def log_probabilities(
         self, variants: Sequence[Pixels], geometry: Geometry, captions: Sequence[Sequence[int]]
     ) -> NDArray[np.float32]:
-        """Log-probabilities of the words of captions on variants of one picture (teacher forcing).
-
-        Args:
-            variants: V inputs (side, side, 3).
-            geometry: the picture's.
-            captions: k of them in ids, without start and end; at least one.
-
-        Returns:
-            (V, k, T): log-probabilities of the words and of the end, 0 beyond it, padded to the longest caption's.
-        """
-        found = np.zeros((len(variants), len(captions), max(map(len, captions)) + 1), dtype=np.float32)
-        for first in range(0, len(variants), _BATCH):
-            some = np.stack(variants[first : first + _BATCH])
-            encoded = self.backend.encode(some, [geometry] * len(some))
-            for i, scored in enumerate(self.backend.score(encoded, [captions] * len(some)), first):
-                for j, one in enumerate(scored):
-                    found[i, j, : len(one.log_p)] = one.log_p
-        return found
+        """Log-probabilities of captions on variants of one picture; see `captioner.word_maps.log_probabilities`."""
+        return log_probabilities(self.backend, variants, geometry, captions)
 
     def options(self, **changes: Any) -> Beam:
         """The model's own beam options with changes; the beam is widened to ``n_best`` where no width is given.
@@ -421,47 +381,16 @@ class Captioner:
             raise OptionError(f"explain is a text or MapOptions, not {explain!r:.40}")
         return self.map_options if explain is None else MapOptions.stored(dict(self.about), explain)
 
-    def _encode(self, ready: Sequence["Prepared"], backend: Backend | None = None) -> Encoded:
-        pixels = np.stack([prepared.pixels for prepared in ready])
-        return (backend or self.backend).encode(pixels, [prepared.geometry for prepared in ready])
-
-    def _explain(
+    def _word_maps(
         self,
-        ready: Sequence["Prepared"],
+        ready: Sequence[Prepared],
         encoded: Encoded,
         captions: Sequence[Sequence[Sequence[int]]],
         options: MapOptions,
-    ) -> "list[list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]]]":
-        """For each caption of each picture its maps (n, h, w), their weight off the grid (n,), and log-probabilities of
-        its words and its end (n + 1,)."""
-        if options.explain == "gradient":
-            backend = self.torch_backend()
-            if backend is not self.backend:
-                encoded = self._encode(ready, backend)
-            scored = backend.gradients(encoded, captions)
-        else:
-            scored = self.backend.score(encoded, captions)
-        found = []
-        for prepared, some, own in zip(ready, captions, scored, strict=True):
-            if options.explain == "occlusion" and some:
-                own = self._occlude(prepared, some, own, options)
-            valid = prepared.geometry.mask
-            found.append([(*postprocess(one.maps, valid, options, one.off_grid), one.log_p) for one in own])
-        return found
+    ) -> list[list[WordMaps]]:
+        return word_maps(self.backend, ready, encoded, captions, options, differentiable=self.torch_backend)
 
-    def _occlude(
-        self, prepared: "Prepared", captions: Sequence[Sequence[int]], scored: list[Scored], options: MapOptions
-    ) -> list[Scored]:
-        def log_probabilities(variants: Sequence[Pixels]) -> NDArray[np.float32]:
-            return self.log_probabilities(variants, prepared.geometry, captions)
-
-        maps = occlusion_maps(prepared.pixels, prepared.geometry, options.block, log_probabilities)
-        return [
-            replace(one, maps=own[: len(one.log_p)], off_grid=np.zeros_like(one.log_p))
-            for one, own in zip(scored, maps, strict=True)
-        ]
-
-    def _finish(self, prepared: "Prepared", found: Sequence[Hypothesis], options: MapOptions) -> Caption:
+    def _finish(self, prepared: Prepared, found: Sequence[Hypothesis], options: MapOptions) -> Caption:
         best, *others = (
             _alternative(
                 self.vocabulary.decode(hypothesis.tokens),
@@ -476,7 +405,7 @@ class Captioner:
         return self._caption(prepared, options, best, others)
 
     def _caption(
-        self, prepared: "Prepared", options: MapOptions, best: Alternative, others: Sequence[Alternative] = ()
+        self, prepared: Prepared, options: MapOptions, best: Alternative, others: Sequence[Alternative] = ()
     ) -> Caption:
         return Caption(
             text=best.text,
@@ -492,42 +421,7 @@ class Captioner:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A picture, and what the encoder takes of it.
-
-    Attributes:
-        picture: what the caption shows itself on: a path, the bytes of a file, or an upright copy, which may be
-            smaller, because the geometry holds the size.
-        geometry: of the picture as it was opened.
-        pixels: (side, side, 3).
-        image: the path that was given, "" for a picture that came from memory.
-    """
-
-    picture: Picture
-    geometry: Geometry
-    pixels: NDArray[np.uint8]
-    image: str = ""
-
-
-def _check_numbers(**numbers: Any) -> None:
-    """Numbers of pictures and pixels: whole and positive; ``keep`` may be None."""
-    for name, value in numbers.items():
-        if name == "keep" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise OptionError(f"{name} must be a whole number of at least 1, not {value!r:.60}")
-
-
-def _own(picture: Picture) -> Picture:
-    """What is drawn from an iterator may change with its next element: pixels in memory are copied first."""
-    if isinstance(picture, (np.ndarray, Image.Image)):
-        with contextlib.suppress(Exception):  # a damaged one is reported when it is opened
-            return picture.copy()
-    return bytes(picture) if isinstance(picture, (bytearray, memoryview)) else picture
-
-
-def _opened(picture: Picture, future: "Future[Prepared]") -> "Prepared | Failure":
+def _opened(picture: Picture, future: "Future[Prepared]") -> Prepared | Failure:
     try:
         return future.result()
     except CaptionerError as error:
@@ -580,37 +474,3 @@ def load(
         return Captioner(opened, name=path.stem, file=None if path.is_dir() else path)
     except (TypeError, OptionError) as error:
         raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None
-
-
-def find_model(model: str | os.PathLike[str]) -> Path:
-    """The file of a model that is given by name or path.
-
-    Raises:
-        CheckpointError: there is none; the message lists the names.
-    """
-    text = os.fspath(model)
-    if "://" in text:
-        raise CheckpointError(f"{text}: models are files", remedy="fetch it first")
-    if text.endswith(".safetensors") or os.sep in text:
-        path = Path(text).expanduser()
-        if path.is_file() or (path / EXPORTED).is_file():
-            return path
-        if path.is_dir():
-            raise CheckpointError(f"{path}: a folder without {EXPORTED}, so not an exported model")
-        raise CheckpointError(f"{path}: no such model file")
-    models = shipped_models()
-    if text in models:
-        return models[text]
-    if (Path(text) / EXPORTED).is_file():
-        return Path(text)
-    names = ", ".join(models) or "none"
-    raise CheckpointError(f"no model is called '{text}'; shipped: {names}", remedy="a .safetensors file works too")
-
-
-def shipped_models() -> dict[str, Path]:
-    """The models in ``checkpoints/`` by name, the default first."""
-    folder = Path(__file__).parent / "checkpoints"
-    if not folder.is_dir():  # a checkout: the folder stands beside the package
-        folder = folder.parent.parent / "checkpoints"
-    files = sorted(folder.glob("*.safetensors"), key=lambda file: (file.stem != DEFAULT_MODEL, file.stem))
-    return {file.stem: file for file in files}

@@ -18,7 +18,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from captioner.pipeline import shipped_models
+from captioner.shipped import shipped_models
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = tuple(sorted((ROOT / "notebooks").glob("*.ipynb")))

@@ -180,7 +180,7 @@ def test_bash_completes() -> None:
 def test_models_are_listed(
     capsys: pytest.CaptureFixture[str], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: {"default": tiny_model})
+    monkeypatch.setattr("captioner.shipped.shipped_models", lambda: {"default": tiny_model})
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("default")
@@ -192,12 +192,12 @@ def test_models_are_listed(
     assert listed["about"]["note"] == "untrained"
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(tiny_model.read_bytes()[:100])
-    monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: {"damaged": damaged, "default": tiny_model})
+    monkeypatch.setattr("captioner.shipped.shipped_models", lambda: {"damaged": damaged, "default": tiny_model})
     assert main(["models"]) == 1
     captured = capsys.readouterr()
     assert captured.out.startswith("default")
     assert str(damaged) in captured.err
-    monkeypatch.setattr("captioner.pipeline.shipped_models", dict)
+    monkeypatch.setattr("captioner.shipped.shipped_models", dict)
     assert main(["models"]) == 2
     assert "--model" in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.pipeline import shipped_models
+from captioner.shipped import shipped_models
 
 pytest.importorskip("nbclient", reason="needs nbclient, which is not installed")
 import nbformat

@@ -22,8 +22,9 @@ import captioner
 from captioner import Beam, Captioner, Greedy, Sampling, checkpoint
 from captioner.backends.torch import TorchBackend
 from captioner.errors import CheckpointError, ImageError, OptionError
-from captioner.pipeline import find_model, load, shipped_models
+from captioner.pipeline import load
 from captioner.results import Failure
+from captioner.shipped import find_model, shipped_models
 
 MakePicture = Callable[..., Path]
 
@@ -174,7 +175,7 @@ def test_a_caption_as_json_holds_all_of_it(model: Captioner, make_picture: MakeP
 
 def test_models_are_found_by_name_and_by_path(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_model(tiny_model) == find_model(str(tiny_model)) == tiny_model
-    monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: {"default": tiny_model, "best": tiny_model})
+    monkeypatch.setattr("captioner.shipped.shipped_models", lambda: {"default": tiny_model, "best": tiny_model})
     assert find_model("best") == tiny_model
     assert load().name == "tiny"
     with pytest.raises(CheckpointError, match=r"'bset'.*default, best"):
@@ -191,7 +192,7 @@ def test_shipped_models_are_listed_default_first(tmp_path: Path, monkeypatch: py
     for name in ("best", "default", "small"):
         (tmp_path / "checkpoints" / f"{name}.safetensors").touch()
     (tmp_path / "checkpoints" / "default.md").touch()
-    monkeypatch.setattr("captioner.pipeline.__file__", str(tmp_path / "captioner" / "pipeline.py"))
+    monkeypatch.setattr("captioner.shipped.__file__", str(tmp_path / "captioner" / "shipped.py"))
     assert list(shipped_models()) == ["default", "best", "small"]
 
 

@@ -12,7 +12,8 @@ import captioner
 from captioner.checkpoint import read_header
 from captioner.cli import main
 from captioner.data.scenes import dog_frisbee_park
-from captioner.pipeline import Captioner, shipped_models
+from captioner.pipeline import Captioner
+from captioner.shipped import shipped_models
 
 CARD = Path(__file__).resolve().parents[1] / "checkpoints" / "README.md"
 

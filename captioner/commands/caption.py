@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     from captioner.data.pictures import find_pictures
     from captioner.data.writers import FigureFiles, ResultsFile
     from captioner.header import read_header
-    from captioner.pipeline import find_model
+    from captioner.shipped import find_model
 
     _check(options)
     outputs = [Path(path) for path in (options.output, options.page, options.figure) if path]

@@ -132,7 +132,7 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path]:
         yield from (Path(options.split), folder / options.split)
     if options.images is not None:
         from captioner.commands.evaluation_pictures import pictures_in
-        from captioner.pipeline import shipped_models
+        from captioner.shipped import shipped_models
 
         yield from pictures_in(options.images)
         yield from shipped_models().values()

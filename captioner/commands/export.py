@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _to_onnx(options: argparse.Namespace) -> int:
-    from captioner.pipeline import find_model
+    from captioner.shipped import find_model
 
     file = find_model(options.model)
     if file.is_dir():
@@ -92,7 +92,7 @@ def _release(options: argparse.Namespace) -> int:
     if options.data is None:
         raise OptionError("--data is missing", remedy="give captions of pictures with the splits dev and test")
     decoding = _decoding(options.decoding) if options.decoding is not None else None
-    from captioner.pipeline import find_model
+    from captioner.shipped import find_model
 
     file = find_model(options.model)
     refuse_overwriting({"--output": options.output}, [file, options.data])

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     from captioner.commands.files import refuse_overwriting
     from captioner.grounding.report import GroundReport
     from captioner.options import MapOptions
-    from captioner.pipeline import find_model
+    from captioner.shipped import find_model
 
     page = _page(options)
     model_file = find_model(options.model)

@@ -44,7 +44,8 @@ def load_model(options: argparse.Namespace) -> "Captioner":
         CheckpointError: there is no such model, or its file is damaged.
         OptionError: there is no such device or backend.
     """
-    from captioner.pipeline import DEFAULT_MODEL, load
+    from captioner.pipeline import load
+    from captioner.shipped import DEFAULT_MODEL
 
     check_model_options(options)
     return load(

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or 1 if a file is damaged. Raises DataError if no model ships."""
     from captioner.header import read_header
-    from captioner.pipeline import shipped_models
+    from captioner.shipped import shipped_models
     from captioner.tokenizer.vocabulary import SPECIAL
 
     models = shipped_models()

@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     from captioner.commands.files import refuse_overwriting
     from captioner.commands.ground import inputs_of, read_annotated
-    from captioner.pipeline import find_model, load
+    from captioner.pipeline import load
+    from captioner.shipped import find_model
 
     model_file = find_model(options.model)
     refuse_overwriting({"--output": options.output}, [model_file])

@@ -13,7 +13,8 @@ from captioner.errors import CaptionerError, OptionError
 from captioner.grounding.ground_truth import GroundTruth, NounAnnotation
 from captioner.grounding.grounded import SOURCES, GroundedCaption, GroundedPicture, score_caption
 from captioner.options import Greedy, MapOptions
-from captioner.pipeline import Captioner, Prepared
+from captioner.pipeline import Captioner
+from captioner.prepared import Prepared
 from captioner.results import Failure
 
 

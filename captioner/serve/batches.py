@@ -17,7 +17,8 @@ from captioner.serve.problems import Problem
 from captioner.serve.settings import Limits
 
 if TYPE_CHECKING:
-    from captioner.pipeline import Captioner, Prepared
+    from captioner.pipeline import Captioner
+    from captioner.prepared import Prepared
 
 
 @dataclass(eq=False)

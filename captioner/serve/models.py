@@ -26,7 +26,8 @@ class Models:
     """
 
     def __init__(self, given: str, *, device: str = "auto", backend: str = "auto", threads: int | None = None) -> None:
-        from captioner.pipeline import find_model, load, shipped_models
+        from captioner.pipeline import load
+        from captioner.shipped import find_model, shipped_models
 
         path = find_model(given)
         self.default = path.stem

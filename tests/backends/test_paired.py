@@ -8,8 +8,9 @@ import pytest
 from captioner.data.scenes import dog_frisbee_park
 from captioner.export.parity import parity
 from captioner.options import Beam, Greedy, MapOptions, Sampling
-from captioner.pipeline import Captioner, load, shipped_models
+from captioner.pipeline import Captioner, load
 from captioner.results import Caption
+from captioner.shipped import shipped_models
 
 Pair = tuple[Captioner, Captioner]
 

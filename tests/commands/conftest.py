@@ -30,7 +30,7 @@ def command(
 ) -> Command:
     """Run ``captioner`` in this process and in the test's folder, where the tiny model is the only one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: {"default": tiny_model})
+    monkeypatch.setattr("captioner.shipped.shipped_models", lambda: {"default": tiny_model})
 
     def run(*arguments: object) -> Run:
         capsys.readouterr()

@@ -15,7 +15,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from captioner import cli, pipeline
+from captioner import cli, pipeline, shipped
 from captioner.image import Geometry
 from captioner.results import Caption, Word
 
@@ -28,7 +28,7 @@ class Model:
             yield Caption(text="dog", words=words, score=-1.0, finished=True, image=str(picture), model="tiny",
                           geometry=geometry, source=picture)
 
-pipeline.shipped_models = lambda: {"default": Path(sys.argv[1])}
+shipped.shipped_models = lambda: {"default": Path(sys.argv[1])}
 pipeline.load = lambda *_, **__: Model()
 sys.exit(cli.main(sys.argv[2:]))
 """

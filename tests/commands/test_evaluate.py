@@ -280,10 +280,8 @@ class PretendCaptioner:
 @pytest.fixture
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     module = types.ModuleType("captioner.pipeline")
-    module.DEFAULT_MODEL = "default"  # type: ignore[attr-defined]
-    module.DEFAULT_MODEL = "default"  # type: ignore[attr-defined]
     module.load = lambda name, **options: PretendCaptioner()  # type: ignore[attr-defined]
-    module.shipped_models = lambda: {"default": tmp_path / "default.safetensors"}  # type: ignore[attr-defined]
+    monkeypatch.setattr("captioner.shipped.shipped_models", lambda: {"default": tmp_path / "default.safetensors"})
     monkeypatch.setitem(sys.modules, "captioner.pipeline", module)
     folder = tmp_path / "val"
     folder.mkdir()

@@ -57,9 +57,8 @@ def captioned(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
                 yield Failure.of(path, ImageError(f"{path}: damaged")) if bad else types.SimpleNamespace(text=text)
 
     module = types.ModuleType("captioner.pipeline")
-    module.DEFAULT_MODEL = "default"  # type: ignore[attr-defined]
     module.load = lambda name, **_: Pretend()  # type: ignore[attr-defined]
-    module.shipped_models = dict  # type: ignore[attr-defined]
+    monkeypatch.setattr("captioner.shipped.shipped_models", dict)
     monkeypatch.setitem(sys.modules, "captioner.pipeline", module)
     return seen
 

@@ -21,7 +21,8 @@ from captioner.model.decoder import DECODERS, Decoder, Step
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import Grid
 from captioner.model.refiners import RefinerConfig
-from captioner.pipeline import load, shipped_models
+from captioner.pipeline import load
+from captioner.shipped import shipped_models
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
 WORDS = (*SPECIAL, "a", "dog", "cat")

@@ -23,7 +23,8 @@ from captioner.grounding.run import ground
 from captioner.grounding.scores import average_scores
 from captioner.grounding.worst_cases import worst_cases
 from captioner.options import MapOptions
-from captioner.pipeline import Captioner, Prepared
+from captioner.pipeline import Captioner
+from captioner.prepared import Prepared
 from captioner.results import Failure
 
 

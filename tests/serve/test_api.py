@@ -167,7 +167,7 @@ def test_models_are_listed_and_loaded_when_asked_for(
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no model")
     shipped = {"other": either_model, "broken": broken}
-    monkeypatch.setattr("captioner.pipeline.shipped_models", lambda: shipped)
+    monkeypatch.setattr("captioner.shipped.shipped_models", lambda: shipped)
     with serve(tiny_model) as running:
         with running.client() as client:
             offer = client.get("/v1/models").json()

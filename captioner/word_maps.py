@@ -1,0 +1,108 @@
+"""The maps of the words of given captions (teacher forcing): attention, gradients or occlusion."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioner.backends.base import Backend, Encoded, Pixels, Scored
+from captioner.explain.occlusion import occlusion_maps
+from captioner.explain.postprocess import postprocess
+from captioner.image import Geometry
+from captioner.options import MapOptions
+from captioner.prepared import Prepared
+
+_BATCH = 16
+
+
+class WordMaps(NamedTuple):
+    """Of a caption of n words: maps (n, h, w), their weight off the grid (n,), and the log-probabilities of the words
+    and of the end (n + 1,)."""
+
+    maps: NDArray[np.float32]
+    off_grid: NDArray[np.float32]
+    log_p: NDArray[np.float32]
+
+
+def encode(backend: Backend, ready: Sequence[Prepared]) -> Encoded:
+    """Encode prepared pictures in one batch."""
+    return backend.encode(np.stack([one.pixels for one in ready]), [one.geometry for one in ready])
+
+
+def word_maps(
+    backend: Backend,
+    ready: Sequence[Prepared],
+    encoded: Encoded,
+    captions: Sequence[Sequence[Sequence[int]]],
+    options: MapOptions,
+    *,
+    differentiable: Callable[[], Backend],
+) -> list[list[WordMaps]]:
+    """The maps of captions.
+
+    Args:
+        backend: what encoded the pictures.
+        ready: B pictures.
+        encoded: the same pictures.
+        captions: for each picture, captions in ids, without start and end.
+        options: what the maps are computed from, and how they are cleaned.
+        differentiable: returns the backend that computes gradients; called only for those.
+
+    Returns:
+        For each picture, one for each of its captions.
+    """
+    if options.explain == "gradient":
+        on = differentiable()
+        scored = on.gradients(encoded if on is backend else encode(on, ready), captions)
+    else:
+        scored = backend.score(encoded, captions)
+    found = []
+    for prepared, some, ours in zip(ready, captions, scored, strict=True):
+        if options.explain == "occlusion" and some:
+            ours = _occlude(backend, prepared, some, ours, options)
+        valid = prepared.geometry.mask
+        found.append([WordMaps(*postprocess(one.maps, valid, options, one.off_grid), one.log_p) for one in ours])
+    return found
+
+
+def _occlude(
+    backend: Backend,
+    prepared: Prepared,
+    captions: Sequence[Sequence[int]],
+    scored: Sequence[Scored],
+    options: MapOptions,
+) -> list[Scored]:
+    def ask(variants: Sequence[Pixels]) -> NDArray[np.float32]:
+        return log_probabilities(backend, variants, prepared.geometry, captions)
+
+    maps = occlusion_maps(prepared.pixels, prepared.geometry, options.block, ask)
+    return [
+        replace(one, maps=ours[: len(one.log_p)], off_grid=np.zeros_like(one.log_p))
+        for one, ours in zip(scored, maps, strict=True)
+    ]
+
+
+def log_probabilities(
+    backend: Backend, variants: Sequence[Pixels], geometry: Geometry, captions: Sequence[Sequence[int]]
+) -> NDArray[np.float32]:
+    """Log-probabilities of the words of captions on variants of one picture (teacher forcing).
+
+    Args:
+        backend: computes them.
+        variants: V inputs (side, side, 3).
+        geometry: the picture's.
+        captions: k of them in ids, without start and end; at least one.
+
+    Returns:
+        (V, k, T): log-probabilities of the words and of the end, 0 beyond it, padded to the longest caption's.
+    """
+    found = np.zeros((len(variants), len(captions), max(map(len, captions)) + 1), dtype=np.float32)
+    for first in range(0, len(variants), _BATCH):
+        some = np.stack(variants[first : first + _BATCH])
+        encoded = backend.encode(some, [geometry] * len(some))
+        for i, scored in enumerate(backend.score(encoded, [captions] * len(some)), first):
+            for j, one in enumerate(scored):
+                found[i, j, : len(one.log_p)] = one.log_p
+    return found
