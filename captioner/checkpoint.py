@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from captioner.errors import CaptionerError, CheckpointError, OldNameWarning
+from captioner.errors import CaptionerError, CheckpointError, OldNameWarning, one_line
 from captioner.header import FORMAT, FORMAT_VERSION, Header, current_weight_name, damaged, read_header
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels
@@ -136,7 +136,7 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        reason = one_line(getattr(error, "strerror", None) or error)
         raise CheckpointError(f"{path}: cannot be written ({reason})") from None
 
 

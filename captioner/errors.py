@@ -18,6 +18,11 @@ class CaptionerError(Exception):
         self.remedy = remedy
 
 
+def one_line(error: object) -> str:
+    """The text of a foreign error in one line of at most 200 characters, to stand inside a message."""
+    return " ".join(str(error).split())[:200]
+
+
 class ImageError(CaptionerError):
     """A picture that cannot be opened: missing, not an image, truncated, or too large."""
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict
 
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.errors import CaptionerError, CheckpointError, one_line
 from captioner.options import Beam, MapOptions
 from captioner.tokenizer.vocabulary import LONGEST_WORD, Vocabulary, is_word
 
@@ -121,8 +121,7 @@ def read_exported(folder: str | Path) -> Header:
 
 def damaged(path: Path, error: object) -> CheckpointError:
     """The error of a model file whose content does not fit."""
-    reason = " ".join(str(error).split())[:200]
-    return CheckpointError(f"{path}: damaged, or made by another version ({reason})")
+    return CheckpointError(f"{path}: damaged, or made by another version ({one_line(error)})")
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], str, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from captioner.conversion import from_array, to_8_bits, to_rgb
-from captioner.errors import CaptionerError, ImageError
+from captioner.errors import CaptionerError, ImageError, one_line
 from captioner.formats import SUFFIXES as SUFFIXES
 from captioner.formats import UNREADABLE_SUFFIXES as UNREADABLE_SUFFIXES
 from captioner.formats import decode, orientation_of, pillow, too_many_pixels
@@ -167,7 +167,7 @@ def _errors(name: str) -> Iterator[None]:
 
 
 def _damaged(name: str, error: Exception) -> ImageError:
-    what = " ".join(str(error).split())[:200] or type(error).__name__
+    what = one_line(error) or type(error).__name__
     return ImageError(f"{name}: truncated or damaged ({what})", remedy="download or export it again")
 
 

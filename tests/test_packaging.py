@@ -47,7 +47,7 @@ def test_an_installation_captions_from_any_folder(wheel: Path, tmp_path: Path) -
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     code = (
-        "import captioner, numpy, captioner.pipeline as c\n"
+        "import captioner, numpy, captioner.shipped as c\n"
         "print(c.shipped_models()['default'])\n"
         "print(captioner.load().caption(numpy.zeros((40, 60, 3), 'uint8')).text)\n"
     )

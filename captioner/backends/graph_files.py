@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.errors import CheckpointError
+from captioner.errors import CheckpointError, one_line
 from captioner.header import FORMAT_VERSION, Header, current_weight_name
 
 GRAPHS = ("encode", "step")
@@ -108,8 +108,7 @@ def describe(path: Path, content: bytes, *, graph: str) -> Description:
             raise ValueError(f"it is the graph '{description['graph']}', not '{graph}'")
         return description
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"{path}: damaged, or not a graph of captioner ({reason})") from None
+        raise CheckpointError(f"{path}: damaged, or not a graph of captioner ({one_line(error)})") from None
 
 
 def check_digest(path: Path, description: Description, model_file: Path, digest: str) -> None:

@@ -22,7 +22,7 @@ from captioner.backends.graph_files import (
     read_graph,
 )
 from captioner.backends.sessions import InferenceSession, choose_threads, find_provider, make_session
-from captioner.errors import CheckpointError, OptionError
+from captioner.errors import CheckpointError, OptionError, one_line
 from captioner.header import Header, damaged, read_exported, read_header
 from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import END, START, Vocabulary
@@ -237,9 +237,9 @@ class OnnxBackend:
         try:
             results: list[NDArray[Any]] = self._sessions[graph].run(outputs, feed)
         except Exception as error:  # onnxruntime's exceptions have no common class
-            reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"the graph '{graph}' of the model does not compute ({reason})", remedy="it is damaged; try another"
+                f"the graph '{graph}' of the model does not compute ({one_line(error)})",
+                remedy="it is damaged; try another",
             ) from None
         return results
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.errors import CheckpointError, OptionError
+from captioner.errors import CheckpointError, OptionError, one_line
 
 # From 1.29 on, onnxruntime reports its use to its maker, from a thread of its own. Captioning is offline, and a forked
 # child would abort at its end, because it waits for that thread.
@@ -100,9 +100,8 @@ def make_session(
         options.add_external_initializers(list(initialisers), values)
         session = InferenceSession(graph, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common class
-        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"{path}: onnxruntime {onnxruntime.__version__} does not open it ({reason})",
+            f"{path}: onnxruntime {onnxruntime.__version__} does not open it ({one_line(error)})",
             remedy="it is damaged or too new; try --backend torch",
         ) from None
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.commands.console import ReaderGone, message_line, printable, report, stopping_on_signals
 from captioner.commands.model_options import add_model_options, load_model
+from captioner.commands.ranges import check_positive
 from captioner.errors import CaptionerError, ImageError, OptionError
 
 if TYPE_CHECKING:
@@ -220,10 +221,7 @@ class _Run:
 
 
 def _check(options: argparse.Namespace) -> None:
-    for name in ("max_pixels", "batch"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    check_positive(options, "max_pixels", "batch")
     if not options.device:
         raise OptionError("there is no device ''", remedy="leave out --device, or give cpu, cuda, cuda:1 or mps")
     if options.overwrite and options.output is None and options.figure is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from captioner.commands.files import refuse_overwriting, write_whole
 from captioner.commands.model_options import add_model_options, load_model
+from captioner.commands.ranges import check_not_negative, check_positive
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -157,14 +158,8 @@ def _save_frequencies(annotations: "Annotations", path: Path, known: "References
 def _check(options: argparse.Namespace) -> None:
     if options.results is None and options.images is None and options.save_document_frequencies is None:
         raise OptionError("give captions to score: --results FILE, or --images DIR to caption its pictures first")
-    if options.bootstrap is not None and options.bootstrap < 1:
-        raise OptionError(f"--bootstrap must be at least 1, not {options.bootstrap}")
-    if options.references < 0:
-        raise OptionError(f"--references must not be negative, as {options.references} is")
-    if options.seed < 0:
-        raise OptionError(f"--seed must not be negative, as {options.seed} is")
-    if options.beam is not None and options.beam < 1:
-        raise OptionError(f"--beam must be at least 1, not {options.beam}")
+    check_positive(options, "bootstrap", "beam")
+    check_not_negative(options, "references", "seed")
     for option, path in _outputs(options).items():  # checked now and not after an hour of captioning
         if path is not None:
             _check_output(option, path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.commands.files import refuse_overwriting
+from captioner.commands.ranges import check_positive
 from captioner.errors import OptionError
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """Write what is asked for: 0; 1 if pictures were left out. Raises CaptionerError."""
     if options.graphs == (options.output is not None):
         raise OptionError("give either --output or --graphs", remedy="see captioner export --help")
-    if options.threads is not None and options.threads < 1:
-        raise OptionError(f"--threads must be at least 1, not {options.threads}")
+    check_positive(options, "threads")
     if options.output is not None and options.output.suffix == ".safetensors":
         if options.precision is not None:
             raise OptionError("--precision is for a folder, and --output is a file")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.commands.model_options import add_model_options, load_model
+from captioner.commands.ranges import check_not_negative, check_positive, check_split
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -180,14 +181,9 @@ def _check(options: argparse.Namespace) -> tuple[str, ...]:
     """Refuse options out of range, and return the sources of captions."""
     from captioner.grounding.grounded import SOURCES
 
-    for name in ("pictures", "resamples", "beam"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise OptionError(f"--{name} must be at least 1, not {value}")
-    if options.seed < 0:
-        raise OptionError(f"--seed must not be negative, as {options.seed} is")
-    if options.split not in ("train", "dev", "test"):
-        raise OptionError(f"--split must be train, dev or test, not '{options.split}'")
+    check_positive(options, "pictures", "resamples", "beam")
+    check_not_negative(options, "seed")
+    check_split(options.split)
     source = options.captions
     if source in _OLD_SOURCES:
         print(f"captioner: --captions {source} is now called {_OLD_SOURCES[source]}", file=sys.stderr)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.ranges import check_not_negative, check_positive, check_split
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -99,14 +100,9 @@ def _read_all(
 
 
 def _check(options: argparse.Namespace) -> None:
-    for name in ("pictures", "captions", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise OptionError(f"--{name} must be at least 1, not {value}")
-    if options.gradients < 0:
-        raise OptionError(f"--gradients must be 0 or more, not {options.gradients}")
-    if options.split not in ("train", "dev", "test"):
-        raise OptionError(f"--split must be train, dev or test, not '{options.split}'")
+    check_positive(options, "pictures", "captions", "threads")
+    check_not_negative(options, "gradients")
+    check_split(options.split)
     if options.output.suffix != ".safetensors":
         raise OptionError(f"--output {options.output}: a model file ends in .safetensors", remedy="add the ending")
     if options.output.is_dir():

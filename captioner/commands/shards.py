@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.ranges import check_positive
 from captioner.errors import OptionError
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from captioner.data.readers import read
     from captioner.data.shards import write_shards
 
-    if options.shard_size < 1:
-        raise OptionError(f"--shard-size must be at least 1, not {options.shard_size}")
+    check_positive(options, "shard_size")
     records = read(options.data, images=options.images)
     _refuse_folders_of_inputs(options, records)
     with progress("pictures", len(records)) as (advance, say):

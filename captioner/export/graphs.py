@@ -36,7 +36,7 @@ from captioner.backends.graph_files import (
 from captioner.backends.onnx import open_graphs
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
-from captioner.errors import OptionError
+from captioner.errors import OptionError, one_line
 from captioner.export.parity import TOLERANCE, Parity, parity
 from captioner.export.probe import PICTURES, ROWS, Probe, flatten, probe_mask, probe_pixels, rebuild
 from captioner.header import read_header
@@ -246,9 +246,8 @@ def _export(
         raise OptionError(f"export needs {error.name}, which is not installed") from None
     except Exception as error:  # whatever a decoder of somebody else's does that the exporter does not know
         cause = error.__cause__ or error
-        reason = " ".join(str(cause).split())[:300]
         raise OptionError(
-            f"{type(model.decoder).__name__} does not export to ONNX: {type(cause).__name__}: {reason}",
+            f"{type(model.decoder).__name__} does not export to ONNX: {type(cause).__name__}: {one_line(cause)}",
             remedy="run it on torch",
         ) from error
     assert program is not None

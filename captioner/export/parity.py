@@ -6,7 +6,7 @@ import numpy as np
 
 from captioner.backends.arrays import to_numpy
 from captioner.backends.base import Backend
-from captioner.errors import CaptionerError, OptionError
+from captioner.errors import CaptionerError, OptionError, one_line
 from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import SPECIAL, START
 
@@ -51,9 +51,8 @@ def parity(first: Backend, second: Backend, *, words: int = 4, seed: int = 0) ->
         except CaptionerError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common class
-            reason = " ".join(str(error).split())[:200]
             raise OptionError(
-                f"the graph does not take {pictures} pictures of {rows} captions ({reason})",
+                f"the graph does not take {pictures} pictures of {rows} captions ({one_line(error)})",
                 remedy="in the decoder, take sizes from tensor.shape, not from len() or int()",
             ) from None
         for ours, theirs in zip(*found, strict=True):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from captioner.checkpoint import write_tensors
-from captioner.errors import CheckpointError, DataError, OptionError
+from captioner.errors import CheckpointError, DataError, OptionError, one_line
 from captioner.training import aliases
 from captioner.training.recipe import default_of, options
 
@@ -77,7 +77,8 @@ class RunFolder:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OptionError(
-                f"--output {self.path}: no folder that can be written ({reason})", remedy="give another --output"
+                f"--output {self.path}: no folder that can be written ({reason})",
+                remedy="give another --output",
             ) from None
         if fcntl is None:
             return
@@ -170,9 +171,8 @@ class RunFolder:
 
     def damaged_state(self, error: object) -> CheckpointError:
         """The error of a state that cannot be resumed from."""
-        reason = " ".join(str(error).split())[:200]
         return CheckpointError(
-            f"{self.state}: damaged ({reason})", remedy="remove it to start the run from its first step"
+            f"{self.state}: damaged ({one_line(error)})", remedy="remove it to start the run from its first step"
         )
 
     def _read_json(self, path: Path) -> dict[str, Any] | None:

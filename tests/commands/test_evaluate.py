@@ -226,8 +226,8 @@ def test_empty_captions_are_named(evaluate_command: Run, files: tuple[Path, Path
     ("more", "message"),
     [
         (["--bootstrap", 0], "--bootstrap must be at least 1, not 0"),
-        (["--seed", -1], "--seed must not be negative"),
-        (["--references", -1], "--references must not be negative"),
+        (["--seed", -1], "--seed must be 0 or more"),
+        (["--references", -1], "--references must be 0 or more"),
         (["--beam", 3], "--beam goes with --images"),
         (["--save-results", "x.json"], "--save-results goes with --images"),
     ],

@@ -221,15 +221,20 @@ def test_workers_keep_no_work_that_nobody_waits_for() -> None:
     assert run(work()) == (0, 7)
 
 
+def asks_for_a_figure(picture: bytes) -> bytes:
+    """A whole request."""
+    body = PART + picture + b'\r\n--edge\r\nContent-Disposition: form-data; name="format"\r\n\r\npng\r\n--edge--\r\n'
+    return f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 def test_a_client_that_does_not_read_is_let_go(
     serve: Serve, tiny_model: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its answer counts as held, and goes when its time is over."""
     monkeypatch.setattr(connections, "PATIENCE", 1.5)
     monkeypatch.setattr(answers, "figure", lambda *arguments: bytes(30_000_000))
-    body = PART + picture + b'\r\n--edge\r\nContent-Disposition: form-data; name="format"\r\n\r\npng\r\n--edge--\r\n'
     with serve(tiny_model) as running, running.connect() as connection:
-        connection.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        connection.sendall(asks_for_a_figure(picture))
         running.wait_until(lambda running: running.service.held.bytes == 30_000_000)
         assert running.service.batcher.places == 0
         running.wait_until(lambda running: running.service.held.bytes == 0)
@@ -247,9 +252,8 @@ def test_an_answer_has_its_time(
     """One that is read, but slowly, does not keep its connection for ever."""
     monkeypatch.setattr(connections, "ANSWER_SECONDS", 1.0)
     monkeypatch.setattr(answers, "figure", lambda *arguments: bytes(30_000_000))
-    body = PART + picture + b'\r\n--edge\r\nContent-Disposition: form-data; name="format"\r\n\r\npng\r\n--edge--\r\n'
     with serve(tiny_model) as running, running.connect() as connection:
-        connection.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        connection.sendall(asks_for_a_figure(picture))
         got = 0
         with contextlib.suppress(ConnectionResetError):
             while part := connection.recv(20_000):
