@@ -16,7 +16,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
@@ -47,8 +47,6 @@ FORMATS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "JPEG 2000": (("JPEG2000",), (".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c")),
 }
 _HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
-if importlib.util.find_spec("PIL.AvifImagePlugin") is None:  # before Pillow 11.3
-    del FORMATS["AVIF"]
 if _HAS_HEIF:
     FORMATS["HEIC"] = (("HEIF",), tuple(sorted(_HEIC_SUFFIXES)))
 
@@ -136,8 +134,7 @@ def _load_plugins() -> None:
     Pillow's own function checks a size where this module is not at work, so the host's pictures are checked as ever.
     """
     for plugin in _PLUGINS.split():
-        with suppress(ImportError):  # AVIF in an old Pillow
-            importlib.import_module(f"PIL.{plugin}ImagePlugin")
+        importlib.import_module(f"PIL.{plugin}ImagePlugin")
     if _HAS_HEIF:
         importlib.import_module("pillow_heif").register_heif_opener()
     pillow_check = getattr(Image, "_decompression_bomb_check", None)

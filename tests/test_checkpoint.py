@@ -338,7 +338,10 @@ def test_weights_that_are_no_real_numbers_are_refused(
     tensors = load_file(path)
     name = next(name for name, tensor in tensors.items() if tensor.dim() == dimensions)
     tensors[name] = tensors[name].to(kind)
-    save_file(tensors, path, metadata)
+    try:
+        save_file(tensors, path, metadata)
+    except KeyError:
+        pytest.skip(f"this safetensors stores no {kind}")
     with pytest.raises(CheckpointError) as raised:
         checkpoint.load(path)
     assert name in str(raised.value) and path.name in str(raised.value)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -375,8 +376,8 @@ def whole_files() -> list[bytes]:
         encoded(deep, "TIFF", compression="tiff_lzw"),
         encoded(image, "AVIF", exif=exif, speed=10),
         encoded(image, "AVIF", speed=10, **frames),
-        encoded(image, "ICO"),
-        encoded(image, "ICO", bitmap_format="bmp"),
+        encoded(image.resize((16, 16)), "ICO"),  # before Pillow 13, icons of other sizes are written without a picture
+        encoded(image.resize((16, 16)), "ICO", bitmap_format="bmp"),
         encoded(image, "PPM"),
         encoded(gray.convert("1"), "PPM"),
         b"P3 2 2 255 1 2 3 4 5 6 7 8 9 10 11 12",
@@ -792,8 +793,12 @@ def test_pictures_are_refused_by_their_inner_size_before_they_are_decoded(
     with suppress(ImageError):  # where the sizes disagree
         assert open_image(data, max_pixels=20_000_000).size >= (16, 16)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("the picture was decoded"))
-    with pytest.raises(TooManyPixelsError) as raised:
+    with pytest.raises(ImageError) as raised:
         open_image(data, max_pixels=20_000)
+    if what == "a WebP's canvas" and int(PIL.__version__.partition(".")[0]) < 13:
+        assert "damaged" in str(raised.value)  # its decoder is not even made
+        return
+    assert isinstance(raised.value, TooManyPixelsError)
     assert raised.value.size[0] * raised.value.size[1] > 20_000
     assert "max_pixels" in raised.value.remedy
 

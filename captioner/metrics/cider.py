@@ -12,7 +12,6 @@ so the figure, is 0.
 """
 
 import json
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,7 +108,9 @@ class CiderScorer:
             self._spelled = self._ngrams.spelled(order, self._spelled)
             found = [self._table.counts.get(gram, 0) for gram in self._spelled]
             pictures, frequency = self._table.pictures, np.array(found, dtype=np.int64)
-        weight = math.log(max(1, pictures)) - np.log(np.maximum(1, frequency))
+        # One log for both: an n-gram of every picture weighs exactly 0, which math.log and np.log need not agree on.
+        logs = np.log(np.append(np.maximum(1, frequency), max(1, pictures)))
+        weight = logs[-1] - logs[:-1]
         self._sums += _cosines(self._ngrams, order, weight)
 
     def scores(self) -> tuple[Floats, Floats]:

@@ -52,12 +52,15 @@ def test_the_default_captions_without_torch_matplotlib_and_scipy(tmp_path: Path)
     done = run(
         f"""
         import sys
+        import numpy
         import captioner
         model = captioner.load(backend="onnx", device="cpu")
         caption = model.caption({os.fspath(picture)!r})
         model.read({os.fspath(picture)!r}, [caption.text])
         print(caption.text)
         heavy = {{"torch", "torchvision", "matplotlib", "scipy", "safetensors", "array_api_compat"}}
+        if not hasattr(numpy.ndarray, "__array_namespace__"):  # before numpy 2
+            heavy.remove("array_api_compat")
         print(sorted(heavy & set(sys.modules)))
         """
     )
