@@ -457,9 +457,9 @@ def load(
         model: the name of a model that ships, the path of a model file, or an exported folder.
         device: where it computes: "cpu", "cuda", "cuda:1", "mps", or a device of ONNX Runtime ("coreml", "directml",
             "openvino"); "auto" (or None) for the best that there is.
-        backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "torch"
-            where it is installed. "onnx" starts many times faster; it computes exported folders, and model files that
-            have graphs (``graphs/NAME`` beside it, made from this very file). It is the default where torch is missing.
+        backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" on a CPU
+            for exported folders and for model files that have graphs (``graphs/NAME`` beside it, made from this very
+            file), and "torch" for others and on an accelerator.
         threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes one for each core, or
             what the environment's OMP_NUM_THREADS says.
 

@@ -1,8 +1,11 @@
-"""The runtime of a model: torch where it is installed, ONNX Runtime where asked for or where torch is missing."""
+"""The runtime of a model: ONNX Runtime on CPUs, torch on accelerators and for models without graphs."""
 
 import importlib
 import importlib.util
 import os
+import platform
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +36,34 @@ def open_backend(backend: str, path: Path, *, device: str = "auto", threads: int
 
 
 def _choose(path: Path, device: str, threads: int | None) -> Backend:
-    """The model in torch where that is installed: the scores of the shipped models were measured with its numbers."""
-    if path.is_dir():
-        return _open("onnx", path, device=device, threads=threads)
-    if importlib.util.find_spec("torch") is not None and device.partition(":")[0] not in _OF_ONNX_ALONE:
-        return _open("torch", path, device=device, threads=threads)
-    if graph_folder(path).is_dir() and importlib.util.find_spec("onnxruntime") is not None:
-        return _open("onnx", path, device=device, threads=threads)
-    runtimes = "onnxruntime or torch" if graph_folder(path).is_dir() else "torch"
-    raise OptionError(f"{path} runs on {runtimes}, which is not installed", remedy="pip install torch")
+    kind = device.partition(":")[0]
+    has_graphs = path.is_dir() or graph_folder(path).is_dir()
+    has_torch = importlib.util.find_spec("torch") is not None and not path.is_dir()
+    on_cpu = kind == "cpu" or (kind == "auto" and not (has_torch and _has_accelerator()))
+    runs_graphs = has_graphs and importlib.util.find_spec("onnxruntime") is not None
+    if path.is_dir() or kind in _OF_ONNX_ALONE or (runs_graphs and (on_cpu or not has_torch)):
+        name = "onnx"
+    elif has_torch:
+        name = "torch"
+    else:
+        runtimes, package = ("onnxruntime or torch", "onnxruntime") if has_graphs else ("torch", "torch")
+        raise OptionError(f"{path} runs on {runtimes}, which is not installed", remedy=f"pip install {package}")
+    return _open(name, path, device=device, threads=threads)
+
+
+def _has_accelerator() -> bool:
+    """Whether torch may find a GPU here. It is not asked: importing it takes longer than captioning."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    driver = Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32/nvcuda.dll")
+    if not any(path.exists() for path in (Path("/dev/nvidiactl"), Path("/dev/kfd"), driver)):
+        return False
+    origin = getattr(importlib.util.find_spec("torch"), "origin", None)
+    try:
+        version = Path(origin or "").with_name("version.py").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return True
+    return re.search(r"^(cuda|hip)\b.*= *['\"]", version, re.MULTILINE) is not None
 
 
 def _open(backend: str, path: Path, *, device: str, threads: int | None = None) -> Backend:

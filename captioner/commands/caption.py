@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.commands.console import ReaderGone, message_line, printable, report, stopping_on_signals
 from captioner.commands.model_options import add_model_options, load_model
+from captioner.commands.packages import require
 from captioner.commands.ranges import check_positive
 from captioner.errors import CaptionerError, ImageError, OptionError
 
@@ -87,6 +88,8 @@ def run(options: argparse.Namespace) -> int:
         report(line)
     if not found.pictures:
         return 2
+    if options.figure is not None:
+        require("matplotlib", "--figure")
     figures = FigureFiles(options.figure, several=found.several) if options.figure is not None else None
     page = _page_file(options, found)
     model = find_model(options.model)

@@ -5,6 +5,7 @@ escapes. A failure to write standard output becomes an `OutputError` that names 
 becomes `ReaderGone`, and a failure to write standard error is ignored, since nothing is left to report it on.
 """
 
+import importlib.util
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO, cast
 
+from captioner.commands.packages import OPTIONAL, missing
 from captioner.errors import CaptionerError
 from captioner.training.processes import in_group
 
@@ -113,6 +115,12 @@ def _run(run: Callable[[], int]) -> int:
         return 0
     except OSError as error:
         report(_file_error(error))
+        return 2
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in OPTIONAL or importlib.util.find_spec(module) is not None:
+            raise
+        report(missing(module))
         return 2
     except Exception as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

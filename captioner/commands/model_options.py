@@ -25,8 +25,8 @@ def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup
         "--backend",
         metavar="NAME",
         default=auto,
-        help="the runtime: torch; onnx, which starts faster; or one that an installed package registers (default auto: "
-        "torch where it is installed)",
+        help="the runtime: onnx, which starts faster; torch; or one that an installed package registers (default auto: "
+        "onnx on a CPU where the model has graphs, else torch)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of the computation on a CPU (default: the runtime's)")
 

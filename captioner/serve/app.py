@@ -1,6 +1,7 @@
 """The addresses of the server: the page, the API under /v1, its description at /docs, and its health."""
 
 import asyncio
+import importlib.util
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, TypeVar
@@ -159,6 +160,8 @@ async def _answer(service: Service, form: Form, account: Account) -> Response:
     options = Options.of_form(form.fields)
     if not form.files:
         raise Problem(422, "invalid-form", "no picture: send at least one in the field 'file'")
+    if options.format == "png" and importlib.util.find_spec("matplotlib") is None:
+        raise Problem(422, "invalid-options", "format: this server draws no figures, because it has no matplotlib")
     if options.format == "png" and len(form.files) > 1:
         raise Problem(422, "invalid-options", f"format: a figure shows one picture, not {len(form.files)}")
     async with service.turn(len(form.files)):  # until the answer is drawn: figures and pages take time and memory too

@@ -94,16 +94,17 @@ def test_a_graph_that_is_missing_is_named(copied: Path) -> None:
         load(copied, backend="onnx")
 
 
-def test_graphs_of_another_model_are_refused_and_auto_takes_torch(
+def test_graphs_of_another_model_are_refused(
     copied: Path, make_checkpoint: Callable[..., checkpoint.Checkpoint]
 ) -> None:
     model = make_checkpoint("lstm")
     model.about["note"] = "another"
     checkpoint.save(copied, model)
-    with pytest.raises(CheckpointError, match="--backend torch") as error:
-        load(copied, backend="onnx")
-    assert str(copied) in str(error.value)
-    assert load(copied, device="cpu").backend.name == "torch"
+    for backend in ("auto", "onnx"):
+        with pytest.raises(CheckpointError, match="--backend torch") as error:
+            load(copied, backend=backend, device="cpu")
+        assert str(copied) in str(error.value)
+    assert load(copied, backend="torch", device="cpu").backend.name == "torch"
 
 
 def test_graphs_that_were_exchanged_are_named(copied: Path) -> None:

@@ -1,0 +1,20 @@
+# captioner without torch: captions, scores and the server.
+#
+#     docker build -t captioner .
+#     docker run -p 127.0.0.1:8000:8000 captioner
+#     docker run -v "$PWD/photos:/photos:ro" captioner caption /photos
+FROM python:3.11-slim
+COPY constraints.txt setup.cfg pyproject.toml README.md LICENSE /source/
+COPY requirements /source/requirements
+COPY captioner /source/captioner
+COPY checkpoints /source/checkpoints
+WORKDIR /source
+RUN pip install --no-cache-dir --no-deps -c constraints.txt -r requirements/slim.txt -r requirements/slim-serve.txt
+RUN pip install --no-cache-dir --no-deps .
+RUN useradd --create-home captioner
+USER captioner
+WORKDIR /home/captioner
+EXPOSE 8000
+HEALTHCHECK --start-period=20s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/ready')"]
+ENTRYPOINT ["captioner"]
+CMD ["serve", "--host", "0.0.0.0", "--allow-host", "localhost"]

@@ -1,0 +1,35 @@
+"""Packages that not every installation has."""
+
+import importlib.util
+
+from captioner.errors import OptionError
+
+OPTIONAL = {
+    "array_api_compat": "array-api-compat",
+    "matplotlib": "matplotlib",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "onnxscript": "onnxscript",
+    "pycocotools": "pycocotools",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "torch": "torch",
+    "torchvision": "torchvision",
+}
+"""Modules that a slim installation lacks, and the packages that have them."""
+
+
+def require(module: str, needed_by: str) -> None:
+    """Refuse an option before any work where what it needs is missing.
+
+    Raises:
+        OptionError: the module is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise missing(module, needed_by)
+
+
+def missing(module: str, needed_by: str = "this command") -> OptionError:
+    """The error of a module of `OPTIONAL` that is not installed."""
+    package = OPTIONAL[module]
+    return OptionError(f"{needed_by} needs {package}, which is not installed", remedy=f"pip install {package}")
