@@ -32,7 +32,8 @@ import captioner.backends.onnx; mark("import onnxruntime")
 import captioner.pipeline, PIL.JpegImagePlugin; mark("import the rest")
 model = captioner.pipeline.load({model!r}, backend="onnx"); mark("load: header, weights, sessions")
 prepared = model.prepare({picture!r}); mark("open the picture")
-encoded = model._encode([prepared]); mark("encode")
+from captioner.word_maps import encode
+encoded = encode(model.backend, [prepared]); mark("encode")
 from captioner.decoding import decode
 found = decode(model.backend, encoded, model.default_options); mark("decode")
 caption = model._finish(prepared, found[0], model.map_options); mark("results")
@@ -95,6 +96,9 @@ def main() -> None:
     base = [statistics.median(values) for values in list(zip(*found["import torch"], strict=True))[:2]]
     print(f"load average {os.getloadavg()[0]:.1f}, {options.repeats} turns, medians")
     print(f"{'':30} wall s  ratio   CPU s  ratio  peak MiB")
+    bare = statistics.median(wall for wall, *_ in found["pass"])
+    for name in ("captioner --help", "captioner models"):
+        print(f"{name}: {statistics.median(wall for wall, *_ in found[name]) / bare:.2f} of a bare python -c pass")
     for name, runs in found.items():
         wall, cpu, peak = (statistics.median(values) for values in list(zip(*runs, strict=True))[:3])
         print(f"{name:30} {wall:6.3f} {wall / base[0]:6.2f}  {cpu:6.3f} {cpu / base[1]:6.2f}  {peak:8.0f}")
