@@ -9,11 +9,14 @@ Names are loaded when they are first used, so that ``import captioner`` and ``ca
 the scores need no torch.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 from captioner.version import __version__
 
+TYPE_CHECKING = False  # importing typing for it would take a tenth of what --help takes
 if TYPE_CHECKING:
+    from typing import Any
+
     from captioner.errors import CaptionerError
     from captioner.metrics import evaluate
     from captioner.options import Beam, Greedy, MapOptions, Sampling

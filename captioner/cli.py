@@ -4,16 +4,16 @@ Exit codes: 0 all well; 1 some pictures failed, each named on standard error, th
 could be done.
 """
 
+from __future__ import annotations
+
 import argparse
-import difflib
 import importlib
+import os
 import re
 import sys
+from collections import namedtuple
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from captioner.commands.console import exit_code, standard_streams
 from captioner.commands.notices import warnings_as_lines
@@ -21,9 +21,12 @@ from captioner.errors import OptionError
 from captioner.training.processes import leave
 from captioner.version import __version__
 
+TYPE_CHECKING = False  # here and below: typing, dataclasses and pathlib would take half the time of --help
+if TYPE_CHECKING:
+    from typing import Any
 
-@dataclass(frozen=True)
-class Command:
+
+class Command(namedtuple("Command", ["module", "help"])):
     """A line of the table.
 
     Attributes:
@@ -34,6 +37,8 @@ class Command:
 
     module: str
     help: str
+
+    __slots__ = ()
 
 
 COMMANDS = {
@@ -131,6 +136,8 @@ def _overview() -> argparse.ArgumentParser:
 def _command(name: str) -> str:
     if name in COMMANDS:
         return name
+    import difflib
+
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(COMMANDS)}"
     raise argparse.ArgumentTypeError(f"invalid choice: '{name}'; {hint}")
@@ -158,7 +165,7 @@ def _refuse_urls(options: argparse.Namespace) -> None:
     """Options name files. A URL gets a message of its own, with the slashes that `pathlib.Path` removes."""
     for name, value in vars(options).items():
         for one in value if isinstance(value, list) and name != "pictures" else [value]:
-            if isinstance(one, (str, Path)) and (found := _URL.match(str(one))) and len(found[1]) > 1:
+            if isinstance(one, (str, os.PathLike)) and (found := _URL.match(str(one))) and len(found[1]) > 1:
                 rest = str(one)[found.end() :]
                 raise OptionError(
                     f"--{name.replace('_', '-')} {found[1]}://{rest}: a URL, where a file is due",

@@ -5,21 +5,24 @@ escapes. A failure to write standard output becomes an `OutputError` that names 
 becomes `ReaderGone`, and a failure to write standard error is ignored, since nothing is left to report it on.
 """
 
-import importlib.util
+from __future__ import annotations
+
 import os
 import re
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, TextIO, cast
 
-from captioner.commands.packages import OPTIONAL, missing
+from captioner.commands.packages import OPTIONAL, is_installed, missing
 from captioner.errors import CaptionerError
 from captioner.training.processes import in_group
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TextIO
 
 # Control characters, line and paragraph separators, marks that change the writing direction, and lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -66,13 +69,14 @@ def standard_streams() -> Iterator[None]:
     _occupy_closed_descriptors()
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - os.devnull is no path on Windows
-        out, err = (cast("TextIO | None", stream) or nowhere for stream in before)
+        streams: tuple[TextIO | None, ...] = before
+        out, err = (stream or nowhere for stream in streams)
         for stream in (out, err):
             if hasattr(stream, "reconfigure"):
                 with suppress(OSError, ValueError):
                     stream.reconfigure(errors="backslashreplace")
-        sys.stdout = cast(TextIO, _Output(out))
-        sys.stderr = cast(TextIO, _Messages(err))
+        sys.stdout = _Output(out)
+        sys.stderr = _Messages(err)
         try:
             yield
         finally:
@@ -118,7 +122,7 @@ def _run(run: Callable[[], int]) -> int:
         return 2
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        if module not in OPTIONAL or importlib.util.find_spec(module) is not None:
+        if module not in OPTIONAL or is_installed(module):
             raise
         report(missing(module))
         return 2
@@ -130,6 +134,8 @@ def _run(run: Callable[[], int]) -> int:
             return 2
         if not in_group():
             raise
+        import traceback
+
         traceback.print_exc()
         return 1
 

@@ -1,12 +1,17 @@
 """Warnings of the library as lines on standard error."""
 
+from __future__ import annotations
+
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from captioner.errors import Notice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @contextmanager

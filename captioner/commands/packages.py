@@ -1,7 +1,5 @@
 """Packages that not every installation has."""
 
-import importlib.util
-
 from captioner.errors import OptionError
 
 OPTIONAL = {
@@ -25,8 +23,15 @@ def require(module: str, needed_by: str) -> None:
     Raises:
         OptionError: the module is not installed.
     """
-    if importlib.util.find_spec(module) is None:
+    if not is_installed(module):
         raise missing(module, needed_by)
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; it is not."""
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
 
 
 def missing(module: str, needed_by: str = "this command") -> OptionError:
