@@ -1,0 +1,81 @@
+"""A folder of photographs: ONNX Runtime against torch, and beside busy neighbours against itself on an idle machine.
+
+    python benchmarks/folder.py FOLDER [--count 1000] [--repeats 3] [--model default] [--neighbours 1 2]
+
+Whole processes of ``captioner caption FOLDER --output FILE --beam 3``, in turns; captions a second are medians, and
+ratios are of one run. A folder with fewer photographs is taken several times. A neighbour is a process that computes
+without end.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from captioner.image import SUFFIXES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for one in neighbours:
+            one.kill()
+            one.wait()
+
+
+def captions_a_second(folder: Path, count: int, *, model: str, backend: str) -> float:
+    with tempfile.TemporaryDirectory() as target:
+        output = Path(target, "captions.jsonl")
+        command = [sys.executable, "-m", "captioner", "caption", folder, "--output", output, "--beam", "3"]
+        begin = time.perf_counter()
+        subprocess.run([*command, "--model", model, "--backend", backend], check=True, capture_output=True, cwd=ROOT)
+        seconds = time.perf_counter() - begin
+        with output.open() as lines:
+            assert sum(1 for _ in lines) == count
+        return count / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--neighbours", type=int, nargs="*", default=[1, 2])
+    options = parser.parse_args()
+    photographs = sorted(path for path in options.folder.resolve().iterdir() if path.suffix.lower() in SUFFIXES)
+    runs: dict[tuple[str, int], list[float]] = {
+        ("torch", 0): [],
+        ("onnx", 0): [],
+        **{("onnx", count): [] for count in options.neighbours},
+    }
+    with tempfile.TemporaryDirectory() as target:
+        for i in range(options.count):
+            source = photographs[i % len(photographs)]
+            shutil.copy(source, Path(target, f"{i:06}{source.suffix}"))
+        for _ in range(options.repeats):
+            for (backend, neighbours), found in runs.items():
+                with busy(neighbours):
+                    found.append(captions_a_second(Path(target), options.count, model=options.model, backend=backend))
+    medians = {key: statistics.median(found) for key, found in runs.items()}
+    print(f"{options.count} photographs, {options.repeats} turns, {options.model}, load {os.getloadavg()[0]:.1f}")
+    for (backend, neighbours), rate in medians.items():
+        base = medians["onnx", 0] if neighbours else medians["torch", 0]
+        against = "onnx on the idle machine" if neighbours else "torch"
+        print(f"{backend:6} {neighbours} neighbours {rate:7.1f} captions/s  {rate / base:5.2f} x {against}")
+
+
+if __name__ == "__main__":
+    main()
