@@ -15,6 +15,6 @@ RUN useradd --create-home captioner
 USER captioner
 WORKDIR /home/captioner
 EXPOSE 8000
-HEALTHCHECK --start-period=20s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/ready')"]
+HEALTHCHECK --start-period=20s CMD ["python", "-c", "from http.client import HTTPConnection; c = HTTPConnection('127.0.0.1', 8000); c.request('GET', '/health/ready'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["captioner"]
 CMD ["serve", "--host", "0.0.0.0", "--allow-host", "localhost"]

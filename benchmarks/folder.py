@@ -2,9 +2,9 @@
 
     python benchmarks/folder.py FOLDER [--count 1000] [--repeats 3] [--model default] [--neighbours 1 2]
 
-Whole processes of ``captioner caption FOLDER --output FILE --beam 3``, in turns; captions a second are medians, and
-ratios are of one run. A folder with fewer photographs is taken several times. A neighbour is a process that computes
-without end.
+Whole processes of ``captioner caption FOLDER --output FILE --beam 3``. The configurations alternate, and each ratio
+compares medians of the same run. A folder with fewer photographs is taken several times. A neighbour is a process that
+computes without end.
 """
 
 import argparse
@@ -39,8 +39,9 @@ def captions_a_second(folder: Path, count: int, *, model: str, backend: str) -> 
     with tempfile.TemporaryDirectory() as target:
         output = Path(target, "captions.jsonl")
         command = [sys.executable, "-m", "captioner", "caption", folder, "--output", output, "--beam", "3"]
+        command += ["--model", model, "--backend", backend]
         begin = time.perf_counter()
-        subprocess.run([*command, "--model", model, "--backend", backend], check=True, capture_output=True, cwd=ROOT)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
         seconds = time.perf_counter() - begin
         with output.open() as lines:
             assert sum(1 for _ in lines) == count
@@ -56,6 +57,8 @@ def main() -> None:
     parser.add_argument("--neighbours", type=int, nargs="*", default=[1, 2])
     options = parser.parse_args()
     photographs = sorted(path for path in options.folder.resolve().iterdir() if path.suffix.lower() in SUFFIXES)
+    if not photographs:
+        parser.error(f"no photographs in {options.folder}")
     runs: dict[tuple[str, int], list[float]] = {
         ("torch", 0): [],
         ("onnx", 0): [],

@@ -1,5 +1,6 @@
 """Pictures to captions: open, encode, decode, results. `Captioner` drives any backend."""
 
+import importlib.util
 import math
 import os
 import threading
@@ -18,7 +19,7 @@ from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
-from captioner.prepared import Prepared, check_numbers, own, prepare
+from captioner.prepared import Prepared, check_numbers, detached, prepare
 from captioner.results import Alternative, Caption, Failure, Outcome, Word
 from captioner.shipped import DEFAULT_MODEL, find_model
 from captioner.tokenizer.detokenize import detokenize
@@ -29,8 +30,6 @@ if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from concurrent.futures import Future
 
 _BATCH = 16
-_REDUCED = 3  # times the model's input
-_SHARP = 640  # pixels a side, so that pages and figures of small models look well
 
 
 class Captioner:
@@ -98,6 +97,8 @@ class Captioner:
                     f"this needs the model on torch, and '{self.name}' runs on {self.backend.name} alone",
                     remedy="load its .safetensors file",
                 )
+            if importlib.util.find_spec("torch") is None:
+                raise OptionError("this needs torch, which is not installed", remedy="pip install torch")
             on_torch = self.device == "cpu" or self.device.startswith("cuda")
             self._torch = open_backend("torch", self.file, device=self.device if on_torch else "cpu")
         return self._torch
@@ -219,7 +220,7 @@ class Captioner:
                 some: list[tuple[Picture, Future[Prepared]]] = []
                 while raised is None and len(some) < batch:
                     try:
-                        one = own(next(pictures))
+                        one = detached(next(pictures))
                     except StopIteration:
                         break
                     except Exception as error:  # the caller's own
@@ -388,7 +389,7 @@ class Captioner:
         captions: Sequence[Sequence[Sequence[int]]],
         options: MapOptions,
     ) -> list[list[WordMaps]]:
-        return word_maps(self.backend, ready, encoded, captions, options, differentiable=self.torch_backend)
+        return word_maps(self.backend, ready, encoded, captions, options, gradient_backend=self.torch_backend)
 
     def _finish(self, prepared: Prepared, found: Sequence[Hypothesis], options: MapOptions) -> Caption:
         best, *others = (

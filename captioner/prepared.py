@@ -72,7 +72,7 @@ def prepare(picture: Picture, backend: Backend, *, max_pixels: int = MAX_PIXELS,
     return Prepared(source, geometry, pixels, image=path_of(picture))
 
 
-def own(picture: Picture) -> Picture:
+def detached(picture: Picture) -> Picture:
     """A picture that its giver can no longer change: pixels in memory are copied. An iterator may change what it
     yielded when it is asked for the next."""
     if isinstance(picture, (np.ndarray, Image.Image)):

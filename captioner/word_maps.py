@@ -38,7 +38,7 @@ def word_maps(
     captions: Sequence[Sequence[Sequence[int]]],
     options: MapOptions,
     *,
-    differentiable: Callable[[], Backend],
+    gradient_backend: Callable[[], Backend],
 ) -> list[list[WordMaps]]:
     """The maps of captions.
 
@@ -48,22 +48,24 @@ def word_maps(
         encoded: the same pictures.
         captions: for each picture, captions in ids, without start and end.
         options: what the maps are computed from, and how they are cleaned.
-        differentiable: returns the backend that computes gradients; called only for those.
+        gradient_backend: returns the backend that computes gradients; called only for those.
 
     Returns:
         For each picture, one for each of its captions.
     """
     if options.explain == "gradient":
-        on = differentiable()
+        on = gradient_backend()
         scored = on.gradients(encoded if on is backend else encode(on, ready), captions)
     else:
         scored = backend.score(encoded, captions)
     found = []
-    for prepared, some, ours in zip(ready, captions, scored, strict=True):
+    for prepared, some, scored_captions in zip(ready, captions, scored, strict=True):
         if options.explain == "occlusion" and some:
-            ours = _occlude(backend, prepared, some, ours, options)
+            scored_captions = _occlude(backend, prepared, some, scored_captions, options)
         valid = prepared.geometry.mask
-        found.append([WordMaps(*postprocess(one.maps, valid, options, one.off_grid), one.log_p) for one in ours])
+        found.append(
+            [WordMaps(*postprocess(one.maps, valid, options, one.off_grid), one.log_p) for one in scored_captions]
+        )
     return found
 
 
@@ -74,10 +76,10 @@ def _occlude(
     scored: Sequence[Scored],
     options: MapOptions,
 ) -> list[Scored]:
-    def ask(variants: Sequence[Pixels]) -> NDArray[np.float32]:
+    def score_variants(variants: Sequence[Pixels]) -> NDArray[np.float32]:
         return log_probabilities(backend, variants, prepared.geometry, captions)
 
-    maps = occlusion_maps(prepared.pixels, prepared.geometry, options.block, ask)
+    maps = occlusion_maps(prepared.pixels, prepared.geometry, options.block, score_variants)
     return [
         replace(one, maps=ours[: len(one.log_p)], off_grid=np.zeros_like(one.log_p))
         for one, ours in zip(scored, maps, strict=True)

@@ -3,17 +3,16 @@
 import importlib
 import importlib.util
 import os
-import platform
-import re
-import sys
 from pathlib import Path
 from typing import Any
 
+from captioner.backends.accelerators import torch_may_use_one
 from captioner.backends.base import BACKENDS, Backend
-from captioner.backends.graph_files import graph_folder
+from captioner.backends.graph_files import GRAPHS, graph_folder
 from captioner.errors import OptionError
 
-_OF_ONNX_ALONE = ("coreml", "directml", "openvino")
+_OURS = ("onnx", "torch")  # registered when they are imported
+_ONNX_ONLY_DEVICES = ("coreml", "directml", "openvino")
 
 
 def open_backend(backend: str, path: Path, *, device: str = "auto", threads: int | None = None) -> Backend:
@@ -37,11 +36,11 @@ def open_backend(backend: str, path: Path, *, device: str = "auto", threads: int
 
 def _choose(path: Path, device: str, threads: int | None) -> Backend:
     kind = device.partition(":")[0]
-    has_graphs = path.is_dir() or graph_folder(path).is_dir()
+    has_graphs = path.is_dir() or all((graph_folder(path) / f"{name}.onnx").is_file() for name in GRAPHS)
     has_torch = importlib.util.find_spec("torch") is not None and not path.is_dir()
-    on_cpu = kind == "cpu" or (kind == "auto" and not (has_torch and _has_accelerator()))
+    on_cpu = kind == "cpu" or (kind == "auto" and not (has_torch and torch_may_use_one()))
     runs_graphs = has_graphs and importlib.util.find_spec("onnxruntime") is not None
-    if path.is_dir() or kind in _OF_ONNX_ALONE or (runs_graphs and (on_cpu or not has_torch)):
+    if path.is_dir() or kind in _ONNX_ONLY_DEVICES or (runs_graphs and (on_cpu or not has_torch)):
         name = "onnx"
     elif has_torch:
         name = "torch"
@@ -49,21 +48,6 @@ def _choose(path: Path, device: str, threads: int | None) -> Backend:
         runtimes, package = ("onnxruntime or torch", "onnxruntime") if has_graphs else ("torch", "torch")
         raise OptionError(f"{path} runs on {runtimes}, which is not installed", remedy=f"pip install {package}")
     return _open(name, path, device=device, threads=threads)
-
-
-def _has_accelerator() -> bool:
-    """Whether torch may find a GPU here. It is not asked: importing it takes longer than captioning."""
-    if sys.platform == "darwin":
-        return platform.machine() == "arm64"
-    driver = Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32/nvcuda.dll")
-    if not any(path.exists() for path in (Path("/dev/nvidiactl"), Path("/dev/kfd"), driver)):
-        return False
-    origin = getattr(importlib.util.find_spec("torch"), "origin", None)
-    try:
-        version = Path(origin or "").with_name("version.py").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return True
-    return re.search(r"^(cuda|hip)\b.*= *['\"]", version, re.MULTILINE) is not None
 
 
 def _open(backend: str, path: Path, *, device: str, threads: int | None = None) -> Backend:
@@ -81,5 +65,8 @@ def _open(backend: str, path: Path, *, device: str, threads: int | None = None) 
                     f"the backend '{backend}' needs {error.name}, which is not installed",
                     remedy=f"pip install {error.name}",
                 ) from None
+    if backend not in BACKENDS:
+        known = ", ".join(sorted({"auto", *_OURS, *BACKENDS}))
+        raise OptionError(f"no backend is called '{backend}'; there are {known}")
     chosen: dict[str, Any] = {} if threads is None else {"threads": threads}
     return BACKENDS[backend](os.fspath(path), device=device, **chosen)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from captioner.backends.accelerators import has_nvidia_gpu
 from captioner.errors import CheckpointError, OptionError, one_line
 
 # From 1.29 on, onnxruntime reports its use to its maker, from a thread of its own. Captioning is offline, and a forked
@@ -57,7 +58,7 @@ def find_provider(device: str) -> tuple[str, list[Any]]:
     """
     available = onnxruntime.get_available_providers()
     if device == "auto":
-        device = "cuda" if PROVIDERS["cuda"] in available else "cpu"
+        device = "cuda" if PROVIDERS["cuda"] in available and has_nvidia_gpu() else "cpu"
     kind, _, number = device.partition(":")
     provider = PROVIDERS.get(kind)
     here = ", ".join(name for name, one in PROVIDERS.items() if one in available)

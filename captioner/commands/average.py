@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from captioner.commands.files import refuse_overwriting
+from captioner.commands.files import refuse_overwriting, report_old_graphs
+from captioner.commands.packages import require
 from captioner.errors import OptionError
 
 
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the average: 0. Raises OptionError, CheckpointError."""
+    require("torch", "averaging weights")
     weights = options.weights
     if options.shares is not None:
         if weights is not None:
@@ -30,5 +32,6 @@ def run(options: argparse.Namespace) -> int:
     from captioner.training.average_checkpoints import average_checkpoints
 
     checkpoint.save(options.output, average_checkpoints(options.models, weights=weights), half=False)
+    report_old_graphs(options.output)
     print(options.output)
     return 0

@@ -120,17 +120,15 @@ def _run(run: Callable[[], int]) -> int:
     except OSError as error:
         report(_file_error(error))
         return 2
-    except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        if module not in OPTIONAL or is_installed(module):
-            raise
-        report(missing(module))
-        return 2
     except Exception as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             report(
                 f"the memory does not suffice ({error}); a smaller --batch, smaller pictures or --device cpu need less"
             )
+            return 2
+        module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if module in OPTIONAL and not is_installed(module):
+            report(missing(module))
             return 2
         if not in_group():
             raise

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.files import refuse_overwriting
+from captioner.commands.files import refuse_overwriting, report_old_graphs
 from captioner.commands.ranges import check_positive
 from captioner.errors import OptionError
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Write a model for others. To a .safetensors file: a release, whose decoding is chosen on dev and whose scores "
         "are measured on test. To a folder: ONNX graphs that need neither torch nor captioner. With --graphs: the ONNX "
-        "graphs beside the model file, with which --backend onnx computes it."
+        "graphs beside the model file, with which ONNX Runtime computes it, by default on CPUs."
     )
     parser.add_argument("model", metavar="MODEL", help="a model file, or a name that 'captioner models' lists")
     parser.add_argument("--output", type=Path, metavar="PATH", help="the .safetensors file, or the folder, to write")
@@ -117,6 +117,7 @@ def _release(options: argparse.Namespace) -> int:
         print(f"captioner: {len(faults)} of {len(records) + len(faults)} pictures are left out", file=sys.stderr)
     ready = export(model, records, name=options.name, decoding=decoding)
     checkpoint.save(options.output, ready)
+    report_old_graphs(options.output)
     print(json.dumps(ready.about["test"]))
     return 1 if faults else 0
 

@@ -6,10 +6,19 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from captioner.commands.console import report
 from captioner.errors import DataError, OptionError
 
 FilePath = str | os.PathLike[str]
 _Key = tuple[int, int] | str
+
+
+def report_old_graphs(model: Path) -> None:
+    """Say that the graphs beside a model file that was just written are of the file that was there before."""
+    from captioner.backends.graph_files import graph_folder
+
+    if (folder := graph_folder(model)).is_dir():
+        report(f"{folder}: graphs of another model file; 'captioner export {model} --graphs' writes new ones")
 
 
 def refuse_overwriting(outputs: Mapping[str, FilePath | None], inputs: Iterable[FilePath | None]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.packages import require
 from captioner.commands.ranges import check_not_negative, check_positive, check_split
 from captioner.errors import DataError, OptionError
 
@@ -39,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or 1 if pictures failed. Raises CaptionerError."""
+    require("torch", "selecting heads")
     _check(options)
-    from captioner.commands.files import refuse_overwriting
+    from captioner.commands.files import refuse_overwriting, report_old_graphs
     from captioner.commands.ground import inputs_of, read_annotated
     from captioner.pipeline import load
     from captioner.shipped import find_model
@@ -77,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"pointing {score.pointing.value:6.1%}  mass {score.mass.value:6.1%}  {candidate}", file=sys.stderr)
     checkpoint = Checkpoint(model=model.model, vocabulary=model.vocabulary, about=dict(model.about))
     save(options.output, with_selection(checkpoint, selection))
+    report_old_graphs(options.output)
     print(json.dumps(selection.measured, allow_nan=False))
     return 1 if failed else 0
 

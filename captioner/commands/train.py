@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.files import refuse_overwriting
+from captioner.commands.packages import require
 from captioner.errors import DataError, OptionError
 from captioner.training import aliases
 from captioner.training.recipe import FILES, Recipe, default_of, named_recipes, options, read_recipe
@@ -83,6 +84,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train a model, or resume its training: 0; 1 if some pictures were left out. Raises CaptionerError."""
+    require("torch", "training")
     recipe, warnings = chosen_recipe(arguments)
     rank_zero = os.environ.get("RANK", "0") == "0"
     if rank_zero:

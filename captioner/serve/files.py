@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.resources
+import importlib.util
 import io
 from dataclasses import dataclass
 from functools import cache
@@ -41,6 +42,9 @@ def static_files() -> dict[str, File]:
     contents = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     script, style = assets()
     contents |= {"viewer.js": script.encode(), "viewer.css": style.encode()}
+    if importlib.util.find_spec("matplotlib") is None:  # which draws figures
+        page = contents["index.html"].splitlines(keepends=True)
+        contents["index.html"] = b"".join(line for line in page if b'data-format="png"' not in line)
     swagger = importlib.resources.files("fastapi_offline") / "static"
     try:
         contents |= {name: (swagger / name).read_bytes() for name in _SWAGGER}

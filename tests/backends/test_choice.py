@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from captioner.backends import choice
+from captioner.backends import accelerators, choice
 from captioner.errors import OptionError
 
 
@@ -20,6 +20,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> None:
 def model(tmp_path: Path) -> Path:
     """A model file with graphs."""
     (tmp_path / "graphs" / "mine").mkdir(parents=True)
+    for name in ("encode", "step"):
+        (tmp_path / "graphs" / "mine" / f"{name}.onnx").touch()
     return tmp_path / "mine.safetensors"
 
 
@@ -33,7 +35,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
 def test_graphs_run_on_onnx_runtime_where_no_accelerator_of_torch_is_used(
     device: str, accelerator: bool, model: Path, opened: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "_has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(choice, "torch_may_use_one", lambda: accelerator)
     on_torch = device in ("cuda", "cuda:1", "mps") or (device == "auto" and accelerator)
     assert choice.open_backend("auto", model, device=device) == ("torch" if on_torch else "onnx")
     assert choice.open_backend("auto", model.parent, device="cpu") == "onnx"  # an exported folder
@@ -67,8 +69,17 @@ def test_a_gpu_counts_where_torch_is_built_for_it(tmp_path: Path, monkeypatch: p
         ("cuda: Optional[str] = '12.8'\n", True),
         ("cuda = None\nhip = '6.3'\n", True),
     ]:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\n{line}")
         spec = importlib.util.spec_from_loader("torch", None, origin=str(tmp_path / "__init__.py"))
         with monkeypatch.context() as patch:
             patch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
-            assert choice._has_accelerator() is built
+            assert accelerators.torch_may_use_one() is built
+            for hidden in ("", "-1"):
+                patch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+                assert not accelerators.has_nvidia_gpu()
+
+
+def test_a_backend_that_is_not_there_is_named_beside_those_that_are(model: Path) -> None:
+    with pytest.raises(OptionError, match=r"'nope'.* auto, onnx, torch"):
+        choice.open_backend("nope", model)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from captioner.commands.console import exit_code
+
 MakePicture = Callable[..., Path]
 # The commands run in processes of their own. A model that says the same of each picture keeps them quick.
 PROGRAM = """
@@ -143,3 +145,29 @@ def test_a_signal_leaves_no_partial_files(make_picture: MakePicture, tiny_model:
     assert subprocess.run([*line[:-3], "photos/00.png", "--page", "all.html"], cwd=tmp_path).returncode == 0
     assert not list(tmp_path.rglob(".captioner-*"))
     assert page.read_text() != "the old one"
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), ModuleNotFoundError("no such", name="json.nothing")])
+def test_a_fault_in_a_group_of_processes_is_printed(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    monkeypatch.setattr("captioner.commands.console.in_group", lambda: True)
+    assert exit_code(fail) == 1
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setattr("captioner.commands.console.in_group", lambda: False)
+    with pytest.raises(type(error)):
+        exit_code(fail)
+
+
+def test_a_package_that_is_missing_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise ModuleNotFoundError("no scipy", name="scipy.stats")
+
+    monkeypatch.setattr("captioner.commands.console.is_installed", lambda module: False)
+    assert exit_code(fail) == 2
+    assert capsys.readouterr().err.endswith("; pip install scipy\n")

@@ -44,13 +44,13 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "forbidden"),
     [
-        (["caption", "dog.png"], HEAVY + DRAWING),
-        (["caption", "dog.png", "--json"], HEAVY + DRAWING),
-        (["caption", "dog.png", "--page", "words.html"], HEAVY + DRAWING),
-        (["caption", "images", "--output", "out.jsonl"], HEAVY + DRAWING),
-        (["caption", "dog.png", "--figure", "words.png"], HEAVY),
-        (["evaluate", "--annotations", "captions.jsonl", "--images", "images"], HEAVY + DRAWING),
-        (["ground", "--data", ".", "--resamples", "20"], ("torch", "torchvision", "matplotlib")),
+        (["caption", "dog.png", "--device", "cpu"], HEAVY + DRAWING),
+        (["caption", "dog.png", "--device", "cpu", "--json"], HEAVY + DRAWING),
+        (["caption", "dog.png", "--device", "cpu", "--page", "words.html"], HEAVY + DRAWING),
+        (["caption", "images", "--device", "cpu", "--output", "out.jsonl"], HEAVY + DRAWING),
+        (["caption", "dog.png", "--device", "cpu", "--figure", "words.png"], HEAVY),
+        (["evaluate", "--annotations", "captions.jsonl", "--images", "images", "--device", "cpu"], HEAVY + DRAWING),
+        (["ground", "--data", ".", "--resamples", "20", "--device", "cpu"], ("torch", "torchvision", "matplotlib")),
         (["models"], HEAVY + DRAWING + ("numpy", "PIL")),
     ],
     ids=lambda words: " ".join(word for word in words if word.islower()),
@@ -64,7 +64,7 @@ def test_commands(words: list[str], forbidden: tuple[str, ...], scenes: Path, mo
 
 def test_serve(scenes: Path) -> None:
     pytest.importorskip("fastapi", reason="needs the extra 'serve', which is not installed")
-    server = start("serve", "--port", "0", forbidden=HEAVY + DRAWING)
+    server = start("serve", "--port", "0", "--device", "cpu", forbidden=HEAVY + DRAWING)
     try:
         assert server.stderr is not None
         address = server.stderr.readline().split("http://")[1].split("/")[0]

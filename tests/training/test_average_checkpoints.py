@@ -195,3 +195,11 @@ def test_a_run_goes_on_from_a_mean(scene_run: Path, tmp_path: Path) -> None:
     assert [one["objective"] for one in best.about["earlier"]] == ["cross_entropy", "cross_entropy", "average"]
     assert recipes_of(str(scene_run / "best.safetensors"))[-1] == best.about["earlier"][0]
     assert best.about["dev"]["cider"] > 0.3, "what the two knew is not lost"
+
+
+def test_graphs_of_the_former_file_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = made(tmp_path / "1.safetensors"), made(tmp_path / "2.safetensors", by=0.04)
+    (tmp_path / "graphs" / "mean").mkdir(parents=True)
+    assert run(one, two, "--output", tmp_path / "mean.safetensors") == 0
+    line = capsys.readouterr().err
+    assert str(tmp_path / "graphs" / "mean") in line and "captioner export" in line
