@@ -146,6 +146,14 @@ def assets() -> tuple[str, str]:
     return '(function () {\n"use strict";\n\n' + "\n".join(parts) + "})();\n", style
 
 
+@cache
+def picture_assets() -> tuple[str, str]:
+    """The script and the style sheet of a page that takes pictures in: cards around the viewer."""
+    folder = importlib.resources.files("captioner.show") / "viewer"
+    script, style = ((folder / f"pictures.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
+    return script, style
+
+
 def page(captions: "Sequence[Caption]", *, title: str | None = None, smooth: bool = True) -> str:
     """A self-contained document: one caption with all its details, or a gallery of several.
 
