@@ -8,7 +8,7 @@ from functools import cache
 
 from captioner.data.scenes import dog_frisbee_park, draw_scene
 from captioner.errors import OptionError
-from captioner.show.page import assets, picture_assets
+from captioner.show.page import assets, picture_files
 
 _KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -41,8 +41,7 @@ def static_files() -> dict[str, File]:
     contents = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     script, style = assets()
     contents |= {"viewer.js": script.encode(), "viewer.css": style.encode()}
-    script, style = picture_assets()
-    contents |= {"pictures.js": script.encode(), "pictures.css": style.encode()}
+    contents |= {name: text.encode() for name, text in picture_files().items()}
     swagger = importlib.resources.files("fastapi_offline") / "static"
     try:
         contents |= {name: (swagger / name).read_bytes() for name in _SWAGGER}

@@ -147,11 +147,11 @@ def assets() -> tuple[str, str]:
 
 
 @cache
-def picture_assets() -> tuple[str, str]:
-    """The script and the style sheet of a page that takes pictures in: cards around the viewer."""
+def picture_files() -> dict[str, str]:
+    """The files by name of a page that takes pictures in: script and style of the cards around the viewer, and icon."""
     folder = importlib.resources.files("captioner.show") / "viewer"
-    script, style = ((folder / f"pictures.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-    return script, style
+    names = ("pictures.js", "pictures.css", "icon.svg")
+    return {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
 
 def page(captions: "Sequence[Caption]", *, title: str | None = None, smooth: bool = True) -> str:
