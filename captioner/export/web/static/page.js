@@ -16,6 +16,7 @@
 
   const answers = {
     loading({ loaded, total }) {
+      if (broken) return; // other files still come
       const [has, all] = [loaded, total].map((bytes) => (bytes / 1e6).toFixed(1));
       find("loading").textContent = loaded < total ? `Loading the model: ${has} of ${all} MB` : "Starting the model";
       find("loaded").hidden = false;

@@ -111,7 +111,11 @@ export function reduce(image, across, down) {
     }
     for (let x = 0; x < width; x++) {
       const count = (bottom - top) * (Math.min((x + 1) * across, image.width) - x * across);
-      for (let i = x * 3; i < x * 3 + 3; i++) data[y * width * 3 + i] = Math.floor((sums[i] + (count >> 1)) / count);
+      // Pillow multiplies by this instead of dividing, and so rounds down where a sum divides evenly.
+      const inverse = Math.trunc(Math.fround(2 ** 32 / (256 * count)));
+      for (let i = x * 3; i < x * 3 + 3; i++) {
+        data[y * width * 3 + i] = Math.floor(((sums[i] + (count >> 1)) * inverse) / 2 ** 24);
+      }
     }
   }
   return { width, height, data };
