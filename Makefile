@@ -4,13 +4,14 @@
 # make test-matrix             the tests on the oldest and on the newest versions of what the package needs (slow)
 # make notebooks               run the notebooks and keep what they show
 # make graphs                  the ONNX graphs of the shipped models again, after their files changed
+# make web                     the page that captions in the browser, into web/; needs npm
 # make docs                    build the documentation into site/
 # make venv                    only the environment that both set up
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-matrix lint notebooks graphs docs clean
+.PHONY: venv demo test test-matrix lint notebooks graphs web docs clean
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -46,6 +47,13 @@ notebooks: venv
 graphs: venv
 	for model in checkpoints/*.safetensors; do $(BIN)/captioner export $$model --graphs || exit 1; done
 
+web: venv node_modules/installed
+	$(BIN)/captioner export default --web web/
+
+node_modules/installed: package-lock.json
+	npm ci
+	touch $@
+
 test-matrix: .venv-oldest/installed .venv-newest/installed
 	for age in oldest newest; do \
 	    echo "== $$age: $$(.venv-$$age/bin/pip freeze | grep -iE '^(torch|numpy|pillow)==' | tr '\n' ' ')"; \
@@ -61,4 +69,4 @@ docs: venv
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-newest node_modules web demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

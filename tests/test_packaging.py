@@ -37,6 +37,9 @@ def test_the_wheel_carries_every_module_the_types_and_the_models(wheel: Path) ->
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "captioner").rglob("*.py")}
     assert modules <= names
     assert "captioner/py.typed" in names
+    data = {str(p.relative_to(ROOT)) for folder in ("static", "viewer") for p in ROOT.glob(f"captioner/**/{folder}/*")}
+    assert "captioner/export/web/static/worker.js" in data
+    assert data <= names
     models = {f"captioner/checkpoints/{p.name}" for p in (ROOT / "checkpoints").glob("*.safetensors")}
     assert "captioner/checkpoints/default.safetensors" in models
     assert models <= names

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from captioner.options import Beam
 
 _SHOWN_FAULTS = 20
+_ONNXRUNTIME_WEB = Path("node_modules/onnxruntime-web")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Write a model for others. To a .safetensors file: a release, whose decoding is chosen on dev and whose scores "
         "are measured on test. To a folder: ONNX graphs that need neither torch nor captioner. With --graphs: the ONNX "
-        "graphs beside the model file, with which ONNX Runtime computes it, by default on CPUs."
+        "graphs beside the model file, with which ONNX Runtime computes it, by default on CPUs. With --web: a folder with "
+        "a page that captions in the browser."
     )
     parser.add_argument("model", metavar="MODEL", help="a model file, or a name that 'captioner models' lists")
     parser.add_argument("--output", type=Path, metavar="PATH", help="the .safetensors file, or the folder, to write")
     parser.add_argument("--graphs", action="store_true", help="write the ONNX graphs beside the model file")
+    parser.add_argument("--web", type=Path, metavar="FOLDER", help="write a page that captions in the browser")
     parser.add_argument(
-        "--precision", metavar="NAME", help="of the weights in a folder: fp32 (default), or fp16 for half the size"
+        "--onnxruntime-web",
+        type=Path,
+        metavar="FOLDER",
+        help="of the npm package that the page needs (default: node_modules/onnxruntime-web)",
+    )
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="of the weights in a folder: fp32 (default of --output), or fp16 (default of --web) for half the size",
     )
     parser.add_argument("--data", type=Path, metavar="PATH", help="captions of pictures with the splits dev and test")
     parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside --data")
@@ -44,8 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write what is asked for: 0; 1 if pictures were left out. Raises CaptionerError."""
-    if options.graphs == (options.output is not None):
-        raise OptionError("give either --output or --graphs", remedy="see captioner export --help")
+    if [options.graphs, options.output is not None, options.web is not None].count(True) != 1:
+        raise OptionError("give one of --output, --graphs and --web", remedy="see captioner export --help")
+    if options.onnxruntime_web is not None and options.web is None:
+        raise OptionError(f"--onnxruntime-web {options.onnxruntime_web}: is for --web", remedy="leave it out")
     check_positive(options, "threads")
     if options.output is not None and options.output.suffix == ".safetensors":
         if options.precision is not None:
@@ -70,6 +83,7 @@ def _to_onnx(options: argparse.Namespace) -> int:
 
         from captioner.export.folder import export_folder
         from captioner.export.graphs import write_graphs
+        from captioner.export.web.site import export_web
     except ModuleNotFoundError as error:
         if str(error.name).startswith("captioner"):
             raise
@@ -80,6 +94,9 @@ def _to_onnx(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     if options.graphs:
         found = write_graphs(file)
+    elif options.web is not None:
+        package = options.onnxruntime_web or _ONNXRUNTIME_WEB
+        found = export_web(file, options.web, onnxruntime_web=package, precision=options.precision or "fp16")
     else:
         found = export_folder(file, options.output, precision=options.precision or "fp32")
     print(json.dumps({"model": file.stem, "log_p_difference": found.log_p, "map_difference": found.maps}))

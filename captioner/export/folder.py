@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,38 @@ def export_folder(model_file: str | Path, folder: str | Path, *, precision: str 
         OptionError: the model does not export, the message says why; an unknown precision; or a folder that cannot be
             written, or holds something else.
     """
-    path, folder = Path(model_file), Path(folder)
+    folder = Path(folder)
+    check_precision(precision)
+    own = {EXPORTED, "example.py", "encode.onnx", "step.onnx"}
+    check_folder(folder, own)
+    contents, config, found = model_files(Path(model_file), folder, precision=precision)
+    contents[EXPORTED] = config_json(config)
+    contents["example.py"] = Path(__file__).with_name("example.py").read_bytes()
+    write_folder(folder, contents)
+    return found
+
+
+def check_precision(precision: str) -> None:
+    """Raises OptionError: a precision that is not one of `PRECISIONS`."""
     if precision not in PRECISIONS:
         raise OptionError(f"the precision '{precision}' is not one of {', '.join(PRECISIONS)}")
-    _check_folder(folder)
+
+
+def model_files(path: Path, folder: Path, *, precision: str) -> tuple[dict[str, bytes], dict[str, Any], Parity]:
+    """What an exported folder holds of a model: its graphs with their weights, its configuration, and the parity check.
+
+    Args:
+        path: of the model file.
+        folder: that they are for, for messages.
+        precision: see `export_folder`.
+
+    Returns:
+        The graphs by file name, the content of ``config.json``, and how far the graphs are from torch.
+
+    Raises:
+        CheckpointError: the model file is missing or damaged.
+        OptionError: the model does not export; the message says why.
+    """
     header, model = read_header(path), checkpoint.load(path)
     graphs = {
         name: _with_weights(graph, precision) for name, graph in export_graphs(model, digest=header["digest"]).items()
@@ -63,31 +92,51 @@ def export_folder(model_file: str | Path, folder: str | Path, *, precision: str 
     )
     found = check_parity(model, backend, tolerance=_HALF_TOLERANCE if precision == "fp16" else None)
     config = _config(path, header, model, contents, precision, found)
+    return {f"{name}.onnx": content for name, content in contents.items()}, config, found
+
+
+def config_json(config: Mapping[str, Any]) -> bytes:
+    """The content of ``config.json``."""
+    return (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def check_folder(folder: Path, own: Collection[str]) -> None:
+    """Refuse to replace what is not an exported folder.
+
+    Args:
+        folder: new, empty, or exported before.
+        own: the paths of an exported folder's files, relative to it, with "/".
+
+    Raises:
+        OptionError: it is a file, a link, or holds something else.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OptionError(f"{folder}: exists and is no folder", remedy="name a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / EXPORTED).is_file():
+        raise OptionError(f"{folder}: holds other files", remedy="name a new folder")
+    files = (file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
+    names = (file.relative_to(folder).as_posix() for file in files)
+    if folder.is_dir() and (other := sorted(set(names) - set(own))):
+        raise OptionError(f"{folder}: holds other files ({', '.join(other[:3])})", remedy="name a new folder")
+
+
+def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files by their relative paths, and put them in the place of the folder when all are written.
+
+    Raises:
+        OptionError: the folder cannot be written.
+    """
     try:
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         for name, content in contents.items():
-            (partial / f"{name}.onnx").write_bytes(content)
-        (partial / EXPORTED).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        shutil.copyfile(Path(__file__).with_name("example.py"), partial / "example.py")
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(content)
         if folder.exists():
             shutil.rmtree(folder)
         partial.replace(folder)
     except OSError as error:
         raise OptionError(f"{os.fspath(folder)}: cannot be written ({error.strerror})") from None
-    return found
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse to replace what is not an exported folder."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OptionError(f"{folder}: exists and is no folder", remedy="name a new folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / EXPORTED).is_file():
-        raise OptionError(f"{folder}: holds other files", remedy="name a new folder")
-    own = {EXPORTED, "example.py", "encode.onnx", "step.onnx"}
-    if folder.is_dir() and (other := sorted({file.name for file in folder.iterdir()} - own)):
-        raise OptionError(f"{folder}: holds other files ({', '.join(other[:3])})", remedy="name a new folder")
 
 
 def _with_weights(graph: onnx.ModelProto, precision: str) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ from functools import cache
 
 from captioner.data.scenes import dog_frisbee_park, draw_scene
 from captioner.errors import OptionError
-from captioner.show.page import assets
+from captioner.show.page import assets, picture_files
 
 _KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -45,6 +45,7 @@ def static_files() -> dict[str, File]:
     if importlib.util.find_spec("matplotlib") is None:  # which draws figures
         page = contents["index.html"].splitlines(keepends=True)
         contents["index.html"] = b"".join(line for line in page if b'data-format="png"' not in line)
+    contents |= {name: text.encode() for name, text in picture_files().items()}
     swagger = importlib.resources.files("fastapi_offline") / "static"
     try:
         contents |= {name: (swagger / name).read_bytes() for name in _SWAGGER}

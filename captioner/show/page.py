@@ -146,6 +146,14 @@ def assets() -> tuple[str, str]:
     return '(function () {\n"use strict";\n\n' + "\n".join(parts) + "})();\n", style
 
 
+@cache
+def picture_files() -> dict[str, str]:
+    """The files by name of a page that takes pictures in: script and style of the cards around the viewer, and icon."""
+    folder = importlib.resources.files("captioner.show") / "viewer"
+    names = ("pictures.js", "pictures.css", "icon.svg")
+    return {name: (folder / name).read_text(encoding="utf-8") for name in names}
+
+
 def page(captions: "Sequence[Caption]", *, title: str | None = None, smooth: bool = True) -> str:
     """A self-contained document: one caption with all its details, or a gallery of several.
 

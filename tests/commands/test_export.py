@@ -49,8 +49,8 @@ def test_a_folder_is_written_and_captions(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "either --output or --graphs"),
-        (("--graphs", "--output", "x"), "either --output or --graphs"),
+        ((), "one of --output, --graphs and --web"),
+        (("--graphs", "--output", "x"), "one of --output, --graphs and --web"),
         (("--graphs", "--precision", "fp16"), "--precision"),
         (("--graphs", "--threads", "0"), "--threads must be at least 1"),
         (("--graphs", "--side", "64"), "--side is for a release"),

@@ -212,7 +212,8 @@ def test_the_files_of_the_page_and_no_others(server: Running) -> None:
     with server.client() as client:
         page = client.get("/")
         assert page.status_code == 200
-        for name in ("app.js", "app.css", "viewer.js", "viewer.css", "docs.js", "swagger-ui-bundle.js", "icon.svg"):
+        own = ("app.js", "pictures.js", "pictures.css", "viewer.js", "viewer.css", "docs.js", "icon.svg")
+        for name in (*own, "swagger-ui-bundle.js"):
             file = client.get(f"/static/{name}")
             assert file.status_code == 200
             assert file.content

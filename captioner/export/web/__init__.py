@@ -1,0 +1,1 @@
+"""A model as a folder of static files: a page that captions pictures in the browser."""

@@ -1,0 +1,236 @@
+/* Pictures that come in, and a card with its caption for each: what the server's page and the page of an exported folder
+   share. Everything that comes from outside (file names, captions, problems) is put into the page as text.
+
+   CaptionPictures.start({ caption, download, settings, atATime }) takes pictures that are chosen, dropped or pasted:
+
+     caption(file, fields, { signal, tell })        resolves to { viewer, line }: what the viewer shows, and a line of JSON;
+                                                    `tell(state, share)` shows how far it is
+     download(file, fields, format, { signal })     resolves to a blob of another format than JSON
+     settings()                                     the fields of a picture's caption
+     atATime                                        pictures that are captioned side by side
+
+   It returns { take(files), askAgain() }. */
+(function () {
+  "use strict";
+
+  const find = (id) => document.getElementById(id);
+  const results = new Set();
+  const queue = [];
+  let page = null;
+  let running = 0;
+
+  function say(text) {
+    find("said").textContent = text;
+  }
+
+  function notice(text) {
+    find("notice").textContent = text;
+    find("notice").hidden = !text;
+    if (text) say(text);
+  }
+
+  /** What went wrong, {title, detail}, and whether a second try may help. */
+  class Failure extends Error {
+    constructor(title, detail, { again = false, wait = null } = {}) {
+      super(detail);
+      Object.assign(this, { title, detail, again, wait });
+    }
+  }
+
+  /** A picture on the page: its file, its state, and its caption once there is one. */
+  class Result {
+    constructor(file) {
+      this.file = file;
+      this.element = find("result").content.firstElementChild.cloneNode(true);
+      const part = (selector) => this.element.querySelector(selector);
+      Object.assign(this, {
+        waiting: part(".waiting"),
+        state: part(".state"),
+        progress: part("progress"),
+        failed: part(".failed"),
+        place: part(".viewer"),
+        downloads: part(".downloads"),
+      });
+      part("h2 bdi").textContent = file.name;
+      part("h2").title = file.name; // where there is no room for all of it
+      this.progress.setAttribute("aria-label", `Progress of ${file.name}`);
+      this.failed.querySelector(".again").addEventListener("click", () => this.ask());
+      const remove = part(".remove");
+      remove.setAttribute("aria-label", `Remove ${file.name}`);
+      remove.addEventListener("click", () => this.remove());
+      for (const button of this.downloads.querySelectorAll("button")) {
+        button.setAttribute("aria-label", `Download ${button.textContent} of ${file.name}`);
+        button.addEventListener("click", () => this.download(button));
+      }
+      this.preview = URL.createObjectURL(file);
+      const image = part(".waiting img");
+      image.addEventListener("error", () => image.remove()); // a format that browsers do not show, or no picture
+      image.src = this.preview;
+      find("results").prepend(this.element);
+      results.add(this);
+      document.body.classList.add("has-results");
+      this.ask();
+    }
+
+    /** Queue the picture for its caption, with the settings as they are now. */
+    ask() {
+      this.stop?.abort();
+      this.stop = new AbortController();
+      this.fields = page.settings();
+      this.show("waiting");
+      this.tell("Waiting");
+      const { signal } = this.stop;
+      queue.push({ signal, run: () => this.caption(signal) });
+      work();
+    }
+
+    tell(state, share = null) {
+      this.state.textContent = state;
+      if (share === null) this.progress.removeAttribute("value");
+      else this.progress.value = share;
+    }
+
+    async caption(signal) {
+      try {
+        const tell = (state, share) => this.tell(state, share);
+        const { viewer, line } = await page.caption(this.file, this.fields, { signal, tell });
+        if (signal.aborted) return;
+        this.line = line;
+        this.viewer?.destroy();
+        this.show("viewer");
+        this.viewer = window.CaptionViewer.mount(this.place, { ...viewer, image: viewer.image ?? this.preview });
+        say(`${this.file.name}: ${line.caption}`);
+      } catch (failure) {
+        if (signal.aborted) return;
+        this.fail(failure instanceof Failure ? failure : new Failure("Not shown", String(failure.message)));
+      }
+    }
+
+    fail({ title, detail: sentence, again }) {
+      const name = `${this.file.name}: `; // the card and what is read out say it already
+      const detail = sentence.startsWith(name) ? sentence.slice(name.length) : sentence;
+      this.failed.querySelector(".title").textContent = title;
+      this.failed.querySelector(".detail").textContent = detail;
+      this.failed.querySelector(".again").hidden = !again;
+      this.line = null;
+      this.viewer?.destroy();
+      this.viewer = null;
+      this.show("failed");
+      say(`${this.file.name}: ${title}. ${detail}`);
+    }
+
+    show(what) {
+      const stale = what === "waiting" && Boolean(this.line); // a caption of other settings stays meanwhile
+      this.element.classList.toggle("stale", stale);
+      this.element.setAttribute("aria-busy", String(what === "waiting"));
+      this.waiting.hidden = what !== "waiting";
+      this.failed.hidden = what !== "failed";
+      this.place.hidden = what !== "viewer" && !stale;
+      this.downloads.hidden = what !== "viewer";
+    }
+
+    async download(button) {
+      if (button.getAttribute("aria-busy") === "true") return;
+      const format = button.dataset.format;
+      const stem = this.file.name.replace(/\.[^.]*$/, "") || "caption";
+      try {
+        button.setAttribute("aria-busy", "true");
+        const blob =
+          format === "json"
+            ? new Blob([JSON.stringify(this.line) + "\n"], { type: "application/json" })
+            : await page.download(this.file, this.fields, format, { signal: this.stop.signal });
+        save(blob, `${stem}.${format}`);
+        notice("");
+      } catch (failure) {
+        if (failure instanceof Failure) notice(`${this.file.name}: ${failure.title}. ${failure.detail}`);
+      } finally {
+        button.removeAttribute("aria-busy");
+      }
+    }
+
+    remove() {
+      const next = this.element.nextElementSibling || this.element.previousElementSibling;
+      this.stop.abort();
+      this.viewer?.destroy();
+      URL.revokeObjectURL(this.preview);
+      this.element.remove();
+      results.delete(this);
+      document.body.classList.toggle("has-results", results.size > 0);
+      say(`${this.file.name} removed`);
+      (next ? next.querySelector(".remove") : find("files")).focus();
+    }
+  }
+
+  function save(blob, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  }
+
+  /** Run what waits, a few at a time. */
+  async function work() {
+    if (running === page.atATime) return;
+    running++;
+    while (queue.length) {
+      const { signal, run } = queue.shift();
+      if (!signal.aborted) await run();
+    }
+    running--;
+  }
+
+  function take(files) {
+    notice("");
+    for (const file of files) new Result(file);
+  }
+
+  // Choose, drop or paste.
+
+  function start(parts) {
+    page = parts;
+
+    find("files").addEventListener("change", (event) => {
+      take([...event.target.files]);
+      event.target.value = ""; // so that the same file can be chosen again
+    });
+
+    let depth = 0; // enter and leave come for every element on the way
+    const carriesFiles = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
+    const dragging = () => document.body.classList.toggle("dragging", depth > 0);
+    window.addEventListener("dragenter", (event) => {
+      if (!carriesFiles(event)) return;
+      event.preventDefault();
+      depth++;
+      dragging();
+    });
+    window.addEventListener("dragleave", (event) => {
+      if (!carriesFiles(event)) return;
+      depth = Math.max(0, depth - 1);
+      dragging();
+    });
+    window.addEventListener("dragover", (event) => {
+      event.preventDefault(); // also for other things than files, for which the browser would leave the page
+    });
+    window.addEventListener("drop", (event) => {
+      event.preventDefault();
+      depth = 0;
+      dragging();
+      const files = [...event.dataTransfer.files];
+      if (files.length) take(files);
+      else notice("That was no picture: drop files, or save the picture first.");
+    });
+
+    window.addEventListener("paste", (event) => {
+      const files = [...(event.clipboardData?.files ?? [])];
+      if (!files.length) return;
+      event.preventDefault();
+      take(files);
+    });
+
+    const askAgain = () => [...results].reverse().forEach((result) => result.ask());
+    return { take, askAgain };
+  }
+
+  window.CaptionPictures = { start, say, notice, Failure };
+})();
