@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Write a model for others. To a .safetensors file: a release, whose decoding is chosen on dev and whose scores "
         "are measured on test. To a folder: ONNX graphs that need neither torch nor captioner. With --graphs: the ONNX "
-        "graphs beside the model file, with which ONNX Runtime computes it, by default on CPUs. With --web: a folder with "
-        "a page that captions in the browser."
+        "graphs beside the model file, with which ONNX Runtime computes it, by default on CPUs. With --web: a folder "
+        "with a page that captions in the browser."
     )
     parser.add_argument("model", metavar="MODEL", help="a model file, or a name that 'captioner models' lists")
     parser.add_argument("--output", type=Path, metavar="PATH", help="the .safetensors file, or the folder, to write")
