@@ -16,7 +16,17 @@ import onnx
 from onnx import numpy_helper
 
 from captioner import checkpoint
-from captioner.backends.graph_files import METADATA_KEY, read_description
+from captioner.backends.graph_files import (
+    GRAPHS,
+    METADATA_KEY,
+    Weights,
+    check_digest,
+    describe,
+    graph_folder,
+    make_initialisers,
+    read_description,
+    read_graph,
+)
 from captioner.backends.onnx import open_graphs
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
@@ -83,9 +93,8 @@ def model_files(path: Path, folder: Path, *, precision: str) -> tuple[dict[str, 
         OptionError: the model does not export; the message says why.
     """
     header, model = read_header(path), checkpoint.load(path)
-    graphs = {
-        name: _with_weights(graph, precision) for name, graph in export_graphs(model, digest=header["digest"]).items()
-    }
+    whole = _stored_graphs(path, header) or export_graphs(model, digest=header["digest"])
+    graphs = {name: _with_weights(graph, precision) for name, graph in whole.items()}
     contents = {name: graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
     backend = open_graphs(
         folder, header, {name: (folder / f"{name}.onnx", content) for name, content in contents.items()}
@@ -137,6 +146,26 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         partial.replace(folder)
     except OSError as error:
         raise OptionError(f"{os.fspath(folder)}: cannot be written ({error.strerror})") from None
+
+
+def _stored_graphs(path: Path, header: Header) -> dict[str, onnx.ModelProto]:
+    """The graphs beside a model file with its weights, which is faster than tracing the model; {} where none fit it."""
+    graphs = {}
+    try:
+        for name in GRAPHS:
+            place = graph_folder(path) / f"{name}.onnx"
+            content = read_graph(place)
+            description = describe(place, content, graph=name)
+            check_digest(place, description, path, header["digest"])
+            graphs[name] = onnx.load_model_from_string(content)
+            with path.open("rb") as file:
+                weights = make_initialisers(description["initialisers"], Weights(file, header, path))
+            for tensor in graphs[name].graph.initializer:
+                if tensor.name in weights:
+                    tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    except Exception:  # damaged files raise protobuf's and numpy's own errors; tracing the model needs none of them
+        return {}
+    return graphs
 
 
 def _with_weights(graph: onnx.ModelProto, precision: str) -> onnx.ModelProto:

@@ -19,6 +19,7 @@ from PIL import Image
 from captioner import checkpoint
 from captioner.errors import CheckpointError, OptionError
 from captioner.export.folder import export_folder
+from captioner.export.graphs import write_graphs
 from captioner.options import Greedy
 from captioner.pipeline import load
 
@@ -190,3 +191,22 @@ def test_what_is_missing_or_of_another_model_is_named(
     assert load("other").backend.name == "onnx"
     with pytest.raises(CheckpointError, match=r"nothing"):
         load("nothing/")
+
+
+def test_graphs_beside_the_model_file_are_used(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    shutil.copyfile(tiny_model, path)
+    export_folder(path, tmp_path / "traced")
+    write_graphs(path)
+    expected = load(tmp_path / "traced").caption(PICTURE)
+    with monkeypatch.context() as patch:
+        patch.setattr("captioner.export.folder.export_graphs", None)  # no model is traced
+        export_folder(path, tmp_path / "stored")
+    found = load(tmp_path / "stored").caption(PICTURE)
+    assert found.text == expected.text
+    np.testing.assert_allclose(found.maps, expected.maps, atol=1e-6)
+    (tmp_path / "graphs" / "mine" / "step.onnx").write_bytes(b"damaged")
+    export_folder(path, tmp_path / "again")
+    assert load(tmp_path / "again").caption(PICTURE).text == expected.text
