@@ -4,10 +4,10 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,10 +15,22 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from captioner.errors import CaptionerError, CheckpointError, OldNameWarning, one_line
-from captioner.header import FORMAT, FORMAT_VERSION, Header, current_weight_name, damaged, read_header
+from captioner.header import (
+    FORMAT,
+    FORMAT_VERSION,
+    Header,
+    current_weight_name,
+    damaged,
+    read_header,
+    require_answers,
+    require_captions,
+)
+from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels
 from captioner.tokenizer.vocabulary import Vocabulary
+
+_Model = TypeVar("_Model", CaptionModel, AnswerModel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +49,24 @@ class Checkpoint:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def save(path: str | Path, checkpoint: Checkpoint, *, half: bool = True) -> None:
+@dataclass(frozen=True, kw_only=True)
+class AnswerCheckpoint:
+    """An answering model, its questions' vocabulary, its answers and its metadata.
+
+    Attributes:
+        model: in evaluation mode.
+        vocabulary: the words of questions.
+        answers: that it chooses from, in the order of its output.
+        about: the training data, the recipe and the scores.
+    """
+
+    model: AnswerModel
+    vocabulary: Vocabulary
+    answers: tuple[str, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def save(path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, *, half: bool = True) -> None:
     """Write a model file. The old file stays until the new one is whole.
 
     Args:
@@ -59,6 +88,8 @@ def save(path: str | Path, checkpoint: Checkpoint, *, half: bool = True) -> None
         "vocabulary": list(checkpoint.vocabulary.words),
         "about": checkpoint.about,
     }
+    if isinstance(checkpoint, AnswerCheckpoint):
+        header["answers"] = list(checkpoint.answers)
     metadata = {
         "format": FORMAT,
         "version": str(FORMAT_VERSION),
@@ -69,12 +100,46 @@ def save(path: str | Path, checkpoint: Checkpoint, *, half: bool = True) -> None
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a model file. One of an older format version is read with an `OldNameWarning`.
+    """Read the file of a captioning model. One of an older format version is read with an `OldNameWarning`.
 
     Raises:
-        CheckpointError: missing, damaged, not a file of this program, of another version of the format, or with
-            weights that are not finite.
+        CheckpointError: missing, damaged, not a file of this program, of another version of the format, of an
+            answering model, or with weights that are not finite.
     """
+    header = _read_header(path)
+    require_captions(header, path)
+    vocabulary = Vocabulary(tuple(header["vocabulary"]))
+    model = _build(
+        header,
+        Path(path),
+        device,
+        lambda: CaptionModel(ModelConfig.from_dict(header["config"]), vocabulary_size=len(vocabulary)),
+    )
+    return Checkpoint(model=model, vocabulary=vocabulary, about=header["about"])
+
+
+def load_answering(path: str | Path, *, device: str | torch.device = "cpu") -> AnswerCheckpoint:
+    """Read the file of an answering model.
+
+    Raises:
+        CheckpointError: as of `load`, or of a captioning model.
+    """
+    header = _read_header(path)
+    require_answers(header, path)
+    vocabulary, answers = Vocabulary(tuple(header["vocabulary"])), tuple(header["answers"])
+    model = _build(
+        header,
+        Path(path),
+        device,
+        lambda: AnswerModel(
+            AnswerConfig.from_dict(header["config"]), vocabulary_size=len(vocabulary), answers=len(answers)
+        ),
+    )
+    return AnswerCheckpoint(model=model, vocabulary=vocabulary, answers=answers, about=header["about"])
+
+
+def _read_header(path: str | Path) -> Header:
+    """The header of a model file; a folder is refused, and an older version is named."""
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: no such model file", remedy="an exported folder runs on --backend onnx")
@@ -87,11 +152,14 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
             OldNameWarning,
             stacklevel=1,  # one place in this program: a file is named once however often it is loaded
         )
-    vocabulary = Vocabulary(tuple(header["vocabulary"]))
+    return header
+
+
+def _build(header: Header, path: Path, device: str | torch.device, make: Callable[[], _Model]) -> _Model:
+    """A model with the weights of its file, in evaluation mode."""
     try:
-        config = ModelConfig.from_dict(header["config"])
         with torch.device("meta"):  # shapes alone: the weights come from the file
-            model = CaptionModel(config, vocabulary_size=len(vocabulary))
+            model = make()
         state = _read_weights(path, header, device)
         _check_kinds(state, model.state_dict())
         model.load_state_dict(state, assign=True)
@@ -100,7 +168,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, CaptionerError) as error:
         raise damaged(path, error) from None
     interleave_channels(model.encoder.stages)
-    return Checkpoint(model=model.eval(), vocabulary=vocabulary, about=header["about"])
+    return model.eval()
 
 
 def _read_weights(path: Path, header: Header, device: str | torch.device) -> dict[str, Tensor]:

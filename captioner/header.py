@@ -38,8 +38,10 @@ class Header(TypedDict):
     """The metadata of a model file: plain values.
 
     Keys:
-        config: values of `captioner.model.caption_model.ModelConfig`: "encoder", "refiner", "decoder".
+        config: values of `captioner.model.caption_model.ModelConfig`: "encoder", "refiner", "decoder"; or of
+            `captioner.model.answer_model.AnswerConfig`: "encoder", "refiner", "answerer".
         vocabulary: its words, as `captioner.tokenizer.vocabulary.Vocabulary` takes them.
+        answers: of an answering model, those that it chooses from; of a captioning model none.
         about: the training data, the recipe and the scores; decoding options under "decoding", map options under
             "maps".
         version: of the format that the file was written in.
@@ -52,6 +54,7 @@ class Header(TypedDict):
 
     config: dict[str, Any]
     vocabulary: list[str]
+    answers: list[str]
     about: dict[str, Any]
     version: int
     digest: str
@@ -84,6 +87,22 @@ def read_header(path: str | Path) -> Header:
         return _validated(model, int(version), digest, tensors=content, start=start)
     except _DAMAGE as error:
         raise damaged(path, error) from None
+
+
+def require_captions(header: Header, path: object) -> None:
+    """Raises CheckpointError for the header of an answering model."""
+    if header["answers"]:
+        raise CheckpointError(
+            f"{path}: a model that answers questions, and makes no captions", remedy="'captioner ask' runs it"
+        )
+
+
+def require_answers(header: Header, path: object) -> None:
+    """Raises CheckpointError for the header of a captioning model."""
+    if not header["answers"]:
+        raise CheckpointError(
+            f"{path}: a model that makes captions, and answers no questions", remedy="'captioner caption' runs it"
+        )
 
 
 EXPORTED = "config.json"
@@ -190,13 +209,15 @@ def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: 
     renamed: list[str] = []
     if version < FORMAT_VERSION:
         config, renamed = _current_names(config)
-    for part in ("encoder", "refiner", "decoder"):
+    answers = _checked_answers(model.get("answers"), config)
+    for part in ("encoder", "refiner", "answerer" if answers else "decoder"):
         _check_part(part, config.get(part))
     _check_about(about)
     Vocabulary(tuple(words))  # refuses words that are not in place or not unique
     return Header(
         config=config,
         vocabulary=words,
+        answers=answers,
         about=about,
         version=version,
         digest=digest,
@@ -204,6 +225,20 @@ def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: 
         tensors=tensors,
         start=start,
     )
+
+
+def _checked_answers(answers: Any, config: Mapping[str, Any]) -> list[str]:
+    """The answers of an answering model, which are texts that are not blank, each once."""
+    if answers is None and "answerer" not in config:
+        return []
+    if not isinstance(answers, list) or not 1 <= len(answers) <= _MOST_WORDS:
+        raise TypeError("its answers are no list of texts")
+    for answer in answers:
+        if not isinstance(answer, str) or not answer.strip() or len(answer) > LONGEST_WORD:
+            raise TypeError(f"{answer!r:.60} is no answer: text of 1 to {LONGEST_WORD} characters")
+    if len(set(answers)) != len(answers):
+        raise ValueError("an answer is there twice")
+    return answers
 
 
 def _check_part(part: str, values: Any) -> None:

@@ -55,8 +55,8 @@ class ModelConfig:
         try:
             return cls(
                 encoder=EncoderConfig(**values["encoder"]),
-                refiner=_build(REFINERS, values["refiner"], default="transformer_encoder"),
-                decoder=_build(DECODERS, values["decoder"]),
+                refiner=built_part(REFINERS, values["refiner"], default="transformer_encoder"),
+                decoder=built_part(DECODERS, values["decoder"]),
             )
         except KeyError as error:
             raise OptionError(f"the model's configuration lacks {error}") from None
@@ -66,7 +66,8 @@ class ModelConfig:
             raise OptionError(f"the model's configuration does not fit this version: {error}") from None
 
 
-def _build(registry: ConfiguredRegistry[Any], values: dict[str, Any], *, default: str | None = None) -> Any:
+def built_part(registry: ConfiguredRegistry[Any], values: dict[str, Any], *, default: str | None = None) -> Any:
+    """The configuration of a part, of plain values; ``kind`` among them names it in its registry."""
     options = dict(values)
     kind = options.pop("kind") if default is None else options.pop("kind", default)
     return registry[kind].config(**options)
@@ -83,7 +84,7 @@ class CaptionModel(nn.Module):
 
     def __init__(self, config: ModelConfig, *, vocabulary_size: int, weights: str | Path | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.vocabulary_size = config, vocabulary_size
         self.encoder = GridEncoder(config.encoder, weights=weights)
         refiner = REFINERS[REFINERS.name_of(config.refiner)]
         self.refiner = refiner.build(channels=self.encoder.channels, config=config.refiner)
@@ -91,6 +92,10 @@ class CaptionModel(nn.Module):
         self.decoder = decoder.build(
             vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder
         )
+
+    def blank_copy(self) -> "CaptionModel":
+        """A model of the same shape with weights of its own."""
+        return CaptionModel(self.config, vocabulary_size=self.vocabulary_size)
 
     def set_map_heads(self, heads: Sequence[int]) -> None:
         """Choose the heads whose mean is a word's map, as ``layer * heads + head``; empty for the decoder's default."""

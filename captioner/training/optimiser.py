@@ -107,6 +107,6 @@ class MovingAverage:
     def averaged_model(self) -> CaptionModel:
         """A copy of the model with the averaged weights, in evaluation mode, on the same device."""
         device = next(self.model.parameters()).device
-        copy = CaptionModel(self.model.config, vocabulary_size=self.vocabulary_size).to(device)
+        copy = self.model.blank_copy().to(device)
         copy.load_state_dict({**self.model.state_dict(), **self.weights})
         return copy.eval()

@@ -1,0 +1,106 @@
+"""Hierarchical co-attention over words, phrases and question (Lu et al. 2016, sections 3.2 to 3.4)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from captioner.errors import OptionError
+from captioner.model.answering.base import ANSWERERS, Answered, Answerer
+from captioner.model.answering.question import QuestionEncoder
+from captioner.model.co_attention import CO_ATTENTIONS
+from captioner.model.grid import Grid
+
+LEVELS = ("word", "phrase", "question")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HierarchicalConfig:
+    """Shape of a `HierarchicalAnswerer`.
+
+    Attributes:
+        embedding: width of the words' embeddings.
+        width: of the levels and of the co-attention.
+        co_attention: a name of `captioner.model.co_attention.CO_ATTENTIONS`.
+        heads: of the co-attention; 1 but for "multihead".
+        hidden: width inside the classifier.
+        products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
+        map_heads: the heads, as ``level * heads + head``, whose mean is the map; empty for those of the question level.
+        dropout: on embeddings, levels and in the classifier.
+    """
+
+    embedding: int = 384
+    width: int = 384
+    co_attention: str = "multihead"
+    heads: int = 8
+    hidden: int = 768
+    products: bool = True
+    map_heads: tuple[int, ...] = ()
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "map_heads", tuple(int(head) for head in self.map_heads))
+        for name in ("embedding", "width", "heads", "hidden"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"the answerer's {name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
+        for head in self.map_heads:
+            if not 0 <= head < len(LEVELS) * self.heads:
+                raise OptionError(f"map head {head} is not among {len(LEVELS)} levels of {self.heads} heads")
+
+
+@ANSWERERS.register_with("hierarchical", HierarchicalConfig)
+class HierarchicalAnswerer(Answerer):
+    """Co-attention at each level, and what it found fused from the words up to the question.
+
+    ``h_l = tanh(W_l [v_l + q_l, v_l * q_l, h_(l-1)])`` for the levels l, then a classifier (eq. 7 and 8 of the paper,
+    which has no product).
+    """
+
+    def __init__(
+        self, *, question_vocabulary: int, answers: int, image_width: int, config: HierarchicalConfig
+    ) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.question = QuestionEncoder(
+            vocabulary_size=question_vocabulary, embedding=config.embedding, width=width, dropout=config.dropout
+        )
+        self.cells = nn.Linear(image_width, width)
+        build = CO_ATTENTIONS[config.co_attention]
+        self.co_attention = nn.ModuleList(build(width=width, heads=config.heads) for _ in LEVELS)
+        parts = 2 if config.products else 1
+        self.fuse = nn.ModuleList(nn.Linear((parts + min(i, 1)) * width, width) for i in range(len(LEVELS)))
+        self.final = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.hidden = nn.Linear(width, config.hidden)
+        self.output = nn.Linear(config.hidden, answers)
+
+    def forward(self, grid: Grid, questions: Tensor) -> Answered:
+        """See `Answerer.forward`."""
+        rows = questions.shape[:2]
+        levels, mask, last = self.question(questions.flatten(0, 1))
+        mask = mask.unflatten(0, rows)
+        seen = grid.with_features(self.cells(grid.features).tanh())
+        found: Tensor | None = None
+        cells, words = [], []
+        for level, attend, fuse in zip(levels, self.co_attention, self.fuse, strict=True):
+            attended = attend(level.unflatten(0, rows), mask, seen)
+            both = [attended.picture + attended.question]
+            if self.config.products:
+                both.append(attended.picture * attended.question)
+            if found is not None:
+                both.append(found)
+            found = fuse(self.dropout(torch.cat(both, -1))).tanh()
+            cells.append(attended.cells)
+            words.append(attended.words)
+        assert found is not None
+        h = found * (1 + self.final(last).tanh().unflatten(0, rows))  # gated by the whole question
+        hidden = torch.relu(self.hidden(self.dropout(h)))
+        logits = self.output(self.dropout(hidden))
+        all_cells, all_words = torch.cat(cells, 1), torch.cat(words, 1)  # (B, 3 H, k, L), (B, 3 H, k, T)
+        heads = self.config.heads
+        chosen = list(self.config.map_heads or range(2 * heads, 3 * heads))
+        maps = all_cells[:, chosen].mean(1).unflatten(-1, grid.shape)
+        return Answered(logits, maps, all_words[:, 2 * heads :].mean(1), all_cells)

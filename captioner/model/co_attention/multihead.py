@@ -1,0 +1,57 @@
+"""Alternating co-attention with scaled dot products of several heads.
+
+The three steps are those of Lu et al. 2016, section 3.3; each attends as in Vaswani et al. 2017, section 3.2.2. The
+first step asks with a learned query, as there is no guide yet. The weights of a head cost one product of vectors a
+cell instead of a hyperbolic tangent a cell and unit.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from captioner.errors import OptionError
+from captioner.model.attention.base import masked_softmax
+from captioner.model.co_attention.base import CO_ATTENTIONS, CoAttended, CoAttention
+from captioner.model.grid import Grid
+
+
+@CO_ATTENTIONS.register("multihead")
+class MultiHeadCoAttention(CoAttention):
+    """Sum up the question; attend to the picture under that; attend to the words under the picture."""
+
+    def __init__(self, *, width: int, heads: int = 8) -> None:
+        super().__init__()
+        if width % heads:
+            raise OptionError(f"the co-attention's width {width} is not a multiple of its {heads} heads")
+        self.heads = heads
+        self.learned = nn.Parameter(torch.randn(width) / math.sqrt(width))
+        self.word_key, self.word_value = nn.Linear(width, width, bias=False), nn.Linear(width, width)
+        self.cell_query, self.cell_key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.cell_value, self.cell_output = nn.Linear(width, width), nn.Linear(width, width)
+        self.word_query, self.word_output = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, words: Tensor, mask: Tensor, grid: Grid) -> CoAttended:
+        """See `CoAttention.forward`."""
+        keys, values = self._split(self.word_key(words)), self._split(self.word_value(words))  # (B, k, H, T, A)
+        learned = self.learned.to(keys.dtype).unflatten(0, (self.heads, -1))  # (H, A)
+        _, summary = self._over_words(learned.expand(*words.shape[:2], *learned.shape), keys, values, mask)
+        cell_keys = self.cell_key(grid.features).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, A)
+        cell_values = self.cell_value(grid.features).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        query = self.cell_query(summary).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, k, A)
+        scores = query @ cell_keys.transpose(2, 3) / math.sqrt(query.shape[-1])  # (B, H, k, L)
+        a_cells = masked_softmax(scores, None if grid.mask is None else grid.mask[:, None, None])
+        picture = self.cell_output((a_cells @ cell_values).transpose(1, 2).flatten(2))  # (B, k, D)
+        asked = self.word_query(picture).unflatten(-1, (self.heads, -1))  # (B, k, H, A)
+        a_words, question = self._over_words(asked, keys, values, mask)
+        return CoAttended(picture, self.word_output(question), a_cells, a_words.transpose(1, 2))
+
+    def _over_words(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, k, H, A) over the words of each question: weights (B, k, H, T) and context (B, k, D)."""
+        scores = (keys @ query.unsqueeze(-1)).squeeze(-1) / math.sqrt(query.shape[-1])
+        weights = masked_softmax(scores, mask.unsqueeze(2))
+        return weights, (weights.unsqueeze(3) @ values).squeeze(3).flatten(2)
+
+    def _split(self, x: Tensor) -> Tensor:
+        split: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(2, 3)  # (B, k, T, D) -> (B, k, H, T, A)
+        return split
