@@ -10,6 +10,7 @@ from captioner.model.answering.base import ANSWERERS, Answered, Answerer
 from captioner.model.answering.question import QuestionEncoder
 from captioner.model.co_attention import CO_ATTENTIONS
 from captioner.model.grid import Grid
+from captioner.tokenizer.vocabulary import PAD
 
 LEVELS = ("word", "phrase", "question")
 
@@ -21,16 +22,20 @@ class HierarchicalConfig:
     Attributes:
         embedding: width of the words' embeddings.
         width: of the levels and of the co-attention.
+        levels: of `LEVELS`, from the words up, with "question".
+        shared: one co-attention for all levels, whose keys are then computed once; else each level has its own.
         co_attention: a name of `captioner.model.co_attention.CO_ATTENTIONS`.
         heads: of the co-attention; 1 but for "multihead".
         hidden: width inside the classifier.
         products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
-        map_heads: the heads, as ``level * heads + head``, whose mean is the map; empty for those of the question level.
+        map_heads: the heads, as ``level * heads + head`` with the levels of ``levels``, whose mean is the map; empty for those of the question level.
         dropout: on embeddings, levels and in the classifier.
     """
 
     embedding: int = 384
     width: int = 384
+    levels: tuple[str, ...] = LEVELS
+    shared: bool = False
     co_attention: str = "multihead"
     heads: int = 8
     hidden: int = 768
@@ -39,6 +44,9 @@ class HierarchicalConfig:
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if self.levels != tuple(one for one in LEVELS if one in self.levels) or "question" not in self.levels:
+            raise OptionError(f"the levels are {', '.join(LEVELS)} in this order, with question, not {self.levels!r:.60}")
         object.__setattr__(self, "map_heads", tuple(int(head) for head in self.map_heads))
         for name in ("embedding", "width", "heads", "hidden"):
             if getattr(self, name) < 1:
@@ -46,8 +54,8 @@ class HierarchicalConfig:
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
         for head in self.map_heads:
-            if not 0 <= head < len(LEVELS) * self.heads:
-                raise OptionError(f"map head {head} is not among {len(LEVELS)} levels of {self.heads} heads")
+            if not 0 <= head < len(self.levels) * self.heads:
+                raise OptionError(f"map head {head} is not among {len(self.levels)} levels of {self.heads} heads")
 
 
 @ANSWERERS.register_with("hierarchical", HierarchicalConfig)
@@ -65,13 +73,19 @@ class HierarchicalAnswerer(Answerer):
         self.config = config
         width = config.width
         self.question = QuestionEncoder(
-            vocabulary_size=question_vocabulary, embedding=config.embedding, width=width, dropout=config.dropout
+            vocabulary_size=question_vocabulary,
+            embedding=config.embedding,
+            width=width,
+            dropout=config.dropout,
+            phrases="phrase" in config.levels,
         )
         self.cells = nn.Linear(image_width, width)
-        build = CO_ATTENTIONS[config.co_attention]
-        self.co_attention = nn.ModuleList(build(width=width, heads=config.heads) for _ in LEVELS)
+        build, count = CO_ATTENTIONS[config.co_attention], len(config.levels)
+        self.co_attention = nn.ModuleList(
+            build(width=width, heads=config.heads) for _ in range(1 if config.shared else count)
+        )
         parts = 2 if config.products else 1
-        self.fuse = nn.ModuleList(nn.Linear((parts + min(i, 1)) * width, width) for i in range(len(LEVELS)))
+        self.fuse = nn.ModuleList(nn.Linear((parts + min(i, 1)) * width, width) for i in range(count))
         self.final = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
         self.hidden = nn.Linear(width, config.hidden)
@@ -79,16 +93,19 @@ class HierarchicalAnswerer(Answerer):
 
     def forward(self, grid: Grid, questions: Tensor) -> Answered:
         """See `Answerer.forward`."""
-        rows = questions.shape[:2]
-        levels, mask, last = self.question(questions.flatten(0, 1))
-        mask = mask.unflatten(0, rows)
-        seen = grid.with_features(self.cells(grid.features).tanh())
+        images, rows, length = questions.shape
+        config, mask = self.config, questions != PAD
+        levels, last = self.question(questions.flatten(0, 1))
+        seen = grid.with_features(self.cells(grid.features))
+        prepared = [attend.prepare(seen) for attend in self.co_attention]
         found: Tensor | None = None
         cells, words = [], []
-        for level, attend, fuse in zip(levels, self.co_attention, self.fuse, strict=True):
-            attended = attend(level.unflatten(0, rows), mask, seen)
+        for i, (name, fuse) in enumerate(zip(config.levels, self.fuse, strict=True)):
+            place = 0 if config.shared else i
+            level = levels[name].reshape(images, rows, length, config.width)
+            attended = self.co_attention[place](level, mask, prepared[place])
             both = [attended.picture + attended.question]
-            if self.config.products:
+            if config.products:
                 both.append(attended.picture * attended.question)
             if found is not None:
                 both.append(found)
@@ -96,11 +113,10 @@ class HierarchicalAnswerer(Answerer):
             cells.append(attended.cells)
             words.append(attended.words)
         assert found is not None
-        h = found * (1 + self.final(last).tanh().unflatten(0, rows))  # gated by the whole question
-        hidden = torch.relu(self.hidden(self.dropout(h)))
-        logits = self.output(self.dropout(hidden))
-        all_cells, all_words = torch.cat(cells, 1), torch.cat(words, 1)  # (B, 3 H, k, L), (B, 3 H, k, T)
-        heads = self.config.heads
-        chosen = list(self.config.map_heads or range(2 * heads, 3 * heads))
+        h = found * (1 + self.final(last).tanh().reshape(images, rows, config.width))  # gated by the whole question
+        logits = self.output(self.dropout(torch.relu(self.hidden(self.dropout(h)))))
+        all_cells = torch.cat(cells, 1)  # (B, levels * H, k, L)
+        top = (len(config.levels) - 1) * config.heads
+        chosen = list(config.map_heads or range(top, top + config.heads))
         maps = all_cells[:, chosen].mean(1).unflatten(-1, grid.shape)
-        return Answered(logits, maps, all_words[:, 2 * heads :].mean(1), all_cells)
+        return Answered(logits, maps, words[-1].mean(1), all_cells)

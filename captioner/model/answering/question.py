@@ -25,43 +25,48 @@ class QuestionEncoder(nn.Module):
     """Words are embedded; phrases are the strongest of uni-, bi- and trigram convolutions at each word; an LSTM reads
     the phrases.
 
+    Without the level of phrases the LSTM reads the words.
+
     Args:
         vocabulary_size: of the questions' words.
         embedding: width of the embeddings.
         width: D, of the three levels.
         dropout: on the embeddings and the levels.
+        phrases: whether there is their level.
     """
 
-    def __init__(self, *, vocabulary_size: int, embedding: int, width: int, dropout: float) -> None:
+    def __init__(self, *, vocabulary_size: int, embedding: int, width: int, dropout: float, phrases: bool) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)
         self.word = nn.Linear(embedding, width)
-        self.phrase = nn.ModuleList(nn.Linear(size * embedding, width) for size in (1, 2, 3))
+        self.phrase = nn.ModuleList(nn.Linear(size * embedding, width) for size in (1, 2, 3) if phrases)
         self.lstm = nn.LSTM(width, width, batch_first=True)
         self.dropout = SharedDropout(dropout)
 
-    def forward(self, tokens: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+    def forward(self, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Read questions.
 
         Args:
             tokens: (N, T), padded with PAD at the end.
 
         Returns:
-            The levels word, phrase and question, (N, T, D) each; the mask (N, T), True where there is a word; and the
-            LSTM's output at the last word, (N, D).
+            The levels "word", "phrase" if there is one, and "question", (N, T, D) each; and the LSTM's output at the
+            last word, (N, D).
         """
         mask = tokens != PAD
         embedded = self.dropout(self.embed(tokens)) * mask.unsqueeze(-1)  # (N, T, E), 0 after the last word
-        word = self.word(embedded).tanh()
+        levels = {"word": self.word(embedded).tanh()}
+        if self.phrase:
+            levels["phrase"] = self._phrases(embedded)
+        read, _ = self.lstm(self.dropout(levels["phrase" if self.phrase else "word"]))
+        last = (mask.sum(1) - 1).clamp(min=0)
+        final = read.gather(1, last[:, None, None].expand(-1, 1, read.shape[-1])).squeeze(1)
+        return {**levels, "question": self.dropout(read)}, final
+
+    def _phrases(self, embedded: Tensor) -> Tensor:
+        """(N, T, E) -> (N, T, D), the strongest n-gram at each word (eq. 1 and 2 of the paper)."""
         before, after = F.pad(embedded, (0, 0, 1, 0))[:, :-1], F.pad(embedded, (0, 0, 0, 1))[:, 1:]
         uni, bi, tri = self.phrase
-        grams = (
-            uni(embedded),
-            bi(torch.cat((before, embedded), -1)),
-            tri(torch.cat((before, embedded, after), -1)),
-        )
-        phrase = torch.maximum(torch.maximum(grams[0], grams[1]), grams[2]).tanh()  # (N, T, D)
-        question, _ = self.lstm(self.dropout(phrase))
-        last = (mask.sum(1) - 1).clamp(min=0)
-        final = question.gather(1, last[:, None, None].expand(-1, 1, question.shape[-1])).squeeze(1)
-        return (word, phrase, self.dropout(question)), mask, final
+        one, two = uni(embedded), bi(torch.cat((before, embedded), -1))
+        three = tri(torch.cat((before, embedded, after), -1))
+        return torch.maximum(torch.maximum(one, two), three).tanh()

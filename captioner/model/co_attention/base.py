@@ -34,6 +34,21 @@ class CoAttended:
     words: Tensor
 
 
+@dataclass(frozen=True)
+class Cells:
+    """What a mechanism keeps of ``B`` grids.
+
+    Attributes:
+        values: to sum: (B, L, D), or (B, H, L, D / H) with heads.
+        keys: to compare questions with, likewise.
+        mask: (B, L), True where a cell holds picture; None where every cell does.
+    """
+
+    values: Tensor
+    keys: Tensor
+    mask: Tensor | None
+
+
 class CoAttention(nn.Module):
     """The interface of every mechanism.
 
@@ -43,13 +58,17 @@ class CoAttention(nn.Module):
         OptionError: the mechanism cannot have so many heads.
     """
 
-    def forward(self, words: Tensor, mask: Tensor, grid: Grid) -> CoAttended:
+    def prepare(self, grid: Grid) -> Cells:
+        """What is computed once per picture, of a grid of width D."""
+        raise NotImplementedError
+
+    def forward(self, words: Tensor, mask: Tensor, cells: Cells) -> CoAttended:
         """Attend to both.
 
         Args:
             words: (B, k, T, D), the features of the questions' words.
             mask: (B, k, T), True where there is a word.
-            grid: of the B pictures, of width D.
+            cells: what `prepare` returned for the same B pictures.
         """
         raise NotImplementedError
 

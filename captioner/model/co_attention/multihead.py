@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.model.attention.base import masked_softmax
-from captioner.model.co_attention.base import CO_ATTENTIONS, CoAttended, CoAttention
+from captioner.model.co_attention.base import CO_ATTENTIONS, Cells, CoAttended, CoAttention
 from captioner.model.grid import Grid
 
 
@@ -31,19 +31,22 @@ class MultiHeadCoAttention(CoAttention):
         self.cell_value, self.cell_output = nn.Linear(width, width), nn.Linear(width, width)
         self.word_query, self.word_output = nn.Linear(width, width), nn.Linear(width, width)
 
-    def forward(self, words: Tensor, mask: Tensor, grid: Grid) -> CoAttended:
+    def prepare(self, grid: Grid) -> Cells:
+        """Values and keys of each head, (B, H, L, D / H)."""
+        keys, values = self._heads(self.cell_key(grid.features)), self._heads(self.cell_value(grid.features))
+        return Cells(values.transpose(1, 2), keys.transpose(1, 2), grid.mask)
+
+    def forward(self, words: Tensor, mask: Tensor, cells: Cells) -> CoAttended:
         """See `CoAttention.forward`."""
-        keys, values = self._split(self.word_key(words)), self._split(self.word_value(words))  # (B, k, H, T, A)
-        learned = self.learned.to(keys.dtype).unflatten(0, (self.heads, -1))  # (H, A)
-        _, summary = self._over_words(learned.expand(*words.shape[:2], *learned.shape), keys, values, mask)
-        cell_keys = self.cell_key(grid.features).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, A)
-        cell_values = self.cell_value(grid.features).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        query = self.cell_query(summary).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, k, A)
-        scores = query @ cell_keys.transpose(2, 3) / math.sqrt(query.shape[-1])  # (B, H, k, L)
-        a_cells = masked_softmax(scores, None if grid.mask is None else grid.mask[:, None, None])
-        picture = self.cell_output((a_cells @ cell_values).transpose(1, 2).flatten(2))  # (B, k, D)
-        asked = self.word_query(picture).unflatten(-1, (self.heads, -1))  # (B, k, H, A)
-        a_words, question = self._over_words(asked, keys, values, mask)
+        keys = self._heads(self.word_key(words)).transpose(2, 3)  # (B, k, H, T, A)
+        values = self._heads(self.word_value(words)).transpose(2, 3)
+        learned = self._heads(self.learned).to(keys.dtype)  # (H, A)
+        _, summary = self._over_words(learned.expand(*keys.shape[:3], keys.shape[-1]), keys, values, mask)
+        query = self._heads(self.cell_query(summary)).transpose(1, 2)  # (B, H, k, A)
+        scores = query @ cells.keys.transpose(2, 3) / math.sqrt(query.shape[-1])  # (B, H, k, L)
+        a_cells = masked_softmax(scores, None if cells.mask is None else cells.mask[:, None, None])
+        picture = self.cell_output((a_cells @ cells.values).transpose(1, 2).flatten(2))  # (B, k, D)
+        a_words, question = self._over_words(self._heads(self.word_query(picture)), keys, values, mask)
         return CoAttended(picture, self.word_output(question), a_cells, a_words.transpose(1, 2))
 
     def _over_words(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,6 +55,6 @@ class MultiHeadCoAttention(CoAttention):
         weights = masked_softmax(scores, mask.unsqueeze(2))
         return weights, (weights.unsqueeze(3) @ values).squeeze(3).flatten(2)
 
-    def _split(self, x: Tensor) -> Tensor:
-        split: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(2, 3)  # (B, k, T, D) -> (B, k, H, T, A)
-        return split
+    def _heads(self, x: Tensor) -> Tensor:
+        heads: Tensor = x.unflatten(-1, (self.heads, -1))  # (..., D) -> (..., H, A)
+        return heads

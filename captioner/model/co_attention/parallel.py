@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from captioner.model.attention.base import masked_softmax
-from captioner.model.co_attention.base import CO_ATTENTIONS, CoAttended, CoAttention, require_one_head
+from captioner.model.co_attention.base import CO_ATTENTIONS, Cells, CoAttended, CoAttention, require_one_head
 from captioner.model.grid import Grid
 
 
@@ -28,21 +28,25 @@ class ParallelCoAttention(CoAttention):
         self.score_cells = nn.Linear(width, 1, bias=False)  # w_v
         self.score_words = nn.Linear(width, 1, bias=False)  # w_q
 
-    def forward(self, words: Tensor, mask: Tensor, grid: Grid) -> CoAttended:
+    def prepare(self, grid: Grid) -> Cells:
+        """V and ``V W_v``."""
+        return Cells(grid.features, self.of_cells(grid.features), grid.mask)
+
+    def forward(self, words: Tensor, mask: Tensor, cells: Cells) -> CoAttended:
         """See `CoAttention.forward`."""
-        cells = grid.features.unsqueeze(1)  # (B, 1, L, D)
+        values, of_cells = cells.values.unsqueeze(1), cells.keys.unsqueeze(1)  # (B, 1, L, D)
         there = mask.unsqueeze(-1).to(words.dtype)  # (B, k, T, 1)
-        affinity = (self.affinity(words) @ cells.transpose(2, 3)).tanh() * there  # (B, k, T, L)
-        if grid.mask is not None:
-            affinity = affinity * grid.mask[:, None, None].to(affinity.dtype)
-        of_cells, of_words = self.of_cells(cells), self.of_words(words)
+        affinity = (self.affinity(words) @ values.transpose(2, 3)).tanh() * there  # (B, k, T, L)
+        if cells.mask is not None:
+            affinity = affinity * cells.mask[:, None, None].to(affinity.dtype)
+        of_words = self.of_words(words)
         h_cells = (of_cells + affinity.transpose(2, 3) @ of_words).tanh()  # (B, k, L, D)
         h_words = (of_words + affinity @ of_cells).tanh()  # (B, k, T, D)
-        on_grid = None if grid.mask is None else grid.mask[:, None]
+        on_grid = None if cells.mask is None else cells.mask[:, None]
         a_cells = masked_softmax(self.score_cells(h_cells).squeeze(-1), on_grid)  # (B, k, L)
         a_words = masked_softmax(self.score_words(h_words).squeeze(-1), mask)  # (B, k, T)
         return CoAttended(
-            picture=a_cells @ grid.features,
+            picture=a_cells @ cells.values,
             question=(a_words.unsqueeze(2) @ words).squeeze(2),
             cells=a_cells.unsqueeze(1),
             words=a_words.unsqueeze(1),
