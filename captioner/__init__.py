@@ -4,6 +4,7 @@
     model = captioner.load()
     caption = model.caption("photo.jpg")
     caption.text, caption.words[1].map, caption.figure()
+    model.ask("photo.jpg", "what is the dog catching?").text
 
 Names are loaded when they are first used, so that ``import captioner`` and ``captioner --help`` are quick and
 the scores need no torch.
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from captioner.errors import CaptionerError
     from captioner.metrics import evaluate
     from captioner.options import Beam, Greedy, MapOptions, Sampling
+    from captioner.asking import Asker, load_answering
     from captioner.pipeline import Captioner, load
-    from captioner.results import Caption, Failure, Word
+    from captioner.results import Answer, Caption, Failure, Word
 
 __all__ = [
+    "Answer",
+    "Asker",
     "Beam",
     "Caption",
     "Captioner",
@@ -36,9 +40,12 @@ __all__ = [
     "__version__",
     "evaluate",
     "load",
+    "load_answering",
 ]
 
 _HOMES = {
+    "Answer": "captioner.results",
+    "Asker": "captioner.asking",
     "Beam": "captioner.options",
     "Caption": "captioner.results",
     "Captioner": "captioner.pipeline",
@@ -50,6 +57,7 @@ _HOMES = {
     "Word": "captioner.results",
     "evaluate": "captioner.metrics",
     "load": "captioner.pipeline",
+    "load_answering": "captioner.asking",
 }
 
 

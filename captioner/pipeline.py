@@ -20,7 +20,7 @@ from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.prepared import Prepared, check_numbers, detached, prepare
-from captioner.results import Alternative, Caption, Failure, Outcome, Word
+from captioner.results import Alternative, Answer, Caption, Failure, Outcome, Word
 from captioner.shipped import DEFAULT_MODEL, find_model
 from captioner.tokenizer.detokenize import detokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
@@ -28,6 +28,8 @@ from captioner.word_maps import WordMaps, encode, log_probabilities, word_maps
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from concurrent.futures import Future
+
+    from captioner.asking import Asker, EncodedPicture
 
 _BATCH = 16
 
@@ -47,6 +49,7 @@ class Captioner:
         self.file = file
         self._torch = backend if backend.name == "torch" else None
         self._lock = threading.Lock()
+        self._asker: Asker | None = None
         self.default_options = Beam(**self.about.get("decoding", {}))
         self._check_options(self.default_options)
         self.map_options = MapOptions.stored(dict(self.about))
@@ -282,6 +285,33 @@ class Captioner:
                 for both in zip(found, explained, strict=True)
             ]
         return [self._finish(prepared, some, map_options) for prepared, some in zip(ready, found, strict=True)]
+
+    @overload
+    def ask(self, picture: "Picture | EncodedPicture", question: str, *, n_best: int = 1) -> Answer: ...
+    @overload
+    def ask(self, picture: "Picture | EncodedPicture", question: list[str], *, n_best: int = 1) -> list[Answer]: ...
+    def ask(
+        self, picture: "Picture | EncodedPicture", question: str | list[str], *, n_best: int = 1
+    ) -> Answer | list[Answer]:
+        """Answer questions about a picture, by the answering model that ships; see `captioner.asking.Asker.ask`."""
+        return self.asker().ask(picture, question, n_best=n_best)
+
+    def asker(self) -> "Asker":
+        """The answering model that ships, on this model's device; loaded when it is first asked for."""
+        from captioner.asking import load_answering
+
+        with self._lock:
+            if self._asker is None:
+                self._asker = load_answering(device=self.device)
+            return self._asker
+
+    def encode(self, picture: Picture, *, max_pixels: int = MAX_PIXELS) -> "EncodedPicture":
+        """Encode a picture once, for any number of later `ask`.
+
+        Raises:
+            ImageError: it does not open.
+        """
+        return self.asker().encode(picture, max_pixels=max_pixels)
 
     def read(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from captioner.backends.base import Backend
+from captioner.backends.base import AnsweringBackend, Backend
 from captioner.errors import OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
 from captioner.results import path_of
@@ -36,7 +36,9 @@ class Prepared:
     image: str = ""
 
 
-def prepare(picture: Picture, backend: Backend, *, max_pixels: int = MAX_PIXELS, keep: int | None = None) -> Prepared:
+def prepare(
+    picture: Picture, backend: Backend | AnsweringBackend, *, max_pixels: int = MAX_PIXELS, keep: int | None = None
+) -> Prepared:
     """Open a picture and fit it to a backend's input; computes nothing with the backend, so any thread can.
 
     Args:

@@ -1,4 +1,4 @@
-"""Results as plain data: captions, words with their maps, and failures."""
+"""Results as plain data: captions, words with their maps, answers to questions, and failures."""
 
 import os
 from dataclasses import dataclass, field
@@ -190,6 +190,150 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class QuestionWord:
+    """A word of a question, and how much it mattered for the answer.
+
+    Attributes:
+        text: the word, a PTB token.
+        weight: the attention to it; the weights of a question sum to 1.
+        known: False for a word that the model does not know, which it read as any unknown word.
+    """
+
+    text: str
+    weight: float
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class OtherAnswer:
+    """Another answer to the same question.
+
+    Attributes:
+        text: the answer.
+        probability: of it.
+    """
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """An answer to a question about a picture, with where the model looked, in the picture and in the question.
+
+    Attributes:
+        text: the answer, one of those that the model chooses from.
+        probability: of it, among all of them. A question that has no answer among them gets a wrong one, usually of a
+            low probability.
+        question: as it was asked.
+        words: of the question, each with its weight.
+        map: (h, w) float32, row-major like the picture; non-negative, its sum is 1.
+        image: the path of the picture, "" for one that came from memory.
+        model: the name of the model.
+        geometry: where the map's cells lie on the picture.
+        alternatives: further answers, the likeliest first, where more than one was asked for.
+        source: what was asked about, or an upright copy of it.
+    """
+
+    text: str
+    probability: float
+    question: str
+    words: tuple[QuestionWord, ...]
+    map: "NDArray[np.float32]" = field(repr=False)
+    image: str
+    model: str
+    geometry: Geometry
+    alternatives: tuple[OtherAnswer, ...] = ()
+    source: Picture = field(repr=False)
+
+    explain = "attention"  # what the map is made of, as of a caption
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def picture(self) -> Image.Image:
+        """The upright picture, RGB; the smaller copy if one was kept.
+
+        Raises:
+            ImageError: its file is no longer there.
+        """
+        width, height = self.geometry.size
+        return open_image(self.source, max_pixels=width * height)
+
+    @property
+    def maps(self) -> "NDArray[np.float32]":
+        """The map alone, (1, h, w), as a caption has one for each word."""
+        return self.map[None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, the format of the command line's JSON; the map with 5 significant digits."""
+        return {
+            "image": self.image,
+            "question": self.question,
+            "answer": self.text,
+            "probability": round(self.probability, 6),
+            "model": self.model,
+            "grid": list(self.geometry.grid),
+            "size": list(self.geometry.size),
+            "map": _rounded(self.map),
+            "words": [
+                {"word": word.text, "weight": round(word.weight, 6), **({} if word.known else {"known": False})}
+                for word in self.words
+            ],
+            "alternatives": [
+                {"answer": other.text, "probability": round(other.probability, 6)} for other in self.alternatives
+            ],
+        }
+
+    def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
+        """The picture with the map laid over it, and the question's words with their weights.
+
+        Args:
+            path: where to save it as well: .png, .pdf, .svg or another format of matplotlib.
+            smooth: interpolate between cells; False shows the cells as they are.
+        """
+        from captioner.show.figure import draw_answers, save_figure
+
+        figure = draw_answers([self], smooth=smooth)
+        if path is not None:
+            save_figure(figure, path)
+        return figure
+
+    def page(self, path: str | Path | None = None) -> str:
+        """A self-contained HTML document: the picture with the map, and the question's words by their weights.
+
+        Raises:
+            ImageError: the picture's file is no longer there.
+            OptionError: the path has another ending or cannot be written.
+        """
+        from captioner.show.page import page, save_page
+
+        document = page([self])
+        if path is not None:
+            save_page(document, path)
+        return document
+
+    def _repr_html_(self) -> str | None:
+        """The page, for notebooks; None, which leaves them the text, where the picture is gone."""
+        from captioner.show.page import notebook
+
+        try:
+            return notebook(self)
+        except ImageError:
+            return None
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """The figure, for what shows notebooks without their pages."""
+        from captioner.show.figure import small_answer_figure
+
+        try:
+            return small_answer_figure(self)
+        except ImageError:
+            return None
+
+
+@dataclass(frozen=True)
 class Failure:
     """A picture that could not be captioned; it takes the place of its `Caption`.
 
@@ -235,5 +379,10 @@ def _word_as_dict(word: Word) -> dict[str, Any]:
         "word": word.text,
         "probability": round(word.probability, 6),
         **({"off_grid": round(word.off_grid, 6)} if word.off_grid else {}),
-        "map": [[float(f"{value:.5g}") for value in row] for row in word.map.tolist()],
+        "map": _rounded(word.map),
     }
+
+
+def _rounded(map_: "NDArray[np.float32]") -> list[list[float]]:
+    """A map as plain numbers of 5 significant digits."""
+    return [[float(f"{value:.5g}") for value in row] for row in map_.tolist()]

@@ -18,7 +18,7 @@ from captioner.tokenizer.vocabulary import Vocabulary
 
 Pixels = NDArray[np.uint8]
 Tokens = Sequence[Sequence[Sequence[int]]]
-"""For each picture any number of captions in ids, without start and end."""
+"""For each picture any number of captions, or of questions, in ids, without start and end."""
 
 
 class Encoded(Protocol):
@@ -120,6 +120,58 @@ class Backend(Protocol):
         Raises:
             OptionError: the runtime computes no gradients.
         """
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """What an answering backend returns for a question.
+
+    Attributes:
+        log_p: (A,), log-probabilities of the answers.
+        map: (h, w), where the model looked; sums to 1.
+        words: (T,), the weight of each word of the question; sums to 1.
+    """
+
+    log_p: NDArray[np.float32]
+    map: NDArray[np.float32]
+    words: NDArray[np.float32]
+
+
+class AnsweringBackend(Protocol):
+    """An answering model in some runtime; the attributes that `Backend` has too mean the same.
+
+    Attributes:
+        vocabulary: the words of questions.
+        answers: that it chooses from.
+        max_length: the most words of a question that it can read.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def answers(self) -> Sequence[str]: ...
+    @property
+    def about(self) -> Mapping[str, Any]: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def pad(self) -> bool: ...
+    @property
+    def grid_shape(self) -> tuple[int, int]: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+
+    def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> Encoded:
+        """Encode inputs (B, side, side, 3); ``geometries`` are of the B pictures."""
+
+    def answer(self, encoded: Encoded, questions: Tokens) -> list[list[AnswerScores]]:
+        """Answer the questions of each picture, given in ids, of one word at least; aligned with ``questions``."""
 
 
 class BackendFactory(Protocol):

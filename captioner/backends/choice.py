@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from captioner.backends.accelerators import torch_may_use_one
-from captioner.backends.base import BACKENDS, Backend
-from captioner.backends.graph_files import GRAPHS, graph_folder
+from captioner.backends.base import BACKENDS, AnsweringBackend, Backend
+from captioner.backends.graph_files import ANSWERING_GRAPHS, GRAPHS, graph_folder
 from captioner.errors import OptionError
 
 _OURS = ("onnx", "torch")  # registered when they are imported
@@ -32,6 +32,37 @@ def open_backend(backend: str, path: Path, *, device: str = "auto", threads: int
     if backend == "auto":
         return _choose(path, device, threads)
     return _open(backend, path, device=device, threads=threads)
+
+
+def open_answering(backend: str, path: Path, *, device: str = "auto", threads: int | None = None) -> AnsweringBackend:
+    """An answering model in a runtime: "onnx", "torch", or "auto", which chooses as for captions.
+
+    Raises:
+        CheckpointError: the file is damaged, or of a captioning model.
+        OptionError: there is no such backend or device, or what it needs is not installed.
+    """
+    kind = device.partition(":")[0]
+    if backend == "auto":
+        has_graphs = all((graph_folder(path) / f"{name}.onnx").is_file() for name in ANSWERING_GRAPHS)
+        runs_graphs = has_graphs and importlib.util.find_spec("onnxruntime") is not None
+        has_torch = importlib.util.find_spec("torch") is not None
+        on_cpu = kind == "cpu" or (kind == "auto" and not (has_torch and torch_may_use_one()))
+        use_onnx = runs_graphs and (on_cpu or not has_torch or kind in _ONNX_ONLY_DEVICES)
+        backend = "onnx" if use_onnx else "torch"
+    if backend not in _OURS:
+        raise OptionError(f"questions are answered by the backends {' and '.join(_OURS)}, not '{backend}'")
+    needed = "onnxruntime" if backend == "onnx" else "torch"
+    if importlib.util.find_spec(needed) is None:
+        raise OptionError(
+            f"the backend '{backend}' needs {needed}, which is not installed", remedy=f"pip install {needed}"
+        )
+    if backend == "onnx":
+        from captioner.backends.onnx_answering import open_onnx
+
+        return open_onnx(os.fspath(path), device=device, threads=threads)
+    from captioner.backends.torch_answering import open_torch
+
+    return open_torch(os.fspath(path), device=device, threads=threads)
 
 
 def _choose(path: Path, device: str, threads: int | None) -> Backend:

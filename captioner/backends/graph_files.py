@@ -17,6 +17,7 @@ from captioner.errors import CheckpointError, one_line
 from captioner.header import FORMAT_VERSION, Header, current_weight_name
 
 GRAPHS = ("encode", "step")
+ANSWERING_GRAPHS = ("encode", "answer")
 METADATA_KEY = "captioner"
 DESCRIPTION_VERSION = 1
 
@@ -31,7 +32,8 @@ class Recipe(TypedDict, total=False):
     """How an initialiser is made of a model file's tensors.
 
     Keys:
-        tensor: a tensor's name; with ``transpose``, its transpose; with ``shape``, in that shape.
+        tensor: a tensor's name; with ``transpose``, its transpose; with ``shape``, in that shape; with ``gates``, of an
+            LSTM, its rows in ONNX's order of gates, (1, 4 H, D).
         convolution: a convolution's weight; with ``norm``, the name of the batch-norm after it, folded in; ``eps`` is
             added to its variance; ``part`` is "weight" or "bias"; ``bias`` names the convolution's own.
         positions: the sinusoidal positions of a grid: height, width, channels.
@@ -39,6 +41,7 @@ class Recipe(TypedDict, total=False):
 
     tensor: str
     transpose: bool
+    gates: bool
     shape: Sequence[int]
     convolution: str
     bias: str
@@ -53,7 +56,7 @@ class Description(TypedDict):
 
     Keys:
         version: of this description.
-        graph: "encode" or "step".
+        graph: "encode", "step" or "answer".
         digest: of the model file; see `captioner.header.Header`.
         side, pad, grid_shape, max_length: as of `captioner.backends.base.Backend`.
         state: of each of the state's tensors, in order: "name"; "axis", what its first axis is ("row", "image" or
@@ -145,7 +148,7 @@ def _validated(description: Any) -> Description:
         raise ValueError(f"version {description['version']!r:.20} of its description, not {DESCRIPTION_VERSION}")
     shape, leaves, recipes = description["grid_shape"], description["state"], description["initialisers"]
     fits = {
-        "graph": description["graph"] in GRAPHS,
+        "graph": description["graph"] in {*GRAPHS, *ANSWERING_GRAPHS},
         "digest": isinstance(description["digest"], str),
         "side": _is_size(description["side"]),
         "pad": isinstance(description["pad"], bool),
@@ -278,6 +281,8 @@ def _make(recipe: Recipe, weights: Weights) -> _Floats:
         values = weights[recipe["tensor"]]
         if recipe.get("transpose"):
             return values.T
+        if recipe.get("gates"):
+            return gates_for_onnx(values)
         return values.reshape(recipe["shape"]) if "shape" in recipe else values
     if "positions" in recipe:
         return sinusoidal_positions(*recipe["positions"])
@@ -289,6 +294,13 @@ def _make(recipe: Recipe, weights: Weights) -> _Floats:
         return weight
     shift = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
     return np.asarray(shift + weights[recipe["bias"]] * scale if recipe.get("bias") else shift)
+
+
+def gates_for_onnx(weight: _Floats) -> _Floats:
+    """An LSTM's weight (4 H, D) with its gates in ONNX's order, (1, 4 H, D): torch has input, forget, cell, output; ONNX
+    has input, output, forget, cell."""
+    gates = weight.reshape(4, -1, weight.shape[-1])[[0, 3, 1, 2]]
+    return np.ascontiguousarray(gates.reshape(1, *weight.shape))
 
 
 def sinusoidal_positions(height: int, width: int, channels: int) -> _Floats:

@@ -23,7 +23,7 @@ from captioner.backends.graph_files import (
 )
 from captioner.backends.sessions import InferenceSession, choose_threads, find_provider, make_session
 from captioner.errors import CheckpointError, OptionError, one_line
-from captioner.header import Header, damaged, read_exported, read_header
+from captioner.header import Header, damaged, read_exported, read_header, require_captions
 from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import END, START, Vocabulary
 
@@ -263,6 +263,7 @@ def open_model(path: str, *, device: str = "auto", threads: int | None = None) -
     find_provider(device)  # an unknown device is reported before a file is read
     exported = file.is_dir()
     header, folder = (read_exported(file), file) if exported else (read_header(file), graph_folder(file))
+    require_captions(header, file)
     graphs = {name: (folder / f"{name}.onnx", read_graph(folder / f"{name}.onnx")) for name in GRAPHS}
     return open_graphs(file, header, graphs, device=device, threads=threads)
 

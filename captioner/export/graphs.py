@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -30,6 +30,7 @@ from captioner.backends.graph_files import (
     DESCRIPTION_VERSION,
     METADATA_KEY,
     Recipe,
+    gates_for_onnx,
     graph_folder,
     read_description,
 )
@@ -40,6 +41,7 @@ from captioner.errors import OptionError, one_line
 from captioner.export.parity import TOLERANCE, Parity, parity
 from captioner.export.probe import PICTURES, ROWS, Probe, flatten, probe_mask, probe_pixels, rebuild
 from captioner.header import read_header
+from captioner.model.answer_model import AnswerModel
 from captioner.model.caption_model import CaptionModel
 from captioner.model.folding import ConvNorm, fold
 from captioner.model.preprocess import normalise
@@ -47,6 +49,7 @@ from captioner.model.refiners import sinusoidal_positions
 from captioner.tokenizer.vocabulary import PAD, START, UNKNOWN
 
 OPSET = 18
+_Model = TypeVar("_Model", CaptionModel, AnswerModel)
 _SMALLEST_WEIGHT = 16  # numbers; smaller constants are found by their names alone
 
 
@@ -117,15 +120,15 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
     Raises:
         OptionError: the decoder's state or its computation does not export.
     """
-    folded, folds = _fold(model.model)
+    folded, folds = fold_convolutions(model.model)
     tensors = {name: tensor.detach().float().numpy() for name, tensor in model.model.state_dict().items()}
     positions = (*folded.encoder.grid_shape, model.model.config.refiner.width)
-    with _export_mode():
+    with export_mode():
         probe = Probe(folded)
         exported = {"encode": _export_encode(folded, probe), "step": _export_step(folded, probe)}
     for name, graph in exported.items():
-        _pool_globally(graph)
-        _tidy(graph)
+        pool_globally(graph)
+        tidy(graph)
         description = {
             "version": DESCRIPTION_VERSION,
             "graph": name,
@@ -135,7 +138,7 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
             "grid_shape": list(folded.encoder.grid_shape),
             "max_length": folded.decoder.max_length,
             "state": [leaf.as_dict() for leaf in probe.leaves],
-            "initialisers": _recipes(graph, tensors, folds, positions),
+            "initialisers": recipes_of(graph, tensors, folds, positions),
         }
         graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
     return exported
@@ -255,7 +258,7 @@ def _export(
 
 
 @contextmanager
-def _export_mode() -> Iterator[None]:
+def export_mode() -> Iterator[None]:
     """No gradients, no fused kernels that have no counterpart, no warnings of the exporter about itself."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -267,7 +270,7 @@ def _export_mode() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def _fold(model: CaptionModel) -> tuple[CaptionModel, dict[str, Recipe]]:
+def fold_convolutions(model: _Model) -> tuple[_Model, dict[str, Recipe]]:
     """A copy with plain convolutions in the place of each `ConvNorm`, and recipes of their weights by name."""
     folded = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     recipes: dict[str, Recipe] = {}
@@ -297,7 +300,7 @@ class _MeanPool(nn.Module):
         return features.mean((2, 3), keepdim=True)
 
 
-def _pool_globally(graph: onnx.ModelProto) -> None:
+def pool_globally(graph: onnx.ModelProto) -> None:
     """Means over the two last of four axes become ``GlobalAveragePool``, which needs no change of layout."""
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.graph.value_info}
     axes = {one.name: numpy_helper.to_array(one).tolist() for one in graph.graph.initializer if list(one.dims) == [2]}
@@ -314,7 +317,7 @@ def _pool_globally(graph: onnx.ModelProto) -> None:
     graph.graph.initializer.extend(kept)
 
 
-def _tidy(graph: onnx.ModelProto) -> None:
+def tidy(graph: onnx.ModelProto) -> None:
     """Remove what the exporter notes about this machine: file names and stack traces."""
     del graph.metadata_props[:]
     graph.doc_string = ""
@@ -329,7 +332,7 @@ def _tidy(graph: onnx.ModelProto) -> None:
     del graph.graph.value_info[:]
 
 
-def _recipes(
+def recipes_of(
     graph: onnx.ModelProto,
     tensors: dict[str, NDArray[np.float32]],
     folds: dict[str, Recipe],
@@ -346,6 +349,8 @@ def _recipes(
             by_value.setdefault(_value(tensor.T), Recipe(tensor=name, transpose=True))
     for name, tensor in tensors.items():
         by_value[_value(tensor)] = Recipe(tensor=name)
+        if "lstm.weight" in name:
+            by_value[_value(gates_for_onnx(tensor))] = Recipe(tensor=name, gates=True)
     recipes = {}
     for initialiser in graph.graph.initializer:
         if initialiser.data_type != onnx.TensorProto.FLOAT:

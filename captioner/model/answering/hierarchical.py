@@ -29,6 +29,7 @@ class HierarchicalConfig:
         hidden: width inside the classifier.
         products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
         map_heads: the heads, as ``level * heads + head`` with the levels of ``levels``, whose mean is the map; empty for those of the question level.
+        max_length: the most words of a question that it is asked with.
         dropout: on embeddings, levels and in the classifier.
     """
 
@@ -41,6 +42,7 @@ class HierarchicalConfig:
     hidden: int = 768
     products: bool = True
     map_heads: tuple[int, ...] = ()
+    max_length: int = 32
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
@@ -48,7 +50,7 @@ class HierarchicalConfig:
         if self.levels != tuple(one for one in LEVELS if one in self.levels) or "question" not in self.levels:
             raise OptionError(f"the levels are {', '.join(LEVELS)} in this order, with question, not {self.levels!r:.60}")
         object.__setattr__(self, "map_heads", tuple(int(head) for head in self.map_heads))
-        for name in ("embedding", "width", "heads", "hidden"):
+        for name in ("embedding", "width", "heads", "hidden", "max_length"):
             if getattr(self, name) < 1:
                 raise OptionError(f"the answerer's {name} must be positive, not {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
@@ -62,8 +64,8 @@ class HierarchicalConfig:
 class HierarchicalAnswerer(Answerer):
     """Co-attention at each level, and what it found fused from the words up to the question.
 
-    ``h_l = tanh(W_l [v_l + q_l, v_l * q_l, h_(l-1)])`` for the levels l, then a classifier (eq. 7 and 8 of the paper,
-    which has no product).
+    ``h_l = tanh(norm(W_l [v_l + q_l, v_l * q_l, h_(l-1)]))`` for the levels l, then a classifier (eq. 7 and 8 of the
+    paper, which has neither product nor layer norm).
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class HierarchicalAnswerer(Answerer):
         )
         parts = 2 if config.products else 1
         self.fuse = nn.ModuleList(nn.Linear((parts + min(i, 1)) * width, width) for i in range(count))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(count))
         self.final = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
         self.hidden = nn.Linear(width, config.hidden)
@@ -109,7 +112,7 @@ class HierarchicalAnswerer(Answerer):
                 both.append(attended.picture * attended.question)
             if found is not None:
                 both.append(found)
-            found = fuse(self.dropout(torch.cat(both, -1))).tanh()
+            found = self.norms[i](fuse(self.dropout(torch.cat(both, -1)))).tanh()
             cells.append(attended.cells)
             words.append(attended.words)
         assert found is not None

@@ -30,6 +30,8 @@ class MultiHeadCoAttention(CoAttention):
         self.cell_query, self.cell_key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.cell_value, self.cell_output = nn.Linear(width, width), nn.Linear(width, width)
         self.word_query, self.word_output = nn.Linear(width, width), nn.Linear(width, width)
+        # Without these the contexts grow in training until both softmaxes are saturated.
+        self.picture_norm, self.question_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def prepare(self, grid: Grid) -> Cells:
         """Values and keys of each head, (B, H, L, D / H)."""
@@ -45,9 +47,9 @@ class MultiHeadCoAttention(CoAttention):
         query = self._heads(self.cell_query(summary)).transpose(1, 2)  # (B, H, k, A)
         scores = query @ cells.keys.transpose(2, 3) / math.sqrt(query.shape[-1])  # (B, H, k, L)
         a_cells = masked_softmax(scores, None if cells.mask is None else cells.mask[:, None, None])
-        picture = self.cell_output((a_cells @ cells.values).transpose(1, 2).flatten(2))  # (B, k, D)
+        picture = self.picture_norm(self.cell_output((a_cells @ cells.values).transpose(1, 2).flatten(2)))  # (B, k, D)
         a_words, question = self._over_words(self._heads(self.word_query(picture)), keys, values, mask)
-        return CoAttended(picture, self.word_output(question), a_cells, a_words.transpose(1, 2))
+        return CoAttended(picture, self.question_norm(self.word_output(question)), a_cells, a_words.transpose(1, 2))
 
     def _over_words(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B, k, H, A) over the words of each question: weights (B, k, H, T) and context (B, k, D)."""

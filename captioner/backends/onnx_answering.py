@@ -1,0 +1,131 @@
+"""Answering models in ONNX Runtime: the runtime of asking on CPUs, which needs no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioner.backends.base import AnswerScores, Encoded, Pixels, Tokens
+from captioner.backends.graph_files import (
+    ANSWERING_GRAPHS,
+    Description,
+    Weights,
+    check_digest,
+    describe,
+    graph_folder,
+    make_initialisers,
+    read_graph,
+)
+from captioner.backends.questions import pad_questions, unpad_answers
+from captioner.backends.sessions import InferenceSession, find_provider, make_session
+from captioner.errors import CheckpointError, one_line
+from captioner.header import Header, damaged, read_header, require_answers
+from captioner.image import Geometry
+from captioner.tokenizer.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class OnnxGrid:
+    """The refined grids of B pictures, (B, h * w, D), and the mask (B, h * w) where pictures are padded."""
+
+    features: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+class OnnxAnsweringBackend:
+    """The two graphs of a model, ``encode`` and ``answer``, as a `captioner.backends.base.AnsweringBackend`.
+
+    Args:
+        sessions: of the graphs, by name.
+        description: of the answer graph.
+        header: of the model file.
+        device: that the sessions compute on.
+
+    Raises:
+        CheckpointError: the graphs do not fit the model.
+    """
+
+    name = "onnx"
+
+    def __init__(
+        self, sessions: Mapping[str, InferenceSession], description: Description, *, header: Header, device: str
+    ) -> None:
+        self.vocabulary, self.answers = Vocabulary(tuple(header["vocabulary"])), tuple(header["answers"])
+        self.about, self.digest, self.device = header["about"], header["digest"], device
+        self.side, self.pad, self.max_length = description["side"], description["pad"], description["max_length"]
+        height, width = description["grid_shape"]
+        self.grid_shape = (height, width)
+        self._sessions = dict(sessions)
+        outputs = {output.name: output.shape for output in self._sessions["answer"].get_outputs()}
+        if outputs.get("log_p", [None])[-1] != len(self.answers):
+            raise CheckpointError(f"the model has {len(self.answers)} answers and its graphs others: one is damaged")
+
+    def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> OnnxGrid:
+        """See `captioner.backends.base.AnsweringBackend.encode`; one picture at a time, which is fastest on a CPU."""
+        masks = np.stack([geometry.mask for geometry in geometries]) if self.pad else None
+        found = []
+        for i in range(len(pixels)):
+            feed: dict[str, NDArray[Any]] = {"pixels": np.ascontiguousarray(pixels[i : i + 1])}
+            if masks is not None:
+                feed["mask"] = masks[i : i + 1]
+            found.append(self._run("encode", ["grid"], feed)[0])
+        return OnnxGrid(np.concatenate(found), None if masks is None else masks.reshape(len(masks), -1))
+
+    def answer(self, encoded: Encoded, questions: Tokens) -> list[list[AnswerScores]]:
+        """See `captioner.backends.base.AnsweringBackend.answer`."""
+        assert isinstance(encoded, OnnxGrid)
+        feed: dict[str, NDArray[Any]] = {"grid": encoded.features, "tokens": pad_questions(questions)}
+        if encoded.mask is not None:
+            feed["mask"] = encoded.mask
+        log_p, maps, words = self._run("answer", ["log_p", "map", "words"], feed)
+        return unpad_answers(questions, log_p, maps, words)
+
+    def _run(self, graph: str, outputs: list[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            results: list[NDArray[Any]] = self._sessions[graph].run(outputs, feed)
+        except Exception as error:  # onnxruntime's exceptions have no common class
+            raise CheckpointError(
+                f"the graph '{graph}' of the model does not compute ({one_line(error)})",
+                remedy="it is damaged; try --backend torch",
+            ) from None
+        return results
+
+
+def open_onnx(path: str, *, device: str = "auto", threads: int | None = None) -> OnnxAnsweringBackend:
+    """The backend of an answering model's file that has graphs, ``graphs/NAME`` beside it.
+
+    Raises:
+        CheckpointError: the model file or a graph is missing, damaged, or not of the other; or a captioning model.
+        OptionError: there is no such device.
+    """
+    file = Path(path)
+    find_provider(device)
+    header = read_header(file)
+    require_answers(header, file)
+    folder = graph_folder(file)
+    graphs = {name: (folder / f"{name}.onnx", read_graph(folder / f"{name}.onnx")) for name in ANSWERING_GRAPHS}
+    return open_answering_graphs(file, header, graphs, device=device)
+
+
+def open_answering_graphs(
+    file: Path, header: Header, graphs: Mapping[str, tuple[Path, bytes]], *, device: str = "cpu"
+) -> OnnxAnsweringBackend:
+    """The backend of graphs without weights; arguments and errors as of `captioner.backends.onnx.open_graphs`."""
+    found, _ = find_provider(device)
+    sessions, descriptions = {}, {}
+    for name, (path, content) in graphs.items():
+        descriptions[name] = describe(path, content, graph=name)
+        check_digest(path, descriptions[name], file, header["digest"])
+        try:
+            with file.open("rb") as opened:
+                weights = make_initialisers(descriptions[name]["initialisers"], Weights(opened, header, file))
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise damaged(file, error) from None
+        sessions[name] = make_session(path, content, weights, device=found)
+    return OnnxAnsweringBackend(sessions, descriptions["answer"], header=header, device=found)

@@ -1,0 +1,209 @@
+"""Answering models to ONNX graphs: ``encode`` (pixels to the refined grid) and ``answer`` (grid and questions to answers).
+
+As of captioning models, the graphs hold no weights, and say from which tensors of the model file each is made; see
+`captioner.export.graphs`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from captioner import checkpoint
+from captioner.backends.base import AnsweringBackend
+from captioner.backends.graph_files import DESCRIPTION_VERSION, METADATA_KEY, graph_folder
+from captioner.backends.onnx_answering import open_answering_graphs
+from captioner.backends.torch_answering import TorchAnsweringBackend
+from captioner.checkpoint import AnswerCheckpoint
+from captioner.errors import OptionError, one_line
+from captioner.export.graphs import (
+    OPSET,
+    export_mode,
+    fold_convolutions,
+    pool_globally,
+    recipes_of,
+    strip_weights,
+    tidy,
+)
+from captioner.export.parity import TOLERANCE, Parity
+from captioner.header import read_header
+from captioner.image import Geometry
+from captioner.model.answer_model import AnswerModel
+from captioner.model.grid import Grid
+from captioner.model.preprocess import normalise
+from captioner.model.refiners import sinusoidal_positions
+from captioner.tokenizer.vocabulary import PAD, SPECIAL
+
+_PICTURES, _QUESTIONS, _WORDS = 2, 3, 5  # that are traced; the exporter takes axes of 0 and 1 for fixed ones
+
+
+def write_answering_graphs(model_file: str | Path, folder: str | Path | None = None) -> Parity:
+    """Write the graphs of an answering model's file, and check them against torch.
+
+    The same model file gives the same bytes. Graphs that were there stay until the new ones have passed the check.
+
+    Args:
+        model_file: of a trained model.
+        folder: None for ``graphs/NAME`` beside the model file.
+
+    Raises:
+        CheckpointError: the model file is missing or damaged.
+        OptionError: the model does not export, the message says why; or the folder cannot be written.
+    """
+    path = Path(model_file)
+    folder = graph_folder(path) if folder is None else Path(folder)
+    model, header = checkpoint.load_answering(path), read_header(path)
+    graphs = export_answering_graphs(model, digest=header["digest"])
+    contents = {name: strip_weights(graph).SerializeToString(deterministic=True) for name, graph in graphs.items()}
+    files = {name: (folder / f"{name}.onnx", content) for name, content in contents.items()}
+    found = answering_parity(TorchAnsweringBackend(model), open_answering_graphs(path, header, files))
+    if not max(found.log_p, found.maps) <= TOLERANCE:
+        raise OptionError(
+            f"the exported {type(model.model.answerer).__name__} computes something else than torch: "
+            f"log-probabilities differ by {found.log_p:.2g}, maps by {found.maps:.2g}",
+            remedy="in its code, take sizes from tensor.shape",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            partial = folder / f"{name}.onnx.partial"
+            partial.write_bytes(content)
+            partial.replace(folder / f"{name}.onnx")
+    except OSError as error:
+        raise OptionError(f"{folder}: cannot write graphs ({error.strerror})") from None
+    return found
+
+
+def answering_parity(first: AnsweringBackend, second: AnsweringBackend, *, seed: int = 0) -> Parity:
+    """The largest differences of two backends over pictures of noise and questions of random words."""
+    generator = np.random.default_rng(seed)
+    log_p = maps = 0.0
+    for pictures, rows in ((1, 1), (1, 3), (2, 1), (3, 2)):
+        pixels = generator.integers(0, 256, (pictures, first.side, first.side, 3), dtype=np.uint8)
+        geometry = Geometry(
+            size=(4 * first.side, 3 * first.side), side=first.side, grid=first.grid_shape, pad=first.pad
+        )
+        questions = [
+            [
+                generator.integers(len(SPECIAL), len(first.vocabulary), generator.integers(1, 7)).tolist()
+                for _ in range(rows)
+            ]
+            for _ in range(pictures)
+        ]
+        ours, theirs = (
+            backend.answer(backend.encode(pixels, [geometry] * pictures), questions) for backend in (first, second)
+        )
+        for one, other in zip(sum(ours, []), sum(theirs, []), strict=True):
+            log_p = max(log_p, float(np.abs(one.log_p - other.log_p).max()))
+            maps = max(maps, float(np.abs(one.map - other.map).max()), float(np.abs(one.words - other.words).max()))
+    return Parity(log_p=log_p, maps=maps)
+
+
+class _Encode(nn.Module):
+    """pixels (B, side, side, 3) uint8, and the mask (B, h, w) of padded pictures -> the refined grid (B, h * w, D)."""
+
+    def __init__(self, model: AnswerModel) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.model.encode(normalise(pixels, self.model.encoder.config), mask).features
+
+
+class _Answer(nn.Module):
+    """grid (B, h * w, D), tokens (B, k, T) and the mask (B, h * w) of padded pictures -> log_p, map, words."""
+
+    def __init__(self, model: AnswerModel) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, grid: Tensor, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        answered = self.model.answerer(Grid(grid, self.model.encoder.grid_shape, mask), tokens)
+        return answered.logits.float().log_softmax(-1), answered.maps.float(), answered.words.float()
+
+
+def export_answering_graphs(model: AnswerCheckpoint, *, digest: str) -> dict[str, onnx.ModelProto]:
+    """The graphs of a model by name, with their weights and with recipes for them in the metadata.
+
+    Args:
+        model: any.
+        digest: of its file; see `captioner.header.Header`.
+
+    Raises:
+        OptionError: its computation does not export.
+    """
+    folded, folds = fold_convolutions(model.model)
+    tensors = {name: tensor.detach().float().numpy() for name, tensor in model.model.state_dict().items()}
+    (height, width), depth = folded.encoder.grid_shape, folded.config.refiner.width
+    side, pad = folded.encoder.config.side, folded.encoder.config.pad
+    assert side is not None  # filled in by the configuration
+    sinusoidal_positions(height, width, depth)  # kept from now on, and not what the exporter's trace would keep
+    b, k, t = Dim("B"), Dim("k"), Dim("T")
+    pixels = torch.zeros(_PICTURES, side, side, 3, dtype=torch.uint8)
+    grid = torch.zeros(_PICTURES, height * width, depth)
+    tokens = torch.full((_PICTURES, _QUESTIONS, _WORDS), len(SPECIAL))
+    tokens[:, :, -1] = PAD
+    mask = (torch.ones(_PICTURES, height, width, dtype=torch.bool),) if pad else ()
+    flat = tuple(one.flatten(1) for one in mask)
+    masked: tuple[Any, ...] = ({0: b},) if pad else ()
+    names = ["mask"] if pad else []
+    with export_mode():
+        exported = {
+            "encode": _export(_Encode(folded), (pixels, *mask), ({0: b}, *masked), ["pixels", *names], ["grid"]),
+            "answer": _export(
+                _Answer(folded),
+                (grid, tokens, *flat),
+                ({0: b}, {0: b, 1: k, 2: t}, *masked),
+                ["grid", "tokens", *names],
+                ["log_p", "map", "words"],
+            ),
+        }
+    leaves = [{"name": "grid", "axis": "image", "kept": True}]
+    for name, graph in exported.items():
+        pool_globally(graph)
+        tidy(graph)
+        description = {
+            "version": DESCRIPTION_VERSION,
+            "graph": name,
+            "digest": digest,
+            "side": side,
+            "pad": pad,
+            "grid_shape": [height, width],
+            "max_length": folded.answerer.config.max_length,
+            "state": leaves,
+            "initialisers": recipes_of(graph, tensors, folds, (height, width, depth)),
+        }
+        graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
+    return exported
+
+
+def _export(
+    module: nn.Module, arguments: tuple[Any, ...], shapes: tuple[Any, ...], inputs: list[str], outputs: list[str]
+) -> onnx.ModelProto:
+    try:
+        program = torch.onnx.export(
+            module,
+            arguments,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    except ModuleNotFoundError as error:
+        raise OptionError(f"export needs {error.name}, which is not installed") from None
+    except Exception as error:  # whatever an answerer of somebody else's does that the exporter does not know
+        cause = error.__cause__ or error
+        raise OptionError(
+            f"the model does not export to ONNX: {type(cause).__name__}: {one_line(cause)}", remedy="run it on torch"
+        ) from error
+    assert program is not None
+    return program.model_proto
