@@ -43,7 +43,8 @@ class Command(namedtuple("Command", ["module", "help"])):
 
 COMMANDS = {
     "caption": Command("captioner.commands.caption", "caption pictures or folders of them"),
-    "evaluate": Command("captioner.commands.evaluate", "compute the COCO scores of captions"),
+    "ask": Command("captioner.commands.ask", "answer questions about pictures"),
+    "evaluate": Command("captioner.commands.evaluate", "compute the scores of captions, or of answers"),
     "ground": Command("captioner.commands.ground", "measure whether the maps lie on what the words name"),
     "train": Command("captioner.commands.train", "train a model"),
     "serve": Command("captioner.commands.serve", "serve a page for your pictures, and an HTTP API"),
@@ -164,7 +165,7 @@ def _module_of(name: str) -> ModuleType:
 def _refuse_urls(options: argparse.Namespace) -> None:
     """Options name files. A URL gets a message of its own, with the slashes that `pathlib.Path` removes."""
     for name, value in vars(options).items():
-        for one in value if isinstance(value, list) and name != "pictures" else [value]:
+        for one in value if isinstance(value, list) and name not in ("pictures", "question") else [value]:
             if isinstance(one, (str, os.PathLike)) and (found := _URL.match(str(one))) and len(found[1]) > 1:
                 rest = str(one)[found.end() :]
                 raise OptionError(

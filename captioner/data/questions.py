@@ -1,0 +1,178 @@
+"""Questions about pictures in files: JSON lines, and the official VQA questions and annotations."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from captioner.data.readers.rows import json_rows, parse_json
+from captioner.data.readers.text import read_text
+from captioner.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedQuestion:
+    """A question of a file.
+
+    Attributes:
+        image: the picture as the file names it: a path below the folder of the pictures, or COCO's number.
+        question: the text.
+        id: of the question, where it has one.
+        type: of the answer or of the question, where it is known.
+        answers: of people, where they are known.
+        answer: the most frequent of them.
+        split: of the picture, where it is known.
+    """
+
+    image: str | int
+    question: str
+    id: int | str | None = None
+    type: str = ""
+    answers: tuple[str, ...] = ()
+    answer: str = ""
+    split: str = ""
+
+    @property
+    def name(self) -> str:
+        """The picture's name, for messages and results."""
+        return str(self.image)
+
+
+def read_questions(path: Path) -> list[AskedQuestion]:
+    """The questions of a file, in its order: JSON lines with ``image`` and ``question``, or the official VQA questions
+    file; gzipped too.
+
+    Raises:
+        DataError: it cannot be read, or a question has no text or no picture.
+    """
+    text = read_text(path)
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(".json"):
+        content = parse_json(text, path=path)
+        rows = content.get("questions") if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise DataError(f"{path}: no 'questions' in it", remedy="give an official questions file, or JSON lines")
+        return [_question(row, f"{path}, question {i}") for i, row in enumerate(rows, 1)]
+    return [_question(row, place) for place, row in json_rows(path, text)]
+
+
+def _question(row: Any, place: str) -> AskedQuestion:
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: {row!r:.60} is not an object")
+    question = row.get("question")
+    if not isinstance(question, str):
+        raise DataError(f"{place}: 'question' is {question!r:.40}, not a text")
+    image = row.get("image", row.get("image_id"))
+    if not isinstance(image, (str, int)) or isinstance(image, bool) or image == "":
+        raise DataError(f"{place}: 'image' is {image!r:.40}, not the name of a picture")
+    key = row.get("question_id", row.get("id"))
+    answers = tuple(str(one) for one in row.get("answers") or ())
+    answer = row.get("answer", "")
+    return AskedQuestion(
+        image=image,
+        question=question,
+        id=key if isinstance(key, (int, str)) and not isinstance(key, bool) else None,
+        type=str(row.get("type") or ""),
+        answers=answers,
+        answer=answer if isinstance(answer, str) else str(answer),
+        split=str(row.get("split") or ""),
+    )
+
+
+def picture_path(image: str | int, folder: Path, *, cache: dict[int, Path] | None = None) -> Path:
+    """The file of a question's picture. COCO's number is looked for among the names that end in its twelve digits.
+
+    Args:
+        image: as the questions name it.
+        folder: of the pictures.
+        cache: the numbers of the folder's files, filled at the first number.
+    """
+    if isinstance(image, str):
+        return folder / image
+    found = {} if cache is None else cache
+    if not found:
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            digits = file.stem.rpartition("_")[2]
+            if digits.isdecimal():
+                found.setdefault(int(digits), file)
+    return found.get(image, folder / f"{image:012d}.jpg")
+
+
+def read_vqa_annotations(path: Path) -> dict[int | str, AskedQuestion]:
+    """People's answers by question: an official VQA annotations file, or JSON lines with ``answers`` or ``answer``.
+
+    Lines without an id are known by their place, from 0, as those of the questions.
+
+    Raises:
+        DataError: it cannot be read, or an annotation has no answers or an id twice.
+    """
+    text = read_text(path)
+    found: dict[int | str, AskedQuestion] = {}
+    if path.name.lower().removesuffix(".gz").endswith(".json"):
+        content = parse_json(text, path=path)
+        rows = content.get("annotations") if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise DataError(f"{path}: no 'annotations' in it", remedy="give an official VQA annotations file")
+        for i, row in enumerate(rows, 1):
+            place = f"{path}, annotation {i}"
+            one = _annotation(row, place)
+            assert one.id is not None
+            if one.id in found:
+                raise DataError(f"{place}: question {one.id!r} is annotated twice")
+            found[one.id] = one
+        return found
+    for i, (place, row) in enumerate(json_rows(path, text)):
+        asked = _question(row, place)
+        if not asked.answers and not asked.answer:
+            raise DataError(f"{place}: neither 'answers' nor 'answer'")
+        key = asked.id if asked.id is not None else i
+        if key in found:
+            raise DataError(f"{place}: question {key!r} is annotated twice")
+        found[key] = asked
+    return found
+
+
+def _annotation(row: Any, place: str) -> AskedQuestion:
+    try:
+        answers = tuple(str(one["answer"]) for one in row["answers"])
+        return AskedQuestion(
+            image=row["image_id"],
+            question="",
+            id=row["question_id"],
+            type=str(row.get("answer_type", "")),
+            answers=answers,
+            answer=str(row.get("multiple_choice_answer") or max(answers, key=answers.count)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{place}: not an annotation with 'question_id', 'image_id' and 'answers' ({error})") from None
+
+
+def read_answers(path: Path) -> dict[int | str, str]:
+    """Answers by question: the official results, a list of ``{"question_id", "answer"}``, or the lines that
+    ``captioner ask`` writes. Lines without an id are known by their place, from 0.
+
+    Raises:
+        DataError: it cannot be read, or an answer is no text or is there twice.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        rows = [(f"{path}, answer {i}", row) for i, row in enumerate(parse_json(text, path=path), 1)]
+    else:
+        rows = list(json_rows(path, text))
+    found: dict[int | str, str] = {}
+    for i, (place, row) in enumerate(rows):
+        key, answer = _result(row, place, i)
+        if key in found:
+            raise DataError(f"{place}: a second answer to question {key!r}")
+        found[key] = answer
+    return found
+
+
+def _result(row: Mapping[str, Any], place: str, number: int) -> tuple[int | str, str]:
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: {row!r:.60} is not an object")
+    answer = row.get("answer", "" if "error" in row else None)
+    if not isinstance(answer, str):
+        raise DataError(f"{place}: 'answer' is {answer!r:.40}, not a text")
+    key = row.get("question_id", number)
+    return (key if isinstance(key, (int, str)) else number), answer
