@@ -12,12 +12,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from captioner.results import Caption
-from captioner.serve import schemas
+from captioner.serve import asking, schemas
 from captioner.serve.answers import Answer, problem_of_all
 from captioner.serve.files import EXAMPLES, File, example, static_files
 from captioner.serve.guard import Guard
 from captioner.serve.problems import Problem, answer_with_problems
-from captioner.serve.schemas import Options, form_schema, problem_responses
+from captioner.serve.schemas import Options, form_schema, problem_responses, question_schema
 from captioner.serve.service import Service
 from captioner.serve.settings import MEGABYTE
 from captioner.serve.uploads import Account, Form, read_form
@@ -26,6 +26,7 @@ from captioner.version import __version__
 _ABOUT = """Captions for pictures, and with every word a map of where the model looked when it chose that word.
 
     curl -F file=@photo.jpg -F beam=5 http://127.0.0.1:8000/v1/captions
+    curl -F file=@photo.jpg -F question="what is the dog catching?" http://127.0.0.1:8000/v1/answers
 
 Errors are problem objects (RFC 9457). Nothing that is sent is stored."""
 
@@ -57,6 +58,7 @@ def create_app(service: Service, *, hosts: Collection[str] | None = None) -> ASG
     answer_with_problems(app)
     _add_files(app)
     _add_api(app, service)
+    _add_questions(app, service)
     _add_health(app, service)
     return Guard(app, hosts=hosts)
 
@@ -154,6 +156,59 @@ def _add_api(app: FastAPI, service: Service) -> None:
         except BaseException:
             account.close()
             raise
+
+
+def _add_questions(app: FastAPI, service: Service) -> None:
+    @app.post(
+        "/v1/answers",
+        tags=["answers"],
+        response_model=schemas.Answers,
+        openapi_extra=question_schema(),
+        responses=problem_responses(
+            (400, "the form is damaged or cut off"),
+            (408, "the request arrives too slowly"),
+            (413, "too many bytes or pixels"),
+            (415, "no multipart form"),
+            (422, "no picture, no question, or one that the model cannot read"),
+            (503, "the queue is full; Retry-After holds when to try again"),
+        ),
+    )
+    async def answers(request: Request) -> Response:
+        """Answer questions about a picture, with a map over the picture and weights over the question's words."""
+        if request.query_params:
+            name = next(iter(request.query_params))
+            raise Problem(422, "invalid-options", f"{name[:60]}: options are fields of the form, not of the address")
+        if service.batcher.is_full:
+            raise service.batcher.full()
+        account = Account(service.held)
+        try:
+            form = await read_form(request, account)
+            return await _unless_client_leaves(request, _answer_questions(service, form, account))
+        except ClientDisconnect:
+            account.close()
+            return Response(status_code=499)
+        except BaseException:
+            account.close()
+            raise
+
+
+async def _answer_questions(service: Service, form: Form, account: Account) -> Response:
+    asked = schemas.Question.of_form(form.fields)
+    if len(form.files) != 1:
+        detail = f"questions are about one picture in the field 'file', not about {len(form.files)}"
+        raise Problem(422, "invalid-form", detail)
+    if asked.format == "png" and importlib.util.find_spec("matplotlib") is None:
+        raise Problem(422, "invalid-options", "format: this server draws no figures, because it has no matplotlib")
+    async with service.turn(1):
+        upload = form.files[0]
+        found = await service.asking.answer(upload, asked)
+        if asked.format == "png":
+            return _download(await asyncio.to_thread(asking.figure, found), account, "image/png", "answers.png")
+        if asked.format == "html":
+            content = await asyncio.to_thread(asking.page, found)
+            return _download(content, account, "text/html; charset=utf-8", "answers.html")
+        content = await asyncio.to_thread(asking.json_answer, found, upload.name, viewer=asked.viewer)
+        return Answer(content, account, media_type="application/json")
 
 
 async def _answer(service: Service, form: Form, account: Account) -> Response:

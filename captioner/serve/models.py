@@ -31,11 +31,11 @@ class Models:
 
         path = find_model(given)
         self.default = path.stem
-        self._how: dict[str, Any] = {"device": device, "backend": backend, "threads": threads}
+        self.how: dict[str, Any] = {"device": device, "backend": backend, "threads": threads}
         self.paths: dict[str, Path] = {self.default: path}
         for name, shipped in shipped_models().items():
             self.paths.setdefault(name, shipped)
-        self._loaded: dict[str, Captioner] = {self.default: load(path, **self._how)}
+        self._loaded: dict[str, Captioner] = {self.default: load(path, **self.how)}
         self._loading: dict[str, asyncio.Task[Captioner]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
 
@@ -60,7 +60,7 @@ class Models:
         from captioner.pipeline import load
 
         try:
-            self._loaded[name] = await asyncio.to_thread(load, self.paths[name], **self._how)
+            self._loaded[name] = await asyncio.to_thread(load, self.paths[name], **self.how)
             return self._loaded[name]
         except CheckpointError as error:
             fault(error)

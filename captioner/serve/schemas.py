@@ -58,6 +58,42 @@ class Options(BaseModel):
             raise Problem(422, "invalid-options", detail) from None
 
 
+LONGEST_QUESTION = 500
+MOST_ANSWERS = 10
+
+
+class Question(BaseModel):
+    """The fields of a question about a picture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: str = Field(max_length=LONGEST_QUESTION, description="one question; or several, each on a line of its own")
+    n_best: int = Field(1, ge=1, le=MOST_ANSWERS, description="answers to each question, the likeliest first")
+    format: Literal["json", "html", "png"] = Field("json", description="json; html, a page; png, the figure")
+    viewer: bool = Field(False, description="add what the page's viewer needs")
+
+    @property
+    def questions(self) -> list[str]:
+        """The questions, one a line."""
+        return [line.strip() for line in self.question.splitlines() if line.strip()]
+
+    @classmethod
+    def of_form(cls, fields: dict[str, str]) -> "Question":
+        """The question among a form's fields.
+
+        Raises:
+            Problem: 422, no question, or an option that is not known or out of its range.
+        """
+        try:
+            asked = cls.model_validate(fields)
+        except ValidationError as error:
+            detail = "; ".join(describe({**each}) for each in error.errors(include_url=False))
+            raise Problem(422, "invalid-options", detail) from None
+        if not asked.questions:
+            raise Problem(422, "invalid-options", "question: it is empty")
+        return asked
+
+
 class WordLine(BaseModel):
     """A word, its probability given the words before it, and where the model looked."""
 
@@ -105,6 +141,43 @@ class Captions(BaseModel):
     captions: list[CaptionLine | FailedPicture]
 
 
+class QuestionWordLine(BaseModel):
+    """A word of a question, and how much it mattered."""
+
+    word: str
+    weight: float
+    known: bool = Field(True, description="false for a word that the model does not know; left out where it is true")
+
+
+class OtherAnswerLine(BaseModel):
+    """Another answer to the question."""
+
+    answer: str
+    probability: float
+
+
+class AnswerLine(BaseModel):
+    """An answer, as a line of `captioner ask --json`."""
+
+    image: str = Field(description="the file's name")
+    question: str
+    answer: str
+    probability: float
+    model: str
+    grid: tuple[int, int] = Field(description="(h, w) cells")
+    size: tuple[int, int] = Field(description="(width, height) of the upright picture")
+    map: list[list[float]] = Field(description="grid rows of cells, which sum to 1")
+    words: list[QuestionWordLine]
+    alternatives: list[OtherAnswerLine]
+    viewer: dict[str, Any] | None = Field(None, description="only where it was asked for")
+
+
+class Answers(BaseModel):
+    """One entry for each question, in the order of the request."""
+
+    answers: list[AnswerLine]
+
+
 class ModelLine(BaseModel):
     """A model that the server offers."""
 
@@ -144,6 +217,20 @@ def form_schema() -> dict[str, Any]:
         if properties[name].get("default", 0) is None:
             del properties[name]["default"]
     content = {"schema": {"type": "object", "required": ["file"], "properties": properties}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
+
+
+def question_schema() -> dict[str, Any]:
+    """The body of POST /v1/answers, for OpenAPI."""
+    schema = Question.model_json_schema()
+    picture = {"type": "string", "format": "binary", "description": "the picture"}
+    content = {
+        "schema": {
+            "type": "object",
+            "required": ["file", "question"],
+            "properties": {"file": picture, **schema["properties"]},
+        }
+    }
     return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
 
 

@@ -12,6 +12,7 @@ from captioner.errors import ImageError, OptionError, TooManyPixelsError
 from captioner.options import Beam
 from captioner.results import Caption, Outcome
 from captioner.serve import answers
+from captioner.serve.asking import Asking
 from captioner.serve.batches import Batcher
 from captioner.serve.memory import give_back
 from captioner.serve.models import Models
@@ -36,6 +37,7 @@ class Service:
         self.models = models
         self.limits = limits
         self.batcher = Batcher(limits)
+        self.asking = Asking(limits, **models.how)
         self.held = Held(limits)
         self.ready = False
         self._done = 0  # pictures so far
@@ -58,6 +60,7 @@ class Service:
                 with suppress(asyncio.CancelledError):
                     await task
             self.batcher.close()
+            self.asking.close()
             for workers in (self._opening, self._writing, self._drawing):
                 workers.close()
 

@@ -4,7 +4,7 @@ import io
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from captioner.show import FIGURE_PIXELS
 from captioner.show.scale import MAP_OF, colours, opacity, overlay, top_of_scale
 
 if TYPE_CHECKING:
-    from captioner.results import Caption
+    from captioner.results import Answer, Caption
 
 _DPI = 110
 _SMALL_DPI = 60
@@ -34,6 +34,7 @@ _MARGIN_INCHES = 1.1  # for the caption and the scale
 _LONGEST_SHAPE = 16  # a picture that is thinner than 1 : 16 is drawn as thick as that
 _TALLEST_PANEL = 2.0  # height of a panel in widths; a taller picture is drawn narrower
 _MOST_COLUMNS = 12
+_ANSWER_INCHES = 3.6  # width of the picture beside a question
 _LONGEST_TITLE = 24  # characters
 
 # What belongs to the program and not to how a figure looks.
@@ -123,6 +124,59 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
             axis.set_title(f"{text}  {word.probability:.2f}", fontsize=11).set_parse_math(False)
         _draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
     return figure
+
+
+def draw_answers(answers: "Sequence[Answer]", *, smooth: bool = True) -> CaptionFigure:
+    """A row for each question: the picture with the answer's map, and the words of the question with their weights.
+
+    Args:
+        answers: one at least; `FIGURE_PIXELS` bounds how many rows are drawn at full size.
+        smooth: see `captioner.show.scale.on_picture`.
+
+    Raises:
+        ImageError: the picture's file is no longer there.
+    """
+    shape = answers[0].geometry.size[1] / answers[0].geometry.size[0]
+    height = _ANSWER_INCHES * min(max(shape, 1 / 3), 1.5) + 0.6
+    rows = len(answers)
+    height = min(height, (FIGURE_PIXELS / _DPI - _MARGIN_INCHES) / rows)
+    with _own_settings():
+        figure = CaptionFigure(
+            figsize=(2.2 * _ANSWER_INCHES, rows * height + _MARGIN_INCHES), dpi=100, layout="constrained"
+        )
+        axes = figure.subplots(rows, 2, squeeze=False)
+        top = max(top_of_scale(answer) for answer in answers)
+        for (seen, asked), answer in zip(axes, answers, strict=True):
+            seen.set_axis_off()
+            seen.imshow(overlay(_panel_picture(answer.picture), answer.map, answer.geometry, top=top, smooth=smooth))
+            title = textwrap.fill(f"{answer.text}  {answer.probability:.2f}", 48, max_lines=2, placeholder=" …")
+            seen.set_title(title, fontsize=12).set_parse_math(False)
+            _draw_words(asked, answer)
+        _draw_scale(figure, list(axes.ravel()), top, MAP_OF["attention"])
+    return figure
+
+
+def _draw_words(axes: Axes, answer: "Answer") -> None:
+    """The words of a question from top to bottom, with a bar for each as long as its weight."""
+    places = range(len(answer.words))
+    axes.barh(list(places), [word.weight for word in answer.words], color="#bc3754", height=0.7)
+    labels = [word.text if len(word.text) <= _LONGEST_TITLE else f"{word.text[: _LONGEST_TITLE - 1]}…" for word in answer.words]
+    axes.set_yticks(list(places), labels, fontsize=9, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("weight of a word", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    title = textwrap.fill(answer.question, 44, max_lines=2, placeholder=" …")
+    axes.set_title(title, fontsize=11, color="0.25").set_parse_math(False)
+
+
+def small_answer_figure(answer: "Answer") -> bytes:
+    """The figure of an answer as a small JPEG, for notebooks."""
+    buffer = io.BytesIO()
+    draw_answers([answer]).savefig(buffer, format="jpeg", dpi=_SMALL_DPI, pil_kwargs={"quality": 85})
+    return buffer.getvalue()
 
 
 def _panel_picture(picture: Image.Image) -> Image.Image:

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from captioner.errors import OptionError
+from captioner.results import Answer
 from captioner.show.scale import FAINTEST_TOP, times_even
 
 if TYPE_CHECKING:
@@ -41,13 +42,16 @@ NOTEBOOK_PIXELS = 640  # in a notebook, which keeps every output
 _NOTEBOOK_HEIGHT = 560
 
 
-def payload(caption: "Caption", *, image_url: str | None = None, longest: int = PAGE_PIXELS) -> dict[str, Any]:
+def payload(caption: "Caption | Answer", *, image_url: str | None = None, longest: int = PAGE_PIXELS) -> dict[str, Any]:
     """What the viewer shows, as plain values for JSON.
 
     ``{"image", "name", "size": [width, height], "extent": [left, top, right, bottom], "grid": [h, w], "model",
     "explain", "captions": [{"text", "score", "finished", "words": [{"word", "probability"}], "maps",
     "scale": [top]}]}``, the best caption first. ``maps`` are the bytes of `quantise` for all words of a caption, in
     base64, and ``top`` is the end of the caption's scale. A word has ``"off_grid"`` where it is above 0.
+
+    Of an answer there is "question" too, ``{"text", "words": [{"word", "weight"}], "others": [{"answer",
+    "probability"}]}``, and the one caption is the answer: its only word is the answer whole, with the answer's map.
 
     The picture is opened once, and only where it goes into the data.
 
@@ -68,7 +72,36 @@ def payload(caption: "Caption", *, image_url: str | None = None, longest: int = 
         "grid": list(geometry.grid),
         "model": caption.model,
         "explain": caption.explain,
-        "captions": [_caption_data(caption, geometry), *(_caption_data(a, geometry) for a in caption.alternatives)],
+        **(_answer_data(caption) if isinstance(caption, Answer) else _captions_data(caption)),
+    }
+
+
+def _captions_data(caption: "Caption") -> dict[str, Any]:
+    geometry = caption.geometry
+    return {"captions": [_caption_data(one, geometry) for one in (caption, *caption.alternatives)]}
+
+
+def _answer_data(answer: "Answer") -> dict[str, Any]:
+    maps, top = quantise([answer.map], answer.geometry)
+    return {
+        "question": {
+            "text": answer.question,
+            "words": [
+                {"word": word.text, "weight": round(word.weight, 4), **({} if word.known else {"known": False})}
+                for word in answer.words
+            ],
+            "others": [{"answer": one.text, "probability": round(one.probability, 4)} for one in answer.alternatives],
+        },
+        "captions": [
+            {
+                "text": answer.text,
+                "score": round(answer.probability, 4),
+                "finished": True,
+                "words": [{"word": answer.text, "probability": round(answer.probability, 4)}],
+                "maps": base64.b64encode(maps.tobytes()).decode("ascii"),
+                "scale": [round(top, 6)],
+            }
+        ],
     }
 
 
@@ -154,7 +187,7 @@ def picture_files() -> dict[str, str]:
     return {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
 
-def page(captions: "Sequence[Caption]", *, title: str | None = None, smooth: bool = True) -> str:
+def page(captions: "Sequence[Caption | Answer]", *, title: str | None = None, smooth: bool = True) -> str:
     """A self-contained document: one caption with all its details, or a gallery of several.
 
     Args:
@@ -167,12 +200,13 @@ def page(captions: "Sequence[Caption]", *, title: str | None = None, smooth: boo
     """
     several = len(captions) != 1
     if title is None:
-        title = f"{len(captions)} captions" if several else name_of(captions[0])
+        answers = any(isinstance(caption, Answer) for caption in captions)
+        title = f"{len(captions)} {'answers' if answers else 'captions'}" if several else name_of(captions[0])
     entries = (entry(caption, several=several, smooth=smooth) for caption in captions)
     return "".join((opening(title), *entries, closing()))
 
 
-def notebook(caption: "Caption") -> str:
+def notebook(caption: "Caption | Answer") -> str:
     """A caption's page in its own frame, which isolates the page and the notebook from each other.
 
     A program that shows neither scripts nor frames and removes the attribute ``hidden`` shows the sentence.
@@ -185,7 +219,7 @@ def notebook(caption: "Caption") -> str:
     )
 
 
-def name_of(caption: "Caption") -> str:
+def name_of(caption: "Caption | Answer") -> str:
     """The title of a page with this caption alone."""
     return PurePath(caption.image).name or caption.text or "no words"
 
@@ -210,7 +244,7 @@ def opening(title: str, *, embedded: bool = False) -> str:
     )
 
 
-def entry(caption: "Caption", *, several: bool = False, longest: int = 0, smooth: bool = True) -> str:
+def entry(caption: "Caption | Answer", *, several: bool = False, longest: int = 0, smooth: bool = True) -> str:
     """A caption in a document, between `opening` and `closing`; without scripts it shows the sentence.
 
     Args:
@@ -223,9 +257,14 @@ def entry(caption: "Caption", *, several: bool = False, longest: int = 0, smooth
     if not smooth:
         data["smooth"] = False
     return (
-        f"<section><p>{html.escape(shown(caption.text))}</p>"
+        f"<section><p>{html.escape(shown(_sentence(caption)))}</p>"
         f'<script type="application/json">{script_json(data)}</script></section>\n'
     )
+
+
+def _sentence(caption: "Caption | Answer") -> str:
+    """What a page without scripts shows."""
+    return f"{caption.question} {caption.text}" if isinstance(caption, Answer) else caption.text
 
 
 def closing() -> str:

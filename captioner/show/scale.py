@@ -18,7 +18,7 @@ from captioner.image import Geometry
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from captioner.results import Caption
+    from captioner.results import Answer, Caption
 
 FAINTEST_TOP = 3.0  # a caption whose maps stay below three times their even share must not look focused
 STRONGEST = 0.82  # opacity at the top of the scale
@@ -56,7 +56,7 @@ def times_even(map_: "NDArray[np.float32]", geometry: Geometry) -> "NDArray[np.f
     return map_ * np.float32(geometry.mask.sum())
 
 
-def top_of_scale(caption: "Caption") -> float:
+def top_of_scale(caption: "Caption | Answer") -> float:
     """The value, in multiples of the even share, at which the caption's scale ends."""
     strongest = max((float(times_even(m, caption.geometry).max()) for m in caption.maps), default=1.0)
     return max(strongest, FAINTEST_TOP)

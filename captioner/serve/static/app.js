@@ -28,13 +28,13 @@
   }
 
   /** Send a picture; returns the answer as text or blob. `signal` stops it, `progress` receives the share sent so far. */
-  function send(file, fields, { type = "text", signal, progress = () => {} } = {}) {
+  function send(file, fields, { to = "captions", type = "text", signal, progress = () => {} } = {}) {
     return new Promise((done, fail) => {
       const form = new FormData();
       for (const [name, value] of Object.entries(fields)) form.append(name, value);
       form.append("file", file, file.name);
       const request = new XMLHttpRequest(); // fetch does not report the progress of an upload
-      request.open("POST", "/v1/captions");
+      request.open("POST", `/v1/${to}`);
       if (type === "blob") request.responseType = "arraybuffer";
       request.upload.addEventListener("progress", (event) => progress(event.loaded / event.total));
       request.upload.addEventListener("load", () => progress(1));
@@ -96,10 +96,15 @@
     return { viewer, line };
   }
 
+  async function ask(file, question, { signal }) {
+    const text = await sendPatiently(file, { question, n_best: "5", viewer: "true" }, { to: "answers", signal });
+    return JSON.parse(text).answers[0].viewer;
+  }
+
   const download = (file, fields, format, { signal }) =>
     sendPatiently(file, { ...fields, format }, { type: "blob", signal });
 
-  const { take, askAgain } = window.CaptionPictures.start({ caption, download, settings, atATime: AT_A_TIME });
+  const { take, askAgain } = window.CaptionPictures.start({ caption, ask, download, settings, atATime: AT_A_TIME });
 
   for (const button of document.querySelectorAll("[data-example]")) {
     button.addEventListener("click", async () => {

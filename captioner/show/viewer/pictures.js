@@ -1,11 +1,13 @@
 /* Pictures that come in, and a card with its caption for each: what the server's page and the page of an exported folder
    share. Everything that comes from outside (file names, captions, problems) is put into the page as text.
 
-   CaptionPictures.start({ caption, download, settings, atATime }) takes pictures that are chosen, dropped or pasted:
+   CaptionPictures.start({ caption, ask, download, settings, atATime }) takes pictures that are chosen, dropped or pasted:
 
      caption(file, fields, { signal, tell })        resolves to { viewer, line }: what the viewer shows, and a line of JSON;
                                                     `tell(state, share)` shows how far it is
      download(file, fields, format, { signal })     resolves to a blob of another format than JSON
+     ask(file, question, { signal })                resolves to what the viewer shows of an answer; without it a card has no
+                                                    box for questions
      settings()                                     the fields of a picture's caption
      atATime                                        pictures that are captioned side by side
 
@@ -50,6 +52,13 @@
         failed: part(".failed"),
         place: part(".viewer"),
         downloads: part(".downloads"),
+        question: part("form.question"), // only where questions are answered
+        answers: part(".answers"),
+      });
+      this.answered = [];
+      this.question?.addEventListener("submit", (event) => {
+        event.preventDefault();
+        this.askQuestion();
       });
       part("h2 bdi").textContent = file.name;
       part("h2").title = file.name; // where there is no room for all of it
@@ -119,6 +128,27 @@
       say(`${this.file.name}: ${title}. ${detail}`);
     }
 
+    /** Send the question, and show its answer above those before. */
+    async askQuestion() {
+      const input = this.question.elements.question;
+      const asked = input.value.trim();
+      if (!asked || this.question.getAttribute("aria-busy") === "true") return;
+      this.question.setAttribute("aria-busy", "true");
+      try {
+        const viewer = await page.ask(this.file, asked, { signal: this.stop.signal });
+        const place = document.createElement("div");
+        this.answers.prepend(place);
+        this.answered.push(window.CaptionViewer.mount(place, { ...viewer, image: viewer.image ?? this.preview }));
+        input.value = "";
+        notice("");
+        say(`${asked} ${viewer.captions[0].text}`);
+      } catch (failure) {
+        if (failure instanceof Failure) notice(`${this.file.name}: ${failure.title}. ${failure.detail}`);
+      } finally {
+        this.question.removeAttribute("aria-busy");
+      }
+    }
+
     show(what) {
       const stale = what === "waiting" && Boolean(this.line); // a caption of other settings stays meanwhile
       this.element.classList.toggle("stale", stale);
@@ -127,6 +157,7 @@
       this.failed.hidden = what !== "failed";
       this.place.hidden = what !== "viewer" && !stale;
       this.downloads.hidden = what !== "viewer";
+      if (this.question) this.question.hidden = !page.ask || what === "failed";
     }
 
     async download(button) {
@@ -152,6 +183,7 @@
       const next = this.element.nextElementSibling || this.element.previousElementSibling;
       this.stop.abort();
       this.viewer?.destroy();
+      this.answered.forEach((viewer) => viewer.destroy());
       URL.revokeObjectURL(this.preview);
       this.element.remove();
       results.delete(this);

@@ -44,9 +44,10 @@ class Viewer {
       open.addEventListener("click", enlarge);
     }
     const side = make("div", "cv-side", main);
+    if (this.data.question) this.buildQuestion(make("div", "cv-question", side));
     this.sentence = make("div", "cv-sentence", side);
     this.sentence.setAttribute("role", "toolbar");
-    this.sentence.setAttribute("aria-label", "The caption, word by word");
+    this.sentence.setAttribute("aria-label", this.data.question ? "The answer" : "The caption, word by word");
     this.status = make("p", "cv-status", side);
     this.status.setAttribute("role", "status");
     if (this.compact) return;
@@ -59,8 +60,30 @@ class Viewer {
     this.strip.setAttribute("aria-label", "The maps of all words");
   }
 
+  /** The question's words, each as strong as its weight, and further answers. */
+  buildQuestion(place) {
+    const { words, others } = this.data.question;
+    const most = Math.max(...words.map(({ weight }) => weight));
+    const line = make("p", "cv-asked", place);
+    for (const { word, weight, known } of words) {
+      const item = make("span", known === false ? "cv-asked-word cv-unknown" : "cv-asked-word", line, word);
+      item.style.setProperty("--cv-weight", String(weight / most));
+      item.title = known === false ? `${word}: a word that the model does not know` : `${word}: ${percent(weight)}`;
+      line.append(" ");
+    }
+    if (this.compact || !others.length) return;
+    const list = make("ol", "cv-answers", place);
+    list.setAttribute("aria-label", "Other answers");
+    for (const { answer, probability } of others) {
+      const item = make("li", "", list);
+      make("span", "", item, answer);
+      make("span", "cv-score", item, percent(probability));
+    }
+  }
+
   buildTools(tools) {
     this.playButton = button("cv-play", tools);
+    this.playButton.hidden = Boolean(this.data.question);
     this.playIcon = icon(this.playButton, PLAY);
     this.playLabel = make("span", "", this.playButton, "Play");
     this.playButton.addEventListener("click", () => (this.timer ? this.stop() : this.play()));
@@ -130,6 +153,7 @@ class Viewer {
     this.image.alt = this.reading.text;
     this.values = this.dark;
     this.buildSentence();
+    if (this.data.question) this.chosen = 0; // an answer has one map, which shows at once
     if (this.compact) return this.show();
     this.scaleEnd.textContent = times(this.reading.top);
     (this.others || []).forEach((other, i) => {
@@ -164,6 +188,7 @@ class Viewer {
   buildStrip() {
     const tall = Math.min(THUMBNAIL.width / this.ratio, THUMBNAIL.height);
     const [width, height] = [tall * this.ratio, tall].map((side) => Math.max(1, Math.round(side)));
+    if (this.data.question) return this.strip.remove(); // one map, and it is on the picture
     const fresh = make("div", "cv-thumbnails");
     this.thumbnails = this.reading.words.map(({ word, probability }, i) => {
       const item = button("cv-thumbnail", fresh, `${word}, ${percent(probability)}`);
@@ -180,7 +205,7 @@ class Viewer {
     });
     rove(fresh, this.thumbnails);
     this.strip.replaceChildren(fresh);
-    this.paintStrip();
+    return this.paintStrip();
   }
 
   paintStrip() {

@@ -1,0 +1,110 @@
+"""Questions about an upload: the answering model, in a thread of its own, and what its answers are sent as."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from captioner.errors import CaptionerError, CheckpointError, ImageError, OptionError, TooManyPixelsError
+from captioner.results import Answer
+from captioner.serve.problems import Problem, fault
+from captioner.serve.schemas import Question
+from captioner.serve.settings import KEPT_PIXELS, Limits
+from captioner.serve.uploads import Upload
+from captioner.serve.workers import Workers
+
+if TYPE_CHECKING:
+    from captioner.asking import Asker
+
+
+class Asking:
+    """The answering model that ships, loaded at the first question.
+
+    Args:
+        limits: of the server.
+        how: device, backend and threads, as of `captioner.asking.load_answering`.
+    """
+
+    def __init__(self, limits: Limits, **how: Any) -> None:
+        self.limits = limits
+        self._how = how
+        self._asker: Asker | None = None
+        self._loading = asyncio.Lock()
+        self._working = Workers(1, "questions")
+
+    def close(self) -> None:
+        """End the thread after what it is doing."""
+        self._working.close()
+
+    async def answer(self, upload: Upload, asked: Question) -> list[Answer]:
+        """Answers to the questions about a picture, in their order.
+
+        Raises:
+            Problem: 413, too many pixels; 422, no picture, or a question that the model cannot read; 500, the model's
+                file is damaged or missing.
+        """
+        asker = await self._load()
+        keep = KEPT_PIXELS if asked.viewer or asked.format != "json" else None
+
+        def work() -> list[Answer]:
+            for question in asked.questions:
+                asker.split(question)  # a question that cannot be read is refused before the picture is opened
+            encoded = asker.encode(upload.data, max_pixels=self.limits.max_pixels, keep=keep)
+            return asker.ask(encoded, asked.questions, n_best=asked.n_best)
+
+        try:
+            return await self._working.run(work)
+        except OptionError as error:
+            raise Problem(422, "invalid-options", str(error)) from None
+        except TooManyPixelsError as error:
+            width, height = error.size
+            detail = f"{width} x {height} pixels are more than the {self.limits.max_pixels:,} that this server takes"
+            raise Problem(413, "too-many-pixels", detail) from None
+        except ImageError as error:
+            line = str(error).removeprefix("the picture: ").removeprefix("the picture ")
+            raise Problem(422, "not-a-picture", f"{upload.name or 'the picture'}: {line}") from None
+        except CaptionerError as error:
+            raise fault(error) from None
+
+    async def _load(self) -> "Asker":
+        from captioner.asking import load_answering
+
+        async with self._loading:
+            if self._asker is None:
+                try:
+                    self._asker = await asyncio.to_thread(load_answering, **self._how)
+                except CheckpointError as error:
+                    fault(error)
+                    raise Problem(500, "damaged-model", "the answering model is missing or damaged") from None
+            return self._asker
+
+
+def json_answer(answers: Sequence[Answer], name: str, *, viewer: bool) -> bytes:
+    """Answers as JSON, in the order of the questions."""
+    lines = []
+    for answer in answers:
+        line = {**answer.as_dict(), "image": name}
+        if viewer:
+            from captioner.show.page import payload
+
+            line["viewer"] = payload(answer)
+        lines.append(line)
+    return json.dumps({"answers": lines}, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def figure(answers: Sequence[Answer]) -> bytes:
+    """The figure of answers, PNG."""
+    import io
+
+    from captioner.show.figure import draw_answers
+
+    buffer = io.BytesIO()
+    draw_answers(answers).savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def page(answers: Sequence[Answer]) -> bytes:
+    """A self-contained page of answers, HTML."""
+    from captioner.show.page import page as document
+
+    return document(answers).encode()
