@@ -26,7 +26,17 @@ _OUTPUTS = ("per_image", "save_results", "save_document_frequencies")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.description = "Score captions as the official COCO evaluation does: BLEU, ROUGE-L, CIDEr."
+    parser.description = (
+        "Score captions as the official COCO evaluation does: BLEU, ROUGE-L, CIDEr. With --questions, score answers: the "
+        "official VQA accuracy, exact accuracy and WUPS, by type."
+    )
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        metavar="FILE",
+        help="score answers to these: an official VQA questions file, or JSON lines; --annotations and --results are then "
+        "official VQA annotations and results, or JSON lines too",
+    )
     parser.add_argument(
         "--annotations",
         type=Path,
@@ -95,6 +105,10 @@ def run(options: argparse.Namespace) -> int:
         OptionError: an option is out of its range, or an output is an input.
     """
 
+    if options.questions is not None:
+        from captioner.commands.evaluate_answers import run as score_answers
+
+        return score_answers(options)
     _check(options)
     refuse_overwriting(_outputs(options), _inputs(options))
     from captioner.data.readers import name_as, read_annotations, read_results

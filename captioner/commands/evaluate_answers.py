@@ -1,0 +1,232 @@
+"""The scores of answers, for ``captioner evaluate --questions``: by type, with intervals and baselines."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captioner.commands.files import refuse_overwriting, write_whole
+from captioner.errors import DataError, ImageError, OptionError
+
+if TYPE_CHECKING:
+    from captioner.asking import Asker, EncodedPicture
+    from captioner.data.questions import AskedQuestion
+
+_MEASURES = ("VQA accuracy", "exact", "WUPS 0.9", "WUPS 0.0")
+Answers = Mapping[int | str, str]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score answers: 0, or 1 if questions failed and --partial scored the others. Raises CaptionerError."""
+    from captioner.data.questions import read_answers, read_questions, read_vqa_annotations
+    from captioner.metrics.vqa import has_wordnet
+
+    for name in ("compare", "document_frequencies", "save_document_frequencies", "per_image", "beam"):
+        if getattr(options, name) is not None:
+            raise OptionError(f"--{name.replace('_', '-')} is of captions, and goes not with --questions")
+    if options.results is None and options.images is None:
+        raise OptionError("give answers to score: --results FILE, or --images DIR to answer the questions first")
+    outputs = {"--save-results": options.save_results}
+    refuse_overwriting(outputs, (options.questions, options.annotations, options.results))
+    questions = {
+        one.id if one.id is not None else number: one for number, one in enumerate(read_questions(options.questions))
+    }
+    truth = read_vqa_annotations(options.annotations)
+    kept = _kept(questions, truth, options)
+    columns: dict[str, Answers] = {}
+    failed = 0
+    if options.images is not None:
+        asked = {key: questions[key] for key in kept}
+        columns, failed = _ask(options, asked)
+        if failed and not options.partial:
+            raise DataError(
+                f"{failed} questions could not be answered", remedy="mend their pictures, or score the others (--partial)"
+            )
+        if options.save_results is not None:
+            rows = [{"question_id": key, "answer": answer} for key, answer in columns["answers"].items()]
+            write_whole(options.save_results, json.dumps(rows))
+    else:
+        columns = {"answers": read_answers(options.results)}
+    lacking = [key for key in kept if key not in columns["answers"]]
+    if lacking and not options.partial:
+        raise DataError(
+            f"{len(lacking)} of {len(kept)} questions have no answer; the first is {lacking[0]!r}",
+            remedy="answer them, or score the others (--partial)",
+        )
+    kept = [key for key in kept if all(key in answers for answers in columns.values())]
+    if not kept:
+        raise DataError("no question has both an answer and an annotation; check that both use the same ids")
+    table = _scores(kept, truth, columns, options, with_wordnet=has_wordnet())
+    print(json.dumps(table, indent=1) if options.json else _text(table), flush=True)
+    return 1 if failed else 0
+
+
+def _kept(
+    questions: Mapping[int | str, "AskedQuestion"], truth: Mapping[int | str, "AskedQuestion"], options: argparse.Namespace
+) -> list[int | str]:
+    """The questions that are scored: annotated, and of the split that is asked for."""
+    if lacking := [key for key in questions if key not in truth]:
+        if not options.partial:
+            raise DataError(
+                f"{options.annotations}: {len(lacking)} of {len(questions)} questions are not annotated; the first is "
+                f"{lacking[0]!r}",
+                remedy="score the others with --partial",
+            )
+    kept = [key for key in questions if key in truth]
+    if options.split is not None:
+        kept = [key for key in kept if questions[key].split == options.split]
+        if not kept:
+            raise DataError(f"{options.questions}: no question of the split '{options.split}'")
+    return kept
+
+
+def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]) -> tuple[dict[str, Answers], int]:
+    """The model's answers; those without the picture, of which a gray one takes the place; and those about the picture
+    of another question. How many failed is returned too."""
+    from captioner.asking import load_answering
+    from captioner.commands.progress import progress
+    from captioner.data.questions import picture_path
+    from captioner.errors import CaptionerError
+
+    asker = load_answering(
+        options.model or "answers",
+        device=options.device or "auto",
+        backend=options.backend or "auto",
+        threads=options.threads,
+    )
+    pictures: dict[str | int, list[int | str]] = {}
+    for key, one in asked.items():
+        pictures.setdefault(one.image, []).append(key)
+    found: dict[str, dict[int | str, str]] = {"answers": {}, "without the picture": {}, "shuffled pictures": {}}
+    blank = asker.encode(np.full((asker.backend.side, asker.backend.side, 3), 128, dtype=np.uint8))
+    numbers: dict[int, Path] = {}
+    failed = 0
+    first: EncodedPicture | None = None
+    before: tuple[list[int | str], EncodedPicture] | None = None
+    with progress("answers", len(pictures)) as (advance, print_line):
+        for image, keys in pictures.items():
+            try:
+                encoded = asker.encode(picture_path(image, options.images, cache=numbers))
+            except ImageError as error:
+                failed += len(keys)
+                print_line(f"captioner: {error}")
+                advance()
+                continue
+            try:
+                _add(asker, encoded, asked, keys, found["answers"])
+                _add(asker, blank, asked, keys, found["without the picture"])
+                if before is not None:  # each picture goes to the questions of the one before, the first to the last
+                    _add(asker, encoded, asked, before[0], found["shuffled pictures"])
+            except CaptionerError as error:
+                failed += len(keys)
+                print_line(f"captioner: {image}: {error}")
+            first, before = first or encoded, (keys, encoded)
+            advance()
+        if before is not None and first is not None:
+            _add(asker, first, asked, before[0], found["shuffled pictures"])
+    return {name: answers for name, answers in found.items()}, failed
+
+
+def _add(
+    asker: "Asker",
+    picture: "EncodedPicture",
+    asked: Mapping[int | str, "AskedQuestion"],
+    keys: Sequence[int | str],
+    to: dict[int | str, str],
+) -> None:
+    """Add the answers to some questions about a picture; a question that the model cannot read has the answer ""."""
+    readable = []
+    for key in keys:
+        try:
+            asker.split(asked[key].question)
+            readable.append(key)
+        except OptionError:
+            to[key] = ""
+    for key, answer in zip(readable, asker.ask(picture, [asked[key].question for key in readable]), strict=True):
+        to[key] = answer.text
+
+
+def _scores(
+    keys: Sequence[int | str],
+    truth: Mapping[int | str, "AskedQuestion"],
+    columns: Mapping[str, Answers],
+    options: argparse.Namespace,
+    *,
+    with_wordnet: bool,
+) -> dict[str, Any]:
+    """Each measure of each type of question, for the answers and the baselines, with intervals."""
+    from captioner.metrics.vqa import most_frequent_of_type, vqa_accuracy, wups
+
+    types = [truth[key].type or "all" for key in keys]
+    right = [truth[key].answer for key in keys]
+    prior = most_frequent_of_type(types, right)
+    sides = {name: [answers[key] for key in keys] for name, answers in columns.items()}
+    if not options.no_baselines:
+        sides["most frequent of the type"] = [prior[kind] for kind in types]
+    people = [truth[key].answers for key in keys]
+    measures: dict[str, Callable[[str, int], float]] = {}
+    if all(len(some) > 1 for some in people):
+        measures["VQA accuracy"] = lambda answer, i: vqa_accuracy(answer, people[i])
+    measures["exact"] = lambda answer, i: float(answer.strip().lower() == right[i].strip().lower())
+    if with_wordnet:
+        measures["WUPS 0.9"] = lambda answer, i: wups(answer, right[i], threshold=0.9)
+        measures["WUPS 0.0"] = lambda answer, i: wups(answer, right[i], threshold=0.0)
+    images = np.unique([str(truth[key].image) for key in keys], return_inverse=True)[1]
+    kinds = np.array(types)
+    found: dict[str, Any] = {"questions": len(keys), "types": {}}
+    for kind in ["all", *(sorted(set(types) - {"all"}))]:
+        chosen = np.flatnonzero(kinds == kind) if kind != "all" or set(types) == {"all"} else np.arange(len(keys))
+        rows = {}
+        for measure, score in measures.items():
+            rows[measure] = {
+                name: _estimate(np.array([score(answers[i], i) for i in chosen]), images[chosen], options)
+                for name, answers in sides.items()
+            }
+        found["types"][kind] = {"questions": len(chosen), **rows}
+    return found
+
+
+def _estimate(values: "np.ndarray[Any, np.dtype[np.float64]]", pictures: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """A mean, times 100, and its 95% interval by resampling pictures where that is asked for."""
+    value: dict[str, Any] = {"value": round(100 * float(values.mean()), 4)}
+    if options.bootstrap:
+        _, group = np.unique(pictures, return_inverse=True)
+        sums, counts = np.bincount(group, values), np.bincount(group)
+        random = np.random.default_rng(options.seed)
+        drawn = [
+            (sums @ times) / (counts @ times)
+            for times in (
+                np.bincount(random.integers(len(sums), size=len(sums)), minlength=len(sums))
+                for _ in range(options.bootstrap)
+            )
+        ]
+        value["interval"] = [round(100 * float(each), 4) for each in np.quantile(drawn, [0.025, 0.975])]
+    return value
+
+
+def _text(table: Mapping[str, Any]) -> str:
+    """The scores as a table: a row for each type and measure, a column for the answers and each baseline."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    sides = list(next(iter(table["types"].values()))["exact"])
+    shown = Table(box=box.SIMPLE, pad_edge=False)
+    for title in ("type", "questions", "measure", *sides):
+        shown.add_column(title, justify="left" if title in ("type", "measure") else "right", no_wrap=True)
+    for kind, rows in table["types"].items():
+        for measure in (name for name in _MEASURES if name in rows):
+            cells = []
+            for side in sides:
+                one = rows[measure][side]
+                between = " ({:.1f} to {:.1f})".format(*one["interval"]) if "interval" in one else ""
+                cells.append(f"{one['value']:.2f}{between}")
+            shown.add_row(kind, str(rows["questions"]), measure, *cells)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    with console.capture() as captured:
+        console.print(shown)
+    return captured.get().rstrip("\n")
