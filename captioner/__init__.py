@@ -18,10 +18,10 @@ TYPE_CHECKING = False  # importing typing for it would take a tenth of what --he
 if TYPE_CHECKING:
     from typing import Any
 
+    from captioner.asking import Asker, load_answering
     from captioner.errors import CaptionerError
     from captioner.metrics import evaluate
     from captioner.options import Beam, Greedy, MapOptions, Sampling
-    from captioner.asking import Asker, load_answering
     from captioner.pipeline import Captioner, load
     from captioner.results import Answer, Caption, Failure, Word
 

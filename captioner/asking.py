@@ -130,7 +130,8 @@ class Asker:
             )
         if not any(word in self.backend.vocabulary.ids for word in words):
             raise OptionError(
-                f"the model '{self.name}' knows no word of the question '{shown}'", remedy="ask in English, in other words"
+                f"the model '{self.name}' knows no word of the question '{shown}'",
+                remedy="ask in English, in other words",
             )
         return words
 

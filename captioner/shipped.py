@@ -39,7 +39,7 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
         return Path(text)
     names = ", ".join(models) or "none"
     if text in others:
-        what = ("makes captions, and answers no questions" if answering else "answers questions, and makes no captions")
+        what = "makes captions, and answers no questions" if answering else "answers questions, and makes no captions"
         raise CheckpointError(f"the model '{text}' {what}; shipped for this: {names}")
     raise CheckpointError(f"no model is called '{text}'; shipped: {names}", remedy="a .safetensors file works too")
 

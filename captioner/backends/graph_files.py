@@ -297,8 +297,10 @@ def _make(recipe: Recipe, weights: Weights) -> _Floats:
 
 
 def gates_for_onnx(weight: _Floats) -> _Floats:
-    """An LSTM's weight (4 H, D) with its gates in ONNX's order, (1, 4 H, D): torch has input, forget, cell, output; ONNX
-    has input, output, forget, cell."""
+    """An LSTM's weight (4 H, D) with its gates in ONNX's order, (1, 4 H, D).
+
+    torch has input, forget, cell, output; ONNX has input, output, forget, cell.
+    """
     gates = weight.reshape(4, -1, weight.shape[-1])[[0, 3, 1, 2]]
     return np.ascontiguousarray(gates.reshape(1, *weight.shape))
 

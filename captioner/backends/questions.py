@@ -26,4 +26,3 @@ def unpad_answers(
         [AnswerScores(log_p[i, j], maps[i, j], words[i, j, : len(ids)]) for j, ids in enumerate(some)]
         for i, some in enumerate(questions)
     ]
-

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("picture", nargs="?", metavar="PICTURE", help="a picture")
     parser.add_argument("question", nargs="*", metavar="QUESTION", help="one question or more about it")
     add_model_options(parser, default="answers")
-    parser.add_argument("--n-best", type=int, default=1, metavar="N", help="answers to each question, the likeliest first")
+    parser.add_argument(
+        "--n-best", type=int, default=1, metavar="N", help="answers to each question, the likeliest first"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print one JSON object for each question, with the map")
     output.add_argument(
@@ -38,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON lines with image and question, or an official VQA questions file; gzipped too",
     )
-    many.add_argument("--images", type=Path, metavar="DIR", help="the folder of their pictures (default: the file's own)")
+    many.add_argument(
+        "--images", type=Path, metavar="DIR", help="the folder of their pictures (default: the file's own)"
+    )
     many.add_argument(
         "--output", type=Path, metavar="FILE", help="a .jsonl file: a line out for each in; a stopped run goes on"
     )
@@ -111,7 +115,9 @@ def _unknown(answer: "Answer") -> str:
     words = [f"'{word.text}'" for word in answer.words if not word.known]
     if not words:
         return ""
-    return printable(f"the model '{answer.model}' does not know {', '.join(words)}: the answer rests on the other words")
+    return printable(
+        f"the model '{answer.model}' does not know {', '.join(words)}: the answer rests on the other words"
+    )
 
 
 def _run_file(options: argparse.Namespace) -> int:

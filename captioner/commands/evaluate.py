@@ -27,15 +27,15 @@ _OUTPUTS = ("per_image", "save_results", "save_document_frequencies")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
-        "Score captions as the official COCO evaluation does: BLEU, ROUGE-L, CIDEr. With --questions, score answers: the "
-        "official VQA accuracy, exact accuracy and WUPS, by type."
+        "Score captions as the official COCO evaluation does: BLEU, ROUGE-L, CIDEr. With --questions, score "
+        "answers: the official VQA accuracy, exact accuracy and WUPS, by type."
     )
     parser.add_argument(
         "--questions",
         type=Path,
         metavar="FILE",
-        help="score answers to these: an official VQA questions file, or JSON lines; --annotations and --results are then "
-        "official VQA annotations and results, or JSON lines too",
+        help="score answers to these: an official VQA questions file, or JSON lines; --annotations and --results "
+        "are then official VQA annotations and results, or JSON lines too",
     )
     parser.add_argument(
         "--annotations",

@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
         columns, failed = _ask(options, asked)
         if failed and not options.partial:
             raise DataError(
-                f"{failed} questions could not be answered", remedy="mend their pictures, or score the others (--partial)"
+                f"{failed} questions could not be answered",
+                remedy="mend their pictures, or score the others (--partial)",
             )
         if options.save_results is not None:
             rows = [{"question_id": key, "answer": answer} for key, answer in columns["answers"].items()]
@@ -66,16 +67,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _kept(
-    questions: Mapping[int | str, "AskedQuestion"], truth: Mapping[int | str, "AskedQuestion"], options: argparse.Namespace
+    questions: Mapping[int | str, "AskedQuestion"],
+    truth: Mapping[int | str, "AskedQuestion"],
+    options: argparse.Namespace,
 ) -> list[int | str]:
     """The questions that are scored: annotated, and of the split that is asked for."""
-    if lacking := [key for key in questions if key not in truth]:
-        if not options.partial:
-            raise DataError(
-                f"{options.annotations}: {len(lacking)} of {len(questions)} questions are not annotated; the first is "
-                f"{lacking[0]!r}",
-                remedy="score the others with --partial",
-            )
+    lacking = [key for key in questions if key not in truth]
+    if lacking and not options.partial:
+        raise DataError(
+            f"{options.annotations}: {len(lacking)} of {len(questions)} questions are not annotated; the first is "
+            f"{lacking[0]!r}",
+            remedy="score the others with --partial",
+        )
     kept = [key for key in questions if key in truth]
     if options.split is not None:
         kept = [key for key in kept if questions[key].split == options.split]
@@ -128,7 +131,7 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
             advance()
         if before is not None and first is not None:
             _add(asker, first, asked, before[0], found["shuffled pictures"])
-    return {name: answers for name, answers in found.items()}, failed
+    return dict(found), failed
 
 
 def _add(
@@ -183,14 +186,16 @@ def _scores(
         rows = {}
         for measure, score in measures.items():
             rows[measure] = {
-                name: _estimate(np.array([score(answers[i], i) for i in chosen]), images[chosen], options)
+                name: _estimate(np.array([score(answers[i], int(i)) for i in chosen]), images[chosen], options)
                 for name, answers in sides.items()
             }
         found["types"][kind] = {"questions": len(chosen), **rows}
     return found
 
 
-def _estimate(values: "np.ndarray[Any, np.dtype[np.float64]]", pictures: Any, options: argparse.Namespace) -> dict[str, Any]:
+def _estimate(
+    values: "np.ndarray[Any, np.dtype[np.float64]]", pictures: Any, options: argparse.Namespace
+) -> dict[str, Any]:
     """A mean, times 100, and its 95% interval by resampling pictures where that is asked for."""
     value: dict[str, Any] = {"value": round(100 * float(values.mean()), 4)}
     if options.bootstrap:

@@ -48,8 +48,21 @@ class ShardPicture:
 
 
 @dataclass(frozen=True)
+class AnsweredQuestion:
+    """A question about a picture, and what people answered.
+
+    Attributes:
+        text: the question.
+        answers: one for each person who was asked; at least one.
+    """
+
+    text: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Record:
-    """A picture on disk with its captions.
+    """A picture on disk with its captions, or with questions about it.
 
     Attributes:
         image: the picture's path, or its place in a tar file.
@@ -58,6 +71,7 @@ class Record:
         id: names the picture in annotations and results.
         boxes: for each caption, where its words are: by a word's place in the tokenised caption, one box or
             more, (left, top, right, bottom) as fractions of the upright picture. Empty where nothing is known.
+        questions: about the picture; empty in sets of captions.
     """
 
     image: Path | ShardPicture
@@ -65,6 +79,7 @@ class Record:
     split: str
     id: str
     boxes: tuple[Mapping[int, Boxes], ...] = ()
+    questions: tuple[AnsweredQuestion, ...] = ()
 
 
 def of_split(records: Iterable[Record], split: str) -> list[Record]:

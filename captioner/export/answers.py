@@ -1,10 +1,11 @@
-"""Answering models to ONNX graphs: ``encode`` (pixels to the refined grid) and ``answer`` (grid and questions to answers).
+"""Answering models to ONNX graphs: ``encode`` (pixels to the refined grid) and ``answer`` (to questions about it).
 
 As of captioning models, the graphs hold no weights, and say from which tensors of the model file each is made; see
 `captioner.export.graphs`.
 """
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def answering_parity(first: AnsweringBackend, second: AnsweringBackend, *, seed:
         ours, theirs = (
             backend.answer(backend.encode(pixels, [geometry] * pictures), questions) for backend in (first, second)
         )
-        for one, other in zip(sum(ours, []), sum(theirs, []), strict=True):
+        for one, other in zip(chain.from_iterable(ours), chain.from_iterable(theirs), strict=True):
             log_p = max(log_p, float(np.abs(one.log_p - other.log_p).max()))
             maps = max(maps, float(np.abs(one.map - other.map).max()), float(np.abs(one.words - other.words).max()))
     return Parity(log_p=log_p, maps=maps)

@@ -1,7 +1,7 @@
 """Scores of answers to questions: the official VQA accuracy, exact accuracy, and WUPS.
 
-The VQA accuracy and its normalisation are those of the official evaluation of VQA v1 and v2 (Antol et al. 2015; Goyal et
-al. 2017), rule by rule; WUPS is that of Malinowski and Fritz 2014, which COCO-QA (Ren et al. 2015) is scored by.
+The VQA accuracy and its normalisation are those of the official evaluation of VQA v1 and v2 (Antol et al. 2015; Goyal
+et al. 2017), rule by rule; WUPS is that of Malinowski and Fritz 2014, which COCO-QA (Ren et al. 2015) is scored by.
 """
 
 import re
@@ -12,12 +12,14 @@ from itertools import product
 
 from captioner.errors import OptionError
 
-_PUNCTUATION = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
+_PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
 _NUMBERS = {
     "none": "0",
     **{
         word: str(value)
-        for value, word in enumerate("zero one two three four five six seven eight nine ten".split())
+        for value, word in enumerate(
+            ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+        )
     },
 }
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -25,15 +27,20 @@ _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"(?!<=\d)\.(?!\d)")  # the official pattern, whose "not after a digit" is a slip and never applies
 _MOST_PERIODS = 32  # the official code passes a flag where the count goes
 
-_CONTRACTED = (
-    "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've "
-    "he's how'd how'll how's I'd've I'm I've isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've "
-    "needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll "
-    "somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd "
-    "there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll "
-    "what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't "
-    "would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"
-).split()
+_CONTRACTED = tuple(
+    word
+    for line in (
+        "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't",
+        "he'd he'd've he's how'd how'll how's I'd've I'm I've isn't it'd it'd've it'll ma'am mightn't mightn't've",
+        "might've mustn't must've needn't not've o'clock oughtn't shan't she'd've should've shouldn't",
+        "shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's",
+        "something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've",
+        "they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd",
+        "where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't",
+        "wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've",
+    )
+    for word in line.split()
+)
 
 
 def _contractions() -> dict[str, str]:
@@ -50,8 +57,11 @@ _CONTRACTIONS = _contractions()
 
 
 def strip_punctuation(answer: str) -> str:
-    """An answer without punctuation: a sign beside a space, or in an answer with a number such as 1,000, is removed, any
-    other becomes a space; a full stop is removed where no digit follows."""
+    """An answer without punctuation.
+
+    A sign beside a space, or in an answer with a number such as 1,000, is removed, and any other becomes a space; a full
+    stop is removed where no digit follows.
+    """
     has_number = _COMMA_IN_NUMBER.search(answer) is not None
     text = answer
     for sign in _PUNCTUATION:
@@ -75,8 +85,8 @@ def normalise(answer: str) -> str:
 def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
     """The official accuracy of an answer, from 0 to 1.
 
-    For each person's answer the others are compared: ``min(1, agreeing / 3)``, and the mean over all is taken. Where all
-    people gave the same answer, nothing is normalised.
+    For each person's answer the others are compared: ``min(1, agreeing / 3)``, and the mean over all is taken. Where
+    all people gave the same answer, nothing is normalised.
 
     Args:
         answer: to be scored.

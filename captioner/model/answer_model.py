@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.model.answering import ANSWERERS, Answered, HierarchicalConfig
+from captioner.model.answering import ANSWERERS, Answered, Answerer, HierarchicalConfig
 from captioner.model.caption_model import built_part
 from captioner.model.encoder import EncoderConfig, GridEncoder
 from captioner.model.grid import Grid
@@ -82,7 +82,7 @@ class AnswerModel(nn.Module):
         refiner = REFINERS[REFINERS.name_of(config.refiner)]
         self.refiner = refiner.build(channels=self.encoder.channels, config=config.refiner)
         answerer = ANSWERERS[config.answerer_name]
-        self.answerer = answerer.build(
+        self.answerer: Answerer = answerer.build(
             question_vocabulary=vocabulary_size,
             answers=answers,
             image_width=config.refiner.width,

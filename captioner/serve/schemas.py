@@ -67,7 +67,9 @@ class Question(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    question: str = Field(max_length=LONGEST_QUESTION, description="one question; or several, each on a line of its own")
+    question: str = Field(
+        max_length=LONGEST_QUESTION, description="one question; or several, each on a line of its own"
+    )
     n_best: int = Field(1, ge=1, le=MOST_ANSWERS, description="answers to each question, the likeliest first")
     format: Literal["json", "html", "png"] = Field("json", description="json; html, a page; png, the figure")
     viewer: bool = Field(False, description="add what the page's viewer needs")

@@ -160,7 +160,10 @@ def _draw_words(axes: Axes, answer: "Answer") -> None:
     """The words of a question from top to bottom, with a bar for each as long as its weight."""
     places = range(len(answer.words))
     axes.barh(list(places), [word.weight for word in answer.words], color="#bc3754", height=0.7)
-    labels = [word.text if len(word.text) <= _LONGEST_TITLE else f"{word.text[: _LONGEST_TITLE - 1]}…" for word in answer.words]
+    labels = [
+        word.text if len(word.text) <= _LONGEST_TITLE else f"{word.text[: _LONGEST_TITLE - 1]}…"
+        for word in answer.words
+    ]
     axes.set_yticks(list(places), labels, fontsize=9, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)

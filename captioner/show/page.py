@@ -78,7 +78,8 @@ def payload(caption: "Caption | Answer", *, image_url: str | None = None, longes
 
 def _captions_data(caption: "Caption") -> dict[str, Any]:
     geometry = caption.geometry
-    return {"captions": [_caption_data(one, geometry) for one in (caption, *caption.alternatives)]}
+    others = [_caption_data(one, geometry) for one in caption.alternatives]
+    return {"captions": [_caption_data(caption, geometry), *others]}
 
 
 def _answer_data(answer: "Answer") -> dict[str, Any]:

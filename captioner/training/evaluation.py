@@ -43,7 +43,8 @@ class Evaluation:
         train = {f"train_{name}": value for name, value in means.items()}
         self.folder.log({"epoch": epoch, "step": state.step, **train, "seconds": seconds, "dev": scores})
         about = {**self.about, "epoch": epoch + 1, "training_pictures": len(self.context.train), "dev": scores}
-        checkpoint = Checkpoint(model=model, vocabulary=self.context.vocabulary, about=about)
+        make = getattr(self.task, "checkpoint", Checkpoint)  # a task may train a model of its own kind
+        checkpoint = make(model=model, vocabulary=self.context.vocabulary, about=about)
         if score > state.best:
             state.best, state.best_epoch = score, epoch
             if first:

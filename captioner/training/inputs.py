@@ -49,7 +49,7 @@ def describe_inputs(
         "versions": versions(),
         "ids": digest(record.id for record in records),
         "splits": digest(record.split for record in records),
-        "captions": digest(repr(record.captions) for record in records),
+        "captions": digest(repr(record.captions + record.questions) for record in records),
         "boxes": digest(repr(record.boxes) for record in records),
         "text": digest(text),
         "image_files": stamps,

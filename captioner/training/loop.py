@@ -20,6 +20,7 @@ from torch import Tensor
 from captioner.data.records import Record, of_split
 from captioner.errors import DataError, OptionError
 from captioner.model.decoder import Decoded
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training import precision
 from captioner.training.distributed import Processes
 from captioner.training.epoch import Figures
@@ -102,7 +103,10 @@ class Trainer:
             )
         torch.manual_seed(recipe.seed)
         vocabulary = stored_vocabulary(stored, self.folder.inputs) if stored else None
-        self.model, self.vocabulary = first_model(recipe, self.train_records, vocabulary=vocabulary)
+        task = TASKS[recipe.objective]
+        make: Any = getattr(task, "first_model", first_model)  # a task may train a model of its own kind
+        made: tuple[Any, Vocabulary] = make(recipe, self.train_records, vocabulary=vocabulary)
+        self.model, self.vocabulary = made
         context = TaskContext(
             recipe=recipe,
             train=self.train_records,
@@ -115,7 +119,7 @@ class Trainer:
             precision=self.precision,
         )
         self._context = context
-        self.task = TASKS[recipe.objective](context)
+        self.task = task(context)
         self._check_parts()
         if processes.is_first:
             self._claim(values, stored, text)
@@ -142,7 +146,8 @@ class Trainer:
         recipe = self.recipe
         today = self.vocabulary
         if stored is not None and not (recipe.start_from or recipe.decoder_from):
-            today = build_vocabulary(recipe, self.train_records)
+            build = getattr(TASKS[recipe.objective], "build_vocabulary", build_vocabulary)
+            today = build(recipe, self.train_records)
         records, images = [*self.train_records, *self.dev_records], self.task.uses_images
         found = describe_inputs(
             records,

@@ -37,6 +37,7 @@ _AT_LEAST = {
     "bleu_reward": 0,
     "bleu_1_reward": 0,
     "distillation": 0,
+    "answers": 1,
     "seed": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "clip_norm", "save_minutes")
@@ -70,9 +71,9 @@ class Recipe:
     """The options of a run; stored in the run's folder and in its models.
 
     ``objective`` names an entry of `captioner.training.tasks.TASKS`: "cross_entropy" on the captions of pictures,
-    "self_critical" training on CIDEr-D, which starts from a trained model, or "language_model", which trains the
-    decoder alone on captions without pictures. Runs are chained by ``start_from``, ``encoder_from`` and
-    ``decoder_from``.
+    "self_critical" training on CIDEr-D, which starts from a trained model, "language_model", which trains the
+    decoder alone on captions without pictures, or "answers", which trains a model that answers questions. Runs are
+    chained by ``start_from``, ``encoder_from`` and ``decoder_from``.
 
     The encoder is trained in two phases: it is frozen for ``frozen_epochs``, then it is trained from the stage
     ``train_from`` on until the last epoch.
@@ -83,12 +84,18 @@ class Recipe:
     """
 
     objective: str = _option(
-        "cross_entropy", "cross_entropy, self_critical (on CIDEr-D) or language_model (captions without pictures)"
+        "cross_entropy",
+        "cross_entropy, self_critical (on CIDEr-D), language_model (captions without pictures) or answers (questions)",
     )
     decoder: str = _option("lstm", "lstm or transformer")
     decoder_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "JSON: options of the decoder's configuration"}
     )
+    answerer: str = _option("hierarchical", "hierarchical or pooled, for the objective answers")
+    answerer_options: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "JSON: options of the answerer's configuration"}
+    )
+    answers: int = _option(1500, "the most frequent training answers, among which an answering model chooses")
     backbone: str = _option("efficientnet_lite0", "the encoder's network")
     encoder_options: dict[str, Any] = field(
         default_factory=dict,
@@ -107,7 +114,9 @@ class Recipe:
     frozen_epochs: int = _option(6, "number of first epochs in which the encoder is frozen")
     train_from: int = _option(0, "the first stage of the encoder that is trained after them")
     batch_pictures: int = _option(40, "pictures of a step, over all processes")
-    captions_per_picture: int = _option(5, "captions of each picture in a step; they share one pass of the encoder")
+    captions_per_picture: int = _option(
+        5, "captions, or questions, of each picture in a step; they share one pass of the encoder"
+    )
     gradient_accumulation_steps: int = _option(1, "parts in which a step is computed, to save memory")
     max_length: int = _option(24, "words; longer training captions are truncated")
     minimum_count: int = _option(5, "words that are rarer in the training captions are <unk>")

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from captioner.data.readers.fields import Id, caption_text, image_name, one_type, picture_id, split_name, word_boxes
 from captioner.data.readers.rows import Row, is_json, parse_json
 from captioner.data.readers.text import read_text
-from captioner.data.records import Boxes, ShardPicture
+from captioner.data.records import AnsweredQuestion, Boxes, ShardPicture
 from captioner.errors import DataError, Notice
 from captioner.registry import Registry
 from captioner.tokenizer.ptb import tokenize
@@ -43,6 +43,7 @@ class Entry:
         captions: as they were written; they may be blank.
         split: "train", "restval", "dev" or "test"; "" where the field is blank, None where there is no field.
         boxes: one mapping for each caption, or none at all; see `captioner.data.records.Record.boxes`.
+        questions: about the picture, in sets of questions.
     """
 
     place: str
@@ -51,6 +52,7 @@ class Entry:
     captions: tuple[str, ...]
     split: str | None = None
     boxes: tuple[Mapping[int, Boxes], ...] = ()
+    questions: tuple[AnsweredQuestion, ...] = ()
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from captioner.model.answering.base import ANSWERERS, Answered, Answerer
 from captioner.model.answering.hierarchical import HierarchicalAnswerer, HierarchicalConfig
+from captioner.model.answering.pooled import PooledAnswerer, PooledConfig
 
 __all__ = [
     "ANSWERERS",
@@ -9,4 +10,6 @@ __all__ = [
     "Answerer",
     "HierarchicalAnswerer",
     "HierarchicalConfig",
+    "PooledAnswerer",
+    "PooledConfig",
 ]

@@ -1,9 +1,11 @@
 """What every answerer takes and returns. It chooses among the answers that it was trained with."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
+from captioner.model.answering.question import QuestionEncoder
 from captioner.model.grid import Grid
 from captioner.registry import ConfiguredRegistry
 
@@ -29,8 +31,15 @@ class Answerer(nn.Module):
     """The interface of every answerer.
 
     The constructor takes ``question_vocabulary`` and ``answers`` (their sizes), ``image_width`` (of the refined grid)
-    and ``config``, by keyword.
+    and ``config``, by keyword. Every configuration has ``map_heads`` and ``max_length`` (of questions, in words).
+
+    Attributes:
+        config: its configuration.
+        question: what reads the questions.
     """
+
+    config: Any
+    question: QuestionEncoder
 
     def forward(self, grid: Grid, questions: Tensor) -> Answered:
         """Answer.

@@ -28,7 +28,8 @@ class HierarchicalConfig:
         heads: of the co-attention; 1 but for "multihead".
         hidden: width inside the classifier.
         products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
-        map_heads: the heads, as ``level * heads + head`` with the levels of ``levels``, whose mean is the map; empty for those of the question level.
+        map_heads: the heads, as ``level * heads + head`` with the places of ``levels``, whose mean is the map; empty for
+            those of the question level.
         max_length: the most words of a question that it is asked with.
         dropout: on embeddings, levels and in the classifier.
     """
@@ -48,7 +49,9 @@ class HierarchicalConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
         if self.levels != tuple(one for one in LEVELS if one in self.levels) or "question" not in self.levels:
-            raise OptionError(f"the levels are {', '.join(LEVELS)} in this order, with question, not {self.levels!r:.60}")
+            raise OptionError(
+                f"the levels are {', '.join(LEVELS)} in this order, with question, not {self.levels!r:.60}"
+            )
         object.__setattr__(self, "map_heads", tuple(int(head) for head in self.map_heads))
         for name in ("embedding", "width", "heads", "hidden", "max_length"):
             if getattr(self, name) < 1:
@@ -68,9 +71,7 @@ class HierarchicalAnswerer(Answerer):
     paper, which has neither product nor layer norm).
     """
 
-    def __init__(
-        self, *, question_vocabulary: int, answers: int, image_width: int, config: HierarchicalConfig
-    ) -> None:
+    def __init__(self, *, question_vocabulary: int, answers: int, image_width: int, config: HierarchicalConfig) -> None:
         super().__init__()
         self.config = config
         width = config.width

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from captioner.tokenizer.vocabulary import PAD
 
+_EMBEDDING_SCALE = 0.4  # from 1 on, the hyperbolic tangents after it are saturated at first
+
 
 class SharedDropout(nn.Module):
     """Dropout of the same units at every word of a question (Gal and Ghahramani 2016)."""
@@ -38,6 +40,9 @@ class QuestionEncoder(nn.Module):
     def __init__(self, *, vocabulary_size: int, embedding: int, width: int, dropout: float, phrases: bool) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)
+        nn.init.normal_(self.embed.weight, std=_EMBEDDING_SCALE)
+        with torch.no_grad():
+            self.embed.weight[PAD] = 0
         self.word = nn.Linear(embedding, width)
         self.phrase = nn.ModuleList(nn.Linear(size * embedding, width) for size in (1, 2, 3) if phrases)
         self.lstm = nn.LSTM(width, width, batch_first=True)

@@ -28,8 +28,8 @@ class AlternatingCoAttention(CoAttention):
     """Three steps in turn: sum up the question; attend to the picture under that; attend to the words under the
     picture.
 
-    Each step is ``H = tanh(X W_x + g W_g)``, ``a = softmax(H w)`` and the sum ``a^T X``: of the words with ``g = 0``, of
-    the cells with the first sum for ``g``, and of the words again with the second sum.
+    Each step is ``H = tanh(X W_x + g W_g)``, ``a = softmax(H w)`` and the sum ``a^T X``: of the words with ``g = 0``,
+    of the cells with the first sum for ``g``, and of the words again with the second sum.
     """
 
     def __init__(self, *, width: int, heads: int = 1) -> None:

@@ -83,6 +83,10 @@ class Batches(Protocol):
 class Task(Protocol):
     """See the module's text.
 
+    A task that trains a model of another kind than `CaptionModel` also has the static functions ``first_model`` and
+    ``build_vocabulary``, in place of those of `captioner.training.start`, and the method ``checkpoint``, in place of
+    `captioner.checkpoint.Checkpoint`; see `captioner.training.tasks.answers`.
+
     Attributes:
         uses_images: whether the pictures of a batch are read.
     """
@@ -113,4 +117,4 @@ TASKS: Registry[type[Task]] = Registry("task")
 
 
 # The tasks of this package; each registers itself.
-from captioner.training.tasks import cross_entropy, language_model, self_critical  # noqa: E402, F401
+from captioner.training.tasks import answers, cross_entropy, language_model, self_critical  # noqa: E402, F401
