@@ -18,6 +18,8 @@ from captioner import checkpoint
 from captioner.data.readers import read
 from captioner.data.records import Record
 from captioner.data.scenes import write_scenes
+from captioner.model.answer_model import AnswerConfig, AnswerModel
+from captioner.model.answering import HierarchicalConfig
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.lstm import LSTMConfig
@@ -81,6 +83,31 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a tiny untrained model, for tests to which the decoder makes no difference."""
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     checkpoint.save(path, tiny_checkpoint("lstm"))
+    return path
+
+
+QUESTION_WORDS = ("what", "is", "the", "dog", "cat", "doing", "color", "how", "many")
+ANSWERS = ("yes", "no", "dog", "two", "red ball")
+
+
+def tiny_answering(*, pad: bool = False) -> checkpoint.AnswerCheckpoint:
+    """An untrained answering model of a few kilobytes, the same at each call: 8 x 8 cells on 64 x 64 pixels."""
+    torch.manual_seed(5)
+    config = AnswerConfig(
+        encoder=EncoderConfig(backbone="tiny", side=64, pad=pad),
+        refiner=RefinerConfig(width=16, heads=2),
+        answerer=HierarchicalConfig(embedding=8, width=16, heads=2, hidden=12, max_length=12),
+    )
+    vocabulary = Vocabulary(SPECIAL + QUESTION_WORDS)
+    model = AnswerModel(config, vocabulary_size=len(vocabulary), answers=len(ANSWERS)).eval()
+    return checkpoint.AnswerCheckpoint(model=model, vocabulary=vocabulary, answers=ANSWERS, about={"note": "untrained"})
+
+
+@pytest.fixture(scope="session")
+def tiny_answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a tiny untrained answering model."""
+    path = tmp_path_factory.mktemp("answering") / "tiny-answers.safetensors"
+    checkpoint.save(path, tiny_answering())
     return path
 
 

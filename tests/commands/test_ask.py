@@ -1,0 +1,101 @@
+"""The command ``captioner ask``: one picture, many questions, resuming, and what is wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from captioner.cli import main
+
+MakePicture = Callable[..., Path]
+
+
+def test_questions_about_a_picture(
+    tiny_answers: Path, make_picture: MakePicture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, model = str(make_picture()), ["--model", str(tiny_answers)]
+    assert main(["ask", picture, "what is the dog doing?", *model]) == 0
+    one = capsys.readouterr().out.strip()
+    assert main(["ask", picture, "what is the dog doing?", "how many http://cat", "--n-best", "2", *model]) == 0
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert lines[0] == f"what is the dog doing?\t{one}" and lines[1].startswith("\t") and len(lines) == 4
+    assert "http" in output.err, "the unknown word is named"
+    files = ["--figure", str(tmp_path / "a.png"), "--page", str(tmp_path / "a.html"), "--json"]
+    assert main(["ask", picture, "the dog", "the cat", *files, *model]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["question"] for row in rows] == ["the dog", "the cat"]
+    assert (tmp_path / "a.png").exists() and (tmp_path / "a.html").exists()
+
+
+def test_many_questions_have_a_line_each_and_a_stopped_run_goes_on(
+    tiny_answers: Path, make_picture: MakePicture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(2):
+        make_picture(f"photos/{i}.png", seed=i)
+    asked = [
+        {"image": "0.png", "question": "the dog"},
+        {"image": "0.png", "question": "how many", "question_id": 7},
+        {"image": "gone.png", "question": "the cat"},
+        {"image": "1.png", "question": "zzz"},
+        {"image": "1.png", "question": "what color is the cat"},
+    ]
+    questions, output = tmp_path / "q.jsonl", tmp_path / "a.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    command = ["ask", "--questions", str(questions), "--images", str(tmp_path / "photos"), "--output", str(output)]
+    command += ["--model", str(tiny_answers)]
+    assert main(command) == 1
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(row["image"], row["question"]) for row in rows] == [(row["image"], row["question"]) for row in asked]
+    assert rows[1]["question_id"] == 7 and 0 < rows[0]["probability"] <= 1 and rows[4]["answer"]
+    assert "gone.png" in rows[2]["error"] and "zzz" in rows[3]["error"]
+    whole = output.read_bytes()
+    output.write_bytes(whole[: len(whole) * 2 // 3])  # as a kill leaves it
+    assert main(command) == 1
+    assert output.read_bytes() == whole
+    capsys.readouterr()
+    questions.write_text(json.dumps({"image": "1.png", "question": "other"}) + "\n")
+    assert main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert output.read_bytes() == whole
+    assert main([*command, "--overwrite"]) == 2  # no word of it is known
+    assert "other" in json.loads(output.read_text())["error"]
+
+
+def test_the_official_questions_file_is_read(tiny_answers: Path, make_picture: MakePicture, tmp_path: Path) -> None:
+    make_picture("photos/COCO_val2014_000000000042.png")
+    questions, output = tmp_path / "q.json", tmp_path / "a.jsonl"
+    asked = [{"image_id": 42, "question": "How many dogs?", "question_id": 421}]
+    questions.write_text(json.dumps({"questions": asked}))
+    command = ["ask", "--questions", str(questions), "--images", str(tmp_path / "photos"), "--output", str(output)]
+    assert main([*command, "--model", str(tiny_answers)]) == 0
+    row = json.loads(output.read_text())
+    assert row["image"] == 42 and row["question_id"] == 421 and row["answer"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--questions"),
+        (["photo.png"], "photo.png"),
+        (["photo.png", "the dog", "--output", "a.jsonl"], "--questions"),
+        (["photo.png", "the dog"], "photo.png"),  # which is not there
+        (["photo.png", "the dog", "--model", "default"], "'default'"),
+        (["--questions", "q.jsonl"], "--output"),
+        (["--questions", "q.jsonl", "--output", "a.csv", "--images", "."], "q.jsonl"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    arguments: list[str],
+    named: str,
+    tiny_answers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = [] if "--model" in arguments else ["--model", str(tiny_answers)]
+    assert main(["ask", *arguments, *model]) == 2
+    error = capsys.readouterr().err
+    assert named in error and error.count("\n") == 1

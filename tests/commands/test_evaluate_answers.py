@@ -1,0 +1,81 @@
+"""``captioner evaluate --questions``: official files and JSON lines, baselines, intervals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from captioner.cli import main
+
+
+def _official(folder: Path) -> list[str]:
+    questions = [{"question_id": i, "image_id": i // 2, "question": "how many dogs"} for i in range(4)]
+    people = [["two"] * 10, ["2"] * 5 + ["3"] * 5, ["red"] * 10, ["red"] * 2 + ["blue"] * 8]
+    annotations = [
+        {
+            "question_id": i,
+            "image_id": i // 2,
+            "answer_type": "number" if i < 2 else "other",
+            "multiple_choice_answer": max(answers, key=answers.count),
+            "answers": [{"answer": answer, "answer_id": n} for n, answer in enumerate(answers)],
+        }
+        for i, answers in enumerate(people)
+    ]
+    results = [{"question_id": i, "answer": answer} for i, answer in enumerate(("two", "two", "blue", "blue"))]
+    (folder / "q.json").write_text(json.dumps({"questions": questions}))
+    (folder / "a.json").write_text(json.dumps({"annotations": annotations}))
+    (folder / "r.json").write_text(json.dumps(results))
+    return ["evaluate", "--questions", str(folder / "q.json"), "--annotations", str(folder / "a.json")]
+
+
+def test_official_files_by_type_with_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*_official(tmp_path), "--results", str(tmp_path / "r.json"), "--json"]
+    assert main([*command, "--bootstrap", "50"]) == 0
+    table = json.loads(capsys.readouterr().out)["types"]
+    assert list(table) == ["all", "number", "other"]
+    assert table["number"]["VQA accuracy"]["answers"]["value"] == 100
+    assert table["other"]["VQA accuracy"]["answers"]["value"] == 50
+    low, high = table["all"]["VQA accuracy"]["answers"]["interval"]
+    assert 50 <= low < 75 < high <= 100
+    prior = table["other"]["exact"]["most frequent of the type"]["value"]
+    assert prior == 50, "'red' is the first of two equally frequent answers"
+    assert main(command[:-1]) == 0
+    assert "VQA accuracy" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_together_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = _official(tmp_path)
+    assert main(command) == 2
+    assert "--results" in capsys.readouterr().err
+    (tmp_path / "r.json").write_text(json.dumps([{"question_id": 0, "answer": "two"}]))
+    assert main([*command, "--results", str(tmp_path / "r.json")]) == 2
+    assert "3 of 4" in capsys.readouterr().err
+    assert main([*command, "--results", str(tmp_path / "r.json"), "--partial", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["questions"] == 1
+    assert main([*command, "--results", str(tmp_path / "r.json"), "--compare", str(tmp_path / "r.json")]) == 2
+    assert "--compare" in capsys.readouterr().err
+
+
+def test_a_model_is_scored_beside_its_blind_self(
+    tiny_answers: Path, make_picture: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for i in range(3):
+        make_picture(f"photos/{i}.png", seed=i)
+        rows += [{"image": f"{i}.png", "question": "the dog", "answer": "dog", "split": "test"}]
+    rows += [{"image": "0.png", "question": "the cat", "answer": "yes", "split": "dev"}]
+    questions, saved = tmp_path / "q.jsonl", tmp_path / "r.json"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["evaluate", "--questions", str(questions), "--annotations", str(questions), "--split", "test"]
+    command += ["--images", str(tmp_path / "photos"), "--model", str(tiny_answers), "--save-results", str(saved)]
+    assert main([*command, "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["questions"] == 3
+    assert set(table["types"]["all"]["exact"]) == {
+        "answers",
+        "without the picture",
+        "shuffled pictures",
+        "most frequent of the type",
+    }
+    assert [row["question_id"] for row in json.loads(saved.read_text())] == [0, 1, 2]

@@ -1,0 +1,63 @@
+"""Graphs of answering models: they compute what torch computes, and asking with them needs no torch."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnxscript", reason="needs the extra 'export', which is not installed")
+
+from captioner import checkpoint
+from captioner.asking import load_answering
+from captioner.backends.graph_files import graph_folder, read_description
+from captioner.errors import CheckpointError
+from captioner.export.answers import write_answering_graphs
+
+from ..conftest import tiny_answering
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "tiny.safetensors"
+    checkpoint.save(path, tiny_answering(pad=True))
+    found = write_answering_graphs(path)  # any number of pictures, questions and words is tried
+    assert max(found.log_p, found.maps) < 1e-5
+    return path
+
+
+def test_graphs_hold_no_weights_and_answer_as_torch(exported: Path, make_picture: Callable[..., Path]) -> None:
+    for name in ("encode", "answer"):
+        content = (graph_folder(exported) / f"{name}.onnx").read_bytes()
+        description = read_description(content)
+        assert description["graph"] == name and description["max_length"] == 12
+        assert any("gates" in recipe for recipe in description["initialisers"].values()) == (name == "answer")
+    picture, questions = make_picture(), ["what is the dog doing", "how many"]
+    ours, theirs = (load_answering(exported, backend=name).ask(picture, questions) for name in ("onnx", "torch"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.text == other.text and one.probability == pytest.approx(other.probability, abs=1e-4)
+
+
+def test_asking_imports_no_torch(exported: Path, make_picture: Callable[..., Path]) -> None:
+    code = (
+        "import sys; from captioner.cli import main; "
+        f"code = main(['ask', {str(make_picture())!r}, 'the dog', '--model', {str(exported)!r}, '--device', 'cpu']); "
+        "sys.exit(code or ('torch' in sys.modules) * 3)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_graphs_of_another_model_are_refused(exported: Path, tmp_path: Path) -> None:
+    other = tmp_path / exported.name
+    model = tiny_answering(pad=True)
+    checkpoint.save(
+        other,
+        checkpoint.AnswerCheckpoint(
+            model=model.model, vocabulary=model.vocabulary, answers=model.answers, about={"note": "other"}
+        ),
+    )
+    graph_folder(other).parent.mkdir()
+    graph_folder(other).symlink_to(graph_folder(exported))
+    with pytest.raises(CheckpointError, match="another model file"):
+        load_answering(other, backend="onnx")

@@ -1,0 +1,52 @@
+"""POST /v1/answers: answers as the command line's, formats, and requests that cannot be answered."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from captioner.asking import load_answering
+from captioner.serve import schemas
+
+from .conftest import Running, problem_of
+
+
+@pytest.fixture(autouse=True)
+def _tiny(tiny_answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captioner.asking.find_model", lambda name, answering: tiny_answers)
+
+
+def _ask(server: Running, *files: tuple[str, bytes], **fields: Any) -> httpx2.Response:
+    data = {name: str(value) for name, value in fields.items()}
+    return httpx2.post(f"{server.url}/v1/answers", data=data, files=[("file", one) for one in files], timeout=60)
+
+
+def test_answers_are_those_of_the_command_line(server: Running, tiny_answers: Path, picture: bytes) -> None:
+    response = _ask(server, ("photo.png", picture), question="what is the dog doing?\nhow many", n_best=2)
+    assert response.status_code == 200
+    lines = response.json()["answers"]
+    expected = load_answering(tiny_answers).ask(picture, ["what is the dog doing?", "how many"], n_best=2)
+    assert [line["answer"] for line in lines] == [answer.text for answer in expected]
+    assert lines[0]["image"] == "photo.png" and len(lines[0]["alternatives"]) == 1
+    described = schemas.Answers.model_validate(response.json()).answers[0]
+    assert lines[0].keys() == schemas.AnswerLine.model_fields.keys() - {"viewer"}, "what /docs says is what comes"
+    assert described.words[3].word == "dog"
+
+
+def test_page_figure_and_viewer(server: Running, picture: bytes) -> None:
+    file = ("photo.png", picture)
+    assert _ask(server, file, question="the dog", format="html").text.startswith("<!DOCTYPE html>")
+    assert _ask(server, file, question="the dog", format="png").content[:4] == b"\x89PNG"
+    (line,) = _ask(server, file, question="the dog", viewer="true").json()["answers"]
+    assert [word["word"] for word in line["viewer"]["question"]["words"]] == ["the", "dog"]
+
+
+def test_what_cannot_be_answered_is_a_problem(server: Running, picture: bytes) -> None:
+    file = ("photo.png", picture)
+    assert "question" in problem_of(_ask(server, file), 422)["detail"]
+    assert "empty" in problem_of(_ask(server, file, question="  "), 422)["detail"]
+    assert "zzz" in problem_of(_ask(server, file, question="zzz"), 422)["detail"]
+    assert "not an image" in problem_of(_ask(server, ("a.txt", b"text"), question="the dog"), 422)["detail"]
+    assert "0" in problem_of(_ask(server, question="the dog", file2="x"), 422)["detail"]
+    assert "beam" in problem_of(_ask(server, file, question="the dog", beam=3), 422)["detail"]

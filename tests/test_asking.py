@@ -1,0 +1,108 @@
+"""Asking: answers, lists of questions, pictures that are encoded once, and questions that cannot be read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import captioner
+from captioner import checkpoint
+from captioner.asking import Asker, load_answering
+from captioner.errors import CheckpointError, OptionError
+from captioner.results import Answer
+
+MakePicture = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def asker(tiny_answers: Path) -> Asker:
+    return load_answering(tiny_answers)
+
+
+def test_an_answer_has_a_map_and_the_weights_of_the_words(asker: Asker, make_picture: MakePicture) -> None:
+    picture = make_picture()
+    answer = asker.ask(picture, "What is the dog doing?", n_best=3)
+    assert isinstance(answer, Answer) and str(answer) == answer.text
+    assert answer.text in asker.answers and len(answer.alternatives) == 2
+    probabilities = [answer.probability, *(other.probability for other in answer.alternatives)]
+    assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) < 1
+    assert answer.map.shape == (8, 8) and answer.map.sum() == pytest.approx(1, abs=1e-5)
+    assert [word.text for word in answer.words] == ["what", "is", "the", "dog", "doing"]
+    assert sum(word.weight for word in answer.words) == pytest.approx(1, abs=1e-5)
+    assert answer.image == str(picture) and answer.geometry.size == (40, 30)
+    line = answer.as_dict()
+    assert line["answer"] == answer.text and np.shape(line["map"]) == (8, 8) and len(line["words"]) == 5
+
+
+def test_a_list_encodes_the_picture_once(
+    asker: Asker, make_picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    encode = asker.backend.encode
+    monkeypatch.setattr(asker.backend, "encode", lambda *given: encoded.append(1) or encode(*given))
+    picture, questions = make_picture(), ["what is the dog doing", "how many", "the color of the cat"]
+    several = asker.ask(picture, questions)
+    assert len(encoded) == 1 and [answer.question for answer in several] == questions
+    kept = asker.encode(picture)
+    for question, answer in zip(questions, several, strict=True):
+        again = asker.ask(kept, question)
+        assert again.text == answer.text
+        assert again.probability == pytest.approx(answer.probability, abs=1e-6), "questions do not see one another"
+    assert len(encoded) == 2 and asker.ask(picture, []) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "named"),
+    [
+        ("", "no words"),
+        (" ?! ", "no words"),
+        ("zxqv blorp", "zxqv"),
+        ("dog " * 500, "500 words"),
+        (3, "3"),
+    ],
+)
+def test_a_question_that_cannot_be_read_is_refused_before_the_picture_is_opened(
+    asker: Asker, question: str, named: str
+) -> None:
+    with pytest.raises(OptionError, match=named):
+        asker.ask("no-such-picture.png", question)
+    with pytest.raises(OptionError, match="n_best.*not 9"):
+        asker.ask("no-such-picture.png", "the dog", n_best=9)
+
+
+def test_unknown_words_are_marked(asker: Asker, make_picture: MakePicture) -> None:
+    answer = asker.ask(make_picture(), "what is the zxqv")
+    assert [word.known for word in answer.words] == [True, True, True, False]
+    assert answer.as_dict()["words"][3]["known"] is False
+
+
+def test_a_model_of_the_other_kind_is_refused(tiny_model: Path, tiny_answers: Path) -> None:
+    with pytest.raises(CheckpointError, match="captioner caption"):
+        load_answering(tiny_model)
+    with pytest.raises(CheckpointError, match="captioner ask"):
+        captioner.load(tiny_answers)
+    with pytest.raises(CheckpointError, match="captioner ask"):
+        checkpoint.load(tiny_answers)
+    with pytest.raises(CheckpointError, match="'default' makes captions"):
+        load_answering("default")
+    with pytest.raises(CheckpointError, match="'answers' answers questions"):
+        captioner.load("answers")
+
+
+def test_a_captioner_asks_the_model_that_ships(
+    tiny_model: Path, tiny_answers: Path, make_picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.asking.find_model", lambda name, answering: tiny_answers)
+    model = captioner.load(tiny_model, device="cpu")
+    kept = model.encode(make_picture())
+    assert model.ask(kept, "what is the dog doing").text == model.ask(make_picture(), "what is the dog doing").text
+
+
+def test_figure_and_page_show_question_and_answer(asker: Asker, make_picture: MakePicture, tmp_path: Path) -> None:
+    answer = asker.ask(make_picture(), "what is the $5 dog <b>", n_best=2)
+    answer.figure(tmp_path / "answer.png")
+    assert (tmp_path / "answer.png").stat().st_size > 5000
+    page = answer.page(tmp_path / "answer.html")
+    assert "what is the $5 dog &lt;b&gt;" in page and '"weight":' in page and "<b>" not in page
+    assert "iframe" in (answer._repr_html_() or "") and (answer._repr_jpeg_() or b"")[:2] == b"\xff\xd8"
