@@ -67,7 +67,7 @@ def test_a_question_that_cannot_be_read_is_refused_before_the_picture_is_opened(
 ) -> None:
     with pytest.raises(OptionError, match=named):
         asker.ask("no-such-picture.png", question)
-    with pytest.raises(OptionError, match="n_best.*not 9"):
+    with pytest.raises(OptionError, match=r"n_best.*not 9"):
         asker.ask("no-such-picture.png", "the dog", n_best=9)
 
 

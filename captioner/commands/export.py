@@ -73,11 +73,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _to_onnx(options: argparse.Namespace) -> int:
-    from captioner.shipped import find_model
+    from captioner.header import read_header
+    from captioner.shipped import find_model, shipped_answering_models
 
-    file = find_model(options.model)
+    file = find_model(options.model, answering=options.model in shipped_answering_models())
     if file.is_dir():
         raise OptionError(f"{file}: is exported already", remedy="name the model file that it was made from")
+    answers = bool(read_header(file)["answers"])
+    if answers and not options.graphs:
+        raise OptionError(f"{file}: an answering model is exported with --graphs alone")
     try:
         import torch
 
@@ -93,7 +97,9 @@ def _to_onnx(options: argparse.Namespace) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.graphs:
-        found = write_graphs(file)
+        from captioner.export.answers import write_answering_graphs
+
+        found = write_answering_graphs(file) if answers else write_graphs(file)
     elif options.web is not None:
         package = options.onnxruntime_web or _ONNXRUNTIME_WEB
         found = export_web(file, options.web, onnxruntime_web=package, precision=options.precision or "fp16")

@@ -59,8 +59,8 @@ _CONTRACTIONS = _contractions()
 def strip_punctuation(answer: str) -> str:
     """An answer without punctuation.
 
-    A sign beside a space, or in an answer with a number such as 1,000, is removed, and any other becomes a space; a full
-    stop is removed where no digit follows.
+    A sign beside a space, or in an answer with a number such as 1,000, is removed, and any other becomes a space; a
+    full stop is removed where no digit follows.
     """
     has_number = _COMMA_IN_NUMBER.search(answer) is not None
     text = answer

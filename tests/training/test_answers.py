@@ -10,7 +10,7 @@ from captioner.asking import load_answering
 from captioner.cli import main
 from captioner.data.readers import read
 from captioner.data.records import AnsweredQuestion, Record
-from captioner.data.scenes import draw_scene
+from captioner.data.scenes import draw_scene, write_scenes
 from captioner.errors import DataError
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 from captioner.training.questions import QuestionBatch, QuestionBatches, frequent_answers, padded_questions
@@ -53,7 +53,7 @@ def test_the_reader_puts_the_questions_of_a_picture_together(scenes: Path, tmp_p
     }
     broken = tmp_path / "questions.jsonl"
     broken.write_text('{"image": "a.png", "question": "what?"}\n')
-    with pytest.raises(DataError, match="line 1.*answer"):
+    with pytest.raises(DataError, match=r"line 1.*answer"):
         read(broken, images=scenes / "images")
 
 
@@ -94,8 +94,7 @@ def test_a_command_line_trains_a_model_that_answers_and_resumes(scenes: Path, tm
 
 
 def test_captions_are_no_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["scenes", "--output", str(tmp_path / "scenes"), "--count", "12"]) == 0
-    capsys.readouterr()
-    command = ["train", "--data", str(tmp_path / "scenes"), "--output", str(tmp_path / "run"), *OPTIONS]
+    written = write_scenes(tmp_path / "scenes", count=12, dev=4, size=(64, 48))
+    command = ["train", "--data", str(written), "--output", str(tmp_path / "run"), *OPTIONS]
     assert main(command) == 2
     assert "questions" in capsys.readouterr().err

@@ -28,8 +28,8 @@ class HierarchicalConfig:
         heads: of the co-attention; 1 but for "multihead".
         hidden: width inside the classifier.
         products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
-        map_heads: the heads, as ``level * heads + head`` with the places of ``levels``, whose mean is the map; empty for
-            those of the question level.
+        map_heads: the heads, as ``level * heads + head`` with the places of ``levels``, whose mean is the map; empty
+            for those of the question level.
         max_length: the most words of a question that it is asked with.
         dropout: on embeddings, levels and in the classifier.
     """
