@@ -105,7 +105,7 @@ class Asker:
 
     def encode_prepared(self, prepared: Prepared) -> EncodedPicture:
         """As `encode`, of a picture that `captioner.prepared.prepare` opened for this model."""
-        encoded = self.backend.encode(prepared.pixels[None], [prepared.geometry])
+        encoded = self.backend.encode(np.stack([prepared.pixels]), [prepared.geometry])
         return EncodedPicture(prepared, encoded, self.backend.digest)
 
     def split(self, question: str) -> list[str]:

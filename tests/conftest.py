@@ -104,6 +104,12 @@ def tiny_answering(*, pad: bool = False) -> checkpoint.AnswerCheckpoint:
 
 
 @pytest.fixture(scope="session")
+def make_answering() -> Callable[..., checkpoint.AnswerCheckpoint]:
+    """`tiny_answering`, for tests that need the model itself."""
+    return tiny_answering
+
+
+@pytest.fixture(scope="session")
 def tiny_answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a tiny untrained answering model."""
     path = tmp_path_factory.mktemp("answering") / "tiny-answers.safetensors"

@@ -15,13 +15,13 @@ from captioner.backends.graph_files import graph_folder, read_description
 from captioner.errors import CheckpointError
 from captioner.export.answers import write_answering_graphs
 
-from ..conftest import tiny_answering
+Make = Callable[..., checkpoint.AnswerCheckpoint]
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(make_answering: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "tiny.safetensors"
-    checkpoint.save(path, tiny_answering(pad=True))
+    checkpoint.save(path, make_answering(pad=True))
     found = write_answering_graphs(path)  # any number of pictures, questions and words is tried
     assert max(found.log_p, found.maps) < 1e-5
     return path
@@ -48,9 +48,9 @@ def test_asking_imports_no_torch(exported: Path, make_picture: Callable[..., Pat
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_graphs_of_another_model_are_refused(exported: Path, tmp_path: Path) -> None:
+def test_graphs_of_another_model_are_refused(exported: Path, make_answering: Make, tmp_path: Path) -> None:
     other = tmp_path / exported.name
-    model = tiny_answering(pad=True)
+    model = make_answering(pad=True)
     checkpoint.save(
         other,
         checkpoint.AnswerCheckpoint(

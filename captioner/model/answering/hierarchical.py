@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.model.answering.base import ANSWERERS, Answered, Answerer
 from captioner.model.answering.question import QuestionEncoder
-from captioner.model.co_attention import CO_ATTENTIONS
+from captioner.model.co_attention import CO_ATTENTIONS, CoAttention
 from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import PAD
 
@@ -101,13 +101,14 @@ class HierarchicalAnswerer(Answerer):
         config, mask = self.config, questions != PAD
         levels, last = self.question(questions.flatten(0, 1))
         seen = grid.with_features(self.cells(grid.features))
-        prepared = [attend.prepare(seen) for attend in self.co_attention]
+        mechanisms = [one for one in self.co_attention if isinstance(one, CoAttention)]  # all of them
+        prepared = [attend.prepare(seen) for attend in mechanisms]
         found: Tensor | None = None
         cells, words = [], []
         for i, (name, fuse) in enumerate(zip(config.levels, self.fuse, strict=True)):
             place = 0 if config.shared else i
             level = levels[name].reshape(images, rows, length, config.width)
-            attended = self.co_attention[place](level, mask, prepared[place])
+            attended = mechanisms[place](level, mask, prepared[place])
             both = [attended.picture + attended.question]
             if config.products:
                 both.append(attended.picture * attended.question)
