@@ -54,15 +54,16 @@ class Viewer {
     this.buildTools(make("div", "cv-tools", side));
     this.buildScale(make("div", "cv-scale", side));
     if (this.readings.length > 1) this.buildOthers(make("div", "cv-others", side));
+    if (this.data.question?.others.length) this.buildOtherAnswers(make("div", "cv-others", side));
     this.buildAbout(make("p", "cv-about", side));
     this.strip = make("div", "cv-strip", this.root);
     this.strip.setAttribute("role", "toolbar");
     this.strip.setAttribute("aria-label", "The maps of all words");
   }
 
-  /** The question's words, each as strong as its weight, and further answers. */
+  /** The question's words, each as strong as its weight. */
   buildQuestion(place) {
-    const { words, others } = this.data.question;
+    const { words } = this.data.question;
     const most = Math.max(...words.map(({ weight }) => weight));
     const line = make("p", "cv-asked", place);
     for (const { word, weight, known } of words) {
@@ -71,10 +72,14 @@ class Viewer {
       item.title = known === false ? `${word}: a word that the model does not know` : `${word}: ${percent(weight)}`;
       line.append(" ");
     }
-    if (this.compact || !others.length) return;
+  }
+
+  buildOtherAnswers(place) {
+    make("p", "cv-title", place, "Other answers");
     const list = make("ol", "cv-answers", place);
     list.setAttribute("aria-label", "Other answers");
-    for (const { answer, probability } of others) {
+    list.start = 2;
+    for (const { answer, probability } of this.data.question.others) {
       const item = make("li", "", list);
       make("span", "", item, answer);
       make("span", "cv-score", item, percent(probability));
