@@ -15,6 +15,7 @@ from captioner.image import MAX_PIXELS, Picture
 from captioner.prepared import Prepared, prepare
 from captioner.results import Answer, OtherAnswer, QuestionWord
 from captioner.shipped import DEFAULT_ANSWERING_MODEL, find_model
+from captioner.tokenizer.questions import question_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +115,9 @@ class Asker:
         Raises:
             OptionError: it is no text, has no word, none that the model knows, or too many.
         """
-        from captioner.tokenizer.ptb import tokenize  # its rules take as long to build as a question to answer
-
         if not isinstance(question, str):
             raise OptionError(f"a question is a text, not {question!r:.60}")
-        words = [word for word in tokenize(question) if any(map(str.isalnum, word))]
+        words = question_words(question)
         shown = question if len(question) <= 60 else f"{question[:60]}..."
         if not words:
             raise OptionError(f"the question '{shown}' has no words", remedy="ask something")

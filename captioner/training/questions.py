@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captioner.data.records import Record
 from captioner.errors import DataError
-from captioner.tokenizer.ptb import tokenize
+from captioner.tokenizer.questions import question_words
 from captioner.tokenizer.vocabulary import UNKNOWN, Vocabulary
 from captioner.training.batches import Batch, pad
 from captioner.training.views import View
@@ -44,11 +44,6 @@ class QuestionBatch(Batch):
             replace(part, targets_of=self.targets_of[a * k : b * k])  # type: ignore[call-arg]
             for part, (a, b) in zip(super().parts(count), pairwise(edges), strict=True)
         ]
-
-
-def question_words(question: str) -> list[str]:
-    """The words of a question, as the model reads them."""
-    return [word for word in tokenize(question) if any(map(str.isalnum, word))]
 
 
 def frequent_answers(records: Sequence[Record], count: int) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.answering import ANSWERERS
 from captioner.model.encoder import EncoderConfig
 from captioner.model.refiners import REFINERS
+from captioner.tokenizer.questions import question_words
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.batches import word_dropout
 from captioner.training.dev import encode_records
@@ -26,7 +27,6 @@ from captioner.training.questions import (
     QuestionBatches,
     frequent_answers,
     padded_questions,
-    question_words,
 )
 from captioner.training.recipe import Recipe
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
