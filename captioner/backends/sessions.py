@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from captioner.backends.accelerators import has_nvidia_gpu
@@ -76,7 +75,7 @@ def find_provider(device: str) -> tuple[str, list[Any]]:
 
 
 def make_session(
-    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[np.float32]], *, device: str
+    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[Any]], *, device: str
 ) -> InferenceSession:
     """A session of a graph with its weights.
 

@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,8 @@ from captioner import checkpoint
 from captioner.backends.graph_files import (
     GRAPHS,
     METADATA_KEY,
+    STORED_TYPES,
+    Recipe,
     Weights,
     check_digest,
     describe,
@@ -37,6 +40,7 @@ from captioner.header import EXPORTED, EXPORTED_FORMAT, EXPORTED_VERSION, Header
 from captioner.options import Beam
 
 PRECISIONS = ("fp32", "fp16")
+_SHARED_BYTES = 1024  # of a weight; what is smaller is stored with the graph
 _HALF_TOLERANCE = 0.5
 """In nats: half the precision of weights moves log-probabilities, and what is wrong moves them by far more."""
 
@@ -46,10 +50,10 @@ def export_folder(model_file: str | Path, folder: str | Path, *, precision: str 
 
     Args:
         model_file: of a trained model.
-        folder: that is written: ``encode.onnx`` and ``step.onnx`` with their weights, ``config.json`` (vocabulary,
-            preprocessing, decoding, grid, heads, provenance, scores, how far it is from torch) and ``example.py``,
-            which needs only numpy, pillow and onnxruntime. It must be new, empty, or an exported folder, which is
-            replaced.
+        folder: that is written: ``encode.onnx`` and ``step.onnx`` with their weights, ``score.onnx``, whose weights
+            are those in ``step.onnx``, ``config.json`` (vocabulary, preprocessing, decoding, grid, heads, provenance,
+            scores, how far it is from torch) and ``example.py``, which needs only numpy, pillow and onnxruntime. It
+            must be new, empty, or an exported folder, which is replaced.
         precision: of the stored weights: "fp32", or "fp16" for half the size. The computation is in 32 bits.
 
     Returns:
@@ -62,7 +66,7 @@ def export_folder(model_file: str | Path, folder: str | Path, *, precision: str 
     """
     folder = Path(folder)
     check_precision(precision)
-    own = {EXPORTED, "example.py", "encode.onnx", "step.onnx"}
+    own = {EXPORTED, "example.py", *(f"{name}.onnx" for name in GRAPHS)}
     check_folder(folder, own)
     contents, config, found = model_files(Path(model_file), folder, precision=precision)
     contents[EXPORTED] = config_json(config)
@@ -95,10 +99,9 @@ def model_files(path: Path, folder: Path, *, precision: str) -> tuple[dict[str, 
     header, model = read_header(path), checkpoint.load(path)
     whole = _stored_graphs(path, header) or export_graphs(model, digest=header["digest"])
     graphs = {name: _with_weights(graph, precision) for name, graph in whole.items()}
-    contents = {name: graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
-    backend = open_graphs(
-        folder, header, {name: (folder / f"{name}.onnx", content) for name, content in contents.items()}
-    )
+    contents = {name: graphs[name].SerializeToString(deterministic=True) for name in ("encode", "step")}
+    contents["score"] = _sharing(graphs["score"], contents["step"]).SerializeToString(deterministic=True)
+    backend = open_graphs(folder, header, folder, contents.__getitem__)
     found = check_parity(model, backend, tolerance=_HALF_TOLERANCE if precision == "fp16" else None)
     config = _config(path, header, model, contents, precision, found)
     return {f"{name}.onnx": content for name, content in contents.items()}, config, found
@@ -188,6 +191,24 @@ def _with_weights(graph: onnx.ModelProto, precision: str) -> onnx.ModelProto:
         del graph.graph.node[:]
         graph.graph.node.extend(nodes)
     return graph
+
+
+def _sharing(score: onnx.ModelProto, step: bytes) -> onnx.ModelProto:
+    """A score graph whose weights are where they lie in ``step.onnx``, for any program that opens ONNX files."""
+    description = read_description(score.SerializeToString())
+    description["weights"] = zlib.crc32(step)
+    for tensor in score.graph.initializer:
+        raw, kind = tensor.raw_data, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        if len(raw) < _SHARED_BYTES or kind not in STORED_TYPES or (offset := step.find(raw)) < 0:
+            continue
+        description["initialisers"][tensor.name] = Recipe(offset=offset, type=kind, shape=list(tensor.dims))
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "step.onnx"), ("offset", str(offset)), ("length", str(len(raw)))):
+            tensor.external_data.add(key=key, value=value)
+    del score.metadata_props[:]
+    score.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
+    return score
 
 
 def _config(

@@ -27,7 +27,7 @@ def test_graphs_are_written_beside_the_model_file(
     said = json.loads(capsys.readouterr().out)
     assert said["model"] == "mine"
     assert 0 <= said["log_p_difference"] < 1e-4
-    assert {file.name for file in graph_folder(model_file).iterdir()} == {"encode.onnx", "step.onnx"}
+    assert {file.name for file in graph_folder(model_file).iterdir()} == {"encode.onnx", "step.onnx", "score.onnx"}
     picture = make_picture()
     assert load(model_file, backend="onnx").caption(picture).text == load(model_file).caption(picture).text
 

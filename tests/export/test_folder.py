@@ -67,7 +67,8 @@ def test_its_configuration_is_complete(folder: Path, precision: str) -> None:
     assert config["preprocessing"]["pad"] is True
     for key in ("vocabulary", "decoding", "heads", "scores", "about", "digest", "config"):
         assert key in config
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "encode.onnx", "example.py", "step.onnx"]
+    files = ["config.json", "encode.onnx", "example.py", "score.onnx", "step.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == files
 
 
 def test_the_example_needs_no_captioner(folder: Path, tmp_path: Path, precision: str, model_file: Path) -> None:
