@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from captioner.backends.graph_files import (
     read_graph,
     shared_weights,
 )
-from captioner.backends.sessions import InferenceSession, choose_threads, find_provider, make_session
+from captioner.backends.sessions import InferenceSession, find_provider, make_session
+from captioner.backends.threads import Threads, check_threads
 from captioner.errors import CheckpointError, OptionError, one_line
 from captioner.header import Header, damaged, read_exported, read_header
 from captioner.image import Geometry
@@ -81,7 +82,7 @@ class OnnxBackend:
         open_graph: returns the session of a graph of `GRAPHS`, and what the graph says about itself.
         vocabulary, about, digest: of the model.
         device: that the sessions compute on.
-        threads: pictures that are encoded side by side on a CPU.
+        threads: how many pictures are encoded side by side on a CPU.
 
     Raises:
         CheckpointError: the graphs do not fit the vocabulary or the description.
@@ -97,7 +98,7 @@ class OnnxBackend:
         about: Mapping[str, Any],
         digest: str,
         device: str,
-        threads: int,
+        threads: Threads,
     ) -> None:
         self.vocabulary, self.about, self.digest, self.device = vocabulary, about, digest, device
         self._open = open_graph
@@ -127,7 +128,7 @@ class OnnxBackend:
         def encode_one(i: int) -> list[NDArray[Any]]:
             return self._run("encode", self._names, {name: array[i : i + 1] for name, array in feed.items()})
 
-        each = list(self._map()(encode_one, range(len(pixels))))
+        each = self._spread(encode_one, len(pixels))
         joined = [
             parts[0] if axis == "none" else np.concatenate(parts)
             for axis, parts in zip(self._axes, zip(*each, strict=True), strict=True)
@@ -218,17 +219,30 @@ class OnnxBackend:
         if self._process != os.getpid():
             self._process, self._pool, self._lock = os.getpid(), None, threading.Lock()
 
-    def _map(self) -> Callable[..., Iterable[Any]]:
-        """`map`, over threads where there are several."""
-        if self.threads == 1:
-            return map
+    def _spread(self, work: Callable[[int], list[NDArray[Any]]], count: int) -> list[list[NDArray[Any]]]:
+        """The results of work for the numbers up to ``count``, by this thread and others beside it."""
+        found: list[list[NDArray[Any]]] = [[]] * count
+        numbers = iter(range(count))
+
+        def run() -> None:
+            for i in numbers:  # each goes to one thread
+                found[i] = work(i)
+
+        helpers = min(self.threads.now(), count) - 1
+        running = [self._helpers().submit(run) for _ in range(helpers)]
+        run()
+        for one in running:
+            one.result()
+        return found
+
+    def _helpers(self) -> "Executor":
         self._after_fork()
         with self._lock:
             if self._pool is None:
                 from concurrent.futures import ThreadPoolExecutor
 
-                self._pool = ThreadPoolExecutor(self.threads, "encode")
-            return self._pool.map
+                self._pool = ThreadPoolExecutor(max(1, self.threads.most - 1), "encode")
+            return self._pool
 
     def _run(self, graph: str, outputs: list[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         if self.device != "cpu" and self._process != os.getpid():
@@ -283,13 +297,14 @@ def open_graphs(
         folder: of the graphs, for messages.
         read: returns the content of a graph by name. "score" is read when it is first needed.
         device: see `find_provider`.
-        threads: see `choose_threads`.
+        threads: see `captioner.backends.threads`; None to choose them by what else the machine does.
 
     Raises:
         CheckpointError: a file is damaged, or the graphs are of another model file.
         OptionError: there is no such device.
     """
     found, _ = find_provider(device)
+    chosen = Threads(check_threads(threads))
 
     def open_graph(name: str) -> tuple[InferenceSession, Description]:
         path, content = folder / f"{name}.onnx", read(name)
@@ -312,5 +327,5 @@ def open_graphs(
         about=header["about"],
         digest=header["digest"],
         device=found,
-        threads=choose_threads(threads),
+        threads=chosen,
     )

@@ -19,7 +19,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from onnxruntime import InferenceSession
 
-__all__ = ["PROVIDERS", "InferenceSession", "choose_threads", "find_provider", "make_session"]
+__all__ = ["PROVIDERS", "InferenceSession", "find_provider", "make_session"]
 
 onnxruntime.disable_telemetry_events()  # where somebody else imported it first
 
@@ -31,22 +31,6 @@ PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
 }
 """Devices, and what computes on them: an execution provider of the installed onnxruntime."""
-
-
-def choose_threads(threads: int | None = None) -> int:
-    """Threads for a backend: as asked for, or as OMP_NUM_THREADS says, or one for each core that the process may use.
-
-    Raises:
-        OptionError: fewer than 1.
-    """
-    if threads is not None:
-        if type(threads) is not int or threads < 1:
-            raise OptionError(f"threads must be a whole number of at least 1, not {threads!r}")
-        return threads
-    from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if from_environment.isdigit() and int(from_environment) >= 1:
-        return int(from_environment)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_provider(device: str) -> tuple[str, list[Any]]:
