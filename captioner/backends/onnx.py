@@ -153,7 +153,8 @@ class OnnxBackend:
             return [[] for _ in captions]
         steps = max(len(caption) for some in captions for caption in some) + 1
         tokens = np.full((len(captions), copies, max(steps, 2)), END, dtype=np.int64)  # (B, k, T)
-        places, targets = [], []
+        places: list[int] = []
+        targets: list[int] = []
         for i, some in enumerate(captions):
             for j, caption in enumerate(some):
                 tokens[i, j, : len(caption) + 1] = (START, *caption)

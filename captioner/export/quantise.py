@@ -107,8 +107,10 @@ def _with_weights_of(score: onnx.ModelProto, step: onnx.ModelProto) -> onnx.Mode
         kept += [stored[part] for part in parts]
         per_output = len(stored[parts[1]].dims) == 1
         widened = f"{name}_widened" if name != tensor.name else name
-        axis = {"axis": 1} if per_output else {}
-        widening.append(onnx.helper.make_node("DequantizeLinear", parts, [widened], f"widen_{name}", **axis))
+        node = onnx.helper.make_node("DequantizeLinear", parts, [widened], f"widen_{name}")
+        if per_output:
+            node.attribute.append(onnx.helper.make_attribute("axis", 1))
+        widening.append(node)
         if name != tensor.name:
             widening.append(onnx.helper.make_node("Transpose", [widened], [tensor.name], perm=[1, 0]))
     nodes = [*widening, *changed.graph.node]

@@ -1,4 +1,4 @@
-"""Tiny models with graphs beside them, opened by each backend."""
+"""Tiny models with graphs beside them and as folders, opened by each backend."""
 
 from collections.abc import Callable
 from functools import cache
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from captioner import checkpoint
+from captioner.export.folder import export_folder
 from captioner.export.graphs import write_graphs
 from captioner.pipeline import Captioner, load
 
@@ -28,8 +29,27 @@ def exported(
     return make
 
 
-@pytest.fixture(scope="module", params=["lstm", "transformer", "lstm-padded", "transformer-padded"])
-def pair(request: pytest.FixtureRequest, exported: Callable[[str], Path]) -> tuple[Captioner, Captioner]:
-    """A tiny model on torch and on ONNX Runtime."""
-    path = exported(request.param)
-    return load(path, backend="torch"), load(path, backend="onnx", threads=1)
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, exported: Callable[[str], Path]) -> Callable[[str], Path]:
+    """A model of `exported` as a folder, made of the graphs beside it."""
+
+    @cache
+    def make(kind: str) -> Path:
+        path: Path = tmp_path_factory.mktemp("folder") / kind
+        export_folder(exported(kind), path)
+        return path
+
+    return make
+
+
+@pytest.fixture(
+    scope="module",
+    params=["lstm", "transformer", "lstm-padded", "transformer-padded", "lstm in a folder", "transformer in a folder"],
+)
+def pair(
+    request: pytest.FixtureRequest, exported: Callable[[str], Path], folder: Callable[[str], Path]
+) -> tuple[Captioner, Captioner]:
+    """A tiny model on torch and on ONNX Runtime, with the graphs beside its file or as an exported folder."""
+    kind, _, where = request.param.partition(" ")
+    path = exported(kind)
+    return load(path, backend="torch"), load(folder(kind) if where else path, backend="onnx", threads=1)

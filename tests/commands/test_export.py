@@ -55,6 +55,8 @@ def test_a_folder_is_written_and_captions(
         (("--graphs", "--threads", "0"), "--threads must be at least 1"),
         (("--graphs", "--side", "64"), "--side is for a release"),
         (("--output", "exported", "--precision", "int3"), "'int3'"),
+        (("--output", "exported", "--calibrate", "photos"), "--calibrate photos"),
+        (("--output", "exported", "--precision", "int8", "--calibrate", "photos"), "photos: no such folder"),
     ],
 )
 def test_bad_input_is_one_line(
