@@ -163,7 +163,7 @@ class OnnxBackend:
                 targets += [*caption, END]
         feed = {"tokens": tokens, "places": np.asarray(places), "targets": np.asarray(targets)}
         feed |= dict(zip(self._names, encoded.tensors, strict=True))
-        taken = {one.name for one in self._session("score").get_inputs()}
+        taken = {one.name for one in self.session("score").get_inputs()}
         found = self._run("score", ["log_p", "map", "off_grid"], {name: feed[name] for name in feed if name in taken})
         ends = np.cumsum([len(caption) + 1 for some in captions for caption in some])[:-1]
         parts = zip(*(np.split(array, ends) for array in found), strict=True)
@@ -206,7 +206,7 @@ class OnnxBackend:
             tensors[i] = tensor
         return results[: len(outputs)], OnnxState(tuple(tensors), self._axes, images)
 
-    def _session(self, graph: str) -> InferenceSession:
+    def session(self, graph: str) -> InferenceSession:
         """The session of a graph, opened when it is first asked for."""
         if graph not in self._sessions:
             self._after_fork()
@@ -251,7 +251,7 @@ class OnnxBackend:
                 f"this process was forked from one with a model on {self.device}",
                 remedy="load the model in each process",
             )
-        session = self._session(graph)
+        session = self.session(graph)
         try:
             results: list[NDArray[Any]] = session.run(outputs, feed)
         except Exception as error:  # onnxruntime's exceptions have no common class
