@@ -130,7 +130,7 @@ def check_digest(path: Path, description: Description, model_file: Path, digest:
     if description["digest"] != digest:
         raise CheckpointError(
             f"{path}: made from another model file than {model_file}",
-            remedy=_REMEDY,
+            remedy="export it again" if model_file.is_dir() else _REMEDY,
         )
 
 

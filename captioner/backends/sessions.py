@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +86,7 @@ def make_session(
         session = InferenceSession(graph, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common class
         raise CheckpointError(
-            f"{path}: onnxruntime {onnxruntime.__version__} does not open it ({one_line(error)})",
+            f"{path}: onnxruntime {onnxruntime.__version__} does not open it ({one_line(_reason(error))})",
             remedy="it is damaged or too new; try --backend torch",
         ) from None
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
@@ -94,6 +95,11 @@ def make_session(
     values.clear()
     _return_memory()
     return session
+
+
+def _reason(error: Exception) -> str:
+    """What onnxruntime says is wrong, without the place in its own code."""
+    return re.sub(r"^\[ONNXRuntimeError\].*/onnxruntime_src/.*\) (?=[A-Z])", "", str(error), flags=re.DOTALL)
 
 
 def _return_memory() -> None:

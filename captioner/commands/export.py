@@ -70,6 +70,8 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(
             f"--calibrate {options.calibrate}: is for --output FOLDER --precision int8", remedy="leave it out"
         )
+    if options.web is not None and options.precision == "int8":
+        raise OptionError("--precision int8 is for --output; no browser was tried with it", remedy="fp16 is as small")
     if options.output is not None and options.output.suffix == ".safetensors":
         if options.precision is not None:
             raise OptionError("--precision is for a folder, and --output is a file")

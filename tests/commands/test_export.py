@@ -56,6 +56,7 @@ def test_a_folder_is_written_and_captions(
         (("--graphs", "--side", "64"), "--side is for a release"),
         (("--output", "exported", "--precision", "int3"), "'int3'"),
         (("--output", "exported", "--calibrate", "photos"), "--calibrate photos"),
+        (("--web", "page", "--precision", "int8"), "--precision int8"),
         (("--output", "exported", "--precision", "int8", "--calibrate", "photos"), "photos: no such folder"),
     ],
 )
