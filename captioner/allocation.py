@@ -55,8 +55,8 @@ class Allocation:
         if self.constraints is not None:
             missing = self.constraints.missing_after(states[:, None], words)
         rows = np.repeat(np.arange(len(totals)), words.shape[1]).reshape(images, -1)
-        value, words, missing = (one.reshape(images, -1) for one in (value, words, missing))
-        group = groups[rows]  # (P, R * C)
+        value, words = value.reshape(images, -1), words.reshape(images, -1)  # (P, R * C)
+        missing, group = missing.reshape(images, -1), groups[rows]
         total = np.full((images, self.options.width), _DEAD, dtype=np.float32)
         source, word = (np.zeros(total.shape, dtype=np.int64) for _ in range(2))
         for image in range(images):

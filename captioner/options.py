@@ -130,12 +130,20 @@ class Beam(Greedy):
         return self.diverse_groups > 1 or bool(self.require_words)
 
     def changed(self, **changes: Any) -> "Beam":
-        """These options with changes. Where they give no width, the beam is widened to what they need: to ``n_best``,
-        to a multiple of ``diverse_groups``, and with required words to its width for each word still missing.
+        """These options with changes.
+
+        Where they give no width, the beam is widened to what they need: to ``n_best``, to a multiple of
+        ``diverse_groups``, and with n required words to n + 1 times its width, for as many banks (`captioner.allocation`).
+
+        Args:
+            changes: options by name; "max_words" and "min_words" are other names of "max_length" and "min_length".
 
         Raises:
             OptionError: a value out of its range, or values that exclude each other.
         """
+        for name in ("max", "min"):
+            if f"{name}_words" in changes:
+                changes[f"{name}_length"] = changes.pop(f"{name}_words")
         if "width" not in changes:
             width, n_best, groups = self.width, changes.get("n_best", 1), changes.get("diverse_groups", 1)
             required = _texts("require_words", changes.get("require_words", ()), MAX_REQUIRED)
@@ -243,11 +251,13 @@ def _check(name: str, value: int, *, at_least: int, at_most: int) -> None:
 def _texts(name: str, value: object, most: int) -> tuple[str, ...]:
     """Words and phrases, each once, from a list of texts or from one text with commas between them."""
     option = f"--{name.replace('_', '-')}"
-    parts = value.split(",") if isinstance(value, str) else value
-    parts = list(parts) if isinstance(parts, Iterable) else [parts]
-    if not all(isinstance(part, str) for part in parts):
-        raise OptionError(f"{name} is a list of texts, not {value!r:.60}")
-    found = {text.lower(): text for part in parts if (text := " ".join(part.split()))}
+    parts = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
+    found = {}
+    for part in parts:
+        if not isinstance(part, str):
+            raise OptionError(f"{name} is a list of texts, not {value!r:.60}")
+        if text := " ".join(part.split()):
+            found[text.lower()] = text
     if parts and not found:
         raise OptionError(f"{name}: {value!r:.60} has no words", remedy=f"name some, or leave out {option}")
     if len(found) > most:

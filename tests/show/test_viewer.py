@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -674,16 +673,16 @@ def test_no_width_makes_the_page_scroll_sideways(
         assert opened.page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_how_much_the_picture_mattered(show: Callable[..., Opened], make_caption: MakeCaption) -> None:
+def test_how_much_of_the_attention_is_on_the_picture(show: Callable[..., Opened], make_caption: MakeCaption) -> None:
     """It is told of a word for which some of the attention went to no cell, and of no other."""
     geometry = Geometry(size=(90, 90), side=66, grid=(3, 3))
     caption = make_caption(["a", "dog"], [one_cell(geometry, (0, 1))] * 2, geometry=geometry)
-    dog = SimpleNamespace(text="dog", probability=0.5, map=caption.words[1].map * 0.6, off_grid=0.4)
+    dog = replace(caption.words[1], probability=0.5, map=caption.words[1].map * 0.6, off_grid=0.4)
     opened = show(replace(caption, words=(caption.words[0], dog)).page())
     opened.word("a").hover()
-    assert "mattered" not in opened.status
+    assert "attention" not in opened.status
     opened.word("dog").hover()
-    assert opened.status.endswith("The picture mattered 60%.")
+    assert opened.status.endswith("60% of its attention is on the picture.")
 
 
 @pytest.mark.parametrize("size", [(3, 3000), (30000, 3)])
