@@ -133,7 +133,7 @@ class Beam(Greedy):
         """These options with changes.
 
         Where they give no width, the beam is widened to what they need: to ``n_best``, to a multiple of
-        ``diverse_groups``, and with n required words to n + 1 times its width, for as many banks (`captioner.allocation`).
+        ``diverse_groups``, and with n required words to n + 1 times its width, as there are so many banks of places.
 
         Args:
             changes: options by name; "max_words" and "min_words" are other names of "max_length" and "min_length".

@@ -35,23 +35,20 @@ def with_gains(backend: Backend, even: Encoded, captions: Sequence[Caption]) -> 
         even: of `even_grid`.
         captions: any number.
     """
-    readings: list[Caption | Alternative] = [one for caption in captions for one in (caption, *caption.alternatives)]
-    tokens = [backend.vocabulary.encode([word.text for word in one.words])[1:-1] for one in readings]
-    if not readings:
+    all_words = [one.words for caption in captions for one in (caption, *caption.alternatives)]
+    if not all_words:
         return []
-    found = iter(zip(readings, backend.score(even, [tokens])[0], strict=True))
-    gained = []
-    for caption in captions:
-        best, *others = (
-            _gained(one.words, scored.log_p.tolist()) for one, scored in (next(found) for _ in _all(caption))
+    tokens = [backend.vocabulary.encode([word.text for word in words])[1:-1] for words in all_words]
+    scored = backend.score(even, [tokens])[0]
+    gained = iter([_gained(words, one.log_p.tolist()) for words, one in zip(all_words, scored, strict=True)])
+    return [
+        replace(
+            caption,
+            words=next(gained),
+            alternatives=tuple(replace(other, words=next(gained)) for other in caption.alternatives),
         )
-        alternatives = tuple(replace(a, words=words) for a, words in zip(caption.alternatives, others, strict=True))
-        gained.append(replace(caption, words=best, alternatives=alternatives))
-    return gained
-
-
-def _all(caption: Caption) -> range:
-    return range(1 + len(caption.alternatives))
+        for caption in captions
+    ]
 
 
 def _gained(words: Sequence[Word], without: Sequence[float]) -> tuple[Word, ...]:

@@ -1,5 +1,5 @@
-"""Given, forbidden and required words, and diverse groups: against the enumeration of all captions of a toy, whose arrays
-are numpy's or torch's."""
+"""Given, forbidden and required words, and diverse groups: against the enumeration of all captions of a toy whose
+arrays are numpy's or torch's."""
 
 import itertools
 from collections.abc import Iterator
