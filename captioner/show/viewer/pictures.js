@@ -136,9 +136,8 @@
         read(0);
       });
       this.editor.querySelector(".restore").addEventListener("click", () => {
-        input.value = this.own;
-        read(0);
-        input.focus();
+        clearTimeout(later);
+        this.ask();
       });
     }
 
