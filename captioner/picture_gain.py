@@ -35,7 +35,9 @@ def with_gains(backend: Backend, even: Encoded, captions: Sequence[Caption]) -> 
         even: of `even_grid`.
         captions: any number.
     """
-    all_words = [one.words for caption in captions for one in (caption, *caption.alternatives)]
+    all_words: list[tuple[Word, ...]] = []
+    for caption in captions:
+        all_words += [caption.words, *(other.words for other in caption.alternatives)]
     if not all_words:
         return []
     tokens = [backend.vocabulary.encode([word.text for word in words])[1:-1] for words in all_words]

@@ -6,17 +6,17 @@ Every decision, and every text that is being typed, is on the disk before the pa
 import asyncio
 import os
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from captioner.prepared import Prepared
 
 _KEPT = 8  # pictures whose captions stay in memory
-_LONGEST_TEXT = 2000
+_LONGEST_TEXT = 2000  # characters
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ class Review:
             OptionError: it has no words, or too many.
         """
         opened = await self.opened(number)
-        return await self._in_worker(read_edited, self.model, opened.prepared, text)
+        return await self._in_worker(partial(read_edited, self.model, opened.prepared, text))
 
     async def decide(self, number: int, status: str, text: str) -> None:
         """Write a decision.
@@ -147,11 +148,11 @@ class Review:
             original=original,
             model=self.model.name,
         )
-        await self._in_worker(self.edits.write, edit)
+        await self._in_worker(partial(self.edits.write, edit))
         self._statuses[number] = status
 
-    async def _in_worker(self, work: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
+    async def _in_worker(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
     def _open(self, number: int) -> _Opened:
         from captioner.show.page import PAGE_PIXELS
@@ -205,7 +206,7 @@ def create_review(review: Review) -> ASGIApp:
         }
 
     @app.get("/api/pictures/{i}")
-    async def picture(i: number) -> Response:  # type: ignore[valid-type]
+    async def picture(i: number) -> Response:
         """A picture with its caption, and what was decided about it."""
         edit = review.edits.get(review.pictures[i])
         about: dict[str, Any] = {"name": os.fspath(review.pictures[i]), "status": review.status(i)}
@@ -220,7 +221,7 @@ def create_review(review: Review) -> ASGIApp:
         return JSONResponse(about)
 
     @app.post("/api/pictures/{i}/reading")
-    async def reading(i: number, body: Text) -> Response:  # type: ignore[valid-type]
+    async def reading(i: number, body: Text) -> Response:
         """A text as the model reads it."""
         try:
             caption = await review.read(i, body.text)
@@ -231,7 +232,7 @@ def create_review(review: Review) -> ASGIApp:
         return JSONResponse({"viewer": viewer, "unknown": list(dict.fromkeys(unknown))})
 
     @app.put("/api/pictures/{i}")
-    async def decide(i: number, body: Decision, request: Request) -> dict[str, Any]:  # type: ignore[valid-type]
+    async def decide(i: number, body: Decision) -> dict[str, Any]:
         """Write a decision."""
         text = " ".join(body.caption.split())
         if body.status in ("accepted", "edited") and not text:
