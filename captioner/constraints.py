@@ -1,7 +1,7 @@
 """Words that a caption begins with, must hold, and must not hold.
 
 Required and forbidden phrases are one finite-state automaton over the words (Anderson et al. 2017), made as in Aho and
-Corasick (1975). A state says which required phrases a hypothesis holds, how much of the next one it has said, and how
+Corasick (1975). A state says which required phrases a hypothesis holds, how much of the next one it has, and how
 few words it still needs. So a search never takes a word after which the rest would not fit into the caption. What is
 allowed keeps the log-probability that the model gives it: a search weighs a required word by what it costs.
 """
@@ -245,16 +245,16 @@ def _transitions(
     beginnings = {phrase[:n] for phrase in (*required, *forbidden) for n in range(len(phrase) + 1)} | {()}
 
     def after(state: _State, word: int) -> _State | None:
-        met, said = state
-        said = (*said, word)
-        if any(_ends_with(said, phrase) for phrase in forbidden):
+        met, suffix = state
+        suffix = (*suffix, word)
+        if any(_ends_with(suffix, phrase) for phrase in forbidden):
             return None
         for i, phrase in enumerate(required):
-            if _ends_with(said, phrase):
+            if _ends_with(suffix, phrase):
                 met |= 1 << i
-        while said not in beginnings:
-            said = said[1:]
-        return met, said
+        while suffix not in beginnings:
+            suffix = suffix[1:]
+        return met, suffix
 
     start: _State = (0, ())
     found: dict[_State, list[_State | None]] = {}
