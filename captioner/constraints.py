@@ -6,6 +6,7 @@ few words it still needs. So a search never takes a word after which the rest wo
 allowed keeps the log-probability that the model gives it: a search weighs a required word by what it costs.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from captioner.tokenizer.vocabulary import END, SPECIAL, Vocabulary
 
 _Ints = NDArray[np.int64]
 _FAR = 1 << 30  # words, where no continuation holds all that is required
+_LONGEST_PHRASE = 10  # words
+_MOST_CELLS = 200_000  # of the automaton's table
 _FORBIDDEN = -1
 _OTHER = 0  # the class of all words that no phrase has
 _DEAD = np.float32(-np.inf)
@@ -65,14 +68,10 @@ class Constraints:
         self._classes[letters] = np.arange(1, len(letters) + 1)
         self._classes[banned] = len(letters) + 1
         self._classes[END] = len(letters) + 2
-        self._next = _transitions(required, [one for one in forbidden if len(one) > 1], letters, banned)
+        self._table = _transitions(required, [one for one in forbidden if len(one) > 1], letters, banned)
         full = (1 << len(required)) - 1
-        states = list(self._next)
-        number = {state: i for i, state in enumerate(states)}
-        self._table: _Ints = np.array(
-            [[_FORBIDDEN if to is None else number[to] for to in self._next[state]] for state in states], dtype=np.int64
-        )  # (S, classes): the state after a word of a class; the last two columns are banned words and the end
-        self.missing = _distances(self._table, [i for i, (met, _) in enumerate(states) if met == full])
+        accepting = np.arange(len(self._table)) * (full + 1) // len(self._table) == full
+        self.missing = _distances(self._table, accepting)
         self.start = self._read_begin(begin)
         self._refuse_too_long(max_length)
 
@@ -190,6 +189,10 @@ class _Ids:
         words = self._tokenize(text)
         if not words:
             raise OptionError(f"{option}: '{text}' has no words", remedy="give a word, or leave it out")
+        if len(words) > _LONGEST_PHRASE and option != "begin":
+            raise OptionError(
+                f"{option}: '{text:.60}' has {len(words)} words", remedy=f"name {_LONGEST_PHRASE} at most"
+            )
         return words
 
     def _is_known(self, word: str) -> bool:
@@ -231,59 +234,53 @@ def forbid(log_p: Any, banned: tuple[_Ints, _Ints]) -> Any:
     return xp.take(xp.concat((log_p, mended)), like(source, log_p), axis=0)
 
 
-_State = tuple[int, tuple[int, ...]]  # which required phrases are met, and the longest suffix that begins a phrase
-
-
 def _transitions(
     required: Sequence[tuple[int, ...]],
     forbidden: Sequence[tuple[int, ...]],
     letters: Sequence[int],
     banned: Sequence[int],
-) -> dict[_State, list[_State | None]]:
-    """For each state that can be reached, the state after a word of each class; None where that is forbidden. The first
-    state is the one before all words."""
-    beginnings = {phrase[:n] for phrase in (*required, *forbidden) for n in range(len(phrase) + 1)} | {()}
+) -> _Ints:
+    """The state after a word of each class, (S, classes): -1 where the word is forbidden, and after the end.
 
-    def after(state: _State, word: int) -> _State | None:
-        met, suffix = state
-        suffix = (*suffix, word)
-        if any(_ends_with(suffix, phrase) for phrase in forbidden):
-            return None
-        for i, phrase in enumerate(required):
-            if _ends_with(suffix, phrase):
-                met |= 1 << i
-        while suffix not in beginnings:
-            suffix = suffix[1:]
-        return met, suffix
+    A state is a set of required phrases that are met, as bits, and the longest suffix that begins a phrase. State s is
+    of the set s // B and of the suffix s % B, for B beginnings of phrases; 0 is the state before all words.
+    """
+    beginnings = sorted({phrase[:n] for phrase in (*required, *forbidden) for n in range(len(phrase) + 1)} | {()})
+    number = {beginning: i for i, beginning in enumerate(beginnings)}
+    classes = len(letters) + 3
+    if len(beginnings) * classes << len(required) > _MOST_CELLS:
+        raise OptionError(
+            f"{len(required)} required and {len(forbidden)} forbidden phrases are too many together",
+            remedy="name fewer phrases of several words",
+        )
+    suffix = np.full((len(beginnings), classes), _FORBIDDEN, dtype=np.int64)  # after a word
+    suffix[:, _OTHER] = 0
+    met = np.zeros_like(suffix)  # the phrases that a word meets
+    bits: Counter[tuple[int, ...]] = Counter()
+    for i, phrase in enumerate(required):
+        bits[phrase] |= 1 << i
+    never = set(forbidden)
+    for i, beginning in enumerate(beginnings):
+        for column, word in enumerate(letters, 1):
+            words = (*beginning, word)
+            ends = [words[first:] for first in range(len(words) + 1)]
+            if word not in banned and never.isdisjoint(ends):
+                suffix[i, column] = next(number[end] for end in ends if end in number)
+                met[i, column] = sum(bits[end] for end in ends)
+    sets = np.arange(1 << len(required))[:, None, None]
+    table = np.where(suffix < 0, _FORBIDDEN, (sets | met) * len(beginnings) + suffix)
+    return np.asarray(table.reshape(-1, classes), dtype=np.int64)
 
-    start: _State = (0, ())
-    found: dict[_State, list[_State | None]] = {}
-    waiting = [start]
-    while waiting:
-        state = waiting.pop()
-        if state in found:
-            continue
-        other: _State = (state[0], ())
-        row = [other, *(None if word in banned else after(state, word) for word in letters)]
-        found[state] = [*row, None, None]  # no banned word, and no state after the end
-        waiting += [one for one in row if one is not None]
-    return found
 
-
-def _distances(table: _Ints, accepting: Sequence[int]) -> _Ints:
+def _distances(table: _Ints, accepting: NDArray[np.bool_]) -> _Ints:
     """The fewest words from each state to one that accepts."""
-    distance = np.full(len(table), _FAR, dtype=np.int64)
-    distance[list(accepting)] = 0
+    distance = np.where(accepting, 0, _FAR)
     while True:
         reached = np.where(table >= 0, distance[table], _FAR).min(1) + 1
         nearer = np.minimum(distance, reached)
         if (nearer == distance).all():
             return distance
         distance = nearer
-
-
-def _ends_with(words: tuple[int, ...], phrase: tuple[int, ...]) -> bool:
-    return words[-len(phrase) :] == phrase
 
 
 def _contains(words: tuple[int, ...], phrase: tuple[int, ...]) -> bool:

@@ -14,6 +14,8 @@ MAX_WORDS = 1000
 MAX_REQUIRED = 8
 """Words and phrases that a caption is required to hold, at most."""
 MAX_FORBIDDEN = 10_000
+WIDENED = 20
+"""Hypotheses to which required words widen a beam, at most; what Post and Vilar (2018) use."""
 
 EXPLAIN = ("attention", "gradient", "occlusion")
 SINKS = ("keep", "subtract", "standardise")
@@ -133,7 +135,8 @@ class Beam(Greedy):
         """These options with changes.
 
         Where they give no width, the beam is widened to what they need: to ``n_best``, to a multiple of
-        ``diverse_groups``, and with n required words to n + 1 times its width, as there are so many banks of places.
+        ``diverse_groups``, and with n required words to n + 1 times its width, but not above 20: its places are shared
+        out among so many banks.
 
         Args:
             changes: options by name; "max_words" and "min_words" are other names of "max_length" and "min_length".
@@ -147,7 +150,7 @@ class Beam(Greedy):
         if "width" not in changes:
             width, n_best, groups = self.width, changes.get("n_best", 1), changes.get("diverse_groups", 1)
             required = _texts("require_words", changes.get("require_words", ()), MAX_REQUIRED)
-            width *= 1 + sum(len(text.split()) for text in required)
+            width = max(width, min(width * (1 + sum(len(text.split()) for text in required)), WIDENED))
             if type(n_best) is int:
                 width = max(width, n_best)
             if type(groups) is int and groups > 0:

@@ -245,6 +245,7 @@ def of(**asked: Any) -> Constraints | None:
         ({"begin": "red dog", "forbid_words": "dog"}, "'dog'", "leave one"),
         ({"require_words": "red dog", "forbid_words": "Dog"}, "'dog'", "leave one"),
         ({"require_words": "..."}, "'...'", "give a word"),
+        ({"forbid_words": "dog cat " * 6}, "12 words", "10"),
     ],
 )
 def test_what_no_caption_can_meet_is_refused(asked: dict[str, Any], value: str, remedy: str) -> None:
@@ -274,6 +275,17 @@ def test_options_that_contradict_themselves_are_refused(asked: dict[str, Any], v
     with pytest.raises(OptionError) as error:
         Beam(**asked)
     assert value.lower() in str(error.value).lower()
+
+
+def test_phrases_that_would_take_long_are_refused() -> None:
+    words = tuple(f"w{i}" for i in range(1000))
+    vocabulary = Vocabulary((*SPECIAL, *words))
+    required = [" ".join(words[i : i + 10]) for i in range(0, 80, 10)]
+    forbidden = [f"{a} {b}" for a, b in itertools.pairwise(words)]
+    for asked in ({"require_words": required, "max_length": 400}, {"forbid_words": forbidden}):
+        with pytest.raises(OptionError) as error:
+            Constraints.of(Beam(**asked), vocabulary)
+        assert "fewer" in error.value.remedy
 
 
 def test_words_cannot_be_required_of_sampling() -> None:
@@ -308,3 +320,5 @@ def test_the_beam_is_widened_to_what_is_asked_where_no_width_is_given() -> None:
     assert own.changed(diverse_groups=2).width == 4
     assert own.changed(diverse_groups=4, n_best=5).width == 8
     assert own.changed(require_words="dog", width=2).width == 2
+    assert own.changed(require_words="a b c d, e f g h, i").width == 20
+    assert Beam(width=30).changed(require_words="dog").width == 30

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -78,7 +79,7 @@ class Service:
         """
         model = await self.models.get(options.model)
         try:
-            search = model.options(**options.of_search())
+            search = await asyncio.to_thread(partial(model.options, **options.of_search()))
             return model, Request(search, text=options.text, gain=options.picture_gain)
         except OptionError as error:
             raise Problem(422, "invalid-options", str(error)) from None
