@@ -44,6 +44,7 @@ COMMANDS = {
     "ground": Command("captioner.commands.ground", "measure whether the maps lie on what the words name"),
     "train": Command("captioner.commands.train", "train a model"),
     "serve": Command("captioner.commands.serve", "serve a page for your pictures, and an HTTP API"),
+    "review": Command("captioner.commands.review", "walk pictures in the browser, and accept or edit their captions"),
     "models": Command("captioner.commands.models", "list the models that ship"),
     "export": Command("captioner.commands.export", "make a trained model ready to ship, with its scores"),
     "average": Command("captioner.commands.average", "average the weights of several models (model soup)"),

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from captioner.backends.base import Backend, Encoded, Pixels
 from captioner.backends.choice import open_backend
+from captioner.constraints import Constraints
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.prepared import Prepared, check_numbers, detached, prepare
-from captioner.results import Alternative, Caption, Failure, Outcome, Word
+from captioner.results import Alternative, Caption, Failure, Outcome
 from captioner.shipped import DEFAULT_MODEL, find_model
-from captioner.tokenizer.detokenize import detokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 from captioner.word_maps import WordMaps, encode, log_probabilities, word_maps
 
@@ -47,6 +47,7 @@ class Captioner:
         self.file = file
         self._torch = backend if backend.name == "torch" else None
         self._lock = threading.Lock()
+        self._even: Encoded | None = None
         self.default_options = Beam(**self.about.get("decoding", {}))
         self._check_options(self.default_options)
         self.map_options = MapOptions.stored(dict(self.about))
@@ -295,8 +296,8 @@ class Captioner:
 
         Args:
             picture: as of `caption`.
-            captions: a list of sentences; the PTB tokeniser splits them. A word that the model does not know has
-                probability 0, and words beyond the longest caption that it can read are left out.
+            captions: a list of sentences; the PTB tokeniser splits them. A word that the model does not know is marked
+                ``unknown`` and has probability 0; words beyond the longest caption that it can read are left out.
             explain: as of `caption`.
             max_pixels: larger pictures are refused.
 
@@ -321,11 +322,22 @@ class Captioner:
         for words, some, (maps, off_grid, log_p) in zip(split, ids, explained, strict=True):
             if not np.isfinite(log_p).all():
                 raise CheckpointError("the model's numbers are not finite: its training diverged, or it is damaged")
-            known = [math.exp(p) if i >= len(SPECIAL) else 0.0 for i, p in zip(some, log_p[:-1].tolist(), strict=True)]
+            unknown = [i < len(SPECIAL) for i in some]
+            p = [0.0 if lost else math.exp(one) for lost, one in zip(unknown, log_p[:-1].tolist(), strict=True)]
             score = float(log_p.sum()) / len(log_p) ** self.default_options.length_penalty
-            result = _alternative(words, known, maps, off_grid, score=score, finished=True)
+            result = Alternative.of(words, p, maps, off_grid, score=score, unknown=unknown)
             found.append(self._caption(prepared, map_options, result))
         return found
+
+    def with_gains(self, captions: Sequence[Caption]) -> list[Caption]:
+        """Captions of this model whose words have their ``gain``, how much the picture mattered; see
+        `captioner.picture_gain`."""
+        from captioner.picture_gain import even_grid, with_gains
+
+        with self._lock:
+            if self._even is None:
+                self._even = even_grid(self.backend)
+        return with_gains(self.backend, self._even, captions)
 
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""
@@ -340,14 +352,12 @@ class Captioner:
         return log_probabilities(self.backend, variants, geometry, captions)
 
     def options(self, **changes: Any) -> Beam:
-        """The model's own beam options with changes; the beam is widened to ``n_best`` where no width is given.
+        """The model's own beam options with changes; see `captioner.options.Beam.changed`.
 
         Raises:
-            OptionError: a value out of range, or more words than the model can read.
+            OptionError: a value out of range, more words than the model can read, or words that it does not know.
         """
-        n_best = changes.get("n_best", 1)
-        wide_enough = max(self.default_options.width, n_best) if type(n_best) is int else self.default_options.width
-        options = replace(self.default_options, **{"width": wide_enough, **changes})
+        options = self.default_options.changed(**changes)
         self._check_options(options)
         return options
 
@@ -362,6 +372,7 @@ class Captioner:
                 "can read",
                 remedy="ask for fewer",
             )
+        Constraints.of(options, self.vocabulary)  # raises for words that the model cannot say
 
     def _check_captions(self, captions: Sequence[str]) -> list[list[str]]:
         is_list = isinstance(captions, Iterable) and not isinstance(captions, (str, bytes))
@@ -393,13 +404,14 @@ class Captioner:
 
     def _finish(self, prepared: Prepared, found: Sequence[Hypothesis], options: MapOptions) -> Caption:
         best, *others = (
-            _alternative(
+            Alternative.of(
                 self.vocabulary.decode(hypothesis.tokens),
                 hypothesis.probabilities,
                 hypothesis.maps,
                 hypothesis.off_grid,
                 score=hypothesis.score,
                 finished=hypothesis.finished,
+                given=hypothesis.given,
             )
             for hypothesis in found
         )
@@ -427,22 +439,6 @@ def _opened(picture: Picture, future: "Future[Prepared]") -> Prepared | Failure:
         return future.result()
     except CaptionerError as error:
         return Failure.of(picture, error)
-
-
-def _alternative(
-    texts: Sequence[str],
-    probabilities: Sequence[float],
-    maps: NDArray[np.float32],
-    off_grid: NDArray[np.float32],
-    *,
-    score: float,
-    finished: bool,
-) -> Alternative:
-    words = tuple(
-        Word(text, probability, map_, float(off))
-        for text, probability, map_, off in zip(texts, probabilities, maps, off_grid, strict=True)
-    )
-    return Alternative(text=detokenize(texts), words=words, score=score, finished=finished)
 
 
 def load(

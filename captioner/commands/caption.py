@@ -6,14 +6,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captioner.commands.confidence import Confidence, add_confidence_options
 from captioner.commands.console import ReaderGone, message_line, printable, report, stopping_on_signals
 from captioner.commands.model_options import add_model_options, load_model
 from captioner.commands.packages import require
 from captioner.commands.ranges import check_positive
+from captioner.commands.steering_options import add_steering_options, steering
 from captioner.errors import CaptionerError, ImageError, OptionError
 
 if TYPE_CHECKING:
@@ -58,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     search.add_argument("--n-best", type=int, metavar="N", help="captions for each picture, the best first")
     search.add_argument("--length-penalty", type=float, metavar="A", help="score = sum(log p) / words ** A")
-    search.add_argument("--max-length", type=int, metavar="N", help="most words of a caption")
-    search.add_argument("--min-length", type=int, metavar="N", help="fewest words of a caption")
+    search.add_argument("--max-length", "--max-words", type=int, metavar="N", help="most words of a caption")
+    search.add_argument("--min-length", "--min-words", type=int, metavar="N", help="fewest words of a caption")
     search.add_argument("--no-repeat-ngram", type=int, metavar="N", help="no sequence of N words twice in a caption")
     search.add_argument("--sample", action="store_true", help="draw words at random instead of by beam search")
     search.add_argument("--temperature", type=float, help="of sampling; below 1 sharpens the distribution")
@@ -68,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-p", type=float, metavar="P", help="sample from the likeliest words that reach P together"
     )
     search.add_argument("--seed", type=int, help="of sampling")
+    add_steering_options(parser.add_argument_group("steering the words"))
+    add_confidence_options(parser)
     work = parser.add_argument_group("work")
     work.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time (default 16)")
     work.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default 100,000,000)")
@@ -82,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
     from captioner.shipped import find_model
 
     _check(options)
+    Confidence(options)  # raises for what does not go together, before any work
     outputs = [Path(path) for path in (options.output, options.page, options.figure) if path]
     found = find_pictures(options.pictures, leave_out=outputs)
     for line in (*found.failures, *found.notes):
@@ -131,6 +136,7 @@ class _Run:
         self.todo = [picture for picture in found.pictures if self._is_wanted(os.fspath(picture))]
         self.done = len(found.pictures) - len(self.todo)
         self.printing = True
+        self.confidence = Confidence(options)
 
     def run(self, stack: ExitStack) -> int:
         """Caption what is to be captioned; the exit code."""
@@ -149,6 +155,7 @@ class _Run:
                 report(note)
             already = f" ({len(self.there)} were there)" if self.there else ""
             print(printable(f"{self.options.output}: {self.done} captions{already}"), file=sys.stderr)
+        self.confidence.report(self.done)
         return (1 if self.done else 2) if self.failed else 0
 
     def _is_wanted(self, picture: str) -> bool:
@@ -179,6 +186,8 @@ class _Run:
                 advance()
                 if failure is None:
                     self.done += 1
+                    if (doubt := self.confidence.line(outcome)) is not None:
+                        print_line(doubt)
                 else:
                     self.failed += 1
                     print_line(message_line(failure))
@@ -195,7 +204,7 @@ class _Run:
             max_pixels=self.options.max_pixels or MAX_PIXELS,
             keep=_kept_pixels() if shown else None,
         )
-        return outcomes
+        return self.confidence.applied(model, outcomes)
 
     def _write(self, caption: "Caption") -> "CaptionerError | None":
         """Write a caption everywhere; an error where its picture can no longer be shown."""
@@ -248,14 +257,15 @@ def _page_file(options: argparse.Namespace, found: "FoundPictures") -> "PageFile
         raise OptionError(f"--page {options.page}: {count} pictures are too many for a page, {PageFile.MOST} at most")
     folder = Path(options.pictures[0]).resolve().name if len(options.pictures) == 1 else ""
     title = (folder or "Captions") if count > 1 else None
-    return PageFile(options.page, title=title, several=count > 1, smooth=not options.cells)
+    by_doubt = options.sort == "doubt"
+    return PageFile(options.page, title=title, several=count > 1, smooth=not options.cells, by_doubt=by_doubt)
 
 
 def _decoding_options(options: argparse.Namespace, about: dict[str, Any]) -> "Greedy":
     """The options of decoding: those of the command line, and for the rest those of the model's file."""
     from captioner.options import Beam, Sampling
 
-    shared = _given(options, "max_length", "min_length", "no_repeat_ngram")
+    shared = _given(options, "max_length", "min_length", "no_repeat_ngram") | steering(options)
     sampling = _given(options, "temperature", "top_k", "top_p", "seed")
     beam = _given(options, "n_best", "length_penalty") | ({} if options.beam is None else {"width": options.beam})
     if options.sample:
@@ -266,8 +276,7 @@ def _decoding_options(options: argparse.Namespace, about: dict[str, Any]) -> "Gr
     if sampling:
         name = next(iter(sampling)).replace("_", "-")
         raise OptionError(f"--{name} is an option of sampling: add --sample")
-    default = Beam(**about.get("decoding", {}))
-    return replace(default, **{"width": max(default.width, beam.get("n_best", 1)), **shared, **beam})
+    return Beam(**about.get("decoding", {})).changed(**shared, **beam)
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -279,6 +288,6 @@ def _provenance(model: Path, options: argparse.Namespace, decoding: "Greedy", ab
     from captioner.data.writers import Provenance, digest_of
     from captioner.options import MapOptions
 
-    search = {"search": type(decoding).__name__.lower(), **asdict(decoding)}
+    search = {"search": type(decoding).__name__.lower(), **decoding.as_dict()}
     maps = asdict(MapOptions.stored(about, options.explain))
     return Provenance(model=model.stem, digest=digest_of(model), decoding=search, maps=maps)

@@ -274,7 +274,7 @@ def _config(
         "grid": list(backend.grid_shape),
         "max_length": backend.max_length,
         "heads": {"layers": decoder.layers, "heads": decoder.heads, "map_heads": list(decoder.map_heads)},
-        "decoding": asdict(Beam(**about.get("decoding", {}))),
+        "decoding": Beam(**about.get("decoding", {})).as_dict(),
         "state": read_description(contents["step"])["state"],
         "scores": {split: about[split] for split in ("dev", "test") if split in about},
         "config": header["config"],

@@ -20,7 +20,7 @@ from PIL import Image
 
 from captioner.errors import OptionError
 from captioner.show import FIGURE_PIXELS
-from captioner.show.scale import MAP_OF, colours, opacity, overlay, top_of_scale
+from captioner.show.scale import MAP_OF, colours, opacity, overlay, times_likelier, top_of_scale
 
 if TYPE_CHECKING:
     from captioner.results import Caption
@@ -92,6 +92,7 @@ def _notebook_draws_figures() -> bool:
 def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
     """The picture, then once per word the picture with the word's map; titles are word and probability.
 
+    Where it was computed, how many times likelier the picture makes the word follows its probability ("12×").
     The figure's size is bounded by `FIGURE_PIXELS`. A picture that is thinner than 1 : 16 is drawn at that shape,
     so that its maps are visible.
 
@@ -120,7 +121,8 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
         for axis, word in zip(axes[1:], caption.words, strict=False):
             axis.imshow(overlay(picture, word.map, caption.geometry, top=top, smooth=smooth))
             text = word.text if len(word.text) <= _LONGEST_TITLE else f"{word.text[: _LONGEST_TITLE - 1]}…"
-            axis.set_title(f"{text}  {word.probability:.2f}", fontsize=11).set_parse_math(False)
+            gain = "" if word.gain is None else f"  {times_likelier(word.gain)}"
+            axis.set_title(f"{text}  {word.probability:.2f}{gain}", fontsize=11).set_parse_math(False)
         _draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
     return figure
 

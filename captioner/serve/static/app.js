@@ -80,6 +80,15 @@
     return fields;
   }
 
+  const found = (text) => {
+    const { viewer, ...line } = JSON.parse(text).captions[0];
+    return { viewer, line };
+  };
+
+  /** A caption that was edited, as the model reads it. */
+  const read = async (file, fields, text, { signal }) =>
+    found(await sendPatiently(file, { ...fields, text, viewer: "true" }, { signal }));
+
   async function caption(file, fields, { signal, tell }) {
     const size = file.size;
     if (size > limits.max_upload) {
@@ -92,14 +101,13 @@
         share < 1 ? tell(`Sending, ${Math.round(100 * share)} %`, share) : tell("Captioning"),
       waiting: () => tell("The server is busy: waiting for a place"),
     });
-    const { viewer, ...line } = JSON.parse(text).captions[0];
-    return { viewer, line };
+    return found(text);
   }
 
   const download = (file, fields, format, { signal }) =>
     sendPatiently(file, { ...fields, format }, { type: "blob", signal });
 
-  const { take, askAgain } = window.CaptionPictures.start({ caption, download, settings, atATime: AT_A_TIME });
+  const { take, askAgain } = window.CaptionPictures.start({ caption, download, read, settings, atATime: AT_A_TIME });
 
   for (const button of document.querySelectorAll("[data-example]")) {
     button.addEventListener("click", async () => {
