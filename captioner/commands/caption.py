@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from captioner.commands.console import Terminated, report, stopping_on_signals
 from captioner.commands.model_options import add_model_options, load_model
 from captioner.commands.packages import require
-from captioner.commands.picture_options import add_picture_options, find_chosen
+from captioner.commands.picture_options import add_picture_options, check_given, find_chosen
 from captioner.commands.ranges import check_positive
 from captioner.commands.sidecar_options import add_sidecar_options, affixes_of, endings_of, open_sidecars
 from captioner.errors import CaptionerError, OptionError
@@ -87,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, 1 if some pictures failed, 2 if all did. Raises CaptionerError."""
+    check_given(options)
     from captioner.commands.caption_run import CaptionRun, Outputs, dry_run, raise_or_report
     from captioner.commands.files import refuse_overwriting
     from captioner.data.writers import FailedFolder, FailuresFile, FigureFiles, open_results

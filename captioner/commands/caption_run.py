@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from captioner.results import Caption, Outcome
 
 
+_LONG = 10.0  # seconds
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
     """Where the captions and the failures of a run go; None for what was not asked for."""
@@ -129,8 +132,9 @@ class CaptionRun:
             if results is not None:
                 already = f" ({self.rows_there} were there)" if self.rows_there else ""
                 print(printable(f"{self.options.output}: {self.done} captions{already}"), file=sys.stderr)
-            files = self.outputs != Outputs(affixes=self.outputs.affixes)
-            if self.named and self._pace.done and (files or sys.stderr.isatty()):
+            # A short run into a file has its line; captions on standard output speak for themselves.
+            worth = self.outputs.sidecars or self.options.watch is not None or self._pace.seconds >= _LONG
+            if self.named and self._pace.done and (worth or sys.stderr.isatty()):
                 print(message_line(self._summary()), file=sys.stderr, flush=True)
         return (1 if self.done else 2) if self.failed else 0
 

@@ -44,6 +44,14 @@ def add_folder_options(group: "argparse._ArgumentGroup") -> None:
     )
 
 
+def check_given(options: argparse.Namespace) -> None:
+    """Make sure that there is something to caption. Raises OptionError."""
+    if not options.pictures and getattr(options, "from") is None:
+        raise OptionError(
+            "the following arguments are required: PICTURE, or --from FILE (see captioner caption --help)"
+        )
+
+
 def find_chosen(
     options: argparse.Namespace, *, leave_out: Iterable[Path] = (), uncounted: Iterable[str] = ()
 ) -> "FoundPictures":
@@ -63,8 +71,6 @@ def find_chosen(
         shard=None if options.shard is None else parse_shard(options.shard),
     )
     names = [*options.pictures, *_listed(getattr(options, "from"))]
-    if not names and getattr(options, "from") is None:
-        raise OptionError("no pictures are given", remedy="name pictures or folders, or give a list with --from")
     return find_pictures(names, leave_out=leave_out, selection=selection, column=options.column, uncounted=uncounted)
 
 
