@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from captioner.results import Caption, Outcome
 
 
-_LONG = 10.0  # seconds
+_LONG = 60.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
