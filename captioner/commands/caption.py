@@ -98,6 +98,11 @@ def run(options: argparse.Namespace) -> int:
     affixes, sidecars = affixes_of(options), open_sidecars(options)
     outputs = [Path(path) for path in (options.output, options.page, options.figure, *_of_failures(options)) if path]
     found = _find(options, outputs)
+    if sidecars and len(found.files) < len(found.pictures):
+        raise OptionError(
+            f"{sidecars[0].option}: the pictures in {found.containers[0]} have no files beside which to write",
+            remedy="write their captions to --output",
+        )
     if options.figure is not None:
         require("matplotlib", "--figure")
     figures = FigureFiles(options.figure, several=found.several) if options.figure is not None else None

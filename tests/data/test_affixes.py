@@ -19,7 +19,7 @@ def caption(image: str) -> Caption:
     ("prefix", "suffix", "text"),
     [
         ("{stem}: ", "", "b c: a dog"),
-        ("{name} {folder}/", " [{parent}]", "b c.jpg x/aa dog [a]"),
+        ("{name} {folder}/", " [{parent}]", "b c.jpg x/a/a dog [a]"),
         ("{index} {index:03} ", "{{}}", "7 007 a dog{}"),
     ],
 )
@@ -35,5 +35,5 @@ def test_names_that_are_no_text_do_not_spoil_it() -> None:
     "text", ["{size}", "{name!r}", "{name:>9}", "{0}", "{}", "{", "}", "{index:x}", "{index:99999}", "{name.x}"]
 )
 def test_other_braces_are_refused(text: str) -> None:
-    with pytest.raises(OptionError, match="--suffix.*name, stem, folder, parent, index"):
+    with pytest.raises(OptionError, match=r"--suffix.*name, stem, folder, parent, index"):
         Affixes(suffix=text)

@@ -51,7 +51,7 @@ SHARD_OF_A = 2
 
 @pytest.mark.parametrize("text", ["9/8", "0/8", "3", "a/b", "3/0", "-1/8", "1/8/2"])
 def test_a_shard_that_is_none(text: str) -> None:
-    with pytest.raises(OptionError, match="--shard.*(1/8|3/8)"):
+    with pytest.raises(OptionError, match=r"--shard.*(1/8|3/8)"):
         Selection(shard=parse_shard(text))
 
 

@@ -33,7 +33,7 @@ def test_a_caption_joins_what_is_there(existing: str, former: str | None, found:
 
 
 def test_an_unknown_way_to_join_is_refused() -> None:
-    with pytest.raises(OptionError, match="replace.*skip, overwrite, append, prepend"):
+    with pytest.raises(OptionError, match=r"replace.*skip, overwrite, append, prepend"):
         Join(existing="replace")
 
 

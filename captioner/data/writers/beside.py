@@ -161,10 +161,11 @@ class BesideFiles:
     @staticmethod
     def _is_one_to_the_disk(one: Path, other: Path) -> bool:
         """Whether the disk takes the stems of two pictures for the same, as those that ignore case do."""
-        try:
-            return one.with_name(other.stem + one.suffix).samefile(one)
-        except OSError:
-            return False
+        for picture, stem in ((one, other.stem), (other, one.stem)):
+            with suppress(OSError):
+                if picture.with_name(stem + picture.suffix).samefile(picture):
+                    return True
+        return False
 
     def _key(self, picture: Path) -> str:
         """What a sidecar is on the disk."""
