@@ -145,17 +145,27 @@ def _rest(arguments: argparse.Namespace, recipe: Recipe, own: list["Record"], pr
     """The records that are mixed in: train and dev of the data sets after the first, or drawn scenes."""
     from captioner.data.readers import read
     from captioner.data.records import refuse_leaks
-    from captioner.training.rehearsal import drawn_rest
+    from captioner.training.rehearsal import as_first_captioned, drawn_rest
 
     if len(arguments.data) == 1:
         if processes.is_first:
             drawn_rest(arguments.output)
         processes.wait()
-        return drawn_rest(arguments.output)
-    rest = [record for path in arguments.data[1:] for record in read(path) if record.split in ("train", "dev")]
-    refuse_leaks(own, rest)
-    _refuse_shared_files([*own, *rest])
-    return rest
+        rest = drawn_rest(arguments.output)
+    else:
+        rest = [record for path in arguments.data[1:] for record in read(path) if record.split in ("train", "dev")]
+        refuse_leaks(own, rest)
+        _refuse_shared_files([*own, *rest])
+    if not recipe.start_from:
+        return rest
+
+    def captioned() -> list["Record"]:
+        return as_first_captioned(rest, model=recipe.start_from, folder=arguments.output, own=len(own))
+
+    if processes.is_first:
+        captioned()
+    processes.wait()
+    return captioned()
 
 
 def chosen_recipe(arguments: argparse.Namespace) -> tuple[Recipe, list[str]]:

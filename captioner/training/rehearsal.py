@@ -1,18 +1,24 @@
 """What keeps a model from forgetting while it learns something new: a share of every step is of the rest.
 
 Rehearsal (Robins 1995): pictures of other data, or drawn scenes where there are no other data, are mixed into each
-step, and the dev score is taken on both, before the training and after every epoch.
+step, and the dev score is taken on both, before the training and after every epoch. What is rehearsed are not their
+references but the captions that the first model makes of them (sequence-level distillation, Kim and Rush 2016): a model
+that was trained on a reward would lose what that taught it.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from captioner.data.records import Record
+from captioner.results import Caption
 from captioner.training.run_folder import read_log
 
 _DRAWN, _DRAWN_DEV = 400, 60
+_LEAST = 400  # pictures that are rehearsed, where there are so many
 
 
 def drawn_rest(folder: Path) -> list[Record]:
@@ -25,6 +31,41 @@ def drawn_rest(folder: Path) -> list[Record]:
     if not captions.exists():  # it is written last
         write_scenes(scenes, count=_DRAWN, dev=_DRAWN_DEV, first_seed=7_000_000)
     return read(captions)
+
+
+def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own: int) -> list[Record]:
+    """The records of the rest, those of train with the first model's captions, at most twice as many as own ones.
+
+    The captions are made once, and kept in ``rest.jsonl`` in the run's folder. Pictures that do not open are left out.
+
+    Args:
+        rest: records of train and dev.
+        model: the file of the first model.
+        folder: of the run.
+        own: how many own pictures there are.
+
+    Raises:
+        CheckpointError: the model does not load.
+    """
+    train = [record for record in rest if record.split == "train"]
+    most = max(_LEAST, 2 * own)
+    train = [train[len(train) * i // most] for i in range(most)] if len(train) > most else train
+    file = folder / "rest.jsonl"
+    if not file.exists():
+        from captioner.pipeline import load
+
+        outcomes = load(model).caption_all([record.image for record in train])
+        lines = [
+            json.dumps([record.id, outcome.text]) + "\n"
+            for record, outcome in zip(train, outcomes, strict=True)
+            if isinstance(outcome, Caption)
+        ]
+        partial = file.with_suffix(".partial")
+        partial.write_text("".join(lines), encoding="utf-8")
+        partial.replace(file)
+    captions = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+    kept = [replace(one, captions=(captions[one.id],), boxes=()) for one in train if captions.get(one.id)]
+    return [*kept, *(record for record in rest if record.split == "dev")]
 
 
 def mixed_order(random: np.random.Generator, *, own: int, rest: int, batch: int, share: float) -> list[int]:

@@ -65,12 +65,9 @@ def test_what_is_there_is_treated_as_asked_for_and_once(command: Command, photos
     options = ["--sidecar", ".txt", "--existing", existing, *separator]
     assert command("caption", photos, *options).code == 0
     made = texts(photos)
-    new = made["b"].strip()
+    new = command("caption", photos / "a.png").out.strip()
     wanted = {"append": f"mine | {new}", "prepend": f"{new} | mine", "overwrite": new, "skip": "mine"}
-    assert made["a"].replace(made["a"].replace("mine", "").strip(" |\n"), new).strip() or True
-    assert ("mine" in made["a"]) is (existing != "overwrite")
-    assert made["a"].count(" | ") == len(separator) // 2
-    assert wanted[existing].count("mine") == made["a"].count("mine")
+    assert made["a"] == f"{wanted[existing]}\n"
     assert command("caption", photos, *options).code == 0  # a run that was stopped, repeated
     assert texts(photos) == made
 
@@ -82,9 +79,8 @@ def test_two_pictures_of_one_stem_are_named_and_nothing_is_written_for_them(
     other = make_picture("photos/A.webp" if hard_link else "photos/a.webp", seed=7)
     if hard_link:  # a disk that ignores case finds a.webp under that name too
         (photos / "a.webp").hardlink_to(other)
-    run = command(
-        "caption", photos, "--sidecar", ".txt", "--failures", "failed.csv", "--exclude", "a.webp" if hard_link else "x"
-    )
+    left_out = "a.webp" if hard_link else "x"
+    run = command("caption", photos, "--sidecar", ".txt", "--failures", "failed.csv", "--exclude", left_out)
     assert run.code == 1
     named = [line for line in run.err.splitlines() if "would be the sidecar of" in line]
     assert len(named) == 2
@@ -152,11 +148,11 @@ def test_a_sidecar_through_a_link_replaces_what_the_link_leads_to(command: Comma
         ("--output a.csv --failures a.csv", ("--output", "--failures")),
         ("--failures failed.txt", ("failed.txt", ".csv")),
         ("--failures photos/a.png", ("a.png",)),
-        ("--move-failed photos", ("--move-failed", "photos/a.png")),
+        ("--move-failed photos", ("--move-failed", "photos/")),
         ("--move-failed photos/a.png", ("--move-failed", "folder")),
         ("--watch --page a.html", ("--watch", "--page")),
         ("--watch 0 --sidecar .txt", ("--watch 0", "0.05")),
-        ("--watch 1 photos/a.png", ("photos/a.png", "no folder")),
+        ("photos/a.png --watch 1", ("photos/a.png", "no folder")),
         ("--include=", ("--include", "*.jpg")),
         ("--from nowhere.txt", ("--from nowhere.txt",)),
     ],
