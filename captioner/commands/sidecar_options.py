@@ -1,6 +1,7 @@
 """The options of what is written beside the pictures, and of what goes before and after every caption."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -89,16 +90,19 @@ def open_sidecars(options: argparse.Namespace) -> "list[BesideFiles]":
     found = []
     for ending in endings:
         if ending == ".xmp":
-            whole = options.xmp_name == "name"
-            form, option = XmpSidecar(alt_text=options.alt_text), "--xmp"
-            found.append(BesideFiles(form, (lambda name: f"{name}.xmp") if whole else _xmp, join, option=option))
+            naming = _named_whole if options.xmp_name == "name" else _named
+            form = XmpSidecar(alt_text=options.alt_text)
+            found.append(BesideFiles(form, naming(ending), join, option="--xmp"))
         else:
             found.append(BesideFiles(SIDECARS[ending](), _named(ending), join, option="--sidecar"))
     return found
 
 
-def _named(ending: str):  # type: ignore[no-untyped-def]
+def _named(ending: str) -> Callable[[str], str]:
+    """Names a sidecar after its picture's stem."""
     return lambda name: f"{PurePath(name).stem}{ending}"
 
 
-_xmp = _named(".xmp")
+def _named_whole(ending: str) -> Callable[[str], str]:
+    """Names a sidecar after its picture's whole name."""
+    return lambda name: f"{name}{ending}"
