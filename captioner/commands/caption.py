@@ -141,11 +141,11 @@ def run(options: argparse.Namespace) -> int:
             failed=failed,
             affixes=affixes,
         )
-        work = CaptionRun(options, everywhere, decoding)
+        work = CaptionRun(options, everywhere, decoding, inputs=inputs)
         if options.dry_run:
             return dry_run(work, found)
         if options.watch is not None:
-            return _watch(work, outputs, files, stack)
+            return _watch(work, outputs, files)
         work.named = len(found.pictures) > 1
         todo = work.plan(found)
         for one in sidecars:
@@ -162,7 +162,7 @@ def run(options: argparse.Namespace) -> int:
         return work.finish()
 
 
-def _watch(work: "CaptionRun", outputs: list[Path], files: dict[str, Path | None], stack: ExitStack) -> int:
+def _watch(work: "CaptionRun", outputs: list[Path], files: dict[str, Path | None]) -> int:
     """Caption what appears until the command is stopped, by Ctrl-C or a signal; the exit code."""
     from captioner.commands.watch import Watcher
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,14 +44,22 @@ class Outputs:
 class CaptionRun:
     """One run, in one round or several.
 
+    Args:
+        options: of the command.
+        outputs: where everything goes.
+        decoding: options of the search.
+        inputs: files that are read besides pictures, onto which nothing is written.
+
     Attributes:
         done: pictures that have what was asked for, those of earlier runs included.
         there: those of earlier runs.
         failed: pictures that failed.
     """
 
-    def __init__(self, options: argparse.Namespace, outputs: Outputs, decoding: "Greedy | None") -> None:
-        self.options, self.outputs, self.decoding = options, outputs, decoding
+    def __init__(
+        self, options: argparse.Namespace, outputs: Outputs, decoding: "Greedy | None", *, inputs: Sequence[Path] = ()
+    ) -> None:
+        self.options, self.outputs, self.decoding, self.inputs = options, outputs, decoding, inputs
         self.done = self.there = self.failed = self.rows_there = 0
         self.named = True
         self._printing = True
@@ -63,8 +71,8 @@ class CaptionRun:
         lacking: set[str] = set()
         unfit: dict[str, Failure] = {}
         for sidecars in self.outputs.sidecars:
-            plans, failures = sidecars.plan(found.files, inputs=found.containers)
-            lacking |= {os.fspath(one) for one, plan in zip(found.files, plans, strict=True) if plan.change}
+            plans, failures = sidecars.plan(found.files, inputs=self.inputs)
+            lacking |= {os.fspath(one) for one, plan in zip(found.files, plans, strict=True) if plan}
             for failure in failures:
                 unfit.setdefault(failure.image, failure)
         for failure in (*found.failures, *unfit.values()):
@@ -219,10 +227,10 @@ def dry_run(run: CaptionRun, found: "FoundPictures") -> int:
     todo = run.plan(found)
     wanted = {path_of(picture) for picture, _ in todo}
     for sidecars in run.outputs.sidecars:
-        plans, _ = sidecars.plan(found.files, inputs=found.containers)
+        plans, _ = sidecars.plan(found.files, inputs=run.inputs)
         for picture, plan in zip(found.files, plans, strict=True):
             if path_of(picture) in wanted:
-                print(printable(f"{plan.path}: {plan.change or 'stays'}"))
+                print(printable(f"{sidecars.path_of(picture)}: {plan or 'stays'}"))
     figures = run.outputs.figures
     if figures is not None:
         for name in sorted(wanted):

@@ -14,6 +14,7 @@ from captioner.model.grid import Grid
 from captioner.pipeline import load
 from captioner.training import rehearsal
 from captioner.training.growth import grow
+from captioner.training.plot import read_run
 from captioner.training.recipe import Recipe, read_recipe
 from captioner.training.rehearsal import mixed_order
 from captioner.training.run_folder import read_log
@@ -98,6 +99,7 @@ def test_own_words_are_learned_and_the_rest_is_not_forgotten(
     texts = [model.caption(str(path)).text for path in sorted((tmp_path / "photos").glob("*.png"))[:8]]
     assert sum(text.startswith("here is") for text in texts) >= 6, texts
     assert any(set(OWN.values()) & set(text.split()) for text in texts)
+    assert len(read_run(tmp_path / "run").hours) == 16  # without the scores before the first epoch
     # The same command again finds the run at its end, and the scenes as they were drawn.
     assert cli.main(command) == 0
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["rehearsal"] == 0.5

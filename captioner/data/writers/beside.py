@@ -6,7 +6,6 @@ import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,6 @@ from captioner.results import Caption, Failure
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 _TRIES = 10
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What is to happen to the sidecar of a picture.
-
-    Attributes:
-        path: of the sidecar.
-        change: "new", "add to" or "replace"; "" where nothing is to be written.
-    """
-
-    path: Path
-    change: str
 
 
 class BesideFiles:
@@ -62,7 +48,7 @@ class BesideFiles:
         path = Path(picture)
         return path.with_name(self._name(path.name))
 
-    def plan(self, pictures: Iterable[Path], *, inputs: Iterable[Path] = ()) -> tuple[list[Planned], list[Failure]]:
+    def plan(self, pictures: Iterable[Path], *, inputs: Iterable[Path] = ()) -> tuple[list[str], list[Failure]]:
         """What is to happen to each picture's sidecar, before any work.
 
         Args:
@@ -70,8 +56,8 @@ class BesideFiles:
             inputs: other files that the run reads.
 
         Returns:
-            For each picture its plan, and for each picture whose sidecar cannot be written a failure; such a picture
-            has a plan too.
+            For each picture "new", "add to" or "replace", or "" where nothing is to be written; and a failure for each
+            picture whose sidecar cannot be written.
         """
         pictures = list(pictures)
         failures: dict[Path, Failure] = {}
@@ -82,13 +68,13 @@ class BesideFiles:
                 for one, rival in ((picture, other), (other, picture)):
                     if one is not other or self._key(other) not in known:
                         failures.setdefault(one, self._shared(one, rival))
-        plans = []
+        plans: list[str] = []
         sources = _Sources([*pictures, *inputs], ending=Path(self._name("a.b")).suffix)
         for picture in pictures:
             try:
                 plans.append(self._planned(picture, sources))
             except DataError as error:
-                plans.append(Planned(self.path_of(picture), ""))
+                plans.append("")
                 failures.setdefault(picture, Failure.of(picture, error))
         return plans, list(failures.values())
 
@@ -184,20 +170,20 @@ class BesideFiles:
             picture,
         )
 
-    def _planned(self, picture: Path, sources: "_Sources") -> Planned:
+    def _planned(self, picture: Path, sources: "_Sources") -> str:
         path = self.path_of(picture)
         try:
             status = path.lstat()
         except FileNotFoundError:
             self._check_folder(path)
-            return Planned(path, "new")
+            return "new"
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
         self._check_existing(path, status, sources)
         if self.join.existing == "skip" and self._is_complete(path):
-            return Planned(path, "")
+            return ""
         self._check_folder(Path(os.path.realpath(path)))
-        return Planned(path, "replace" if self.join.existing == "overwrite" else "add to")
+        return "replace" if self.join.existing == "overwrite" else "add to"
 
     def _is_complete(self, path: Path) -> bool:
         try:

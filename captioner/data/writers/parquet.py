@@ -63,7 +63,7 @@ class ParquetResults(ResultsFile):
             raise OptionError(
                 f"{path}: Parquet needs pyarrow, which is not installed", remedy="pip install pyarrow"
             ) from None
-        self.table = path
+        self._broken = False
         self._table = place_of(path)
         rows = self._table.with_name(f".{self._table.name}.rows.jsonl")
         try:
@@ -93,10 +93,14 @@ class ParquetResults(ResultsFile):
 
     def __exit__(self, *error: object) -> None:
         try:
-            if error[0] is None and self._end:
+            if error[0] is None and self._end and not self._broken:
                 self._finish()
         finally:
             self.close()
+
+    def _cannot_write(self, error: OSError) -> OptionError:
+        self._broken = True  # there is no room for the table either; the rows stay
+        return super()._cannot_write(error)
 
     def _read_table(self) -> None:
         """Take the names and the provenance of a table that is there. Raises OptionError."""
