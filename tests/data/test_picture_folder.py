@@ -30,7 +30,7 @@ def photos(make_picture: MakePicture) -> Path:
 def test_it_is_read_for_training_and_for_evaluation(photos: Path) -> None:
     records = read(photos)
     assert len(records) == 30
-    assert {record.split for record in records} == {"train", "dev"}
+    assert sum(record.split == "dev" for record in records) == 6  # a fifth of a few pictures
     assert all(len(record.captions) == 2 and record.image.exists() for record in records)  # type: ignore[union-attr]
     found = read_annotations(photos)
     assert found.references["sub/01.png"] == ["a dog and 1 cats", "1 cats"]

@@ -22,7 +22,7 @@ class PictureFolder(Format):
     ``split``; a ``.xmp`` has a description.
 
     A subfolder that is called like a split holds that split. Without such folders and fields, one picture in twenty is
-    of dev, by a checksum of its path, and at least one.
+    of dev, by a checksum of its path; of few pictures a fifth, up to ten.
     """
 
     folders = True
@@ -80,10 +80,9 @@ def _captions(picture: Path) -> tuple[list[str], str | None]:
 
 
 def _split(entries: list[Entry]) -> list[Entry]:
-    """Entries of no split, distributed by a checksum; one with captions is of dev at least, where there are two."""
-    sums = [zlib.crc32(entry.name.encode("utf-8", "surrogateescape")) for entry in entries]
-    captioned = [i for i, entry in enumerate(entries) if entry.captions]
-    dev = {i for i in captioned if sums[i] % 20 == 0}
-    if not dev and len(captioned) > 1:
-        dev = {min(captioned, key=lambda i: sums[i])}
+    """Entries of no split, distributed by a checksum; of few entries, a fifth is of dev, up to ten."""
+    sums = {i: zlib.crc32(entry.name.encode("utf-8", "surrogateescape")) for i, entry in enumerate(entries)}
+    ranked = sorted((i for i, entry in enumerate(entries) if entry.captions), key=lambda i: (sums[i] % 20 > 0, sums[i]))
+    least = min(10, max(len(ranked) // 5, int(len(ranked) > 1)))
+    dev = set(ranked[: max(least, sum(sums[i] % 20 == 0 for i in ranked))])
     return [replace(entry, split="dev" if i in dev else "train") for i, entry in enumerate(entries)]
