@@ -17,7 +17,7 @@ MODELS = {
     "caption_and_heatmaps": ("default", "transformer"),
     "coco_scores": ("default",),
     "how_attention_works": ("default",),
-    "own_words": ("default",),
+    "house_style": ("default",),
 }
 LARGEST = 800_000  # bytes of a file; a notebook that is read on the web must open at once
 LARGEST_OUTPUT = 250_000
