@@ -1,10 +1,19 @@
 """The command ``captioner models``: what the shipped model files hold about themselves."""
 
-import argparse
-import json
+from __future__ import annotations
+
+import os
 
 from captioner.commands.console import report
 from captioner.errors import CheckpointError, DataError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+DEFAULTS = {"json": False}
+"""See `captioner.cli`."""
+_SPECIAL = 4  # `captioner.tokenizer.vocabulary.SPECIAL`, whose import takes longer than all of this
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,30 +23,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or 1 if a file is damaged. Raises DataError if no model ships."""
-    from captioner.header import read_header
-    from captioner.shipped import shipped_models
-    from captioner.tokenizer.vocabulary import SPECIAL
+    from captioner.shipped import shipped_files
 
-    models = shipped_models()
+    models = shipped_files()
     if not models:
         raise DataError("no models ship with this installation", remedy="give a model file with --model")
     code = 0
     for name, path in models.items():
         try:
-            header = read_header(path)
+            print(_as_json(name, path) if options.json else _line(name, path))
         except CheckpointError as error:
             report(error)
             code = 1
-            continue
-        size = path.stat().st_size
-        if options.json:
-            print(json.dumps({"name": name, "path": str(path), "bytes": size, **header}))
-            continue
-        config, test = header["config"], header["about"].get("test", {})
+    return code
+
+
+def _as_json(name: str, path: str) -> str:
+    import json
+
+    from captioner.header import read_header
+
+    return json.dumps({"name": name, "path": path, "bytes": _size(path), **read_header(path)})
+
+
+def _line(name: str, path: str) -> str:
+    from captioner.header import damaged, read_summary
+
+    model = read_summary(path)
+    try:
+        config, test = model["config"], model["about"].get("test", {})
         scores = "  ".join(f"{measure} {value:.1f}" for measure, value in test.get("scores", {}).items())
-        print(
-            f"{name:<12} {size / 1e6:5.1f} MB  {config['encoder'].get('backbone', '?')} + "
-            f"{config['decoder'].get('kind', '?')}, {len(header['vocabulary']) - len(SPECIAL):,} words  "
+        return (
+            f"{name:<12} {_size(path) / 1e6:5.1f} MB  {config['encoder'].get('backbone', '?')} + "
+            f"{config['decoder'].get('kind', '?')}, {len(model['vocabulary']) - _SPECIAL:,} words  "
             f"{test.get('on', '')}{': ' if scores else ''}{scores}"
         )
-    return code
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(path, error) from None
+
+
+def _size(path: str) -> int:
+    return os.stat(path).st_size  # noqa: PTH116
