@@ -40,6 +40,7 @@ class Command(namedtuple("Command", ["module", "help"])):
 
 COMMANDS = {
     "caption": Command("captioner.commands.caption", "caption pictures or folders of them"),
+    "alt": Command("captioner.commands.alt", "propose alternative texts for the pictures of a site"),
     "evaluate": Command("captioner.commands.evaluate", "compute the COCO scores of captions"),
     "ground": Command("captioner.commands.ground", "measure whether the maps lie on what the words name"),
     "train": Command("captioner.commands.train", "train a model"),

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from captioner.errors import CaptionerError, ImageError
-from captioner.image import Geometry, Picture, open_image
+from captioner.image import Geometry, Picture, ReadsBytes, open_image
 from captioner.tokenizer.detokenize import detokenize
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Caption:
         words: its words; ``text`` is the sentence that they make.
         score: the length-normalised log-probability by which the beam chose it.
         finished: False where the length limit cut it off.
-        image: the path of the picture, "" for one that came from memory.
+        image: the path of the picture, or the name of one that reads its own bytes; "" for one that came from memory.
         model: the name of the model.
         geometry: where the maps' cells lie on the picture.
         explain: what the maps are made of: "attention", "gradient" or "occlusion"; see `captioner.explain`.
@@ -286,9 +286,11 @@ Outcome = Caption | Failure
 
 
 def path_of(picture: Picture) -> str:
-    """The path of a picture, "" for one that came from memory."""
+    """The path of a picture, or the name of one that reads its own bytes; "" for one that came from memory."""
     try:
-        return os.fsdecode(picture) if isinstance(picture, (str, os.PathLike)) else ""
+        if isinstance(picture, (str, os.PathLike)):
+            return os.fsdecode(picture)
+        return str(picture) if isinstance(picture, ReadsBytes) else ""
     except Exception:  # a foreign class may raise anything; opening the picture reports it
         return ""
 

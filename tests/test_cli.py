@@ -172,7 +172,7 @@ def complete(*words: str, cwd: Path | None = None) -> set[str]:
 
 def test_bash_completes() -> None:
     assert complete("ca") == {"caption"}
-    assert complete("caption", "--f") == {"--figure"}
+    assert complete("caption", "--fi") == {"--figure"}
     assert complete("caption", "a.png", "--explain", "") == {"attention", "gradient", "occlusion"}
     assert complete("caption", "") == set()  # the shell's own completion of files
     assert complete("caption", "--output", "--") == set()

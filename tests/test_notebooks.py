@@ -17,6 +17,7 @@ MODELS = {
     "caption_and_heatmaps": ("default", "transformer"),
     "coco_scores": ("default",),
     "how_attention_works": ("default",),
+    "house_style": ("default",),
 }
 LARGEST = 800_000  # bytes of a file; a notebook that is read on the web must open at once
 LARGEST_OUTPUT = 250_000
@@ -49,7 +50,7 @@ def check_outputs(notebook: NotebookNode) -> None:
         assert not shown(output).get("text/plain", "").startswith("<Figure")
 
 
-def test_there_are_the_three() -> None:
+def test_there_are_these() -> None:
     assert {path.stem for path in NOTEBOOKS} == set(MODELS)
 
 

@@ -45,11 +45,16 @@ def run(options: argparse.Namespace) -> int:
     if missing:
         raise OptionError(f"the page needs {', '.join(missing)}", remedy="pip install 'captioner[serve]'")
     found = find_pictures(options.pictures, leave_out=[options.output])
+    if found.containers:
+        raise OptionError(
+            f"{found.containers[0]}: holds several pictures, and review walks files",
+            remedy="write its pictures into a folder first",
+        )
     for line in (*found.failures, *found.notes):
         report(line)
-    if not found.pictures:
+    if not found.files:
         return 2
-    refuse_overwriting({"--output": options.output}, (*found.pictures, find_model(options.model)))
+    refuse_overwriting({"--output": options.output}, (*found.files, find_model(options.model)))
     with EditsFile(options.output) as edits:
         for note in edits.notes:
             report(note)
@@ -61,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             from captioner.serve.server import make_server, serve_until_signal
 
             logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-            review = Review(found.pictures, load_model(options), edits)
+            review = Review(found.files, load_model(options), edits)
             address = f"http://{_HOST}:{sock.getsockname()[1]}/"
             print(f"captioner: review on {address} (Ctrl-C stops)", file=sys.stderr, flush=True)
             if options.open:

@@ -31,6 +31,7 @@ from captioner.training.memory import keep_memory
 from captioner.training.optimiser import MovingAverage, Optimiser, learning_rate_ratio
 from captioner.training.progress import Progress
 from captioner.training.recipe import FILES, Recipe
+from captioner.training.rehearsal import split_rest
 from captioner.training.run_folder import RunFolder
 from captioner.training.start import build_vocabulary, earlier_recipes, first_model, recipes_of
 from captioner.training.state import TrainingState
@@ -48,6 +49,7 @@ class Trainer:
         recipe: the options.
         records: with the splits train and dev; the pictures must open (see `captioner.data.records.usable`).
         output: the run's folder; a run that it holds is resumed.
+        rest: further records that are mixed in against forgetting, see `captioner.training.rehearsal`.
         text: captions without pictures, for language-model training.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         processes: that share the run, if the caller has joined them already.
@@ -68,13 +70,21 @@ class Trainer:
         records: Sequence[Record],
         output: str | Path | RunFolder,
         *,
+        rest: Sequence[Record] = (),
         text: Sequence[str] = (),
         device: str | torch.device = "auto",
         processes: Processes | None = None,
     ) -> None:
         self.recipe = recipe
         TASKS[recipe.objective].check(recipe)
-        self.train_records, self.dev_records = _splits(recipe, records)
+        self._own, self.dev_records = _splits(recipe, records)
+        rest_train, self._rest_dev = split_rest(rest, most_dev=recipe.dev_pictures)
+        if bool(recipe.rehearsal) != bool(rest_train):
+            raise DataError(
+                f"rehearsal is {recipe.rehearsal}, and there are {len(rest_train)} training pictures of the rest",
+                remedy="give both or neither",
+            )
+        self.train_records = [*self._own, *rest_train]
         self.processes = processes or Processes.join(device)
         self.precision = recipe.precision
         if recipe.precision == "auto":
@@ -102,7 +112,7 @@ class Trainer:
             )
         torch.manual_seed(recipe.seed)
         vocabulary = stored_vocabulary(stored, self.folder.inputs) if stored else None
-        self.model, self.vocabulary = first_model(recipe, self.train_records, vocabulary=vocabulary)
+        self.model, self.vocabulary = first_model(recipe, self._own, vocabulary=vocabulary)
         context = TaskContext(
             recipe=recipe,
             train=self.train_records,
@@ -113,6 +123,8 @@ class Trainer:
             images=ImageDataset([record.image for record in self.train_records], self.model.encoder),
             processes=processes,
             precision=self.precision,
+            rest=len(self.train_records) - len(self._own),
+            rest_dev=self._rest_dev,
         )
         self._context = context
         self.task = TASKS[recipe.objective](context)
@@ -142,8 +154,8 @@ class Trainer:
         recipe = self.recipe
         today = self.vocabulary
         if stored is not None and not (recipe.start_from or recipe.decoder_from):
-            today = build_vocabulary(recipe, self.train_records)
-        records, images = [*self.train_records, *self.dev_records], self.task.uses_images
+            today = build_vocabulary(recipe, self._own)
+        records, images = [*self.train_records, *self.dev_records, *self._rest_dev], self.task.uses_images
         found = describe_inputs(
             records,
             text=text,
@@ -207,6 +219,8 @@ class Trainer:
     def _steps(self) -> Iterator[Progress]:
         per_epoch, epochs = len(self.task.batches), self.recipe.epochs
         total = epochs * per_epoch
+        if self.recipe.rehearsal and self.step == 0:
+            yield Progress("dev before", 0, total, self._evaluation.before())
         for epoch in range(self.step // per_epoch, epochs):
             frozen = epoch < self.recipe.frozen_epochs
             self._enter_phase(frozen=frozen)

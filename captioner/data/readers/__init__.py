@@ -5,10 +5,19 @@ give references and hypotheses for evaluation. All of them use the formats in `R
 they agree on ids, names of splits, duplicates, blank captions and paths of pictures.
 
 A format is one module with one class, registered in `READERS`; see `captioner.data.readers.formats`. The formats:
-Flickr8k's token file, COCO's captions, Karpathy's JSON, CSV, JSON lines and WebDataset shards.
+Flickr8k's token file, COCO's captions, Karpathy's JSON, CSV, JSON lines, WebDataset shards, and folders of pictures
+with sidecars.
 """
 
-from captioner.data.readers import coco, csv_table, flickr8k, json_lines, karpathy, webdataset  # noqa: F401  register
+from captioner.data.readers import (  # noqa: F401  register
+    coco,
+    csv_table,
+    flickr8k,
+    json_lines,
+    karpathy,
+    picture_folder,
+    webdataset,
+)
 from captioner.data.readers.dataset import read
 from captioner.data.readers.evaluation import Annotations, name_as, read_annotations, read_results
 from captioner.data.readers.fields import Id

@@ -1,15 +1,19 @@
 """Cross-entropy on the captions of pictures, with penalties on the maps and distillation beside it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from captioner.data.records import Record
 from captioner.decoding import Beam
 from captioner.image import Geometry
+from captioner.metrics.cider import DocumentFrequencies
 from captioner.model.caption_model import CaptionModel
 from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import END, PAD
 from captioner.training.batches import CaptionBatches, word_dropout
-from captioner.training.dev import encode_records, generate_captions, score_captions
+from captioner.training.dev import encode_records, frequencies_of, generate_captions, score_captions
 from captioner.training.epoch import Figures
 from captioner.training.images import Images, Pixels
 from captioner.training.losses import caption_loss, distillation_loss, doubly_stochastic_penalty, map_supervision
@@ -40,6 +44,8 @@ class CrossEntropy:
             seed=recipe.seed,
             crop=recipe.crop,
             colour_jitter=recipe.colour_jitter,
+            rest=context.rest,
+            rehearsal=recipe.rehearsal,
         )
         self.teacher: Teacher | None = None
         if recipe.teacher:
@@ -81,17 +87,30 @@ class CrossEntropy:
         return loss + distance, figures
 
     def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:
-        """CIDEr-D of generated captions; each process captions its share of the pictures."""
+        """CIDEr-D of generated captions; with rehearsal, the mean of those of both kinds of pictures."""
+        context = self.context
+        if not context.rest_dev:
+            scores = self._dev_scores(model, context.dev)
+            return scores["cider"], scores
+        # The own dev pictures may be ten, whose document frequencies say nothing: those of all own captions do.
+        own = [*context.train[: len(context.train) - context.rest], *context.dev]
+        scores = self._dev_scores(model, context.dev, frequencies=frequencies_of(own))
+        rest = self._dev_scores(model, context.rest_dev)
+        scores |= {f"rest_{name}": rest[name] for name in ("cider", "bleu_4")}
+        return (scores["cider"] + rest["cider"]) / 2, scores
+
+    def _dev_scores(
+        self, model: CaptionModel, dev: Sequence[Record], *, frequencies: DocumentFrequencies | None = None
+    ) -> Figures:
+        """The scores of generated captions; each process captions its share of the pictures."""
         processes, recipe = self.context.processes, self.recipe
-        dev = self.context.dev
         mine = dev[processes.rank :: processes.count]
         grids = encode_records(model, mine, device=processes.device, workers=recipe.workers)
         options = Beam(width=recipe.dev_beam, max_length=recipe.max_length)
         captions: dict[str, str] = {}
         for theirs in processes.gather(generate_captions(model, self.context.vocabulary, mine, grids, options=options)):
             captions |= theirs
-        scores = score_captions(captions, dev)
-        return scores["cider"], scores
+        return score_captions(captions, dev, frequencies=frequencies)
 
     def teacher_loss(
         self, logits: Tensor, images: Images, inputs: Tensor, targets: Tensor, *, count: int
