@@ -4,6 +4,8 @@ After Chefer et al. 2021, "Generic Attention-model Explainability for Interpreti
 Transformers", equation 5. The gradients are taken with respect to tensors that `Decoder.forward` returns.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -34,8 +36,9 @@ def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor)
     # Decoding runs in inference mode, whose tensors gradients cannot pass: copies can.
     with torch.inference_mode(False), torch.enable_grad():
         features = grid.features.clone().requires_grad_()
-        mask = None if grid.mask is None else grid.mask.clone()
-        decoded = decoder(Grid(features, grid.shape, mask), tokens.clone(), attention=True)
+        mask, sources = (None if value is None else value.clone() for value in (grid.mask, grid.sources))
+        copy = replace(grid, features=features, mask=mask, sources=sources, weights={})
+        decoded = decoder(copy, tokens.clone(), attention=True)
         if not decoded.attention:
             raise OptionError(f"{type(decoder).__name__} returns no attention weights: it has no gradient maps")
         log_p = log_probabilities(decoded.logits, targets.clone())
@@ -56,7 +59,7 @@ def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor)
             positive = [(weights * gradient).clamp(min=0) for weights, gradient in zip(asked, gradients, strict=True)]
             heads = by_step(positive, copies, steps if at_once else 1)  # (N, heads, T or 1, L)
             maps.append(heads[:, :, step if at_once else 0].sum(1))
-    return log_p.detach(), torch.stack(maps, 1).detach().unflatten(-1, grid.shape)
+    return log_p.detach(), grid.maps(torch.stack(maps, 1).detach())
 
 
 def log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
