@@ -1,7 +1,6 @@
 """Attention on two levels: cells inside groups, then groups (Yang et al. 2016; over frames, Yao et al. 2015)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
@@ -27,12 +26,12 @@ class _TwoLevelAttention(AdditiveAttention):
         return super().keys_values(grid)
 
     def groups(self, cache: AttentionCache) -> Tensor:
-        """The number of the group of each cell, (L,), from 0, on the cache's device."""
+        """Which cells each group has, (G, L), on the cache's device."""
         raise NotImplementedError
 
     def two_levels(self, query: Tensor, cache: AttentionCache) -> tuple[Tensor, Tensor, Tensor]:
         """Context (B, T, D), weights of the cells (B, 1, T, L), weights of the groups (B, T, G)."""
-        member = F.one_hot(self.groups(cache)).t().bool()  # (G, L)
+        member = self.groups(cache)  # (G, L)
         valid = member[None] if cache.mask is None else member[None] & cache.mask[:, None]  # (B or 1, G, L)
         scores = self.scores(self.query(query), cache.keys)  # (B, T, L)
         inside = masked_softmax(scores[:, :, None], valid[:, None])  # (B, T, G, L)
@@ -65,9 +64,7 @@ class HierarchicalAttention(_TwoLevelAttention):
 
     def groups(self, cache: AttentionCache) -> Tensor:
         """See `_TwoLevelAttention.groups`; the regions of each frame of a clip are groups of their own."""
-        one = regions_of(cache.shape, self.regions, cache.keys.device)
-        count = self.regions * self.regions
-        return torch.cat([one + count * frame for frame in range(cache.frames)])
+        return torch.block_diag(*[regions_of(cache.shape, self.regions, cache.keys.device)] * cache.frames)
 
     def forward(self, query: Tensor, cache: AttentionCache) -> Attended:
         """See `Attention.forward`."""
@@ -76,7 +73,7 @@ class HierarchicalAttention(_TwoLevelAttention):
 
 
 def regions_of(shape: tuple[int, int], regions: int, device: torch.device) -> Tensor:
-    """The number of the coarse cell of each cell, (h * w,); coarse cells are ``regions x regions``, row by row.
+    """Which cells each of ``regions x regions`` coarse cells has, (regions * regions, h * w), row by row.
 
     Raises:
         OptionError: the grid has fewer cells a side than that.
@@ -84,7 +81,8 @@ def regions_of(shape: tuple[int, int], regions: int, device: torch.device) -> Te
     if regions > min(shape):
         raise OptionError(f"a grid of {shape[0]} x {shape[1]} cells has no {regions} x {regions} regions")
     row, column = (torch.arange(count, device=device) * regions // count for count in shape)
-    return (row[:, None] * regions + column).flatten()
+    number = (row[:, None] * regions + column).flatten()
+    return number == torch.arange(regions * regions, device=device)[:, None]
 
 
 @ATTENTIONS.register("temporal")
@@ -99,8 +97,8 @@ class TemporalAttention(_TwoLevelAttention):
 
     def groups(self, cache: AttentionCache) -> Tensor:
         """See `_TwoLevelAttention.groups`."""
-        cells = cache.shape[0] * cache.shape[1]
-        return torch.arange(cache.frames, device=cache.keys.device).repeat_interleave(cells)
+        frames = torch.eye(cache.frames, dtype=torch.bool, device=cache.keys.device)
+        return frames.repeat_interleave(cache.shape[0] * cache.shape[1], 1)
 
     def forward(self, query: Tensor, cache: AttentionCache) -> Attended:
         """See `Attention.forward`."""

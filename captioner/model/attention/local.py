@@ -39,7 +39,7 @@ class _WindowAttention(DotProductAttention):
         if cache.mask is not None:
             # Where the window holds no picture, all of the picture counts: weights still sum to 1.
             inside = near & cache.mask[:, None]
-            near = torch.where(inside.any(-1, keepdim=True), inside, cache.mask[:, None])
+            near = inside | (cache.mask[:, None] & ~inside.any(-1, keepdim=True))
         deviation = self.window / 2
         scores = self.scores(self.query(query), cache.keys)
         gaussian = -distance.square().sum(-1) / (2 * deviation**2)  # its logarithm

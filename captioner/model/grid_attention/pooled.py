@@ -6,7 +6,6 @@ The maps of words still lie on the cells: a word's weight of a vector is spread 
 
 from dataclasses import dataclass, replace
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
@@ -82,7 +81,7 @@ class CoarseCellsRefiner(GridRefiner):
     def finish(self, grid: Grid, x: Tensor) -> Grid:
         """See `GridRefiner.finish`."""
         features = self.output_norm(x)
-        member = F.one_hot(regions_of(grid.shape, self.regions, x.device)).t().bool()[None]  # (1, R, h * w)
+        member = regions_of(grid.shape, self.regions, x.device)[None]  # (1, R, h * w)
         valid = member if grid.mask is None else member & grid.mask[:, None]  # (B or 1, R, h * w)
         scores: Tensor = self.score(self.hidden(features).tanh()).transpose(1, 2)  # (B, 1, h * w)
         sources = masked_softmax(scores.expand(-1, member.shape[1], -1), valid)  # (B, R, h * w)
