@@ -10,6 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captioner.commands.caption_views import add_view_arguments, run_views
+from captioner.commands.caption_views import wanted as views_wanted
 from captioner.commands.console import ReaderGone, message_line, printable, report, stopping_on_signals
 from captioner.commands.model_options import add_model_options, load_model
 from captioner.commands.packages import require
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-p", type=float, metavar="P", help="sample from the likeliest words that reach P together"
     )
     search.add_argument("--seed", type=int, help="of sampling")
+    add_view_arguments(parser)
     work = parser.add_argument_group("work")
     work.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time (default 16)")
     work.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default 100,000,000)")
@@ -82,6 +85,9 @@ def run(options: argparse.Namespace) -> int:
     from captioner.shipped import find_model
 
     _check(options)
+    if views_wanted(options):
+        model = find_model(options.model)
+        return run_views(options, _decoding_options(options, dict(read_header(model)["about"])), model)
     outputs = [Path(path) for path in (options.output, options.page, options.figure) if path]
     found = find_pictures(options.pictures, leave_out=outputs)
     for line in (*found.failures, *found.notes):

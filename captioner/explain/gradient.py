@@ -15,7 +15,9 @@ from captioner.model.decoder import Decoder, captions_per_picture
 from captioner.model.grid import Grid
 
 
-def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_maps(
+    decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor, *, signed: bool = False
+) -> tuple[Tensor, Tensor]:
     """Attention times the gradient of each target's log-probability, where positive, summed over all heads.
 
     A step's map takes the gradient with respect to the weights of that step alone, not of earlier ones.
@@ -25,9 +27,11 @@ def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor)
         grid: of B pictures.
         tokens: (N, T) read, see `captioner.model.decoder.Decoder.forward`.
         targets: (N, T), the word that is asked about at each step.
+        signed: keep what is negative, for the difference of two words' maps, in which the logarithm of the softmax's
+            denominator, common to both, cancels out.
 
     Returns:
-        Log-probabilities (N, T) and maps (N, T, h, w), non-negative, not normalised.
+        Log-probabilities (N, T) and maps (N, T, h, w), not normalised; non-negative unless ``signed``.
 
     Raises:
         OptionError: the decoder returns no attention, or other tensors than those that it used.
@@ -56,8 +60,10 @@ def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor)
                     f"{type(decoder).__name__} returns attention weights that its contexts were not computed from",
                     remedy="return the very tensor, see captioner.model.attention.Attended",
                 )
-            positive = [(weights * gradient).clamp(min=0) for weights, gradient in zip(asked, gradients, strict=True)]
-            heads = by_step(positive, copies, steps if at_once else 1)  # (N, heads, T or 1, L)
+            products = [weights * gradient for weights, gradient in zip(asked, gradients, strict=True)]
+            heads = by_step(
+                products if signed else [one.clamp(min=0) for one in products], copies, steps if at_once else 1
+            )  # (N, heads, T or 1, L)
             maps.append(heads[:, :, step if at_once else 0].sum(1))
     return log_p.detach(), grid.maps(torch.stack(maps, 1).detach())
 

@@ -98,7 +98,8 @@ class TemporalAttention(_TwoLevelAttention):
     def groups(self, cache: AttentionCache) -> Tensor:
         """See `_TwoLevelAttention.groups`."""
         frames = torch.eye(cache.frames, dtype=torch.bool, device=cache.keys.device)
-        return frames.repeat_interleave(cache.shape[0] * cache.shape[1], 1)
+        member: Tensor = frames.repeat_interleave(cache.shape[0] * cache.shape[1], 1)
+        return member
 
     def forward(self, query: Tensor, cache: AttentionCache) -> Attended:
         """See `Attention.forward`."""
