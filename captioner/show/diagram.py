@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.errors import OptionError
+from captioner.tokenizer.vocabulary import SPECIAL
 
 FORMATS = (".svg", ".png", ".gv")
 _SECONDS = 60
@@ -155,7 +156,7 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
         _node("weights", f"weights\n{mechanism.weigh}\n{heads} x {vectors}", "weights"),
         _node("map", _map_label(decoder, grid, pooled), "weights"),
         _node("context", f"context\n{mechanism.context}\n{width}", "data"),
-        _node("word", f"next word\none of {len(header['vocabulary']):,}", "words"),
+        _node("word", f"next word\none of {len(header['vocabulary']) - len(SPECIAL):,}, or the end", "words"),
     ]
     edges = [
         "picture -> encoder -> maps -> refiner -> grid",

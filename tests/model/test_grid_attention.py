@@ -187,7 +187,8 @@ def test_self_attention_is_the_formula(name: str, mask: Tensor | None) -> None:
     out, weights = block(x, mask)
 
     def project(layer: nn.Conv2d, vector: Tensor) -> Tensor:
-        return layer.weight[:, :, 0, 0] @ vector + layer.bias
+        projected = layer.weight[:, :, 0, 0] @ vector
+        return projected if layer.bias is None else projected + layer.bias
 
     for b in range(B):
         cells = valid(mask, b)

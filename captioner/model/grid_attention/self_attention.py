@@ -34,7 +34,8 @@ class GridSelfAttention(Block):
         if heads < 1 or width < 1 or width % heads:
             raise OptionError(f"the width {width} of self-attention is not a multiple of its {heads} heads")
         self.heads = heads
-        self.query, self.key, self.value = (nn.Conv2d(channels, width, 1) for _ in range(3))
+        self.query, self.value = nn.Conv2d(channels, width, 1), nn.Conv2d(channels, width, 1)
+        self.key = nn.Conv2d(channels, width, 1, bias=False)  # the softmax would cancel a bias
         self.output = nn.Conv2d(width, channels, 1)
         self.gate = nn.Parameter(torch.zeros(()))
 
