@@ -36,6 +36,7 @@ from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
 from captioner.model.preprocess import normalise
 from captioner.model.refiners import RefinerConfig
+from captioner.options import Greedy
 from captioner.pipeline import load
 from captioner.tokenizer.vocabulary import END, PAD, START
 from captioner.training.loop import Trainer
@@ -155,7 +156,7 @@ def train(folder: Path, row: Row, **options: Any) -> tuple[Path, float]:
 
 def measure(path: Path, step: float, scenes: Sequence[Scene]) -> Result:
     model = load(path, backend="torch")
-    captions = model.caption([scene.image for scene in scenes])
+    captions = model.caption([scene.image for scene in scenes], options=Greedy())
     hits, correct = [], 0
     for caption, scene in zip(captions, scenes, strict=True):
         if str(caption) != scene.caption:
@@ -302,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="for scenes and models")
     parser.add_argument("--only", default="", help="names of rows, joined by commas")
-    parser.add_argument("--epochs", type=int, default=4, help="of each mechanism")
+    parser.add_argument("--epochs", type=int, default=2, help="of each mechanism")
     parser.add_argument("--encoder-epochs", type=int, default=7)
     parser.add_argument("--map-supervision", type=float, default=0.3)
     parser.add_argument("--markdown", action="store_true")
