@@ -84,6 +84,48 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def for_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a folder once for all test processes: what is made, and a function that fills the folder."""
+    own = tmp_path_factory.getbasetemp()
+    base = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder = base / name
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                partial = base / f"{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                fill(partial)
+                partial.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(for_all_processes: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], Path]:
+    """The file of a tiny model with graphs: "lstm-padded" or "transformer-padded".
+
+    Tracing is slow, so that each is traced once, and few are asked for. Whatever is exported of such a file takes the
+    graphs that are there.
+    """
+
+    def make(kind: str) -> Path:
+        def fill(folder: Path) -> None:
+            from captioner.export.graphs import write_graphs
+
+            decoder, _, pad = kind.partition("-")
+            checkpoint.save(folder / f"{kind}.safetensors", tiny_checkpoint(decoder, pad=bool(pad)))
+            write_graphs(folder / f"{kind}.safetensors")
+
+        return for_all_processes(f"exported-{kind}", fill) / f"{kind}.safetensors"
+
+    return make
+
+
 SCENES_DECODERS = {
     "lstm": ({"width": 192, "embedding": 96, "output_hidden": 192, "attention_width": 96, "heads": 4}, 3e-3),
     "transformer": ({"width": 128, "layers": 2, "heads": 4, "hidden": 256}, 2e-3),
@@ -91,25 +133,23 @@ SCENES_DECODERS = {
 
 
 @pytest.fixture(scope="session")
-def scenes_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def scenes_model(
+    tmp_path_factory: pytest.TempPathFactory, for_all_processes: Callable[[str, Callable[[Path], object]], Path]
+) -> Callable[[str], Path]:
     """Train a model with this decoder on drawn scenes of 192 x 144, for about a minute; once for all test processes.
 
     Nothing is asked of it but the path of its file; whoever calls it is a slow test.
     """
-    own = tmp_path_factory.getbasetemp()
-    shared_by_processes = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
     @cache
     def scenes() -> list[Record]:
         return read(write_scenes(tmp_path_factory.mktemp("scenes"), count=2400, dev=60, size=(192, 144)))
 
     def train_once(decoder: str) -> Path:
-        path = shared_by_processes / f"scenes-{decoder}.safetensors"
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                shutil.copyfile(train(decoder), path)
-        return path
+        name = f"scenes-{decoder}.safetensors"
+        return (
+            for_all_processes(f"scenes-{decoder}", lambda folder: shutil.copyfile(train(decoder), folder / name)) / name
+        )
 
     def train(decoder: str) -> Path:
         from captioner.training.loop import Trainer

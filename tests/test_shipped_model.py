@@ -16,6 +16,8 @@ from captioner.pipeline import Captioner
 from captioner.shipped import shipped_models
 
 CARD = Path(__file__).resolve().parents[1] / "checkpoints" / "README.md"
+CAPTIONS = Path(__file__).with_name("shipped_captions")
+"""What each model says of Flickr8k's test pictures: `captioner evaluate --images … --save-results NAME.json`."""
 
 
 @pytest.fixture(scope="module")
@@ -63,19 +65,31 @@ def test_it_never_says_unknown_nor_a_word_twice_in_a_row(model: Captioner) -> No
         assert caption.maps.sum((1, 2)) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", shipped_models())
 def test_the_test_score_is_what_the_card_says(name: str, shared: Path) -> None:
-    flickr = shared / "data" / "flickr8k"
+    """Of the captions that lie here. That they are the model's own is the test below."""
     printed = io.StringIO()
-    arguments = ["--annotations", str(flickr / "Flickr8k.token.txt"), "--split", "Flickr_8k.testImages.txt"]
+    annotations = shared / "data" / "flickr8k" / "Flickr8k.token.txt"
+    arguments = ["--annotations", str(annotations), "--split", "Flickr_8k.testImages.txt", "--no-baselines", "--json"]
     with contextlib.redirect_stdout(printed):
-        code = main(
-            ["evaluate", *arguments, "--images", str(flickr / "images"), "--no-baselines", "--json", "--model", name]
-        )
+        code = main(["evaluate", *arguments, "--results", str(CAPTIONS / f"{name}.json")])
     assert code == 0
     found = json.loads(printed.getvalue())["scores"]
     claimed = read_header(shipped_models()[name])["about"]["test"]["scores"]
     for measure, value in claimed.items():
         assert 100 * found[measure] == pytest.approx(value, abs=0.05), measure
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", shipped_models())
+def test_the_captions_that_lie_here_are_the_models_own(name: str, shared: Path) -> None:
+    stored = {line["image_id"]: line["caption"] for line in json.loads((CAPTIONS / f"{name}.json").read_text())}
+    assert len(stored) == 1000
+    images = shared / "data" / "flickr8k" / "images"
+    some = sorted(stored)[::20]
+    captions = captioner.load(name).caption([images / image for image in some])
+    others = {
+        image: caption.text for image, caption in zip(some, captions, strict=True) if caption.text != stored[image]
+    }
+    assert len(others) <= 1, others  # another processor may decide a tie of the beam in another way

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import venv
 from pathlib import Path
@@ -46,11 +47,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             else:
                 place.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, place)
-    venv.create(folder / "venv", with_pip=True)
-    for command in commands():
-        done = subprocess.run(
-            [folder / "venv/bin/python", "-m", *command], cwd=source, capture_output=True, text=True, check=False
-        )
+    venv.create(folder / "venv")
+    for pip, *words in commands():
+        line = [sys.executable, "-m", pip, "--python", folder / "venv/bin/python", *words]
+        done = subprocess.run(line, cwd=source, capture_output=True, text=True, check=False)
         if re.search("No matching distribution|Could not fetch|Connection", done.stderr):
             pytest.skip(f"the package index is not to be had: {done.stderr[-200:]}")
         assert done.returncode == 0, done.stderr

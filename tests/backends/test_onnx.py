@@ -39,7 +39,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copied(exported: Callable[[str], Path], tmp_path: Path) -> Path:
     """A tiny model with graphs that a test may change."""
-    source = exported("lstm")
+    source = exported("lstm-padded")
     target = tmp_path / source.name
     shutil.copy(source, target)
     shutil.copytree(graph_folder(source), graph_folder(target))
@@ -130,11 +130,11 @@ def test_weights_that_are_not_finite_are_named(
     from captioner.backends.onnx import open_graphs
     from captioner.header import read_header
 
-    model = make_checkpoint("lstm")
+    model = make_checkpoint("lstm", pad=True)
     model.model.decoder.gate.bias.data.fill_(float("nan"))
     broken = tmp_path / "broken.safetensors"
     checkpoint.save(broken, model)
-    whole = exported("lstm")
+    whole = exported("lstm-padded")
     graphs = {name: (Path(name), (graph_folder(whole) / f"{name}.onnx").read_bytes()) for name in ("encode", "step")}
     header = {**read_header(broken), "digest": read_header(whole)["digest"]}
     with pytest.raises(CheckpointError, match=r"decoder\.gate\.bias.*finite"):
@@ -236,15 +236,15 @@ def test_a_graph_of_an_unknown_opset_is_one_line(copied: Path) -> None:
 
 
 def test_two_threads_share_a_model(exported: Callable[[str], Path]) -> None:
-    model = load(exported("transformer"), backend="onnx", threads=2)
+    model = load(exported("transformer-padded"), backend="onnx", threads=2)
     generator = np.random.default_rng(1)
-    pictures = [generator.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(12)]
+    pictures = [generator.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(6)]
     alone = [model.caption(picture) for picture in pictures]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(model.caption, pictures * 3))
+        together = list(pool.map(model.caption, pictures * 2))
     for i, caption in enumerate(together):
-        assert caption.text == alone[i % 12].text
-        np.testing.assert_array_equal(caption.maps, alone[i % 12].maps)
+        assert caption.text == alone[i % 6].text
+        np.testing.assert_array_equal(caption.maps, alone[i % 6].maps)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system lacks")
@@ -255,7 +255,7 @@ def test_a_forked_child_captions_and_ends(exported: Callable[[str], Path], threa
         import os, sys
         import numpy as np
         import captioner
-        model = captioner.load({os.fspath(exported("lstm"))!r}, backend="onnx", threads={threads})
+        model = captioner.load({os.fspath(exported("lstm-padded"))!r}, backend="onnx", threads={threads})
         pictures = [np.full((64, 64, 3), i, dtype=np.uint8) for i in (9, 99)]
         expected = [caption.text for caption in model.caption(pictures)]
         child = os.fork()
@@ -292,7 +292,7 @@ def test_a_device_that_onnxruntime_lacks_is_named(
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     for device in ("cuda", "cuda:1", "coreml", "directml", "openvino"):
         with pytest.raises(OptionError, match="here are cpu") as error:
-            load(exported("lstm"), backend="onnx", device=device)
+            load(exported("lstm-padded"), backend="onnx", device=device)
         assert f"'{device}'" in str(error.value)
 
 
@@ -302,7 +302,7 @@ def test_a_device_that_does_not_start_is_named(
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
     with pytest.raises((OptionError, CheckpointError), match=r"cuda|CUDA"):
-        load(exported("lstm"), backend="onnx", device="cuda:1")
+        load(exported("lstm-padded"), backend="onnx", device="cuda:1")
 
 
 def test_threads(exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +317,7 @@ def test_threads(exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatc
             choose_threads(wrong)  # type: ignore[arg-type]
     for backend in ("onnx", "torch"):
         with pytest.raises(OptionError, match="threads"):
-            load(exported("lstm"), backend=backend, threads=0)
+            load(exported("lstm-padded"), backend=backend, threads=0)
 
 
 def test_an_unknown_backend_is_named(tiny_model: Path) -> None:
@@ -328,9 +328,9 @@ def test_an_unknown_backend_is_named(tiny_model: Path) -> None:
 def test_models_that_came_from_no_file_have_no_gradients(exported: Callable[[str], Path]) -> None:
     from captioner.pipeline import Captioner
 
-    model = Captioner(load(exported("lstm"), backend="onnx").backend)
+    model = Captioner(load(exported("lstm-padded"), backend="onnx").backend)
     picture = np.zeros((64, 64, 3), dtype=np.uint8)
     with pytest.raises(OptionError, match="safetensors"):
         model.caption(picture, explain=MapOptions(explain="gradient"))
     with pytest.raises(OptionError, match="torch"):
-        model.backend.gradients(model.backend.encode(picture[None], []), [[(4,)]])
+        model.backend.gradients(model.backend.encode(picture[None], [model.prepare(picture).geometry]), [[(4,)]])

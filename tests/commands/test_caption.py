@@ -447,9 +447,9 @@ def test_a_caption_that_is_interrupted_says_so(
 # As a program of its own.
 
 
-def test_the_program_in_a_pipe(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_the_program_in_a_pipe(folder: Path, quick_model: Path, tmp_path: Path) -> None:
     run = subprocess.run(
-        [*PROGRAM, "caption", "photos", "--model", tiny_model, "--output", "captions.csv"],
+        [*PROGRAM, "caption", "photos", "--model", quick_model, "--output", "captions.csv"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -460,8 +460,8 @@ def test_the_program_in_a_pipe(folder: Path, tiny_model: Path, tmp_path: Path) -
     assert lines[2:] == ["captions.csv: 4 captions"]
 
 
-def test_a_reader_that_leaves_is_no_error(folder: Path, tiny_model: Path) -> None:
-    shell = f"'{sys.executable}' -m captioner caption '{folder}' --json --model '{tiny_model}' --batch 1 | head -c 1"
+def test_a_reader_that_leaves_is_no_error(folder: Path, quick_model: Path) -> None:
+    shell = f"'{sys.executable}' -m captioner caption '{folder}' --json --model '{quick_model}' --batch 1 | head -c 1"
     run = subprocess.run(["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True)
     assert run.stdout == "{"
     assert "Error" not in run.stderr
@@ -469,11 +469,11 @@ def test_a_reader_that_leaves_is_no_error(folder: Path, tiny_model: Path) -> Non
 
 
 def test_a_kill_loses_nothing_that_was_written(
-    command: Command, make_picture: MakePicture, tiny_model: Path, tmp_path: Path
+    command: Command, make_picture: MakePicture, quick_model: Path, tmp_path: Path
 ) -> None:
     names = [str(make_picture(f"photos/{i:03}.png", seed=i).relative_to(tmp_path)) for i in range(80)]
     output = tmp_path / "captions.txt"
-    line = [*PROGRAM, "caption", "photos", "--model", str(tiny_model), "--output", "captions.txt", "--batch", "1"]
+    line = [*PROGRAM, "caption", "photos", "--model", str(quick_model), "--output", "captions.txt", "--batch", "1"]
     process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (output.exists() and output.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
@@ -483,6 +483,6 @@ def test_a_kill_loses_nothing_that_was_written(
     before = output.read_bytes()
     assert 3 <= before.count(b"\n") < 80  # it was killed at work
 
-    assert command("caption", "photos", "--output", "captions.txt").code == 0
+    assert command("caption", "photos", "--output", "captions.txt", "--model", quick_model).code == 0
     assert output.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     assert [name for name, _ in read_back(output)] == names

@@ -245,7 +245,7 @@ def test_overwrite_needs_something_to_overwrite(command: Command, photos: Path) 
 # Runs that meet trouble.
 
 
-def test_a_second_run_ends_at_once(command: Command, photos: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_second_run_ends_at_once(command: Command, photos: Path, quick_model: Path, tmp_path: Path) -> None:
     from captioner.data.writers import ResultsFile
 
     for kind in KINDS:
@@ -255,7 +255,7 @@ def test_a_second_run_ends_at_once(command: Command, photos: Path, tiny_model: P
             assert f"c{kind}: is being written by another run" in run.err
         assert not (tmp_path / f"c{kind}").exists()
     # Of two processes at a time, one writes each picture once.
-    line = [*PROGRAM, "caption", "photos", "--model", str(tiny_model), "--output", "c.csv"]
+    line = [*PROGRAM, "caption", "photos", "--model", str(quick_model), "--output", "c.csv"]
     runs = [subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(2)]
     codes = {run.wait(60) for run in runs}
     assert codes <= {0, 2}
@@ -370,13 +370,12 @@ def test_odd_outputs_are_refused_in_one_line(command: Command, photos: Path, tmp
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX alone")
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_are_the_same_in_every_locale(
-    command: Command, photos: Path, tiny_model: Path, make_picture: MakePicture, kind: str
+    command: Command, photos: Path, quick_model: Path, make_picture: MakePicture, kind: str
 ) -> None:
     make_picture("photos/café.png", seed=2)
     ascii_locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    arguments = ["caption", "photos", "--output", f"words{kind}", "--figure", "figures"]
-    there = [*PROGRAM, *arguments, "--model", os.fspath(tiny_model)]
-    ran = subprocess.run(there, env=ascii_locale, capture_output=True, check=False)
+    arguments = ["caption", "photos", "--output", f"words{kind}", "--figure", "figures", "--model", str(quick_model)]
+    ran = subprocess.run([*PROGRAM, *arguments], env=ascii_locale, capture_output=True, check=False)
     assert ran.returncode == 0, ran.stderr
     before = contents()
     assert any("café" in name for name in before)

@@ -16,10 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from captioner import checkpoint
+from captioner.backends.graph_files import graph_folder
 from captioner.errors import CheckpointError, OptionError
 from captioner.export.folder import export_folder
-from captioner.export.graphs import write_graphs
 from captioner.options import Greedy
 from captioner.pipeline import load
 
@@ -29,13 +28,6 @@ PICTURE = np.random.default_rng(3).integers(0, 256, (48, 80, 3), dtype=np.uint8)
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
 def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., checkpoint.Checkpoint]) -> Path:
-    path: Path = tmp_path_factory.mktemp("model") / "padded.safetensors"
-    checkpoint.save(path, make_checkpoint("lstm", pad=True))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +164,10 @@ def test_whatever_a_graph_says_of_itself_only_errors_of_ours_come_out(
 
 
 def test_what_is_missing_or_of_another_model_is_named(
-    folder: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, other = Path(shutil.copytree(folder, tmp_path / "exported")), tmp_path / "other"
-    export_folder(tiny_model, other)
+    export_folder(exported("transformer-padded"), other)
     with pytest.raises(OptionError, match="onnx"):
         load(folder, backend="torch")
     (folder / "step.onnx").write_bytes((other / "step.onnx").read_bytes())
@@ -194,19 +186,18 @@ def test_what_is_missing_or_of_another_model_is_named(
 
 
 def test_graphs_beside_the_model_file_are_used(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "mine.safetensors"
-    shutil.copyfile(tiny_model, path)
-    export_folder(path, tmp_path / "traced")
-    write_graphs(path)
-    expected = load(tmp_path / "traced").caption(PICTURE)
+    shutil.copyfile(model_file, path)
+    shutil.copytree(graph_folder(model_file), graph_folder(path))
+    expected = load(path, backend="torch").caption(PICTURE)
     with monkeypatch.context() as patch:
         patch.setattr("captioner.export.folder.export_graphs", None)  # no model is traced
         export_folder(path, tmp_path / "stored")
     found = load(tmp_path / "stored").caption(PICTURE)
     assert found.text == expected.text
-    np.testing.assert_allclose(found.maps, expected.maps, atol=1e-6)
+    np.testing.assert_allclose(found.maps, expected.maps, atol=1e-5)
     (tmp_path / "graphs" / "mine" / "step.onnx").write_bytes(b"damaged")
     export_folder(path, tmp_path / "again")
     assert load(tmp_path / "again").caption(PICTURE).text == expected.text

@@ -29,8 +29,8 @@ def package(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def site(tiny_model: Path, package: Path, tmp_path: Path) -> Path:
-    export_web(tiny_model, tmp_path / "site", onnxruntime_web=package)
+def site(model_file: Path, package: Path, tmp_path: Path) -> Path:
+    export_web(model_file, tmp_path / "site", onnxruntime_web=package)
     return tmp_path / "site"
 
 
@@ -73,35 +73,35 @@ def test_no_file_names_another_host(site: Path) -> None:
             assert set(found) <= {"http://www.w3.org/2000/svg"}, path
 
 
-def test_an_export_of_the_same_model_is_the_same(site: Path, tiny_model: Path, package: Path, tmp_path: Path) -> None:
-    export_web(tiny_model, tmp_path / "again", onnxruntime_web=package)
+def test_an_export_of_the_same_model_is_the_same(site: Path, model_file: Path, package: Path, tmp_path: Path) -> None:
+    export_web(model_file, tmp_path / "again", onnxruntime_web=package)
     assert (tmp_path / "again" / "service-worker.js").read_bytes() == (site / "service-worker.js").read_bytes()
-    export_web(tiny_model, tmp_path / "again", onnxruntime_web=package, precision="fp32")  # replaces it
+    export_web(model_file, tmp_path / "again", onnxruntime_web=package, precision="fp32")  # replaces it
     assert (tmp_path / "again" / "service-worker.js").read_bytes() != (site / "service-worker.js").read_bytes()
     assert paths_of(tmp_path / "again") == paths_of(site)
 
 
-def test_python_opens_it_too(site: Path, tiny_model: Path, make_picture: MakePicture) -> None:
+def test_python_opens_it_too(site: Path, model_file: Path, make_picture: MakePicture) -> None:
     picture = make_picture()
-    assert load(site).caption(picture).text == load(tiny_model).caption(picture).text
+    assert load(site).caption(picture).text == load(model_file).caption(picture).text
 
 
 def test_the_command_finds_the_package_beside_it(
-    package: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    package: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["export", str(tiny_model), "--web", "page"]) == 0
-    assert json.loads(capsys.readouterr().out)["model"] == "tiny"
+    assert main(["export", str(model_file), "--web", "page"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == model_file.stem
     assert json.loads((tmp_path / "page" / "config.json").read_text())["precision"] == "fp16"
     package.rename(tmp_path / "elsewhere")
-    assert main(["export", str(tiny_model), "--web", "page", "--onnxruntime-web", "elsewhere"]) == 0
+    assert main(["export", str(model_file), "--web", "page", "--onnxruntime-web", "elsewhere"]) == 0
 
 
 def test_a_package_that_is_missing(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["export", str(tiny_model), "--web", "page"]) == 2
+    assert main(["export", str(model_file), "--web", "page"]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "node_modules/onnxruntime-web" in line
@@ -132,7 +132,7 @@ def test_bad_input_is_one_line(
     arguments: tuple[str, ...],
     found: str,
     package: Path,
-    tiny_model: Path,
+    model_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -141,7 +141,7 @@ def test_bad_input_is_one_line(
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    assert main(["export", str(tiny_model), *arguments]) == 2
+    assert main(["export", str(model_file), *arguments]) == 2
     line = capsys.readouterr().err
     assert found in line
     assert line.count("\n") == 1
@@ -150,18 +150,18 @@ def test_bad_input_is_one_line(
 
 
 def test_only_a_former_export_of_its_kind_is_replaced(
-    site: Path, package: Path, tiny_model: Path, tmp_path: Path
+    site: Path, package: Path, model_file: Path, tmp_path: Path
 ) -> None:
     plain = tmp_path / "plain"
-    export_folder(tiny_model, plain)
+    export_folder(model_file, plain)
     with pytest.raises(OptionError, match="holds other files"):
-        export_web(tiny_model, plain, onnxruntime_web=package)
+        export_web(model_file, plain, onnxruntime_web=package)
     with pytest.raises(OptionError, match="holds other files"):
-        export_folder(tiny_model, site)
+        export_folder(model_file, site)
     (site / "onnxruntime-web" / "mine.txt").write_text("mine")
     with pytest.raises(OptionError, match=r"onnxruntime-web/mine\.txt"):
-        export_web(tiny_model, site, onnxruntime_web=package)
+        export_web(model_file, site, onnxruntime_web=package)
     (site / "onnxruntime-web" / "mine.txt").unlink()
     (site / "config.json").write_text("[]")  # damaged: no longer known as one
     with pytest.raises(OptionError, match="holds other files"):
-        export_web(tiny_model, site, onnxruntime_web=package)
+        export_web(model_file, site, onnxruntime_web=package)

@@ -18,7 +18,6 @@ import PIL
 import pytest
 from PIL import Image
 
-from captioner import checkpoint
 from captioner.backends.onnx import open_model
 from captioner.decoding import decode
 from captioner.explain.postprocess import postprocess
@@ -99,9 +98,9 @@ def default_site(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def tiny_site(package: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_site(package: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "site"
-    export_web(tiny_model, folder, onnxruntime_web=package, precision="fp32")
+    export_web(model_file, folder, onnxruntime_web=package, precision="fp32")
     return folder
 
 
@@ -327,16 +326,11 @@ BEAMS = [
 
 
 @pytest.fixture(scope="module")
-def transformer_site(
-    package: Path,
-    make_checkpoint: Callable[..., checkpoint.Checkpoint],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def transformer_site(package: Path, exported: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a model whose pictures are padded and whose state grows."""
-    folder = tmp_path_factory.mktemp("transformer")
-    checkpoint.save(folder / "tiny.safetensors", make_checkpoint("transformer", pad=True))
-    export_web(folder / "tiny.safetensors", folder / "site", onnxruntime_web=package, precision="fp32")
-    return folder / "site"
+    folder = tmp_path_factory.mktemp("transformer") / "site"
+    export_web(exported("transformer-padded"), folder, onnxruntime_web=package, precision="fp32")
+    return folder
 
 
 @pytest.mark.parametrize("name", ["tiny_site", "transformer_site"])
