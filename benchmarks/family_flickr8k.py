@@ -116,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         captions = model.caption([record.image for record in dev], options=Greedy(max_length=20))
         scores = score_captions({record.id: caption.text for record, caption in zip(dev, captions, strict=True)}, dev)
         points = pointing(path, options.grounding, 300)
-        print(f"| {name} | {100 * scores['cider']:.1f} | {points} | {parameters(model.model):,} | {step:.0f} |", flush=True)
+        count = parameters(model.model)
+        print(f"| {name} | {100 * scores['cider']:.1f} | {points} | {count:,} | {step:.0f} |", flush=True)
     return 0
 
 

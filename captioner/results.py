@@ -216,7 +216,8 @@ def strip_layout(frames: int) -> tuple[int, int]:
     """Rows and columns of a filmstrip: one row up to 4 frames, else full rows, about twice as many columns as rows."""
     if frames <= 4:
         return 1, frames
-    rows = min((r for r in range(1, frames) if frames % r == 0 and r * r <= frames), key=lambda r: abs(frames / r / r - 2))
+    possible = (r for r in range(1, frames) if frames % r == 0 and r * r <= frames)
+    rows = min(possible, key=lambda r: abs(frames / r / r - 2))
     return rows, frames // rows
 
 

@@ -64,7 +64,9 @@ class HierarchicalAttention(_TwoLevelAttention):
 
     def groups(self, cache: AttentionCache) -> Tensor:
         """See `_TwoLevelAttention.groups`; the regions of each frame of a clip are groups of their own."""
-        return torch.block_diag(*[regions_of(cache.shape, self.regions, cache.keys.device)] * cache.frames)
+        one = regions_of(cache.shape, self.regions, cache.keys.device)
+        member: Tensor = one if cache.frames == 1 else torch.block_diag(*[one] * cache.frames)
+        return member
 
     def forward(self, query: Tensor, cache: AttentionCache) -> Attended:
         """See `Attention.forward`."""
