@@ -543,8 +543,8 @@ def load(
         backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" on a CPU
             for exported folders and for model files that have graphs (``graphs/NAME`` beside it, made from this very
             file), and "torch" for others and on an accelerator.
-        threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes one for each core, or
-            what the environment's OMP_NUM_THREADS says.
+        threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes what the environment's
+            OMP_NUM_THREADS says, or looks every few seconds how many cores others leave free.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.

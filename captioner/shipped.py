@@ -1,10 +1,15 @@
 """The models that ship, and any model's file by name or path."""
 
+from __future__ import annotations
+
 import os
-from pathlib import Path
 
 from captioner.errors import CheckpointError
 from captioner.header import EXPORTED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_MODEL = "default"
 
@@ -15,6 +20,8 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: there is none; the message lists the names.
     """
+    from pathlib import Path
+
     text = os.fspath(model)
     if "://" in text:
         raise CheckpointError(f"{text}: models are files", remedy="fetch it first")
@@ -36,8 +43,17 @@ def find_model(model: str | os.PathLike[str]) -> Path:
 
 def shipped_models() -> dict[str, Path]:
     """The models in ``checkpoints/`` by name, the default first."""
-    folder = Path(__file__).parent / "checkpoints"
-    if not folder.is_dir():  # a checkout: the folder stands beside the package
-        folder = folder.parent.parent / "checkpoints"
-    files = sorted(folder.glob("*.safetensors"), key=lambda file: (file.stem != DEFAULT_MODEL, file.stem))
-    return {file.stem: file for file in files}
+    from pathlib import Path
+
+    return {name: Path(file) for name, file in shipped_files().items()}
+
+
+def shipped_files() -> dict[str, str]:
+    """As `shipped_models`, without `pathlib`, whose import takes longer."""
+    folder = f"{os.path.dirname(os.path.abspath(__file__))}/checkpoints"  # noqa: PTH100, PTH120
+    if not os.path.isdir(folder):  # noqa: PTH112 - a checkout: the folder stands beside the package
+        folder = os.path.normpath(f"{folder}/../../checkpoints")
+    names = os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208
+    stems = [name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors")]
+    ordered = sorted(stems, key=lambda stem: (stem != DEFAULT_MODEL, stem))
+    return {stem: os.path.join(folder, f"{stem}.safetensors") for stem in ordered}  # noqa: PTH118

@@ -138,7 +138,8 @@ def scenes_model(
 ) -> Callable[[str], Path]:
     """Train a model with this decoder on drawn scenes of 192 x 144, for about a minute; once for all test processes.
 
-    Nothing is asked of it but the path of its file; whoever calls it is a slow test.
+    The Transformer reads the grids of the LSTM's encoder. Nothing is asked of it but the path of its file; whoever
+    calls it is a slow test.
     """
 
     @cache
@@ -155,14 +156,16 @@ def scenes_model(
         from captioner.training.loop import Trainer
         from captioner.training.recipe import Recipe
 
+        own = decoder == "lstm"
         options, rate = SCENES_DECODERS[decoder]
         recipe = Recipe(
             decoder=decoder,
             decoder_options={**options, "dropout": 0.1},
             backbone="tiny",
             refiner_options={"width": 128, "dropout": 0.0, "position": 0.5},
+            encoder_from="" if own else str(train_once("lstm")),
             epochs=7,
-            frozen_epochs=0,
+            frozen_epochs=0 if own else 7,
             batch_pictures=16,
             captions_per_picture=1,
             minimum_count=1,

@@ -116,6 +116,21 @@ class Decoder(nn.Module):
         """
         raise NotImplementedError
 
+    def read(self, tokens: Tensor, state: Any, places: Tensor) -> Step:
+        """Some steps of `forward`, from a state instead of a grid, for a decoder that computes all steps side by side.
+
+        Exported graphs are made of it. Of a decoder that does not override it, they repeat `step`.
+
+        Args:
+            tokens: (N, T), each row beginning with START.
+            state: what `begin` returned, for N rows.
+            places: (P,) of the wanted steps: ``row * T + step``.
+
+        Returns:
+            As `step`, P rows, without a state.
+        """
+        raise NotImplementedError
+
     def forward(self, grid: Grid, tokens: Tensor, *, attention: bool = False) -> Decoded:
         """All steps at once (teacher forcing): what `step` returns after each prefix of ``tokens``.
 

@@ -188,6 +188,17 @@ class TransformerDecoder(Decoder):
             others={name: value.flatten(0, 1) for name, value in _last(attended).others.items()},
         )
 
+    def read(self, tokens: Tensor, state: TransformerState, places: Tensor) -> Step:
+        """See `captioner.model.decoder.Decoder.read`."""
+        x, attended, _ = self._run(self._embed(tokens, 0), state.grids, None, self._map_layers())
+        weights, off_grid = self._map(attended, *tokens.shape)
+        return Step(
+            logits=self._output(x.flatten(0, 1)[places]),
+            map=weights.flatten(0, 1)[places].unflatten(-1, state.grids[0].shape),
+            off_grid=off_grid.flatten()[places],
+            state=None,
+        )
+
     def forward(self, grid: Grid, tokens: Tensor, *, attention: bool = False) -> Decoded:
         """See `captioner.model.decoder.Decoder.forward`."""
         captions_per_picture(len(tokens), len(grid))
