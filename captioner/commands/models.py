@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-DEFAULTS = {"json": False}
+DEFAULTS = {"name": None, "diagram": None, "json": False}
 """See `captioner.cli`."""
 _SPECIAL = 4  # `captioner.tokenizer.vocabulary.SPECIAL`, whose import takes longer than all of this
 
