@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         from captioner.shipped import find_model
 
-        path = find_model(options.name)
-        models = {path.stem: str(path)}
+        found = find_model(options.name)
+        models = {found.stem: str(found)}
     if not models:
         raise DataError("no models ship with this installation", remedy="give a model file")
     code = 0
