@@ -239,7 +239,7 @@ def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: 
 
 
 def _check_part(part: str, values: Any) -> None:
-    """Options are plain values: finite numbers within reason, texts, or lists of these."""
+    """Options are plain values: finite numbers within reason, texts, or lists and tables of these."""
     if not isinstance(values, dict):
         raise TypeError(f"its {part} is {'missing' if values is None else f'a {type(values).__name__}'}")
     for name, value in values.items():
@@ -250,6 +250,8 @@ def _check_part(part: str, values: Any) -> None:
 def _is_plain(value: Any, depth: int = 0) -> bool:
     if isinstance(value, list):
         return depth < 3 and len(value) <= 1000 and all(_is_plain(one, depth + 1) for one in value)
+    if isinstance(value, dict):  # options of a part's part, which are plain themselves
+        return depth < 1 and len(value) <= 100 and all(_is_plain(one, depth + 1) for one in (*value, *value.values()))
     if isinstance(value, str):
         return len(value) <= _LONGEST_OPTION
     if isinstance(value, bool) or value is None:

@@ -21,15 +21,27 @@ from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.prepared import Prepared, check_numbers, detached, prepare
-from captioner.results import Alternative, Caption, Failure, Outcome
+from captioner.results import Alternative, Caption, ClipCaption, Failure, Outcome
 from captioner.shipped import DEFAULT_MODEL, find_model
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
-from captioner.word_maps import WordMaps, encode, log_probabilities, word_maps
+from captioner.word_maps import (
+    WordMaps,
+    caption_frames,
+    encode,
+    log_probabilities,
+    place_of,
+    word_contrast,
+    word_heads,
+    word_maps,
+)
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from concurrent.futures import Future
 
+    from captioner.show.views import Contrast, Heads
+
 _BATCH = 16
+_FRAME_PIXELS = 480
 
 
 class Captioner:
@@ -339,6 +351,76 @@ class Captioner:
                 self._even = even_grid(self.backend)
         return with_gains(self.backend, self._even, captions)
 
+    def heads(self, caption: Caption, word: str | int) -> "Heads":
+        """What every attention head looked at for a word of a caption that this model made or read; needs torch.
+
+        Args:
+            caption: with its picture.
+            word: its text, or its place from 0.
+
+        Raises:
+            ImageError: the caption's picture is gone.
+            OptionError: the caption has no such word, or torch is not installed.
+        """
+        place = place_of(caption, word)
+        prepared, ids = self._again(caption)
+        return word_heads(self.torch_backend(), prepared, caption, ids, place)
+
+    def contrast(self, caption: Caption, word: str | int, other: str) -> "Contrast":
+        """Why a word and not another: the difference of both words' gradient maps; needs torch.
+
+        Args:
+            caption: with its picture.
+            word: its text, or its place from 0.
+            other: a word of the vocabulary.
+
+        Raises:
+            ImageError: the caption's picture is gone.
+            OptionError: the caption has no such word, the model does not know the other, or torch is not installed.
+        """
+        place = place_of(caption, word)
+        (other_id,) = self.vocabulary.encode([other])[1:-1]
+        if other_id < len(SPECIAL):
+            raise OptionError(f"the model '{self.name}' does not know the word '{other}'", remedy="name another word")
+        prepared, ids = self._again(caption)
+        return word_contrast(self.torch_backend(), prepared, caption, ids, place, (other, other_id))
+
+    def _again(self, caption: Caption) -> tuple[Prepared, list[int]]:
+        """The picture of a caption, prepared once more, and the caption in ids."""
+        prepared = self.prepare(caption.source)
+        return prepared, self.vocabulary.encode([word.text for word in caption.words])[1:-1]
+
+    def caption_clip(self, frames: Sequence[Picture], *, options: Greedy | None = None) -> ClipCaption:
+        """One caption of a clip, over the cells of all its frames; needs torch.
+
+        The frames are encoded one by one and their cells are joined. A model that was trained on pictures attends to
+        them as to one large picture; one with the attention "temporal" weighs the frames as well.
+
+        Args:
+            frames: pictures of one size, in order; `captioner.data.clips.read_frames` reads them from a file.
+            options: as of `caption`.
+
+        Raises:
+            ImageError: a frame does not open.
+            OptionError: no frames, frames of several sizes, or torch is not installed.
+        """
+        self._check_options(options)
+        ready = [self.prepare(frame, keep=_FRAME_PIXELS) for frame in frames]
+        found, geometry, strip = caption_frames(self.torch_backend(), ready, options or self.default_options)
+        best, *others = (self._result(hypothesis) for hypothesis in found)
+        return ClipCaption(
+            text=best.text,
+            words=best.words,
+            score=best.score,
+            finished=best.finished,
+            image="",
+            model=self.name,
+            geometry=geometry,
+            alternatives=tuple(others),
+            source=strip,
+            frames=len(ready),
+        )
+
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""
         from captioner.tokenizer.ptb import tokenize  # its rules take as long to build as a picture to caption
@@ -403,19 +485,19 @@ class Captioner:
         return word_maps(self.backend, ready, encoded, captions, options, gradient_backend=self.torch_backend)
 
     def _finish(self, prepared: Prepared, found: Sequence[Hypothesis], options: MapOptions) -> Caption:
-        best, *others = (
-            Alternative.of(
-                self.vocabulary.decode(hypothesis.tokens),
-                hypothesis.probabilities,
-                hypothesis.maps,
-                hypothesis.off_grid,
-                score=hypothesis.score,
-                finished=hypothesis.finished,
-                given=hypothesis.given,
-            )
-            for hypothesis in found
-        )
+        best, *others = (self._result(hypothesis) for hypothesis in found)
         return self._caption(prepared, options, best, others)
+
+    def _result(self, hypothesis: Hypothesis) -> Alternative:
+        return Alternative.of(
+            self.vocabulary.decode(hypothesis.tokens),
+            hypothesis.probabilities,
+            hypothesis.maps,
+            hypothesis.off_grid,
+            score=hypothesis.score,
+            finished=hypothesis.finished,
+            given=hypothesis.given,
+        )
 
     def _caption(
         self, prepared: Prepared, options: MapOptions, best: Alternative, others: Sequence[Alternative] = ()

@@ -252,6 +252,54 @@ class Caption:
             return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipCaption(Caption):
+    """A caption of a clip. Its picture is the filmstrip, the frames row by row, and the words' maps lie on the strip.
+
+    Attributes:
+        frames: how many there are.
+    """
+
+    frames: int
+
+    @property
+    def frame_maps(self) -> "NDArray[np.float32]":
+        """The maps of all words on each frame, (len(words), frames, h, w)."""
+        return from_strip(self.maps, strip_layout(self.frames))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `Caption.as_dict`, with the number of frames and, for each word, "frames": the share of each."""
+        shares = self.frame_maps.sum((2, 3)).round(5).tolist()
+        plain = super().as_dict()
+        words = [{**word, "frames": share} for word, share in zip(plain["words"], shares, strict=True)]
+        return {**plain, "frames": self.frames, "layout": list(strip_layout(self.frames)), "words": words}
+
+
+def strip_layout(frames: int) -> tuple[int, int]:
+    """Rows and columns of a filmstrip: one row up to 4 frames, else full rows, about twice as many columns as rows."""
+    if frames <= 4:
+        return 1, frames
+    possible = (r for r in range(1, frames) if frames % r == 0 and r * r <= frames)
+    rows = min(possible, key=lambda r: abs(frames / r / r - 2))
+    return rows, frames // rows
+
+
+def across_strip(maps: "NDArray[np.float32]", layout: tuple[int, int]) -> "NDArray[np.float32]":
+    """Maps of frames (n, frames, h, w) as maps of the strip (n, rows * h, columns * w)."""
+    n, _, height, width = maps.shape
+    rows, columns = layout
+    tiles = maps.reshape(n, rows, columns, height, width).transpose(0, 1, 3, 2, 4)
+    return tiles.reshape(n, rows * height, columns * width)
+
+
+def from_strip(maps: "NDArray[np.float32]", layout: tuple[int, int]) -> "NDArray[np.float32]":
+    """The inverse of `across_strip`."""
+    rows, columns = layout
+    n, height, width = maps.shape[0], maps.shape[1] // rows, maps.shape[2] // columns
+    tiles = maps.reshape(n, rows, height, columns, width).transpose(0, 1, 3, 2, 4)
+    return tiles.reshape(n, rows * columns, height, width)
+
+
 @dataclass(frozen=True)
 class Failure:
     """A picture that could not be captioned; it takes the place of its `Caption`.

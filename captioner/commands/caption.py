@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captioner.commands.caption_views import add_view_arguments, run_views
+from captioner.commands.caption_views import wanted as views_wanted
 from captioner.commands.confidence import Confidence, add_confidence_options
 from captioner.commands.console import Terminated, report, stopping_on_signals
 from captioner.commands.model_options import add_model_options, load_model
@@ -72,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--seed", type=int, help="of sampling")
     add_steering_options(parser.add_argument_group("steering the words"))
     add_confidence_options(parser)
+    add_view_arguments(parser)
     work = parser.add_argument_group("work")
     work.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time (default 16)")
     work.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default 100,000,000)")
@@ -99,6 +102,9 @@ def run(options: argparse.Namespace) -> int:
     from captioner.shipped import find_model
 
     _check(options)
+    if views_wanted(options):
+        model = find_model(options.model)
+        return run_views(options, _decoding_options(options, dict(read_header(model)["about"])), model)
     Confidence(options)  # raises for what does not go together, before any work
     affixes, sidecars = affixes_of(options), open_sidecars(options)
     outputs = [Path(path) for path in (options.output, options.page, options.figure, *_of_failures(options)) if path]

@@ -11,23 +11,42 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-DEFAULTS = {"json": False}
+DEFAULTS = {"name": None, "diagram": None, "json": False}
 """See `captioner.cli`."""
 _SPECIAL = 4  # `captioner.tokenizer.vocabulary.SPECIAL`, whose import takes longer than all of this
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="one model: a name that ships, a model file, or an exported folder"
+    )
+    parser.add_argument(
+        "--diagram",
+        metavar="FILE",
+        help="draw how the model attends, with shapes: a .svg or .png file (needs graphviz), or its source, .gv",
+    )
     parser.add_argument("--json", action="store_true", help="print all that the files hold about themselves, as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command: 0, or 1 if a file is damaged. Raises DataError if no model ships."""
+    """Run the command: 0, or 1 if a file is damaged. Raises DataError if no model ships, and
+    CaptionerError where a diagram cannot be drawn."""
     from captioner.shipped import shipped_files
 
-    models = shipped_files()
+    if options.diagram is not None:
+        from captioner.commands.diagram import draw
+
+        return draw(options.name, options.diagram)
+    if options.name is None:
+        models = shipped_files()
+    else:
+        from captioner.shipped import find_model
+
+        found = find_model(options.name)
+        models = {found.stem: str(found)}
     if not models:
-        raise DataError("no models ship with this installation", remedy="give a model file with --model")
+        raise DataError("no models ship with this installation", remedy="give a model file")
     code = 0
     for name, path in models.items():
         try:

@@ -42,7 +42,7 @@ _drawing = threading.RLock()
 
 
 @contextmanager
-def _own_settings() -> Iterator[None]:
+def own_settings() -> Iterator[None]:
     """Within it, matplotlib's settings are its defaults, whatever the user's matplotlibrc or style sets.
 
     The settings are the process's, so they are touched only where they differ, by one thread at a time, and are as
@@ -65,11 +65,11 @@ class CaptionFigure(Figure):
     """A figure that always looks the same, and that a notebook shows where it is the value of a cell."""
 
     def draw(self, renderer: RendererBase) -> None:
-        with _own_settings():
+        with own_settings():
             super().draw(renderer)
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        with _own_settings():
+        with own_settings():
             super().savefig(fname, **options)
 
     def _repr_png_(self) -> bytes | None:
@@ -103,9 +103,9 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
     Raises:
         ImageError: the picture's file is no longer there.
     """
-    picture = _panel_picture(caption.picture)
+    picture = panel_picture(caption.picture)
     columns, rows, panel = _layout(len(caption.words) + 1, picture.height / picture.width)
-    with _own_settings():
+    with own_settings():
         figure = CaptionFigure(
             figsize=(columns * panel[0], rows * panel[1] + _MARGIN_INCHES), dpi=100, layout="constrained"
         )
@@ -123,11 +123,11 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
             text = word.text if len(word.text) <= _LONGEST_TITLE else f"{word.text[: _LONGEST_TITLE - 1]}…"
             gain = "" if word.gain is None else f"  {times_likelier(word.gain)}"
             axis.set_title(f"{text}  {word.probability:.2f}{gain}", fontsize=11).set_parse_math(False)
-        _draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
+        draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
     return figure
 
 
-def _panel_picture(picture: Image.Image) -> Image.Image:
+def panel_picture(picture: Image.Image) -> Image.Image:
     """A picture at the size of a panel; a new image."""
     width, height = (float(side) for side in picture.size)
     width, height = max(width, height / _LONGEST_SHAPE), max(height, width / _LONGEST_SHAPE)
@@ -148,7 +148,8 @@ def _layout(panels: int, shape: float) -> tuple[int, int, tuple[float, float]]:
     return columns, rows, (width, min(height, tallest / rows))
 
 
-def _draw_scale(figure: Figure, axes: list[Axes], top: float, what: str) -> None:
+def draw_scale(figure: Figure, axes: list[Axes], top: float, what: str) -> None:
+    """Draw the colour scale below some axes; ``top`` is its end, ``what`` the quantity."""
     steps = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = opacity(steps)[:, None]
     on_white = 1 - alpha + colours(steps) / 255 * alpha

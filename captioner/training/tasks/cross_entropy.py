@@ -7,16 +7,25 @@ from torch import Tensor
 
 from captioner.data.records import Record
 from captioner.decoding import Beam
+from captioner.explain.gradient import log_probabilities
 from captioner.image import Geometry
 from captioner.metrics.cider import DocumentFrequencies
+from captioner.model.attention.hard import HardAttention
 from captioner.model.caption_model import CaptionModel
+from captioner.model.decoder import Decoded
 from captioner.model.grid import Grid
-from captioner.tokenizer.vocabulary import END, PAD
+from captioner.tokenizer.vocabulary import END, PAD, UNKNOWN
 from captioner.training.batches import CaptionBatches, word_dropout
 from captioner.training.dev import encode_records, frequencies_of, generate_captions, score_captions
 from captioner.training.epoch import Figures
 from captioner.training.images import Images, Pixels
-from captioner.training.losses import caption_loss, distillation_loss, doubly_stochastic_penalty, map_supervision
+from captioner.training.losses import (
+    caption_loss,
+    distillation_loss,
+    doubly_stochastic_penalty,
+    hard_attention_loss,
+    map_supervision,
+)
 from captioner.training.recipe import Recipe
 from captioner.training.rewards import NEVER_GENERATED
 from captioner.training.sizes import upright_size
@@ -83,6 +92,7 @@ class CrossEntropy:
         count = part.step.known_targets
         loss = caption_loss(decoded.logits, targets, label_smoothing=self.recipe.label_smoothing, count=count)
         loss = loss + self.map_loss(decoded.maps.float(), targets, part, images)
+        loss = loss + self.hard_loss(decoded, targets, count=count)
         distance, figures = self.teacher_loss(decoded.logits, images, inputs, targets, count=part.step.targets)
         return loss + distance, figures
 
@@ -136,6 +146,26 @@ class CrossEntropy:
             boxes = batch.map_targets(list(map(self._geometry, batch.pictures, batch.views))).to(maps.device)
             loss = loss + recipe.map_supervision * map_supervision(maps, boxes, count=part.step.boxed_words)
         return loss
+
+    def hard_loss(self, decoded: Decoded, targets: Tensor, *, count: int) -> Tensor:
+        """REINFORCE for the cells that hard attention drew, and its baseline; 0 for other mechanisms."""
+        attention = getattr(self.context.model.decoder, "attention", None)
+        if not isinstance(attention, HardAttention) or "log_p" not in decoded.others:
+            return decoded.logits.new_zeros((), dtype=torch.float32)
+        spoken = targets != PAD  # (N, T)
+        with torch.no_grad():
+            log_p = log_probabilities(decoded.logits, targets).masked_fill(~spoken | (targets == UNKNOWN), 0.0).sum(1)
+        probabilities = decoded.maps.float().flatten(2)  # (N, T, L)
+        entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1).masked_fill(~spoken, 0.0)
+        loss = hard_attention_loss(
+            log_p,
+            decoded.others["log_p"].masked_fill(~spoken, 0.0),
+            entropy,
+            attention.follow(log_p),
+            reward=attention.reward_weight,
+            entropy_weight=attention.entropy_weight,
+        )
+        return loss / count
 
     def mix_in_predictions(self, forward: Forward, images: Images, inputs: Tensor) -> Tensor:
         """Scheduled sampling in two passes: some input words are replaced by sampled predictions.
