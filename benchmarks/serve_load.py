@@ -1,6 +1,7 @@
 """How a server bears many clients: answers by status, their times, and its memory from start to end.
 
-    python benchmarks/serve_load.py [--model NAME] [--clients 16] [--seconds 30] [--pictures FOLDER] [--format html]
+    python benchmarks/serve_load.py [--model NAME] [--backend onnx] [--clients 16] [--seconds 30] [--pictures FOLDER]
+        [--format html]
 
 Starts ``captioner serve`` and asks it from as many clients as are wanted, each of which sends its next picture as
 soon as it has the last one's caption, on a connection that it keeps. A 503 is waited out as its Retry-After says.
@@ -92,7 +93,7 @@ def pictures_of(folder: Path | None, count: int) -> list[bytes]:
 def start(arguments: argparse.Namespace) -> tuple[subprocess.Popen[str], str]:
     """The server, and its address once it is ready."""
     command = [sys.executable, "-m", "captioner.cli", "serve", "--port", "0", "--model", arguments.model]
-    command += ["--batch", str(arguments.batch), "--queue", str(arguments.queue)]
+    command += ["--batch", str(arguments.batch), "--queue", str(arguments.queue), "--backend", arguments.backend]
     command += ["--max-files", str(min(16, arguments.queue))]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
@@ -108,6 +109,7 @@ def start(arguments: argparse.Namespace) -> tuple[subprocess.Popen[str], str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
+    parser.add_argument("--backend", default="auto", help="onnx or torch, to compare the two")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--pictures", type=Path)

@@ -6,24 +6,21 @@ could be done.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
-import re
 import sys
 from collections import namedtuple
-from collections.abc import Sequence
-from types import ModuleType
 
 from captioner.commands.console import exit_code, standard_streams
-from captioner.commands.notices import warnings_as_lines
 from captioner.errors import OptionError
 from captioner.training.processes import leave
 from captioner.version import __version__
 
-TYPE_CHECKING = False  # here and below: typing, dataclasses and pathlib would take half the time of --help
+TYPE_CHECKING = False  # here and below: what --help does not need is imported where it is used
 if TYPE_CHECKING:
-    from typing import Any
+    import argparse
+    from collections.abc import Sequence
+    from types import ModuleType
 
 
 class Command(namedtuple("Command", ["module", "help"])):
@@ -44,10 +41,12 @@ class Command(namedtuple("Command", ["module", "help"])):
 COMMANDS = {
     "caption": Command("captioner.commands.caption", "caption pictures or folders of them"),
     "ask": Command("captioner.commands.ask", "answer questions about pictures"),
+    "alt": Command("captioner.commands.alt", "propose alternative texts for the pictures of a site"),
     "evaluate": Command("captioner.commands.evaluate", "compute the scores of captions, or of answers"),
     "ground": Command("captioner.commands.ground", "measure whether the maps lie on what the words name"),
     "train": Command("captioner.commands.train", "train a model"),
     "serve": Command("captioner.commands.serve", "serve a page for your pictures, and an HTTP API"),
+    "review": Command("captioner.commands.review", "walk pictures in the browser, and accept or edit their captions"),
     "models": Command("captioner.commands.models", "list the models that ship"),
     "export": Command("captioner.commands.export", "make a trained model ready to ship, with its scores"),
     "average": Command("captioner.commands.average", "average the weights of several models (model soup)"),
@@ -58,7 +57,7 @@ COMMANDS = {
 }
 SHELLS = ("bash", "zsh", "fish")
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
+_URL = r"(?i)([a-z][a-z0-9+.-]+):/+"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,14 +82,30 @@ def _run(words: list[str]) -> int:
     if not words or words[0] not in COMMANDS:
         return _run_without_command(words)
     module = _module_of(words[0])
-    options = _parser_of(words[0], module).parse_args(words[1:])
-    _refuse_urls(options)
+    options = _parse(words, module)
+    from captioner.commands.notices import warnings_as_lines
+
     with warnings_as_lines():
         code: int = module.run(options)
     return code
 
 
+def _parse(words: list[str], module: ModuleType) -> argparse.Namespace:
+    """The options of a command. Where none are given and the module has the defaults, argparse is not imported: that
+    would take as long as such a command."""
+    if len(words) == 1 and hasattr(module, "DEFAULTS"):
+        from types import SimpleNamespace
+
+        return SimpleNamespace(**module.DEFAULTS)  # type: ignore[return-value]
+    options = _parser_of(words[0], module).parse_args(words[1:])
+    _refuse_urls(options)
+    return options
+
+
 def _run_without_command(words: list[str]) -> int:
+    if words in ([], ["--help"], ["-h"]):
+        print(_help(), end="")
+        return 0 if words else 2
     parser = _overview()
     options = parser.parse_args(words)
     if options.print_completion is None:
@@ -111,32 +126,47 @@ def _known(name: str) -> argparse.ArgumentParser | None:
         return None
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong usage is reported in one line, without the whole usage before it."""
-
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
 def _overview() -> argparse.ArgumentParser:
+    import argparse
+
+    from captioner.commands.parser import Parser
+
+    class Overview(Parser):
+        def format_help(self) -> str:
+            return _help()
+
+    parser = Overview(prog="captioner", usage="captioner COMMAND ...")
+    parser.add_argument("--version", action="version", version=f"captioner {__version__}")
+    parser.add_argument("--print-completion", choices=SHELLS, help=argparse.SUPPRESS)
+    parser.add_argument("command", type=_command, nargs="?", metavar="COMMAND")
+    return parser
+
+
+def _help() -> str:
+    """What ``captioner --help`` prints; without argparse, whose import takes as long as all the rest."""
     width = max(map(len, COMMANDS))
     table = "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
-    parser = _Parser(
-        prog="captioner",
-        usage="captioner COMMAND ...",
-        description="Caption pictures, and show where the model looked for each word.",
-        epilog=f"commands:\n{table}\n\n'captioner COMMAND --help' lists the options of a command.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"captioner {__version__}")
-    parser.add_argument("--print-completion", choices=SHELLS, help="print a script that completes commands and options")
-    parser.add_argument("command", type=_command, nargs="?", metavar="COMMAND", help="one of the commands below")
-    return parser
+    return f"""usage: captioner COMMAND ...
+
+Caption pictures, and show where the model looked for each word.
+
+options:
+  -h, --help            show this help message and exit
+  --version             show the program's version number and exit
+  --print-completion {{{",".join(SHELLS)}}}
+                        print a script that completes commands and options
+
+commands:
+{table}
+
+'captioner COMMAND --help' lists the options of a command.
+"""
 
 
 def _command(name: str) -> str:
     if name in COMMANDS:
         return name
+    import argparse
     import difflib
 
     close = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -145,7 +175,9 @@ def _command(name: str) -> str:
 
 
 def _parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
-    parser = _Parser(
+    from captioner.commands.parser import Parser
+
+    parser = Parser(
         prog=f"captioner {name}", description=f"{COMMANDS[name].help[:1].upper()}{COMMANDS[name].help[1:]}."
     )
     module.add_arguments(parser)
@@ -164,9 +196,11 @@ def _module_of(name: str) -> ModuleType:
 
 def _refuse_urls(options: argparse.Namespace) -> None:
     """Options name files. A URL gets a message of its own, with the slashes that `pathlib.Path` removes."""
+    import re
+
     for name, value in vars(options).items():
         for one in value if isinstance(value, list) and name not in ("pictures", "question") else [value]:
-            if isinstance(one, (str, os.PathLike)) and (found := _URL.match(str(one))) and len(found[1]) > 1:
+            if isinstance(one, (str, os.PathLike)) and (found := re.match(_URL, str(one))) and len(found[1]) > 1:
                 rest = str(one)[found.end() :]
                 raise OptionError(
                     f"--{name.replace('_', '-')} {found[1]}://{rest}: a URL, where a file is due",

@@ -5,6 +5,7 @@ array API, and a beam copies only the few best candidates of each step to the ho
 log-probabilities there, because its random numbers are numpy's: the same on every device.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.backends.arrays import like, namespace, to_numpy, top_k
+from captioner.allocation import Allocation
+from captioner.backends.arrays import like, namespace, picked, to_numpy, top_k
 from captioner.backends.base import Backend, Encoded, State
+from captioner.constraints import Constraints, forbid
 from captioner.errors import CheckpointError
 from captioner.options import Beam, Greedy, Sampling
 from captioner.tokenizer.vocabulary import END, START
@@ -35,8 +38,9 @@ class Hypothesis:
         probabilities: of each word, given those before it.
         maps: (n, h, w) float32 for n words; with ``off_grid`` each sums to 1.
         off_grid: (n,) float32, the weight off the grid.
-        score: the length-normalised log-probability; see `captioner.options.Beam`.
+        score: the length-normalised log-probability of the words that were chosen; see `captioner.options.Beam`.
         finished: False where the length limit cut the caption off.
+        given: how many words at its beginning were given and not chosen; their log-probabilities are not in the score.
     """
 
     tokens: tuple[int, ...]
@@ -45,6 +49,7 @@ class Hypothesis:
     off_grid: _Floats
     score: float
     finished: bool
+    given: int = 0
 
 
 def decode(
@@ -65,6 +70,7 @@ def decode(
 
     Raises:
         CheckpointError: the model's numbers are not finite.
+        OptionError: no caption can meet the constraints.
     """
     options = options or Beam()
     if isinstance(options, Sampling):
@@ -75,25 +81,37 @@ def decode(
 
 
 def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypothesis]]:
-    rows = _Rows(backend, encoded, options)
-    for _ in range(options.max_length + 1):
+    rows = _Rows(backend, encoded, options, per_image=options.diverse_groups)
+    allocation = Allocation(options, rows.constraints) if options.allocated else None
+    while True:
         log_p = rows.next_log_p()  # (N, V)
-        continued = namespace(log_p).reshape(like(rows.totals, log_p)[:, None] + log_p, (rows.images, -1))  # (P, R * V)
-        # With refill, as many again: up to ``width`` of them may end.
-        wanted = options.width * (2 if options.refill else 1)
-        total, choice = top_k(continued, min(wanted, continued.shape[1]))  # (P, K)
+        if allocation is None:
+            total, source, word = _likeliest(rows, log_p, options)
+        else:
+            total, source, word = allocation.choose(log_p, rows.totals, rows.states, rows.slots, rows.images)
         _refuse_nan(total)
-        row, word = np.divmod(choice, log_p.shape[1])
-        if options.refill:
-            total = _refilled(total, word, options.width, rows.finished)
-        source = (row + np.arange(rows.images)[:, None] * rows.per_image).ravel()
-        rows.finish(source, word.ravel(), total.ravel(), options.length_penalty)
+        rows.finish(source.ravel(), word.ravel(), total.ravel(), options.length_penalty)
+        if options.require_words and options.diverse_groups == 1:
+            total = rows.worth_going_on(total, options)
         if rows.words == options.max_length:  # no room for another word: what came before counts
             rows.cut_off(options.length_penalty, at_least=options.n_best)
             break
-        if not rows.follow(source, word.ravel(), total.ravel(), log_p):
+        if not rows.follow(source.ravel(), word.ravel(), total.ravel(), log_p):
             break
     return rows.best(options.n_best)
+
+
+def _likeliest(rows: "_Rows", log_p: Any, options: Beam) -> tuple[_Floats, _Ints, _Ints]:
+    """The likeliest continuations of each picture, (P, K) each: log-probabilities, rows, and words."""
+    continued = namespace(log_p).reshape(like(rows.totals, log_p)[:, None] + log_p, (rows.images, -1))  # (P, R * V)
+    # With refill, as many again: up to ``width`` of them may end.
+    wanted = options.width * (2 if options.refill else 1)
+    total, choice = top_k(continued, min(wanted, continued.shape[1]))  # (P, K)
+    row, word = np.divmod(choice, log_p.shape[1])
+    if options.refill:
+        _refuse_nan(total)
+        total = _refilled(total, word, options.width, rows.finished)
+    return total, row + np.arange(rows.images)[:, None] * rows.per_image, word
 
 
 def _refilled(total: _Floats, word: _Ints, width: int, finished: _Ints) -> _Floats:
@@ -112,9 +130,8 @@ def _refilled(total: _Floats, word: _Ints, width: int, finished: _Ints) -> _Floa
 
 def _sample(backend: Backend, encoded: Encoded, options: Sampling, keys: list[int]) -> list[list[Hypothesis]]:
     generators = [np.random.default_rng((options.seed, key)) for key in keys]
-    rows = _Rows(backend, encoded, options)
-    rows.spread(options.samples)
-    for _ in range(options.max_length + 1):
+    rows = _Rows(backend, encoded, options, per_image=options.samples)
+    while True:
         log_p = to_numpy(rows.next_log_p())  # (N, V)
         _refuse_nan(log_p)
         # From 0 for the likeliest word, so that no temperature, however low, makes it overflow.
@@ -148,12 +165,13 @@ class _Rows:
         images, per_image: P and R; row r is of picture r // R.
         image_ids: (P,) the place of each picture in the result.
         totals: (N,) float32, the log-probability of each row; -inf for a row that has ended.
-        slots: (N,) which of a picture's hypotheses a row is, for sampling.
+        slots: (N,) which of a picture's samples, or of its diverse groups, a row is of.
+        states: (N,) of the constraints.
         words: words so far.
         tokens: (N, words), of each row.
     """
 
-    def __init__(self, backend: Backend, encoded: Encoded, options: Greedy) -> None:
+    def __init__(self, backend: Backend, encoded: Encoded, options: Greedy, *, per_image: int = 1) -> None:
         self.backend, self.options = backend, options
         self.images, self.per_image = len(encoded), 1
         self.image_ids = np.arange(self.images)
@@ -166,13 +184,34 @@ class _Rows:
         self.steps: list[_StepRecord] = []
         self.maps: list[tuple[Any, Any]] = []  # of each step, by the rows before it
         self.done: list[list[_Ended]] = [[] for _ in range(self.images)]
+        self.constraints = Constraints.of(options, backend.vocabulary) if options.constrained else None
+        self.states = np.zeros(self.images, dtype=np.int64)
+        self.given = 0  # words
+        if per_image > 1:
+            self._spread(per_image)
+        if self.constraints is not None:
+            self.states[:] = self.constraints.start
+            self._read_begin(self.constraints.begin)
 
-    def spread(self, per_image: int) -> None:
+    def _read_begin(self, begin: Sequence[int]) -> None:
+        """Let each row begin with given words, whatever their probabilities."""
+        rows = np.arange(len(self.last))
+        for word in begin:
+            step = self.backend.step(self.last, self.state)
+            self.maps.append((step.maps, step.off_grid))
+            self.last = np.full(len(rows), word, dtype=np.int64)
+            self.steps.append(_StepRecord(rows, self.last, picked(step.log_p, rows, self.last)))
+            self.state = step.state
+        self.given = self.words = len(begin)
+        self.tokens = np.tile(np.asarray(begin, dtype=np.int64), (len(rows), 1))
+
+    def _spread(self, per_image: int) -> None:
         """Give each picture so many rows that are alike."""
         source = np.repeat(np.arange(self.images), per_image)
         self.state = self.state.select(source)
         self.per_image = per_image
         self.last, self.totals, self.tokens = self.last[source], self.totals[source], self.tokens[source]
+        self.states = self.states[source]
         self.slots = np.tile(np.arange(per_image), self.images)
 
     def next_log_p(self) -> Any:
@@ -180,7 +219,10 @@ class _Rows:
         step = self.backend.step(self.last, self.state)
         self.state = step.state
         self.maps.append((step.maps, step.off_grid))
-        return _forbid(step.log_p, self._banned())
+        log_p = forbid(step.log_p, self._banned())
+        if self.constraints is None or not self.constraints.restricts:
+            return log_p
+        return self.constraints.mask(log_p, self.states, self.options.max_length - self.words)
 
     def follow(self, source: _Ints, word: _Ints, total: _Floats, log_p: Any) -> bool:
         """Continue the chosen rows with the chosen words; False where no row is left.
@@ -203,10 +245,12 @@ class _Rows:
         dead = ~alive.ravel()[flat]
         source, word = source[flat], word[flat]
         dropped = len(kept_images) < self.images
-        self.steps.append(_StepRecord(source, word, _picked(log_p, source, word)))
+        self.steps.append(_StepRecord(source, word, picked(log_p, source, word)))
         self.state = self.state.select(source, kept_images if dropped else None)
         self.last, self.totals = word, np.where(dead, _DEAD, total[flat]).astype(np.float32)
         self.slots = self.slots[source]
+        if self.constraints is not None:
+            self.states = self.constraints.read(self.states[source], word)
         self.tokens = np.concatenate((self.tokens[source], word[:, None]), 1)
         self.images, self.per_image, self.image_ids = len(kept_images), most, self.image_ids[kept_images]
         self.words += 1
@@ -216,8 +260,15 @@ class _Rows:
         """Set the hypotheses that end with this step aside."""
         columns = len(source) // self.images
         for i in np.flatnonzero((word == END) & np.isfinite(total)).tolist():
-            score = float(total[i]) / (self.words + 1) ** length_penalty
-            self._set_aside(i // columns, int(source[i]), score, finished=True)
+            score = float(total[i]) / (self.words - self.given + 1) ** length_penalty
+            self.done[self.image_ids[i // columns]].append(self._trace(int(source[i]), score, finished=True))
+
+    def worth_going_on(self, total: _Floats, options: Beam) -> _Floats:
+        """Totals (P, K) with -inf for those that no continuation can lift above the ``n_best`` that have ended."""
+        longest = options.max_length - self.given + 1
+        bars = [sorted((one.score for one in self.done[i]), reverse=True)[: options.n_best] for i in self.image_ids]
+        bar = np.array([some[-1] if len(some) == options.n_best else -np.inf for some in bars])  # (P,)
+        return np.where(total / longest**options.length_penalty > bar[:, None], total, _DEAD)
 
     def cut_off(self, length_penalty: float, *, at_least: int | None = None, but: _Ints | None = None) -> None:
         """Set the living rows aside as they are: where a picture has fewer hypotheses than ``at_least``, or all rows
@@ -229,7 +280,7 @@ class _Rows:
                 continue
             if but is not None and row in but:
                 continue
-            score = float(self.totals[row]) / max(1, self.words) ** length_penalty
+            score = float(self.totals[row]) / max(1, self.words - self.given) ** length_penalty
             ended = self._trace(row, score, finished=False)
             if at_least is None or ended.tokens not in {one.tokens for one in self.done[self.image_ids[image]]}:
                 self.done[self.image_ids[image]].append(ended)
@@ -237,28 +288,29 @@ class _Rows:
     def best(self, count: int) -> list[list[Hypothesis]]:
         """The captions of each picture, the best first."""
         if not all(self.done):
+            if self.constraints is not None and self.constraints.restricts:
+                raise self.constraints.unmet(self.options.max_length)
             raise _not_finite()
         maps = [(to_numpy(maps), to_numpy(off_grid)) for maps, off_grid in self.maps]
-        found = [sorted(ended, key=lambda one: (not one.finished, -one.score))[:count] for ended in self.done]
-        return [[one.hypothesis(maps, self.backend.grid_shape) for one in some] for some in found]
+        found = [sorted(ended, key=lambda one: (not one.finished, -one.score)) for ended in self.done]
+        if isinstance(self.options, Beam) and self.options.diverse_groups > 1:
+            found = [_group_by_group(some) for some in found]
+        return [[one.hypothesis(maps, self.backend.grid_shape, self.given) for one in some[:count]] for some in found]
 
     @property
     def finished(self) -> _Ints:
         """How many hypotheses of each picture have ended, (P,)."""
         return np.array([sum(one.finished for one in self.done[i]) for i in self.image_ids], dtype=np.int64)
 
-    def _set_aside(self, image: int, row: int, score: float, *, finished: bool) -> None:
-        self.done[self.image_ids[image]].append(self._trace(row, score, finished=finished))
-
     def _trace(self, row: int, score: float, *, finished: bool) -> "_Ended":
         """The hypothesis that a row holds, read backwards."""
-        tokens, log_p, rows = [], [], []
+        tokens, log_p, rows, slot = [], [], [], int(self.slots[row])
         for step in reversed(self.steps):
             tokens.append(int(step.word[row]))
             log_p.append(float(step.log_p[row]))
             row = int(step.source[row])
             rows.append(row)
-        return _Ended(tuple(reversed(tokens)), tuple(reversed(log_p)), tuple(reversed(rows)), score, finished)
+        return _Ended(tuple(reversed(tokens)), tuple(reversed(log_p)), tuple(reversed(rows)), score, finished, slot)
 
     def _banned(self) -> tuple[_Ints, _Ints]:
         """Rows and words: the pairs that may not follow."""
@@ -292,8 +344,9 @@ class _Ended:
     rows: tuple[int, ...]
     score: float
     finished: bool
+    slot: int
 
-    def hypothesis(self, maps: list[tuple[_Floats, _Floats]], shape: tuple[int, int]) -> Hypothesis:
+    def hypothesis(self, maps: list[tuple[_Floats, _Floats]], shape: tuple[int, int], given: int) -> Hypothesis:
         own = [maps[step][0][row] for step, row in enumerate(self.rows)]
         off_grid = [maps[step][1][row] for step, row in enumerate(self.rows)]
         return Hypothesis(
@@ -303,41 +356,19 @@ class _Ended:
             off_grid=np.asarray(off_grid, dtype=np.float32),
             score=self.score,
             finished=self.finished,
+            given=given,
         )
 
 
-def _forbid(log_p: Any, banned: tuple[_Ints, _Ints]) -> Any:
-    """Log-probabilities (N, V) with pairs (row, word) at -inf and the rest of their rows summing to 1 again."""
-    rows, words = banned
-    if not len(rows):
-        return log_p
-    touched, place = np.unique(rows, return_inverse=True)
-    xp = namespace(log_p)
-    forbidden = np.zeros((len(touched), log_p.shape[1]), dtype=np.bool_)
-    forbidden[place, words] = True
-    own = xp.take(log_p, like(touched, log_p), axis=0)
-    allowed = xp.where(like(forbidden, log_p), like(np.asarray(_DEAD), log_p), own)
-    highest = xp.max(allowed, axis=-1, keepdims=True)
-    stuck = highest == _DEAD
-    shifted = allowed - xp.where(stuck, xp.zeros_like(highest), highest)
-    total = xp.sum(xp.exp(shifted), axis=-1, keepdims=True)
-    total = xp.log(xp.where(stuck, xp.ones_like(total), total))
-    # Where nothing may follow, the end does.
-    end = np.full(log_p.shape[1], _DEAD)
-    end[END] = 0.0
-    mended = xp.where(stuck, like(end, log_p)[None], shifted - total)
-    source = np.arange(log_p.shape[0])
-    source[touched] = len(source) + np.arange(len(touched))
-    return xp.take(xp.concat((log_p, mended)), like(source, log_p), axis=0)
-
-
-def _picked(log_p: Any, rows: _Ints, words: _Ints) -> _Floats:
-    """The log-probability of a word of each row, in the host's memory."""
-    if isinstance(log_p, np.ndarray):
-        return np.asarray(log_p[rows, words])
-    xp = namespace(log_p)
-    places = like(rows * log_p.shape[1] + words, log_p)
-    return to_numpy(xp.take(xp.reshape(log_p, (-1,)), places, axis=0))
+def _group_by_group(ended: list[_Ended]) -> list[_Ended]:
+    """The best of each diverse group, then the second of each, and so on; a caption of several groups once."""
+    ranks: Counter[int] = Counter()
+    found: dict[tuple[int, ...], tuple[int, _Ended]] = {}
+    for one in ended:
+        if one.tokens not in found:
+            found[one.tokens] = ranks[one.slot], one
+            ranks[one.slot] += 1
+    return [one for _, one in sorted(found.values(), key=lambda ranked: ranked[0])]
 
 
 def _softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,17 +6,22 @@ vocabulary and "about": training, scores and defaults. Every field may come from
 nowhere else.
 """
 
-import hashlib
+from __future__ import annotations
+
 import json
 import math
+import os
 import struct
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NoReturn, TypedDict
 
 from captioner.errors import CaptionerError, CheckpointError, one_line
-from captioner.options import Beam, MapOptions
-from captioner.tokenizer.vocabulary import LONGEST_WORD, Vocabulary, is_word
+
+TYPE_CHECKING = False  # here and below: 'captioner models' does without what takes longer to import than to list them
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any, NoReturn, TypedDict
+else:
+    TypedDict = dict
 
 FORMAT = "captioner"
 FORMAT_VERSION = 2
@@ -27,6 +32,7 @@ _MOST_WORDS = 1_000_000
 _WIDEST_STORED_BEAM = 100
 _LONGEST_STORED_CAPTION = 200
 _LARGEST_NUMBER = 100_000  # beyond every width or side: what is larger would fill the memory first
+_LONGEST_OPTION = 200  # characters
 _MOST_LAYERS = 200  # each takes time to make, also where the weights of none are there
 
 
@@ -63,17 +69,41 @@ class Header(TypedDict):
     start: int
 
 
+def read_summary(path: str | Path) -> dict[str, Any]:
+    """What a model file holds under "model": "config", "vocabulary" and "about", of which nothing is validated.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, not of this program, or of another version of the format.
+    """
+    _, model, _, _ = _read_model(os.fspath(path))
+    return model
+
+
 def read_header(path: str | Path) -> Header:
     """Read and validate the metadata of a model file, or of an exported folder, without the weights.
 
     Raises:
         CheckpointError: the file is missing, damaged, not of this program, or of another version of the format.
     """
+    from hashlib import sha256
+    from pathlib import Path
+
     path = Path(path)
     if (path / EXPORTED).is_file():
         return read_exported(path)
-    content, digest, start = _read_json(path)
-    metadata = content.pop("__metadata__", None)
+    content, model, version, start = _read_model(os.fspath(path))
+    canonical = json.dumps(content, sort_keys=True).encode()  # safetensors writes its metadata in any order
+    del content["__metadata__"]
+    try:
+        return _validated(model, version, sha256(canonical).hexdigest(), tensors=content, start=start)
+    except _DAMAGE as error:
+        raise damaged(path, error) from None
+
+
+def _read_model(path: str) -> tuple[dict[str, Any], dict[str, Any], int, int]:
+    """The header, what it holds under "model", the version of its format, and where the header ends."""
+    content, start = _read_json(path)
+    metadata = content.get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a safetensors file, but not a model of captioner")
     version = str(metadata.get("version"))
@@ -83,8 +113,7 @@ def read_header(path: str | Path) -> Header:
             remedy="use the captioner that wrote it, or train the model again",
         )
     try:
-        model = _parse(metadata["model"])
-        return _validated(model, int(version), digest, tensors=content, start=start)
+        return content, _parse(metadata["model"]), int(version), start
     except _DAMAGE as error:
         raise damaged(path, error) from None
 
@@ -117,6 +146,8 @@ def read_exported(folder: str | Path) -> Header:
     Raises:
         CheckpointError: its ``config.json`` is missing, damaged, not of this program, or of another version.
     """
+    from pathlib import Path
+
     path = Path(folder) / EXPORTED
     try:
         if path.stat().st_size > _MOST_HEADER:
@@ -138,18 +169,18 @@ def read_exported(folder: str | Path) -> Header:
         raise damaged(path, error) from None
 
 
-def damaged(path: Path, error: object) -> CheckpointError:
+def damaged(path: str | Path, error: object) -> CheckpointError:
     """The error of a model file whose content does not fit."""
     return CheckpointError(f"{path}: damaged, or made by another version ({one_line(error)})")
 
 
-def _read_json(path: Path) -> tuple[dict[str, Any], str, int]:
-    """The header, its digest, and where it ends."""
-    if not path.is_file():
+def _read_json(path: str) -> tuple[dict[str, Any], int]:
+    """The header, and where it ends."""
+    if not os.path.isfile(path):  # noqa: PTH113
         raise CheckpointError(f"{path}: no such model file")
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
+        with open(path, "rb") as file:  # noqa: PTH123
+            size = os.fstat(file.fileno()).st_size
             (length,) = struct.unpack("<Q", file.read(8))
             if not 2 <= length <= min(_MOST_HEADER, size - 8):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
@@ -162,8 +193,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str, int]:
         raise CheckpointError(f"{path}: not permitted to read it") from None
     except (OSError, struct.error, *_DAMAGE) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())[:120]})") from None
-    canonical = json.dumps(content, sort_keys=True).encode()  # safetensors writes its metadata in any order
-    return content, hashlib.sha256(canonical).hexdigest(), 8 + length
+    return content, 8 + length
 
 
 def _check_tensors(content: Mapping[str, Any], size: int) -> None:
@@ -196,6 +226,8 @@ def _finite(text: str) -> float:
 
 
 def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: dict[str, Any], start: int) -> Header:
+    from captioner.tokenizer.vocabulary import LONGEST_WORD, Vocabulary, is_word
+
     config, words, about = model.get("config"), model.get("vocabulary"), model.get("about")
     for name, value, kind in (("config", config, dict), ("vocabulary", words, list), ("about", about, dict)):
         if not isinstance(value, kind):
@@ -234,15 +266,15 @@ def _checked_answers(answers: Any, config: Mapping[str, Any]) -> list[str]:
     if not isinstance(answers, list) or not 1 <= len(answers) <= _MOST_WORDS:
         raise TypeError("its answers are no list of texts")
     for answer in answers:
-        if not isinstance(answer, str) or not answer.strip() or len(answer) > LONGEST_WORD:
-            raise TypeError(f"{answer!r:.60} is no answer: text of 1 to {LONGEST_WORD} characters")
+        if not isinstance(answer, str) or not answer.strip() or len(answer) > _LONGEST_OPTION:
+            raise TypeError(f"{answer!r:.60} is no answer: text of 1 to {_LONGEST_OPTION} characters")
     if len(set(answers)) != len(answers):
         raise ValueError("an answer is there twice")
     return answers
 
 
 def _check_part(part: str, values: Any) -> None:
-    """Options are plain values: finite numbers within reason, texts, or lists of these."""
+    """Options are plain values: finite numbers within reason, texts, or lists and tables of these."""
     if not isinstance(values, dict):
         raise TypeError(f"its {part} is {'missing' if values is None else f'a {type(values).__name__}'}")
     for name, value in values.items():
@@ -253,8 +285,10 @@ def _check_part(part: str, values: Any) -> None:
 def _is_plain(value: Any, depth: int = 0) -> bool:
     if isinstance(value, list):
         return depth < 3 and len(value) <= 1000 and all(_is_plain(one, depth + 1) for one in value)
+    if isinstance(value, dict):  # options of a part's part, which are plain themselves
+        return depth < 1 and len(value) <= 100 and all(_is_plain(one, depth + 1) for one in (*value, *value.values()))
     if isinstance(value, str):
-        return len(value) <= LONGEST_WORD
+        return len(value) <= _LONGEST_OPTION
     if isinstance(value, bool) or value is None:
         return True
     return _is_number(value) and abs(value) <= _LARGEST_NUMBER  # an integer may be too large for a float
@@ -265,6 +299,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_about(about: Mapping[str, Any]) -> None:
+    from captioner.options import Beam, MapOptions
+
     for name in ("decoding", "maps", "test", "dev", "recipe"):
         if not isinstance(about.get(name, {}), dict):
             raise TypeError(f"about.{name} is a {type(about[name]).__name__}")

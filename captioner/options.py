@@ -1,7 +1,8 @@
 """Options of decoding and of maps: frozen dataclasses with validated ranges."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from captioner.errors import OptionError
@@ -10,6 +11,11 @@ MAX_ROWS = 1000
 """Hypotheses or samples for each picture, at most."""
 MAX_WORDS = 1000
 """Words of a caption, at most."""
+MAX_REQUIRED = 8
+"""Words and phrases that a caption is required to hold, at most."""
+MAX_FORBIDDEN = 10_000
+WIDENED = 20
+"""Hypotheses to which required words widen a beam, at most; what Post and Vilar (2018) use."""
 
 EXPLAIN = ("attention", "gradient", "occlusion")
 SINKS = ("keep", "subtract", "standardise")
@@ -23,18 +29,45 @@ class Greedy:
         max_length: most words of a caption.
         min_length: fewest.
         no_repeat_ngram: no sequence of so many words occurs twice in a caption; 0 allows all.
+        begin: how the caption begins; the model reads these words first, and they get maps too.
+        forbid_words: words and phrases that a caption does not hold, in this form ("man" does not forbid "men"). Texts,
+            or one text with commas between them.
+        require_words: words and phrases that it holds, 8 at most; not for `Sampling`. See `captioner.constraints`.
     """
 
     max_length: int = 24
     min_length: int = 1
     no_repeat_ngram: int = 0
+    begin: str = ""
+    forbid_words: tuple[str, ...] = ()
+    require_words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check("max_length", self.max_length, at_least=1, at_most=MAX_WORDS)
         _check("min_length", self.min_length, at_least=0, at_most=MAX_WORDS)
         _check("no_repeat_ngram", self.no_repeat_ngram, at_least=0, at_most=MAX_WORDS)
         if self.min_length > self.max_length:
-            raise OptionError(f"min_length {self.min_length} is above max_length {self.max_length}")
+            raise OptionError(
+                f"min_length {self.min_length} is above max_length {self.max_length}",
+                remedy="let the fewest words (--min-words) be no more than the most (--max-words)",
+            )
+        if not isinstance(self.begin, str):
+            raise OptionError(f"begin is a text, not {self.begin!r:.60}")
+        object.__setattr__(self, "begin", " ".join(self.begin.split()))
+        for name, most in (("forbid_words", MAX_FORBIDDEN), ("require_words", MAX_REQUIRED)):
+            object.__setattr__(self, name, _texts(name, getattr(self, name), most))
+        both = {one.lower() for one in self.forbid_words}.intersection(one.lower() for one in self.require_words)
+        if both:
+            raise OptionError(f"'{min(both)}' is both required and forbidden", remedy="leave one of the two out")
+
+    @property
+    def constrained(self) -> bool:
+        """Whether words are given, forbidden or required."""
+        return bool(self.begin or self.forbid_words or self.require_words)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +88,19 @@ class Beam(Greedy):
         length_penalty: see above.
         n_best: captions returned for each picture, the best first; at most ``width``.
         refill: see above.
+        diverse_groups: the beam is divided into so many groups, each of which avoids the words that those before it
+            have just chosen (diverse beam search, Vijayakumar et al. 2016). ``width`` is a multiple of it. The first
+            captions of ``n_best`` are the best of each group; a caption that several groups find is returned once.
+        diversity: by how much the log-probability of a word sinks for each hypothesis of an earlier group that chose
+            it at this step. Scores do not contain it.
     """
 
     width: int = 3
     length_penalty: float = 0.7
     n_best: int = 1
     refill: bool = False
+    diverse_groups: int = 1
+    diversity: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +114,49 @@ class Beam(Greedy):
             raise OptionError(f"refill must be true or false, not {self.refill!r}")
         if not _is_number(self.length_penalty) or not 0 <= self.length_penalty <= 5:
             raise OptionError(f"length_penalty must be from 0 to 5, not {self.length_penalty}")
+        _check("diverse_groups", self.diverse_groups, at_least=1, at_most=MAX_ROWS)
+        if not _is_number(self.diversity) or not 0 <= self.diversity <= 100:
+            raise OptionError(f"diversity must be from 0 to 100, not {self.diversity}")
+        if self.width % self.diverse_groups:
+            wider = -(-self.width // self.diverse_groups) * self.diverse_groups
+            raise OptionError(
+                f"{self.diverse_groups} diverse groups cannot share a beam of {self.width} evenly",
+                remedy=f"let the beam be {wider} wide (--beam {wider})",
+            )
+        if self.refill and (self.require_words or self.diverse_groups > 1):
+            raise OptionError("refill goes with neither required words nor diverse groups", remedy="leave refill out")
+
+    @property
+    def allocated(self) -> bool:
+        """Whether the places of the beam are shared out; see `captioner.allocation`."""
+        return self.diverse_groups > 1 or bool(self.require_words)
+
+    def changed(self, **changes: Any) -> "Beam":
+        """These options with changes.
+
+        Where they give no width, the beam is widened to what they need: to ``n_best``, to a multiple of
+        ``diverse_groups``, and with n required words to n + 1 times its width, but not above 20: its places are shared
+        out among so many banks.
+
+        Args:
+            changes: options by name; "max_words" and "min_words" are other names of "max_length" and "min_length".
+
+        Raises:
+            OptionError: a value out of its range, or values that exclude each other.
+        """
+        for name in ("max", "min"):
+            if f"{name}_words" in changes:
+                changes[f"{name}_length"] = changes.pop(f"{name}_words")
+        if "width" not in changes:
+            width, n_best, groups = self.width, changes.get("n_best", 1), changes.get("diverse_groups", 1)
+            required = _texts("require_words", changes.get("require_words", ()), MAX_REQUIRED)
+            width = max(width, min(width * (1 + sum(len(text.split()) for text in required)), WIDENED))
+            if type(n_best) is int:
+                width = max(width, n_best)
+            if type(groups) is int and groups > 0:
+                width = -(-width // groups) * groups
+            changes["width"] = min(width, MAX_ROWS)
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +179,8 @@ class Sampling(Greedy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.require_words:
+            raise OptionError("words cannot be required of sampling", remedy="leave out sampling (--sample)")
         _check("top_k", self.top_k, at_least=0, at_most=2**31)
         _check("samples", self.samples, at_least=1, at_most=MAX_ROWS)
         _check("seed", self.seed, at_least=0, at_most=2**63 - 1)
@@ -164,6 +249,23 @@ class MapOptions:
 def _check(name: str, value: int, *, at_least: int, at_most: int) -> None:
     if type(value) is not int or not at_least <= value <= at_most:
         raise OptionError(f"{name} must be a whole number from {at_least} to {at_most}, not {value!r}")
+
+
+def _texts(name: str, value: object, most: int) -> tuple[str, ...]:
+    """Words and phrases, each once, from a list of texts or from one text with commas between them."""
+    option = f"--{name.replace('_', '-')}"
+    parts = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
+    found = {}
+    for part in parts:
+        if not isinstance(part, str):
+            raise OptionError(f"{name} is a list of texts, not {value!r:.60}")
+        if text := " ".join(part.split()):
+            found[text.lower()] = text
+    if parts and not found:
+        raise OptionError(f"{name}: {value!r:.60} has no words", remedy=f"name some, or leave out {option}")
+    if len(found) > most:
+        raise OptionError(f"{name} holds {len(found)} words and phrases, and {most:,} is the most", remedy="name fewer")
+    return tuple(found.values())
 
 
 def _is_number(value: object) -> bool:

@@ -15,23 +15,34 @@ from numpy.typing import NDArray
 
 from captioner.backends.base import Backend, Encoded, Pixels
 from captioner.backends.choice import open_backend
+from captioner.constraints import Constraints
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.prepared import Prepared, check_numbers, detached, prepare
-from captioner.results import Alternative, Answer, Caption, Failure, Outcome, Word
+from captioner.results import Alternative, Answer, Caption, ClipCaption, Failure, Outcome
 from captioner.shipped import DEFAULT_MODEL, find_model
-from captioner.tokenizer.detokenize import detokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
-from captioner.word_maps import WordMaps, encode, log_probabilities, word_maps
+from captioner.word_maps import (
+    WordMaps,
+    caption_frames,
+    encode,
+    log_probabilities,
+    place_of,
+    word_contrast,
+    word_heads,
+    word_maps,
+)
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from concurrent.futures import Future
 
     from captioner.asking import Asker, EncodedPicture
+    from captioner.show.views import Contrast, Heads
 
 _BATCH = 16
+_FRAME_PIXELS = 480
 
 
 class Captioner:
@@ -50,6 +61,7 @@ class Captioner:
         self._torch = backend if backend.name == "torch" else None
         self._lock = threading.Lock()
         self._asker: Asker | None = None
+        self._even: Encoded | None = None
         self.default_options = Beam(**self.about.get("decoding", {}))
         self._check_options(self.default_options)
         self.map_options = MapOptions.stored(dict(self.about))
@@ -325,8 +337,8 @@ class Captioner:
 
         Args:
             picture: as of `caption`.
-            captions: a list of sentences; the PTB tokeniser splits them. A word that the model does not know has
-                probability 0, and words beyond the longest caption that it can read are left out.
+            captions: a list of sentences; the PTB tokeniser splits them. A word that the model does not know is marked
+                ``unknown`` and has probability 0; words beyond the longest caption that it can read are left out.
             explain: as of `caption`.
             max_pixels: larger pictures are refused.
 
@@ -351,11 +363,92 @@ class Captioner:
         for words, some, (maps, off_grid, log_p) in zip(split, ids, explained, strict=True):
             if not np.isfinite(log_p).all():
                 raise CheckpointError("the model's numbers are not finite: its training diverged, or it is damaged")
-            known = [math.exp(p) if i >= len(SPECIAL) else 0.0 for i, p in zip(some, log_p[:-1].tolist(), strict=True)]
+            unknown = [i < len(SPECIAL) for i in some]
+            p = [0.0 if lost else math.exp(one) for lost, one in zip(unknown, log_p[:-1].tolist(), strict=True)]
             score = float(log_p.sum()) / len(log_p) ** self.default_options.length_penalty
-            result = _alternative(words, known, maps, off_grid, score=score, finished=True)
+            result = Alternative.of(words, p, maps, off_grid, score=score, unknown=unknown)
             found.append(self._caption(prepared, map_options, result))
         return found
+
+    def with_gains(self, captions: Sequence[Caption]) -> list[Caption]:
+        """Captions of this model whose words have their ``gain``, how much the picture mattered; see
+        `captioner.picture_gain`."""
+        from captioner.picture_gain import even_grid, with_gains
+
+        with self._lock:
+            if self._even is None:
+                self._even = even_grid(self.backend)
+        return with_gains(self.backend, self._even, captions)
+
+    def heads(self, caption: Caption, word: str | int) -> "Heads":
+        """What every attention head looked at for a word of a caption that this model made or read; needs torch.
+
+        Args:
+            caption: with its picture.
+            word: its text, or its place from 0.
+
+        Raises:
+            ImageError: the caption's picture is gone.
+            OptionError: the caption has no such word, or torch is not installed.
+        """
+        place = place_of(caption, word)
+        prepared, ids = self._again(caption)
+        return word_heads(self.torch_backend(), prepared, caption, ids, place)
+
+    def contrast(self, caption: Caption, word: str | int, other: str) -> "Contrast":
+        """Why a word and not another: the difference of both words' gradient maps; needs torch.
+
+        Args:
+            caption: with its picture.
+            word: its text, or its place from 0.
+            other: a word of the vocabulary.
+
+        Raises:
+            ImageError: the caption's picture is gone.
+            OptionError: the caption has no such word, the model does not know the other, or torch is not installed.
+        """
+        place = place_of(caption, word)
+        (other_id,) = self.vocabulary.encode([other])[1:-1]
+        if other_id < len(SPECIAL):
+            raise OptionError(f"the model '{self.name}' does not know the word '{other}'", remedy="name another word")
+        prepared, ids = self._again(caption)
+        return word_contrast(self.torch_backend(), prepared, caption, ids, place, (other, other_id))
+
+    def _again(self, caption: Caption) -> tuple[Prepared, list[int]]:
+        """The picture of a caption, prepared once more, and the caption in ids."""
+        prepared = self.prepare(caption.source)
+        return prepared, self.vocabulary.encode([word.text for word in caption.words])[1:-1]
+
+    def caption_clip(self, frames: Sequence[Picture], *, options: Greedy | None = None) -> ClipCaption:
+        """One caption of a clip, over the cells of all its frames; needs torch.
+
+        The frames are encoded one by one and their cells are joined. A model that was trained on pictures attends to
+        them as to one large picture; one with the attention "temporal" weighs the frames as well.
+
+        Args:
+            frames: pictures of one size, in order; `captioner.data.clips.read_frames` reads them from a file.
+            options: as of `caption`.
+
+        Raises:
+            ImageError: a frame does not open.
+            OptionError: no frames, frames of several sizes, or torch is not installed.
+        """
+        self._check_options(options)
+        ready = [self.prepare(frame, keep=_FRAME_PIXELS) for frame in frames]
+        found, geometry, strip = caption_frames(self.torch_backend(), ready, options or self.default_options)
+        best, *others = (self._result(hypothesis) for hypothesis in found)
+        return ClipCaption(
+            text=best.text,
+            words=best.words,
+            score=best.score,
+            finished=best.finished,
+            image="",
+            model=self.name,
+            geometry=geometry,
+            alternatives=tuple(others),
+            source=strip,
+            frames=len(ready),
+        )
 
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""
@@ -370,14 +463,12 @@ class Captioner:
         return log_probabilities(self.backend, variants, geometry, captions)
 
     def options(self, **changes: Any) -> Beam:
-        """The model's own beam options with changes; the beam is widened to ``n_best`` where no width is given.
+        """The model's own beam options with changes; see `captioner.options.Beam.changed`.
 
         Raises:
-            OptionError: a value out of range, or more words than the model can read.
+            OptionError: a value out of range, more words than the model can read, or words that it does not know.
         """
-        n_best = changes.get("n_best", 1)
-        wide_enough = max(self.default_options.width, n_best) if type(n_best) is int else self.default_options.width
-        options = replace(self.default_options, **{"width": wide_enough, **changes})
+        options = self.default_options.changed(**changes)
         self._check_options(options)
         return options
 
@@ -392,6 +483,7 @@ class Captioner:
                 "can read",
                 remedy="ask for fewer",
             )
+        Constraints.of(options, self.vocabulary)  # raises for words that the model cannot say
 
     def _check_captions(self, captions: Sequence[str]) -> list[list[str]]:
         is_list = isinstance(captions, Iterable) and not isinstance(captions, (str, bytes))
@@ -422,18 +514,19 @@ class Captioner:
         return word_maps(self.backend, ready, encoded, captions, options, gradient_backend=self.torch_backend)
 
     def _finish(self, prepared: Prepared, found: Sequence[Hypothesis], options: MapOptions) -> Caption:
-        best, *others = (
-            _alternative(
-                self.vocabulary.decode(hypothesis.tokens),
-                hypothesis.probabilities,
-                hypothesis.maps,
-                hypothesis.off_grid,
-                score=hypothesis.score,
-                finished=hypothesis.finished,
-            )
-            for hypothesis in found
-        )
+        best, *others = (self._result(hypothesis) for hypothesis in found)
         return self._caption(prepared, options, best, others)
+
+    def _result(self, hypothesis: Hypothesis) -> Alternative:
+        return Alternative.of(
+            self.vocabulary.decode(hypothesis.tokens),
+            hypothesis.probabilities,
+            hypothesis.maps,
+            hypothesis.off_grid,
+            score=hypothesis.score,
+            finished=hypothesis.finished,
+            given=hypothesis.given,
+        )
 
     def _caption(
         self, prepared: Prepared, options: MapOptions, best: Alternative, others: Sequence[Alternative] = ()
@@ -459,22 +552,6 @@ def _opened(picture: Picture, future: "Future[Prepared]") -> Prepared | Failure:
         return Failure.of(picture, error)
 
 
-def _alternative(
-    texts: Sequence[str],
-    probabilities: Sequence[float],
-    maps: NDArray[np.float32],
-    off_grid: NDArray[np.float32],
-    *,
-    score: float,
-    finished: bool,
-) -> Alternative:
-    words = tuple(
-        Word(text, probability, map_, float(off))
-        for text, probability, map_, off in zip(texts, probabilities, maps, off_grid, strict=True)
-    )
-    return Alternative(text=detokenize(texts), words=words, score=score, finished=finished)
-
-
 def load(
     model: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
@@ -491,8 +568,8 @@ def load(
         backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" on a CPU
             for exported folders and for model files that have graphs (``graphs/NAME`` beside it, made from this very
             file), and "torch" for others and on an accelerator.
-        threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes one for each core, or
-            what the environment's OMP_NUM_THREADS says.
+        threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes what the environment's
+            OMP_NUM_THREADS says, or looks every few seconds how many cores others leave free.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.

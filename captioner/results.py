@@ -1,7 +1,9 @@
 """Results as plain data: captions, words with their maps, answers to questions, and failures."""
 
+import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from captioner.errors import CaptionerError, ImageError
-from captioner.image import Geometry, Picture, open_image
+from captioner.image import Geometry, Picture, ReadsBytes, open_image
+from captioner.tokenizer.detokenize import detokenize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,16 +30,23 @@ class Word:
         map: (h, w) float32, row-major like the picture; non-negative; its sum over the cells that hold picture is
             ``1 - off_grid``. `Caption.geometry` has the pixels that a cell stands for.
         off_grid: the share of the attention that went to something that is no cell (a sentinel, a memory slot):
-            ``1 - off_grid`` is how much the picture mattered. 0 for models without any.
+            ``1 - off_grid`` is the share that went to the picture. 0 for models without any.
+        given: the word was given (``begin`` of the options), and not chosen.
+        unknown: the model does not know the word of a caption that it read, and read ``<unk>`` in its place.
+        gain: the log-probability of the word less that without the picture, in nats: how much the picture mattered.
+            None where it was not computed; see `captioner.picture_gain`.
     """
 
     text: str
     probability: float
     map: "NDArray[np.float32]" = field(repr=False)
     off_grid: float = 0.0
+    given: bool = False
+    unknown: bool = False
+    gain: float | None = None
 
     def __eq__(self, other: object) -> bool:
-        """Equal text, probability, weight off the grid, and map, value by value."""
+        """Equal in all that they hold, the maps value by value."""
         if not isinstance(other, Word):
             return NotImplemented
         return self._key() == other._key()
@@ -46,7 +56,8 @@ class Word:
 
     def _key(self) -> tuple[Any, ...]:
         map_ = np.asarray(self.map, dtype=np.float32) + np.float32(0)  # -0.0 equals 0.0, and so must its bytes
-        return self.text, self.probability, self.off_grid, map_.shape, map_.tobytes()
+        others = self.text, self.probability, self.off_grid, self.given, self.unknown, self.gain
+        return *others, map_.shape, map_.tobytes()
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,36 @@ class Alternative:
     score: float
     finished: bool
 
+    @classmethod
+    def of(
+        cls,
+        texts: Sequence[str],
+        probabilities: Sequence[float],
+        maps: "NDArray[np.float32]",
+        off_grid: "NDArray[np.float32]",
+        *,
+        score: float,
+        finished: bool = True,
+        given: int = 0,
+        unknown: Sequence[bool] = (),
+    ) -> "Alternative":
+        """The sentence of n words.
+
+        Args:
+            texts, probabilities: of the words.
+            maps: (n, h, w).
+            off_grid: (n,).
+            score, finished: of the sentence.
+            given: how many words at the beginning were given.
+            unknown: for each word, whether the model does not know it; empty where it knows all.
+        """
+        lost = unknown or [False] * len(texts)
+        words = tuple(
+            Word(text, probability, map_, float(off), given=i < given, unknown=lost[i])
+            for i, (text, probability, map_, off) in enumerate(zip(texts, probabilities, maps, off_grid, strict=True))
+        )
+        return cls(text=detokenize(texts), words=words, score=score, finished=finished)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
@@ -75,11 +116,13 @@ class Caption:
         words: its words; ``text`` is the sentence that they make.
         score: the length-normalised log-probability by which the beam chose it.
         finished: False where the length limit cut it off.
-        image: the path of the picture, "" for one that came from memory.
+        image: the path of the picture, or the name of one that reads its own bytes; "" for one that came from memory.
         model: the name of the model.
         geometry: where the maps' cells lie on the picture.
         explain: what the maps are made of: "attention", "gradient" or "occlusion"; see `captioner.explain`.
         alternatives: further captions, the best first, where more than one was asked for.
+        needs_review: whether a person should look at it, because its `confidence` is below what was asked for; None
+            where nothing was asked.
         source: what was captioned, or an upright copy of it. A path is opened when `picture` is read, so captions of
             files hold no pixels.
     """
@@ -93,10 +136,24 @@ class Caption:
     geometry: Geometry
     explain: str = "attention"
     alternatives: tuple[Alternative, ...] = ()
+    needs_review: bool | None = None
     source: Picture = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def confidence(self) -> float:
+        """How sure the model is: the geometric mean of the probabilities of the words that it chose, 0 to 1. 0 for a
+        caption without any, and for one with a word that the model does not know."""
+        chosen = [word.probability for word in self.words if not word.given]
+        if not chosen or min(chosen) <= 0:
+            return 0.0
+        return math.exp(sum(map(math.log, chosen)) / len(chosen))
+
+    def reviewed(self, min_confidence: float) -> "Caption":
+        """The caption with ``needs_review``: whether its `confidence` is below a minimum."""
+        return replace(self, needs_review=self.confidence < min_confidence)
 
     @property
     def picture(self) -> Image.Image:
@@ -123,6 +180,7 @@ class Caption:
             "caption": self.text,
             "score": round(self.score, 6),
             "finished": self.finished,
+            **self._as_reviewed(),
             "model": self.model,
             "explain": self.explain,
             "grid": list(self.geometry.grid),
@@ -138,6 +196,11 @@ class Caption:
                 for other in self.alternatives
             ],
         }
+
+    def _as_reviewed(self) -> dict[str, Any]:
+        if self.needs_review is None:
+            return {}
+        return {"confidence": round(self.confidence, 4), "needs_review": self.needs_review}
 
     def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
         """The picture, then once per word with its map laid over it; see `captioner.show.figure`.
@@ -187,6 +250,54 @@ class Caption:
             return small_figure(self)
         except ImageError:
             return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipCaption(Caption):
+    """A caption of a clip. Its picture is the filmstrip, the frames row by row, and the words' maps lie on the strip.
+
+    Attributes:
+        frames: how many there are.
+    """
+
+    frames: int
+
+    @property
+    def frame_maps(self) -> "NDArray[np.float32]":
+        """The maps of all words on each frame, (len(words), frames, h, w)."""
+        return from_strip(self.maps, strip_layout(self.frames))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `Caption.as_dict`, with the number of frames and, for each word, "frames": the share of each."""
+        shares = self.frame_maps.sum((2, 3)).round(5).tolist()
+        plain = super().as_dict()
+        words = [{**word, "frames": share} for word, share in zip(plain["words"], shares, strict=True)]
+        return {**plain, "frames": self.frames, "layout": list(strip_layout(self.frames)), "words": words}
+
+
+def strip_layout(frames: int) -> tuple[int, int]:
+    """Rows and columns of a filmstrip: one row up to 4 frames, else full rows, about twice as many columns as rows."""
+    if frames <= 4:
+        return 1, frames
+    possible = (r for r in range(1, frames) if frames % r == 0 and r * r <= frames)
+    rows = min(possible, key=lambda r: abs(frames / r / r - 2))
+    return rows, frames // rows
+
+
+def across_strip(maps: "NDArray[np.float32]", layout: tuple[int, int]) -> "NDArray[np.float32]":
+    """Maps of frames (n, frames, h, w) as maps of the strip (n, rows * h, columns * w)."""
+    n, _, height, width = maps.shape
+    rows, columns = layout
+    tiles = maps.reshape(n, rows, columns, height, width).transpose(0, 1, 3, 2, 4)
+    return tiles.reshape(n, rows * height, columns * width)
+
+
+def from_strip(maps: "NDArray[np.float32]", layout: tuple[int, int]) -> "NDArray[np.float32]":
+    """The inverse of `across_strip`."""
+    rows, columns = layout
+    n, height, width = maps.shape[0], maps.shape[1] // rows, maps.shape[2] // columns
+    tiles = maps.reshape(n, rows, height, columns, width).transpose(0, 1, 3, 2, 4)
+    return tiles.reshape(n, rows * columns, height, width)
 
 
 @dataclass(frozen=True)
@@ -367,9 +478,11 @@ Outcome = Caption | Failure
 
 
 def path_of(picture: Picture) -> str:
-    """The path of a picture, "" for one that came from memory."""
+    """The path of a picture, or the name of one that reads its own bytes; "" for one that came from memory."""
     try:
-        return os.fsdecode(picture) if isinstance(picture, (str, os.PathLike)) else ""
+        if isinstance(picture, (str, os.PathLike)):
+            return os.fsdecode(picture)
+        return str(picture) if isinstance(picture, ReadsBytes) else ""
     except Exception:  # a foreign class may raise anything; opening the picture reports it
         return ""
 
@@ -379,6 +492,9 @@ def _word_as_dict(word: Word) -> dict[str, Any]:
         "word": word.text,
         "probability": round(word.probability, 6),
         **({"off_grid": round(word.off_grid, 6)} if word.off_grid else {}),
+        **({"given": True} if word.given else {}),
+        **({"unknown": True} if word.unknown else {}),
+        **({"gain": round(word.gain, 4)} if word.gain is not None else {}),
         "map": _rounded(word.map),
     }
 

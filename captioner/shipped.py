@@ -1,10 +1,15 @@
 """The models that ship, and any model's file by name or path."""
 
+from __future__ import annotations
+
 import os
-from pathlib import Path
 
 from captioner.errors import CheckpointError
 from captioner.header import EXPORTED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_MODEL = "default"
 DEFAULT_ANSWERING_MODEL = "answers"
@@ -20,6 +25,8 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
     Raises:
         CheckpointError: there is none; the message lists the names.
     """
+    from pathlib import Path
+
     text = os.fspath(model)
     if "://" in text:
         raise CheckpointError(f"{text}: models are files", remedy="fetch it first")
@@ -46,21 +53,37 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
 
 def shipped_models() -> dict[str, Path]:
     """The captioning models in ``checkpoints/`` by name, the default first."""
-    return _models_in(_checkpoints(), DEFAULT_MODEL)
+    from pathlib import Path
+
+    return {name: Path(file) for name, file in shipped_files().items()}
 
 
 def shipped_answering_models() -> dict[str, Path]:
     """The answering models in ``checkpoints/answering/`` by name, the default first."""
-    return _models_in(_checkpoints() / "answering", DEFAULT_ANSWERING_MODEL)
+    from pathlib import Path
+
+    return {name: Path(file) for name, file in shipped_answering_files().items()}
 
 
-def _checkpoints() -> Path:
-    folder = Path(__file__).parent / "checkpoints"
-    if not folder.is_dir():  # a checkout: the folder stands beside the package
-        folder = folder.parent.parent / "checkpoints"
+def shipped_files() -> dict[str, str]:
+    """As `shipped_models`, without `pathlib`, whose import takes longer."""
+    return _files_in(_checkpoints(), DEFAULT_MODEL)
+
+
+def shipped_answering_files() -> dict[str, str]:
+    """As `shipped_answering_models`, without `pathlib`."""
+    return _files_in(f"{_checkpoints()}/answering", DEFAULT_ANSWERING_MODEL)
+
+
+def _checkpoints() -> str:
+    folder = f"{os.path.dirname(os.path.abspath(__file__))}/checkpoints"  # noqa: PTH100, PTH120
+    if not os.path.isdir(folder):  # noqa: PTH112 - a checkout: the folder stands beside the package
+        folder = os.path.normpath(f"{folder}/../../checkpoints")
     return folder
 
 
-def _models_in(folder: Path, default: str) -> dict[str, Path]:
-    files = sorted(folder.glob("*.safetensors"), key=lambda file: (file.stem != default, file.stem))
-    return {file.stem: file for file in files}
+def _files_in(folder: str, default: str) -> dict[str, str]:
+    names = os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208
+    stems = [name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors")]
+    ordered = sorted(stems, key=lambda stem: (stem != default, stem))
+    return {stem: os.path.join(folder, f"{stem}.safetensors") for stem in ordered}  # noqa: PTH118

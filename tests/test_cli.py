@@ -1,5 +1,6 @@
 """The table of commands: help, wrong usage, what is imported when, and completion."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -171,20 +172,28 @@ def complete(*words: str, cwd: Path | None = None) -> set[str]:
 
 def test_bash_completes() -> None:
     assert complete("ca") == {"caption"}
-    assert complete("caption", "--f") == {"--figure"}
+    assert complete("caption", "--fi") == {"--figure"}
     assert complete("caption", "a.png", "--explain", "") == {"attention", "gradient", "occlusion"}
     assert complete("caption", "") == set()  # the shell's own completion of files
     assert complete("caption", "--output", "--") == set()
 
 
 def test_models_are_listed(
-    capsys: pytest.CaptureFixture[str], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    tiny_model: Path,
+    tiny_answers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("captioner.shipped.shipped_models", lambda: {"default": tiny_model})
+    monkeypatch.setattr("captioner.shipped.shipped_files", lambda: {"default": str(tiny_model)})
+    monkeypatch.setattr("captioner.shipped.shipped_answering_files", lambda: {"answers": str(tiny_answers)})
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("default")
     assert "tiny + lstm, 12 words" in out
+    assert "tiny + hierarchical, 9 words, 5 answers" in out
+    monkeypatch.setattr("captioner.shipped.shipped_answering_files", dict)
+    assert vars(cli.parser_of("models").parse_args([])) == importlib.import_module(COMMANDS["models"].module).DEFAULTS
     assert main(["models", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert listed["path"] == str(tiny_model)
@@ -192,12 +201,14 @@ def test_models_are_listed(
     assert listed["about"]["note"] == "untrained"
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(tiny_model.read_bytes()[:100])
-    monkeypatch.setattr("captioner.shipped.shipped_models", lambda: {"damaged": damaged, "default": tiny_model})
+    monkeypatch.setattr(
+        "captioner.shipped.shipped_files", lambda: {"damaged": str(damaged), "default": str(tiny_model)}
+    )
     assert main(["models"]) == 1
     captured = capsys.readouterr()
     assert captured.out.startswith("default")
     assert str(damaged) in captured.err
-    monkeypatch.setattr("captioner.shipped.shipped_models", dict)
+    monkeypatch.setattr("captioner.shipped.shipped_files", dict)
     assert main(["models"]) == 2
     assert "--model" in capsys.readouterr().err
 

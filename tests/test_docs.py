@@ -105,6 +105,8 @@ def test_options_that_are_mentioned_exist(page: Path) -> None:
 PAGE_OF = {
     "caption": "captioning.md",
     "ask": "asking.md",
+    "review": "captioning.md",
+    "alt": "alt-text.md",
     "evaluate": "scores.md",
     "ground": "grounding.md",
     "select-heads": "grounding.md",

@@ -1,6 +1,7 @@
 """The notebooks run from the first cell to the last, and what they show in the repository is what a run gave."""
 
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,8 @@ MODELS = {
     "caption_and_heatmaps": ("default", "transformer"),
     "coco_scores": ("default",),
     "how_attention_works": ("default",),
+    "house_style": ("default",),
+    "the_attention_family": ("default", "transformer"),
 }
 LARGEST = 800_000  # bytes of a file; a notebook that is read on the web must open at once
 LARGEST_OUTPUT = 250_000
@@ -49,7 +52,7 @@ def check_outputs(notebook: NotebookNode) -> None:
         assert not shown(output).get("text/plain", "").startswith("<Figure")
 
 
-def test_there_are_the_three() -> None:
+def test_there_are_these() -> None:
     assert {path.stem for path in NOTEBOOKS} == set(MODELS)
 
 
@@ -59,6 +62,8 @@ def test_it_runs(path: Path, tmp_path: Path) -> None:
     missing = [name for name in MODELS[path.stem] if name not in shipped_models()]
     if missing:
         pytest.skip(f"{path.name} needs the model {', '.join(missing)}, not in checkpoints/")
+    if "write_diagram" in path.read_text(encoding="utf-8") and shutil.which("dot") is None:
+        pytest.skip(f"{path.name} draws a diagram: needs graphviz, which is not installed")
     before = path.read_bytes()
     notebook = execute(path, tmp_path)
     check_outputs(notebook)

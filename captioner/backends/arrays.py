@@ -50,6 +50,15 @@ def top_k(values: Any, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return np.take_along_axis(to_numpy(values), columns, axis=1), columns
 
 
+def picked(values: Any, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Some values of an array (N, M), in the host's memory: one for each pair of a row and a column."""
+    if isinstance(values, np.ndarray):
+        return np.asarray(values[rows, columns])
+    xp = namespace(values)
+    places = like(rows * values.shape[1] + columns, values)
+    return to_numpy(xp.take(xp.reshape(values, (-1,)), places, axis=0))
+
+
 def _top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     columns: NDArray[np.int64]
     if k <= _FEW:  # some passes over the array are faster than partitioning it

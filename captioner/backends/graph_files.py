@@ -6,9 +6,11 @@ graph takes and returns, and for each initialiser the tensors of the model file 
 
 import io
 import json
+import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from captioner.errors import CheckpointError, one_line
 from captioner.header import FORMAT_VERSION, Header, current_weight_name
 
-GRAPHS = ("encode", "step")
+GRAPHS = ("encode", "step", "score")
 ANSWERING_GRAPHS = ("encode", "answer")
 METADATA_KEY = "captioner"
 DESCRIPTION_VERSION = 1
@@ -25,6 +27,8 @@ _REMEDY = "'captioner export MODEL --graphs' writes it, --backend torch needs no
 _LARGEST_SIZE = 100_000  # of a side, a grid, a tensor's axis
 _METADATA_FIELD = 14  # of onnx.ModelProto: repeated StringStringEntryProto {key = 1, value = 2}
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+STORED_TYPES = {"float32": "<f4", "float16": "<f2", "int8": "|i1", "uint8": "|u1", "int32": "<i4", "int64": "<i8"}
+"""Of weights that two graphs of an exported folder share."""
 _Floats = NDArray[np.float32]
 
 
@@ -37,6 +41,8 @@ class Recipe(TypedDict, total=False):
         convolution: a convolution's weight; with ``norm``, the name of the batch-norm after it, folded in; ``eps`` is
             added to its variance; ``part`` is "weight" or "bias"; ``bias`` names the convolution's own.
         positions: the sinusoidal positions of a grid: height, width, channels.
+        offset: of the values in the file of the graph "step", in an exported folder; of a ``type`` of `STORED_TYPES`
+            and a ``shape``.
     """
 
     tensor: str
@@ -49,6 +55,8 @@ class Recipe(TypedDict, total=False):
     eps: float
     part: str
     positions: Sequence[int]
+    offset: int
+    type: str
 
 
 class Description(TypedDict):
@@ -56,12 +64,13 @@ class Description(TypedDict):
 
     Keys:
         version: of this description.
-        graph: "encode", "step" or "answer".
+        graph: of `GRAPHS` or `ANSWERING_GRAPHS`.
         digest: of the model file; see `captioner.header.Header`.
         side, pad, grid_shape, max_length: as of `captioner.backends.base.Backend`.
         state: of each of the state's tensors, in order: "name"; "axis", what its first axis is ("row", "image" or
             "none"); "kept", whether no step changes it.
         initialisers: recipes of those that the file lacks.
+        weights: the CRC-32 of the graph "step" that holds them, in an exported folder.
     """
 
     version: int
@@ -73,6 +82,7 @@ class Description(TypedDict):
     max_length: int
     state: list[dict[str, Any]]
     initialisers: dict[str, Recipe]
+    weights: NotRequired[int]
 
 
 def graph_folder(model_file: Path) -> Path:
@@ -123,7 +133,7 @@ def check_digest(path: Path, description: Description, model_file: Path, digest:
     if description["digest"] != digest:
         raise CheckpointError(
             f"{path}: made from another model file than {model_file}",
-            remedy=_REMEDY,
+            remedy="export it again" if model_file.is_dir() else _REMEDY,
         )
 
 
@@ -187,7 +197,14 @@ def _is_recipe(recipe: Any) -> bool:
         and isinstance(recipe.get("bias") or "", str)
         and isinstance(recipe.get("eps", 0.0), float)
         and len(recipe.get("positions", [1, 1, 1])) == 3
-        and ("tensor" in recipe or "positions" in recipe or {"norm", "eps", "part", "convolution"} <= set(recipe))
+        and type(recipe.get("offset", 0)) is int
+        and recipe.get("type", "float32") in STORED_TYPES
+        and (
+            "tensor" in recipe
+            or "positions" in recipe
+            or {"offset", "type", "shape"} <= set(recipe)
+            or {"norm", "eps", "part", "convolution"} <= set(recipe)
+        )
     )
 
 
@@ -274,6 +291,30 @@ def make_initialisers(recipes: Mapping[str, Recipe], weights: Weights) -> dict[s
         CheckpointError: a weight is not finite.
     """
     return {name: np.asarray(_make(recipe, weights), order="C") for name, recipe in recipes.items()}
+
+
+def shared_weights(path: Path, description: Description, content: bytes) -> dict[str, NDArray[Any]]:
+    """The initialisers of a graph that lie in the file of another.
+
+    Args:
+        path: of the graph, for messages.
+        description: of the graph.
+        content: of the other graph's file.
+
+    Raises:
+        CheckpointError: that file is not the one that the graph was made with.
+    """
+    if description.get("weights") != zlib.crc32(content):
+        raise CheckpointError(f"{path}: made with another step.onnx than the one beside it", remedy="export it again")
+    try:
+        return {
+            name: np.frombuffer(content, STORED_TYPES[recipe["type"]], math.prod(recipe["shape"]), recipe["offset"])
+            .reshape(recipe["shape"])
+            .copy()  # at an address that the runtime can use
+            for name, recipe in description["initialisers"].items()
+        }
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path}: damaged ({one_line(error)})") from None
 
 
 def _make(recipe: Recipe, weights: Weights) -> _Floats:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens, no_gradients
 from captioner.backends.graph_files import (
-    GRAPHS,
     Description,
     Weights,
     check_digest,
@@ -20,8 +19,10 @@ from captioner.backends.graph_files import (
     graph_folder,
     make_initialisers,
     read_graph,
+    shared_weights,
 )
-from captioner.backends.sessions import InferenceSession, choose_threads, find_provider, make_session
+from captioner.backends.sessions import InferenceSession, find_provider, make_session
+from captioner.backends.threads import Threads, check_threads
 from captioner.errors import CheckpointError, OptionError, one_line
 from captioner.header import Header, damaged, read_exported, read_header, require_captions
 from captioner.image import Geometry
@@ -69,7 +70,7 @@ class OnnxState:
 
 
 class OnnxBackend:
-    """The two graphs of a model as a `captioner.backends.base.Backend`.
+    """The graphs of a model as a `captioner.backends.base.Backend`.
 
     On a CPU each picture is encoded by itself, on one core, and the pictures of a batch are spread over threads: a
     picture's features then stay in the core's cache, and no thread waits for another at each layer, which is slow as
@@ -78,11 +79,10 @@ class OnnxBackend:
     A forked child can use it, on a CPU; elsewhere it gets an error.
 
     Args:
-        sessions: of the graphs, by name.
-        description: of the step graph.
+        open_graph: returns the session of a graph of `GRAPHS`, and what the graph says about itself.
         vocabulary, about, digest: of the model.
         device: that the sessions compute on.
-        threads: pictures that are encoded side by side on a CPU.
+        threads: how many pictures are encoded side by side on a CPU.
 
     Raises:
         CheckpointError: the graphs do not fit the vocabulary or the description.
@@ -92,21 +92,23 @@ class OnnxBackend:
 
     def __init__(
         self,
-        sessions: Mapping[str, InferenceSession],
-        description: Description,
+        open_graph: Callable[[str], tuple[InferenceSession, Description]],
         *,
         vocabulary: Vocabulary,
         about: Mapping[str, Any],
         digest: str,
         device: str,
-        threads: int,
+        threads: Threads,
     ) -> None:
         self.vocabulary, self.about, self.digest, self.device = vocabulary, about, digest, device
+        self._open = open_graph
+        self._sessions = {}
+        for name in ("encode", "step"):
+            self._sessions[name], description = open_graph(name)
         self.side, self.pad, self.max_length = description["side"], description["pad"], description["max_length"]
         height, width = description["grid_shape"]
         self.grid_shape = (height, width)
         self.threads = threads
-        self._sessions = dict(sessions)
         self._axes = tuple(leaf["axis"] for leaf in description["state"])
         self._names = [leaf["name"] for leaf in description["state"]]
         self._changed = [i for i, leaf in enumerate(description["state"]) if not leaf["kept"]]
@@ -126,7 +128,7 @@ class OnnxBackend:
         def encode_one(i: int) -> list[NDArray[Any]]:
             return self._run("encode", self._names, {name: array[i : i + 1] for name, array in feed.items()})
 
-        each = list(self._map()(encode_one, range(len(pixels))))
+        each = self._spread(encode_one, len(pixels))
         joined = [
             parts[0] if axis == "none" else np.concatenate(parts)
             for axis, parts in zip(self._axes, zip(*each, strict=True), strict=True)
@@ -144,39 +146,28 @@ class OnnxBackend:
         return Step(log_p=log_p, maps=maps, off_grid=off_grid, state=after)
 
     def score(self, encoded: Encoded, captions: Tokens) -> list[list[Scored]]:
-        """See `captioner.backends.base.Backend.score`; word by word, a caption that has ended goes no further."""
-        # Of each picture the longest captions come first, so that those that go on are its first rows.
-        order = [np.argsort([-len(caption) for caption in some], kind="stable").tolist() for some in captions]
-        rows = [[captions[i][j] for j in places] for i, places in enumerate(order)]
-        shape = (len(rows), max(map(len, rows)), max(len(caption) for some in rows for caption in some) + 1)
-        log_p = np.zeros(shape, dtype=np.float32)
-        maps = np.zeros((*shape, *self.grid_shape), dtype=np.float32)
-        off_grid = np.zeros(shape, dtype=np.float32)
-        state, images, per_image = self.begin(encoded), list(range(shape[0])), 1
-        for t in range(shape[2]):
-            alive = [sum(len(caption) >= t for caption in rows[i]) for i in images]
-            most, going = max(alive), np.flatnonzero(alive)
-            if most != per_image or len(going) < len(images):
-                kept = going[:, None] * per_image + np.minimum(np.arange(most), per_image - 1)
-                state = state.select(kept.ravel(), going if len(going) < len(images) else None)
-                images, per_image = [images[i] for i in going], most
-            read, wanted = np.full((2, len(images), most), END, dtype=np.int64)
-            for row, i in enumerate(images):
-                for column, caption in enumerate(rows[i][:most]):
-                    read[row, column] = (START, *caption, END)[min(t, len(caption) + 1)]
-                    wanted[row, column] = (*caption, END)[min(t, len(caption))]
-            (logits, step_maps, off), state = self._step(read.ravel(), state, ["logits", "map", "off_grid"])
-            place = (np.asarray(images)[:, None], np.arange(most), t)
-            log_p[place] = _log_probabilities(logits, wanted.ravel()).reshape(-1, most)
-            maps[place] = step_maps.reshape(len(images), most, *self.grid_shape)
-            off_grid[place] = off.reshape(-1, most)
-        return [
-            [
-                Scored(*(array[i, places.index(j), : len(caption) + 1] for array in (log_p, maps, off_grid)))
-                for j, caption in enumerate(captions[i])
-            ]
-            for i, places in enumerate(order)
-        ]
+        """See `captioner.backends.base.Backend.score`; the graph is opened when it is first asked for."""
+        assert isinstance(encoded, OnnxEncoded)
+        copies = max(map(len, captions), default=0)
+        if not copies:
+            return [[] for _ in captions]
+        steps = max(len(caption) for some in captions for caption in some) + 1
+        tokens = np.full((len(captions), copies, max(steps, 2)), END, dtype=np.int64)  # (B, k, T)
+        places: list[int] = []
+        targets: list[int] = []
+        for i, some in enumerate(captions):
+            for j, caption in enumerate(some):
+                tokens[i, j, : len(caption) + 1] = (START, *caption)
+                begin = (i * copies + j) * tokens.shape[2]
+                places += range(begin, begin + len(caption) + 1)
+                targets += [*caption, END]
+        feed = {"tokens": tokens, "places": np.asarray(places), "targets": np.asarray(targets)}
+        feed |= dict(zip(self._names, encoded.tensors, strict=True))
+        taken = {one.name for one in self.session("score").get_inputs()}
+        found = self._run("score", ["log_p", "map", "off_grid"], {name: feed[name] for name in feed if name in taken})
+        ends = np.cumsum([len(caption) + 1 for some in captions for caption in some])[:-1]
+        parts = zip(*(np.split(array, ends) for array in found), strict=True)
+        return [[Scored(*next(parts)) for _ in some] for some in captions]
 
     def gradients(self, encoded: Encoded, captions: Tokens) -> list[list[Scored]]:
         """There are none; see `captioner.backends.base.Backend.gradients`."""
@@ -215,18 +206,44 @@ class OnnxBackend:
             tensors[i] = tensor
         return results[: len(outputs)], OnnxState(tuple(tensors), self._axes, images)
 
-    def _map(self) -> Callable[..., Iterable[Any]]:
-        """`map`, over threads where there are several."""
-        if self.threads == 1:
-            return map
-        if self._process != os.getpid():  # a forked child has none of its parent's threads, and may have its lock
+    def session(self, graph: str) -> InferenceSession:
+        """The session of a graph, opened when it is first asked for."""
+        if graph not in self._sessions:
+            self._after_fork()
+            with self._lock:
+                if graph not in self._sessions:
+                    self._sessions[graph], _ = self._open(graph)
+        return self._sessions[graph]
+
+    def _after_fork(self) -> None:
+        """A forked child has none of its parent's threads, and may have its lock."""
+        if self._process != os.getpid():
             self._process, self._pool, self._lock = os.getpid(), None, threading.Lock()
+
+    def _spread(self, work: Callable[[int], list[NDArray[Any]]], count: int) -> list[list[NDArray[Any]]]:
+        """The results of work for the numbers up to ``count``, by this thread and others beside it."""
+        found: list[list[NDArray[Any]]] = [[]] * count
+        numbers = iter(range(count))
+
+        def run() -> None:
+            for i in numbers:  # each goes to one thread
+                found[i] = work(i)
+
+        helpers = min(self.threads.now(), count) - 1
+        running = [self._helpers().submit(run) for _ in range(helpers)]
+        run()
+        for one in running:
+            one.result()
+        return found
+
+    def _helpers(self) -> "Executor":
+        self._after_fork()
         with self._lock:
             if self._pool is None:
                 from concurrent.futures import ThreadPoolExecutor
 
-                self._pool = ThreadPoolExecutor(self.threads, "encode")
-            return self._pool.map
+                self._pool = ThreadPoolExecutor(max(1, self.threads.most - 1), "encode")
+            return self._pool
 
     def _run(self, graph: str, outputs: list[str], feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         if self.device != "cpu" and self._process != os.getpid():
@@ -234,21 +251,15 @@ class OnnxBackend:
                 f"this process was forked from one with a model on {self.device}",
                 remedy="load the model in each process",
             )
+        session = self.session(graph)
         try:
-            results: list[NDArray[Any]] = self._sessions[graph].run(outputs, feed)
+            results: list[NDArray[Any]] = session.run(outputs, feed)
         except Exception as error:  # onnxruntime's exceptions have no common class
             raise CheckpointError(
                 f"the graph '{graph}' of the model does not compute ({one_line(error)})",
                 remedy="it is damaged; try another",
             ) from None
         return results
-
-
-def _log_probabilities(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Log-probabilities (N,) of targets (N,) under logits (N, V), over the whole vocabulary."""
-    highest = logits.max(-1)
-    total = np.log(np.exp(logits - highest[:, None]).sum(-1))
-    return np.asarray(logits[np.arange(len(targets)), targets] - highest - total)
 
 
 @BACKENDS.register("onnx")
@@ -264,53 +275,59 @@ def open_model(path: str, *, device: str = "auto", threads: int | None = None) -
     exported = file.is_dir()
     header, folder = (read_exported(file), file) if exported else (read_header(file), graph_folder(file))
     require_captions(header, file)
-    graphs = {name: (folder / f"{name}.onnx", read_graph(folder / f"{name}.onnx")) for name in GRAPHS}
-    return open_graphs(file, header, graphs, device=device, threads=threads)
+
+    def read(name: str) -> bytes:
+        return read_graph(folder / f"{name}.onnx")
+
+    return open_graphs(file, header, folder, read, device=device, threads=threads)
 
 
 def open_graphs(
     file: Path,
     header: Header,
-    graphs: Mapping[str, tuple[Path, bytes]],
+    folder: Path,
+    read: Callable[[str], bytes],
     *,
     device: str = "cpu",
     threads: int | None = 1,
 ) -> OnnxBackend:
-    """The backend of graphs without weights.
+    """The backend of a model's graphs.
 
     Args:
         file: the model file, which has the weights; or an exported folder, whose graphs have them.
         header: of the model file, or of the folder.
-        graphs: by name their paths and contents.
+        folder: of the graphs, for messages.
+        read: returns the content of a graph by name. "score" is read when it is first needed.
         device: see `find_provider`.
-        threads: see `choose_threads`.
+        threads: see `captioner.backends.threads`; None to choose them by what else the machine does.
 
     Raises:
         CheckpointError: a file is damaged, or the graphs are of another model file.
         OptionError: there is no such device.
     """
     found, _ = find_provider(device)
-    descriptions = {}
-    for name, (path, content) in graphs.items():
-        descriptions[name] = describe(path, content, graph=name)
-        check_digest(path, descriptions[name], file, header["digest"])
+    chosen = Threads(check_threads(threads))
 
-    sessions = {}
-    for name, (path, content) in graphs.items():
-        weights: dict[str, NDArray[np.float32]] = {}
-        if recipes := descriptions[name]["initialisers"]:
+    def open_graph(name: str) -> tuple[InferenceSession, Description]:
+        path, content = folder / f"{name}.onnx", read(name)
+        description = describe(path, content, graph=name)
+        check_digest(path, description, file, header["digest"])
+        weights: Mapping[str, NDArray[Any]] = {}
+        if "weights" in description:
+            weights = shared_weights(path, description, read("step"))
+        elif recipes := description["initialisers"]:
             try:
                 with file.open("rb") as opened:
                     weights = make_initialisers(recipes, Weights(opened, header, file))
             except (KeyError, ValueError, TypeError, OSError) as error:
                 raise damaged(file, error) from None
-        sessions[name] = make_session(path, content, weights, device=found)
+        return make_session(path, content, weights, device=found), description
+
     return OnnxBackend(
-        sessions,
-        descriptions["step"],
+        open_graph,
         vocabulary=Vocabulary(tuple(header["vocabulary"])),
         about=header["about"],
         digest=header["digest"],
         device=found,
-        threads=choose_threads(threads),
+        threads=chosen,
     )

@@ -3,12 +3,12 @@
 import contextlib
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from captioner.backends.accelerators import has_nvidia_gpu
@@ -20,7 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from onnxruntime import InferenceSession
 
-__all__ = ["PROVIDERS", "InferenceSession", "choose_threads", "find_provider", "make_session"]
+__all__ = ["PROVIDERS", "InferenceSession", "find_provider", "make_session"]
 
 onnxruntime.disable_telemetry_events()  # where somebody else imported it first
 
@@ -32,22 +32,6 @@ PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
 }
 """Devices, and what computes on them: an execution provider of the installed onnxruntime."""
-
-
-def choose_threads(threads: int | None = None) -> int:
-    """Threads for a backend: as asked for, or as OMP_NUM_THREADS says, or one for each core that the process may use.
-
-    Raises:
-        OptionError: fewer than 1.
-    """
-    if threads is not None:
-        if type(threads) is not int or threads < 1:
-            raise OptionError(f"threads must be a whole number of at least 1, not {threads!r}")
-        return threads
-    from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if from_environment.isdigit() and int(from_environment) >= 1:
-        return int(from_environment)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_provider(device: str) -> tuple[str, list[Any]]:
@@ -76,7 +60,7 @@ def find_provider(device: str) -> tuple[str, list[Any]]:
 
 
 def make_session(
-    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[np.float32]], *, device: str
+    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[Any]], *, device: str
 ) -> InferenceSession:
     """A session of a graph with its weights.
 
@@ -102,7 +86,7 @@ def make_session(
         session = InferenceSession(graph, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common class
         raise CheckpointError(
-            f"{path}: onnxruntime {onnxruntime.__version__} does not open it ({one_line(error)})",
+            f"{path}: onnxruntime {onnxruntime.__version__} does not open it ({one_line(_reason(error))})",
             remedy="it is damaged or too new; try --backend torch",
         ) from None
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
@@ -111,6 +95,11 @@ def make_session(
     values.clear()
     _return_memory()
     return session
+
+
+def _reason(error: Exception) -> str:
+    """What onnxruntime says is wrong, without the place in its own code."""
+    return re.sub(r"^\[ONNXRuntimeError\].*/onnxruntime_src/.*\) (?=[A-Z])", "", str(error), flags=re.DOTALL)
 
 
 def _return_memory() -> None:

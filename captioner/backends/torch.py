@@ -14,6 +14,7 @@ from captioner import checkpoint
 from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens
 from captioner.checkpoint import Checkpoint
 from captioner.errors import OptionError
+from captioner.explain.attention import attention_heads
 from captioner.explain.gradient import gradient_maps, log_probabilities
 from captioner.header import read_header
 from captioner.image import Geometry
@@ -106,6 +107,40 @@ class TorchBackend:
         tokens, targets = self._pad(captions)
         log_p, maps = gradient_maps(self.model.decoder, grid, tokens, targets)
         return _unpad(captions, log_p, maps, torch.zeros_like(log_p))
+
+    @torch.inference_mode()
+    def heads(self, encoded: Encoded, caption: Sequence[int]) -> NDArray[np.float32]:
+        """What every head attended to for each word of a caption of one picture, and for its end.
+
+        Returns:
+            (layers, heads, n + 1, h, w) for a caption of n words.
+        """
+        tokens, _ = self._pad([[caption]])
+        decoder = self.model.decoder
+        maps = attention_heads(decoder, _grid(encoded), tokens)[0].unflatten(0, (-1, decoder.heads))
+        return np.asarray(maps.float().cpu().numpy(), dtype=np.float32)
+
+    def word_gradients(
+        self, encoded: Encoded, caption: Sequence[int], place: int, words: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Attention times gradient, signed, for some words at one place of a caption of one picture.
+
+        Args:
+            encoded: the picture.
+            caption: in ids; what follows the place is not read.
+            place: from 0.
+            words: ids that could stand there.
+
+        Returns:
+            Log-probabilities (len(words),) and maps (len(words), h, w), not normalised.
+        """
+        tokens, targets = self._pad([[[*caption[:place], word] for word in words]])
+        log_p, maps = gradient_maps(self.model.decoder, _grid(encoded), tokens, targets, signed=True)
+        return tuple(np.asarray(x[:, place].float().cpu().numpy(), dtype=np.float32) for x in (log_p, maps))  # type: ignore[return-value]
+
+    def join(self, encoded: Encoded) -> Grid:
+        """The frames of one clip, which were encoded as pictures, as one grid of all their cells."""
+        return Grid.of_frames(_grid(encoded))
 
     def _out(self, tensor: Tensor) -> Any:
         """numpy's on a CPU; on an accelerator the tensor, which stays there."""

@@ -1,31 +1,34 @@
 """The command ``captioner caption``: pictures in, captions out, to the terminal and to files."""
 
 import argparse
-import json
-import os
-import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.console import ReaderGone, message_line, printable, report, stopping_on_signals
+from captioner.commands.caption_views import add_view_arguments, run_views
+from captioner.commands.caption_views import wanted as views_wanted
+from captioner.commands.confidence import Confidence, add_confidence_options
+from captioner.commands.console import Terminated, report, stopping_on_signals
 from captioner.commands.model_options import add_model_options, load_model
 from captioner.commands.packages import require
+from captioner.commands.picture_options import add_picture_options, check_given, find_chosen
 from captioner.commands.ranges import check_positive
-from captioner.errors import CaptionerError, ImageError, OptionError
+from captioner.commands.sidecar_options import add_sidecar_options, affixes_of, endings_of, open_sidecars
+from captioner.commands.steering_options import add_steering_options, steering
+from captioner.errors import CaptionerError, OptionError
 
 if TYPE_CHECKING:
+    from captioner.commands.caption_run import CaptionRun
+    from captioner.data.affixes import Affixes
     from captioner.data.pictures import FoundPictures
-    from captioner.data.writers import FigureFiles, PageFile, Provenance, ResultsFile
+    from captioner.data.writers import PageFile, Provenance
     from captioner.options import Greedy
-    from captioner.results import Caption, Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="a picture, or a folder of them")
+    add_picture_options(parser)
     add_model_options(parser, default="default")
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -35,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="write results to a .txt, .jsonl or .csv file; a run that was stopped goes on where it was",
+        help="write results to a .txt, .jsonl, .csv or .parquet file; a run that was stopped goes on where it was",
     )
     output.add_argument(
         "--figure",
@@ -49,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="start --output again, and draw figures again that are there"
     )
     output.add_argument("--cells", action="store_true", help="show the cells of the maps without interpolation")
+    add_sidecar_options(parser)
     parser.add_argument(
         "--explain",
         choices=("attention", "gradient", "occlusion"),
@@ -58,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     search.add_argument("--n-best", type=int, metavar="N", help="captions for each picture, the best first")
     search.add_argument("--length-penalty", type=float, metavar="A", help="score = sum(log p) / words ** A")
-    search.add_argument("--max-length", type=int, metavar="N", help="most words of a caption")
-    search.add_argument("--min-length", type=int, metavar="N", help="fewest words of a caption")
+    search.add_argument("--max-length", "--max-words", type=int, metavar="N", help="most words of a caption")
+    search.add_argument("--min-length", "--min-words", type=int, metavar="N", help="fewest words of a caption")
     search.add_argument("--no-repeat-ngram", type=int, metavar="N", help="no sequence of N words twice in a caption")
     search.add_argument("--sample", action="store_true", help="draw words at random instead of by beam search")
     search.add_argument("--temperature", type=float, help="of sampling; below 1 sharpens the distribution")
@@ -68,159 +72,137 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-p", type=float, metavar="P", help="sample from the likeliest words that reach P together"
     )
     search.add_argument("--seed", type=int, help="of sampling")
+    add_steering_options(parser.add_argument_group("steering the words"))
+    add_confidence_options(parser)
+    add_view_arguments(parser)
     work = parser.add_argument_group("work")
     work.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time (default 16)")
     work.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default 100,000,000)")
+    work.add_argument("--failures", type=Path, metavar="FILE", help="write the pictures that failed to a .csv file")
+    work.add_argument("--move-failed", type=Path, metavar="DIR", help="move pictures that do not open to this folder")
+    work.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=2.0,
+        metavar="SECONDS",
+        help="go on until stopped: caption what appears in the folders, looking every 2 seconds or so many",
+    )
+    work.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    work.add_argument("--quiet", action="store_true", help="no progress, notes or summary; failures are still named")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, 1 if some pictures failed, 2 if all did. Raises CaptionerError."""
+    check_given(options)
+    from captioner.commands.caption_run import CaptionRun, Outputs, dry_run, raise_or_report
     from captioner.commands.files import refuse_overwriting
-    from captioner.data.pictures import find_pictures
-    from captioner.data.writers import FigureFiles, ResultsFile
+    from captioner.data.writers import FailedFolder, FailuresFile, FigureFiles, open_results
     from captioner.header import read_header
     from captioner.shipped import find_model
 
     _check(options)
-    outputs = [Path(path) for path in (options.output, options.page, options.figure) if path]
-    found = find_pictures(options.pictures, leave_out=outputs)
-    for line in (*found.failures, *found.notes):
-        report(line)
-    if not found.pictures:
-        return 2
+    if views_wanted(options):
+        model = find_model(options.model)
+        return run_views(options, _decoding_options(options, dict(read_header(model)["about"])), model)
+    Confidence(options)  # raises for what does not go together, before any work
+    affixes, sidecars = affixes_of(options), open_sidecars(options)
+    outputs = [Path(path) for path in (options.output, options.page, options.figure, *_of_failures(options)) if path]
+    found = _find(options, outputs)
+    if sidecars and len(found.files) < len(found.pictures):
+        raise OptionError(
+            f"{sidecars[0].option}: the pictures in {found.containers[0]} have no files beside which to write",
+            remedy="write their captions to --output",
+        )
     if options.figure is not None:
         require("matplotlib", "--figure")
     figures = FigureFiles(options.figure, several=found.several) if options.figure is not None else None
     page = _page_file(options, found)
     model = find_model(options.model)
-    files = {"--output": options.output, "--page": options.page}
+    files = {"--output": options.output, "--page": options.page, "--failures": options.failures}
     if figures is not None:
         files["--figure"] = figures.target if figures.folder is None else None
-        figures.refuse_pictures_inside(found.pictures)
-    refuse_overwriting(files, (*found.pictures, model))
+        figures.refuse_pictures_inside(found.files)
+    failed = FailedFolder(options.move_failed) if options.move_failed is not None else None
+    if failed is not None:
+        failed.refuse_pictures_inside(found.files)
+    given = Path(getattr(options, "from") or "-")
+    inputs = [*found.containers, model, *([given] if given.is_file() else [])]
+    refuse_overwriting(files, (*found.files, *inputs))
     about = dict(read_header(model)["about"])
     decoding = _decoding_options(options, about)
     with ExitStack() as stack:
         stack.enter_context(stopping_on_signals())
-        results = (
-            stack.enter_context(ResultsFile(options.output, overwrite=options.overwrite)) if options.output else None
-        )
-        if results is not None:
-            results.check(_provenance(model, options, decoding, about))
+        results = failures = None
+        if options.output and not (options.dry_run and not options.output.exists()):
+            results = stack.enter_context(open_results(options.output, overwrite=options.overwrite))
+            results.check(_provenance(model, options, decoding, about, affixes))
             if results.lost_detail and (options.n_best or 1) > 1 and not options.json:
                 report(f"{options.output}: holds {results.lost_detail}; a .jsonl file holds all {options.n_best}")
-        return _Run(options, found, figures, page, results, decoding).run(stack)
-
-
-class _Run:
-    """The work of one command: what is to be captioned, and where it goes."""
-
-    def __init__(
-        self,
-        options: argparse.Namespace,
-        found: "FoundPictures",
-        figures: "FigureFiles | None",
-        page: "PageFile | None",
-        results: "ResultsFile | None",
-        decoding: "Greedy",
-    ) -> None:
-        self.options, self.figures, self.page, self.results, self.decoding = options, figures, page, results, decoding
-        self.failed = len(found.failures)
-        self.named = len(found.pictures) > 1
-        self.there = {os.fspath(one) for one in found.pictures if one in results} if results is not None else set()
-        self.todo = [picture for picture in found.pictures if self._is_wanted(os.fspath(picture))]
-        self.done = len(found.pictures) - len(self.todo)
-        self.printing = True
-
-    def run(self, stack: ExitStack) -> int:
-        """Caption what is to be captioned; the exit code."""
-        if self.todo:
-            try:
-                self._caption(stack)
-            except CaptionerError as error:
-                if not self.done:
-                    raise
-                self.failed += 1
-                report(error)
-        elif self.results is not None:
-            self.results.begin()
-        if self.results is not None:
-            for note in self.results.notes:
-                report(note)
-            already = f" ({len(self.there)} were there)" if self.there else ""
-            print(printable(f"{self.options.output}: {self.done} captions{already}"), file=sys.stderr)
-        return (1 if self.done else 2) if self.failed else 0
-
-    def _is_wanted(self, picture: str) -> bool:
-        """Whether a picture is to be captioned: it has no row yet, or something asked for needs its maps."""
-        everything = self.page is not None or self.options.json
-        return everything or picture not in self.there or self._needs_figure(picture)
-
-    def _needs_figure(self, picture: str) -> bool:
-        if self.figures is None:
-            return False
-        return picture not in self.there or self.options.overwrite or self.figures.missing(picture)
-
-    def _caption(self, stack: ExitStack) -> None:
-        from captioner.commands.progress import progress
-        from captioner.results import Failure
-
-        if self.figures is not None:
-            self.figures.prepare()
-        with ExitStack() as pages:
-            if self.page is not None:
-                pages.enter_context(self.page)
-            outcomes = self._outcomes(load_model(self.options))
-            if self.results is not None:
-                self.results.begin()
-            advance, print_line = pages.enter_context(progress("captions", len(self.todo)))
-            for outcome in outcomes:
-                failure = outcome if isinstance(outcome, Failure) else self._write(outcome)
-                advance()
-                if failure is None:
-                    self.done += 1
-                else:
-                    self.failed += 1
-                    print_line(message_line(failure))
-
-    def _outcomes(self, model: Any) -> "Iterator[Outcome]":
-        from captioner.image import MAX_PIXELS
-
-        shown = self.figures is not None or self.page is not None
-        outcomes: Iterator[Outcome] = model.caption_all(
-            self.todo,
-            options=self.decoding,
-            explain=self.options.explain,
-            batch=self.options.batch,
-            max_pixels=self.options.max_pixels or MAX_PIXELS,
-            keep=_kept_pixels() if shown else None,
+        if options.failures is not None and not options.dry_run:
+            failures = FailuresFile(options.failures)
+            stack.callback(failures.close)
+            failures.begin()
+        everywhere = Outputs(
+            figures=figures,
+            page=page,
+            results=results,
+            sidecars=sidecars,
+            failures=failures,
+            failed=failed,
+            affixes=affixes,
         )
-        return outcomes
-
-    def _write(self, caption: "Caption") -> "CaptionerError | None":
-        """Write a caption everywhere; an error where its picture can no longer be shown."""
+        work = CaptionRun(options, everywhere, decoding, inputs=inputs)
+        if options.dry_run:
+            return dry_run(work, found)
+        if options.watch is not None:
+            return _watch(work, outputs, files)
+        work.named = len(found.pictures) > 1
+        todo = work.plan(found)
+        for one in sidecars:
+            one.refuse(files)
+        if not found.pictures:
+            return 2 if found.failures else 0
         try:
-            if self.figures is not None and self._needs_figure(caption.image):
-                self.figures.write(caption, smooth=not self.options.cells)
-            if self.page is not None:
-                self.page.write(caption)
-        except ImageError as error:
-            return error
-        if self.results is not None:
-            self.results.write(caption)
-        if self.printing and (self.options.json or self.results is None):
-            try:
-                print(json.dumps(caption.as_dict()) if self.options.json else self._text(caption), flush=True)
-            except ReaderGone:
-                if self.figures is None and self.page is None and self.results is None:
-                    raise
-                self.printing = False  # the files are wanted all the same
-        return None
+            if todo:
+                work.caption(todo, load_model(options))
+            elif not work.failed or work.done:
+                work.begin()
+        except CaptionerError as error:
+            raise_or_report(work, error)
+        return work.finish()
 
-    def _text(self, caption: "Caption") -> str:
-        """The caption on a line; further captions of the picture on lines of their own that begin with a tab."""
-        best = f"{printable(caption.image)}\t{caption.text}" if self.named else caption.text
-        return "\n".join([best, *(f"\t{other.text}" for other in caption.alternatives)])
+
+def _watch(work: "CaptionRun", outputs: list[Path], files: dict[str, Path | None]) -> int:
+    """Caption what appears until the command is stopped, by Ctrl-C or a signal; the exit code."""
+    from captioner.commands.watch import Watcher
+
+    options = work.options
+    model = load_model(options)
+    watcher = Watcher(lambda: _find(options, outputs, quiet=True), seconds=options.watch)
+    try:
+        for found in watcher.rounds():
+            todo = work.plan(found)
+            for one in work.outputs.sidecars:
+                one.refuse(files)
+            work.caption(todo, model)
+    except (KeyboardInterrupt, Terminated):
+        pass
+    return work.finish() if work.done or work.failed else 0
+
+
+def _find(options: argparse.Namespace, outputs: list[Path], *, quiet: bool = False) -> "FoundPictures":
+    found = find_chosen(options, leave_out=outputs, uncounted=endings_of(options))
+    if not (options.quiet or quiet):
+        for line in found.notes:
+            report(line)
+        if not found.pictures and not found.failures:
+            report("no pictures are in this shard")
+    return found
+
+
+def _of_failures(options: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    return options.failures, options.move_failed
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -229,12 +211,20 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError("there is no device ''", remedy="leave out --device, or give cpu, cuda, cuda:1 or mps")
     if options.overwrite and options.output is None and options.figure is None:
         raise OptionError("--overwrite goes with --output or --figure: nothing else is kept of a former run")
+    if options.watch is not None:
+        _check_watch(options)
+    if options.move_failed is not None and options.move_failed.exists() and not options.move_failed.is_dir():
+        raise OptionError(f"--move-failed {options.move_failed}: is no folder", remedy="name a folder")
 
 
-def _kept_pixels() -> int:
-    from captioner.show.page import PAGE_PIXELS
+def _check_watch(options: argparse.Namespace) -> None:
+    from captioner.commands.watch import check_watch
 
-    return PAGE_PIXELS
+    given = {"--page": options.page, "--from": getattr(options, "from"), "--dry-run": options.dry_run or None}
+    for name, value in given.items():
+        if value is not None:
+            raise OptionError(f"--watch goes on until it is stopped, and {name} needs an end", remedy="leave one out")
+    check_watch(options.watch, options.pictures)
 
 
 def _page_file(options: argparse.Namespace, found: "FoundPictures") -> "PageFile | None":
@@ -248,14 +238,15 @@ def _page_file(options: argparse.Namespace, found: "FoundPictures") -> "PageFile
         raise OptionError(f"--page {options.page}: {count} pictures are too many for a page, {PageFile.MOST} at most")
     folder = Path(options.pictures[0]).resolve().name if len(options.pictures) == 1 else ""
     title = (folder or "Captions") if count > 1 else None
-    return PageFile(options.page, title=title, several=count > 1, smooth=not options.cells)
+    by_doubt = options.sort == "doubt"
+    return PageFile(options.page, title=title, several=count > 1, smooth=not options.cells, by_doubt=by_doubt)
 
 
 def _decoding_options(options: argparse.Namespace, about: dict[str, Any]) -> "Greedy":
     """The options of decoding: those of the command line, and for the rest those of the model's file."""
     from captioner.options import Beam, Sampling
 
-    shared = _given(options, "max_length", "min_length", "no_repeat_ngram")
+    shared = _given(options, "max_length", "min_length", "no_repeat_ngram") | steering(options)
     sampling = _given(options, "temperature", "top_k", "top_p", "seed")
     beam = _given(options, "n_best", "length_penalty") | ({} if options.beam is None else {"width": options.beam})
     if options.sample:
@@ -266,19 +257,20 @@ def _decoding_options(options: argparse.Namespace, about: dict[str, Any]) -> "Gr
     if sampling:
         name = next(iter(sampling)).replace("_", "-")
         raise OptionError(f"--{name} is an option of sampling: add --sample")
-    default = Beam(**about.get("decoding", {}))
-    return replace(default, **{"width": max(default.width, beam.get("n_best", 1)), **shared, **beam})
+    return Beam(**about.get("decoding", {})).changed(**shared, **beam)
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def _provenance(model: Path, options: argparse.Namespace, decoding: "Greedy", about: dict[str, Any]) -> "Provenance":
+def _provenance(
+    model: Path, options: argparse.Namespace, decoding: "Greedy", about: dict[str, Any], affixes: "Affixes"
+) -> "Provenance":
     """What makes the captions of this run."""
     from captioner.data.writers import Provenance, digest_of
     from captioner.options import MapOptions
 
-    search = {"search": type(decoding).__name__.lower(), **asdict(decoding)}
+    search = {"search": type(decoding).__name__.lower(), **decoding.as_dict()}
     maps = asdict(MapOptions.stored(about, options.explain))
-    return Provenance(model=model.stem, digest=digest_of(model), decoding=search, maps=maps)
+    return Provenance(model=model.stem, digest=digest_of(model), decoding=search, maps=maps, texts=asdict(affixes))

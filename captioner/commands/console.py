@@ -8,24 +8,20 @@ becomes `ReaderGone`, and a failure to write standard error is ignored, since no
 from __future__ import annotations
 
 import os
-import re
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
-from captioner.commands.packages import OPTIONAL, is_installed, missing
 from captioner.errors import CaptionerError
 from captioner.training.processes import in_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
     from typing import Any, TextIO
 
 # Control characters, line and paragraph separators, marks that change the writing direction, and lone surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class ReaderGone(Exception):  # noqa: N818 - no error
@@ -50,7 +46,9 @@ class Terminated(BaseException):
 
 def printable(name: str) -> str:
     """A file's name on one line, with everything escaped that a terminal would obey."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), name)
+    import re
+
+    return re.sub(_UNPRINTABLE, lambda found: found[0].encode("unicode_escape").decode("ascii"), name)
 
 
 def message_line(message: object) -> str:
@@ -126,6 +124,8 @@ def _run(run: Callable[[], int]) -> int:
                 f"the memory does not suffice ({error}); a smaller --batch, smaller pictures or --device cpu need less"
             )
             return 2
+        from captioner.commands.packages import OPTIONAL, is_installed, missing
+
         module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if module in OPTIONAL and not is_installed(module):
             report(missing(module))
@@ -151,6 +151,9 @@ def stopping_on_signals() -> Iterator[None]:
 
     A second signal ends the process at once. Signals that are ignored, as under ``nohup``, stay ignored.
     """
+    import signal
+    import threading
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return

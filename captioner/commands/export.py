@@ -39,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         metavar="NAME",
-        help="of the weights in a folder: fp32 (default of --output), or fp16 (default of --web) for half the size",
+        help="of a folder: fp32 (default of --output), fp16 (default of --web) for half the size, or int8",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="FOLDER",
+        help="of photographs, such as training pictures: with --precision int8, convolutions are 8-bit integers too",
     )
     parser.add_argument("--data", type=Path, metavar="PATH", help="captions of pictures with the splits dev and test")
     parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside --data")
@@ -60,6 +66,12 @@ def run(options: argparse.Namespace) -> int:
     if options.onnxruntime_web is not None and options.web is None:
         raise OptionError(f"--onnxruntime-web {options.onnxruntime_web}: is for --web", remedy="leave it out")
     check_positive(options, "threads")
+    if options.calibrate is not None and (options.precision != "int8" or options.output is None):
+        raise OptionError(
+            f"--calibrate {options.calibrate}: is for --output FOLDER --precision int8", remedy="leave it out"
+        )
+    if options.web is not None and options.precision == "int8":
+        raise OptionError("--precision int8 is for --output; no browser was tried with it", remedy="fp16 is as small")
     if options.output is not None and options.output.suffix == ".safetensors":
         if options.precision is not None:
             raise OptionError("--precision is for a folder, and --output is a file")
@@ -104,7 +116,7 @@ def _to_onnx(options: argparse.Namespace) -> int:
         package = options.onnxruntime_web or _ONNXRUNTIME_WEB
         found = export_web(file, options.web, onnxruntime_web=package, precision=options.precision or "fp16")
     else:
-        found = export_folder(file, options.output, precision=options.precision or "fp32")
+        found = export_folder(file, options.output, precision=options.precision or "fp32", calibrate=options.calibrate)
     print(json.dumps({"model": file.stem, "log_p_difference": found.log_p, "map_difference": found.maps}))
     return 0
 

@@ -89,8 +89,13 @@ def _identity(path: FilePath) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a text file in UTF-8; it is as it was before, or whole. Devices and pipes are written as they are.
+
+    Args:
+        path: of the file.
+        text: its content.
+        errors: what becomes of characters that cannot be encoded, as of `str.encode`.
 
     Raises:
         DataError: it cannot be written.
@@ -99,10 +104,10 @@ def write_whole(path: Path, text: str) -> None:
     partial = target.with_name(f".{target.name[:200]}.{os.getpid()}.partial")
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8", newline="")
+            path.write_text(text, encoding="utf-8", newline="", errors=errors)
             return
         try:
-            partial.write_text(text, encoding="utf-8", newline="")
+            partial.write_text(text, encoding="utf-8", newline="", errors=errors)
             if target.exists():
                 partial.chmod(stat.S_IMODE(target.stat().st_mode))
             partial.replace(target)

@@ -19,7 +19,10 @@ def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup
     parser.add_argument("--model", default=default, help="a name that 'captioner models' lists, or a model file")
     auto = None if default is None else "auto"
     parser.add_argument(
-        "--device", default=auto, help="auto, cpu, cuda, cuda:1 or mps (default auto, the best that there is)"
+        "--device",
+        default=auto,
+        help="auto, cpu, cuda, cuda:1, mps, or what the installed onnxruntime has: coreml, directml, openvino (default "
+        "auto, the best that there is)",
     )
     parser.add_argument(
         "--backend",
@@ -28,7 +31,12 @@ def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup
         help="the runtime: onnx, which starts faster; torch; or one that an installed package registers (default auto: "
         "onnx on a CPU where the model has graphs, else torch)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="of the computation on a CPU (default: the runtime's)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of the computation on a CPU (default: onnx looks how many cores others leave free)",
+    )
 
 
 def check_model_options(options: argparse.Namespace) -> None:

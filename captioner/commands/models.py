@@ -1,45 +1,87 @@
 """The command ``captioner models``: what the shipped model files hold about themselves."""
 
-import argparse
-import json
+from __future__ import annotations
+
+import os
 
 from captioner.commands.console import report
 from captioner.errors import CheckpointError, DataError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+DEFAULTS = {"name": None, "diagram": None, "json": False}
+"""See `captioner.cli`."""
+_SPECIAL = 4  # `captioner.tokenizer.vocabulary.SPECIAL`, whose import takes longer than all of this
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="one model: a name that ships, a model file, or an exported folder"
+    )
+    parser.add_argument(
+        "--diagram",
+        metavar="FILE",
+        help="draw how the model attends, with shapes: a .svg or .png file (needs graphviz), or its source, .gv",
+    )
     parser.add_argument("--json", action="store_true", help="print all that the files hold about themselves, as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command: 0, or 1 if a file is damaged. Raises DataError if no model ships."""
-    from captioner.header import read_header
-    from captioner.shipped import shipped_answering_models, shipped_models
-    from captioner.tokenizer.vocabulary import SPECIAL
+    """Run the command: 0, or 1 if a file is damaged. Raises DataError if no model ships, and
+    CaptionerError where a diagram cannot be drawn."""
+    from captioner.shipped import shipped_answering_files, shipped_files
 
-    models = {**shipped_models(), **shipped_answering_models()}
+    if options.diagram is not None:
+        from captioner.commands.diagram import draw
+
+        return draw(options.name, options.diagram)
+    if options.name is None:
+        models = {**shipped_files(), **shipped_answering_files()}
+    else:
+        from captioner.shipped import find_model
+
+        found = find_model(options.name, answering=options.name in shipped_answering_files())
+        models = {found.stem: str(found)}
     if not models:
-        raise DataError("no models ship with this installation", remedy="give a model file with --model")
+        raise DataError("no models ship with this installation", remedy="give a model file")
     code = 0
     for name, path in models.items():
         try:
-            header = read_header(path)
+            print(_as_json(name, path) if options.json else _line(name, path))
         except CheckpointError as error:
             report(error)
             code = 1
-            continue
-        size = path.stat().st_size
-        if options.json:
-            print(json.dumps({"name": name, "path": str(path), "bytes": size, **header}))
-            continue
-        config, test = header["config"], header["about"].get("test", {})
+    return code
+
+
+def _as_json(name: str, path: str) -> str:
+    import json
+
+    from captioner.header import read_header
+
+    return json.dumps({"name": name, "path": path, "bytes": _size(path), **read_header(path)})
+
+
+def _line(name: str, path: str) -> str:
+    from captioner.header import damaged, read_summary
+
+    model = read_summary(path)
+    try:
+        config, test = model["config"], model["about"].get("test", {})
         scores = "  ".join(f"{measure} {value:.1f}" for measure, value in test.get("scores", {}).items())
-        part = config.get("decoder") or config.get("answerer", {})
-        of_answers = f", {len(header['answers']):,} answers" if header["answers"] else ""
-        print(
-            f"{name:<12} {size / 1e6:5.1f} MB  {config['encoder'].get('backbone', '?')} + "
-            f"{part.get('kind', '?')}, {len(header['vocabulary']) - len(SPECIAL):,} words{of_answers}  "
+        part, answers = config.get("decoder") or config["answerer"], model.get("answers") or ()
+        of_answers = f", {len(answers):,} answers" if answers else ""
+        return (
+            f"{name:<12} {_size(path) / 1e6:5.1f} MB  {config['encoder'].get('backbone', '?')} + "
+            f"{part.get('kind', '?')}, {len(model['vocabulary']) - _SPECIAL:,} words{of_answers}  "
             f"{test.get('on', '')}{': ' if scores else ''}{scores}"
         )
-    return code
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(path, error) from None
+
+
+def _size(path: str) -> int:
+    return os.stat(path).st_size  # noqa: PTH116

@@ -8,6 +8,7 @@ OPTIONAL = {
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "onnxscript": "onnxscript",
+    "pyarrow": "pyarrow",
     "pycocotools": "pycocotools",
     "safetensors": "safetensors",
     "scipy": "scipy",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from captioner.commands.files import refuse_overwriting
 from captioner.commands.packages import require
 from captioner.errors import DataError, OptionError
+from captioner.shipped import shipped_models
 from captioner.training import aliases
 from captioner.training.recipe import FILES, Recipe, default_of, named_recipes, options, read_recipe
 
@@ -108,30 +109,63 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
     from captioner.training.distributed import Processes
     from captioner.training.loop import Trainer
     from captioner.training.progress import show_progress
+    from captioner.training.rehearsal import before_and_after
     from captioner.training.tasks import TASKS
 
     task = TASKS[recipe.objective]
     task.check(recipe)
     text = [caption for path in arguments.text for caption in read_text(path)]
-    records = read_data(arguments.data, images=arguments.images, boxes=recipe.map_supervision > 0)
-    _refuse_folder_of_pictures(arguments.output, records)
+    first = arguments.data[:1] if recipe.rehearsal else arguments.data
+    records = read_data(first, images=arguments.images, boxes=recipe.map_supervision > 0)
     processes = Processes.join(arguments.device)
+    rest = _rest(arguments, recipe, records, processes) if recipe.rehearsal else []
+    _refuse_folder_of_pictures(arguments.output, [*records, *rest])
     faults: dict[str, str] = {}
     if task.uses_images:
-        total = len(records)
-        records, faults = _usable_together(records, processes)
+        total, own = len(records) + len(rest), {id(record) for record in records}
+        usable, faults = _usable_together([*records, *rest], processes)
+        records = [record for record in usable if id(record) in own]
+        rest = [record for record in usable if id(record) not in own]
         if faults and processes.is_first:
             _print_lines(list(faults.values())[:_SHOWN_FAULTS])
             _print_lines([f"{len(faults)} of {total} pictures are left out"])
-    trainer = Trainer(recipe, records, folder, text=text, processes=processes)
+    trainer = Trainer(recipe, records, folder, rest=rest, text=text, processes=processes)
     if trainer.is_first:
         _print_lines(trainer.warnings)
         show_progress(trainer.steps())
+        _print_lines(filter(None, [before_and_after(trainer.folder.path)]))
         print(trainer.folder.best)
     else:
         trainer.run()
     # A launcher takes any other exit code for a process that died.
     return 1 if faults and processes.count == 1 else 0
+
+
+def _rest(arguments: argparse.Namespace, recipe: Recipe, own: list["Record"], processes: "Processes") -> list["Record"]:
+    """The records that are mixed in: train and dev of the data sets after the first, or drawn scenes."""
+    from captioner.data.readers import read
+    from captioner.data.records import refuse_leaks
+    from captioner.training.rehearsal import as_first_captioned, drawn_rest
+
+    if len(arguments.data) == 1:
+        if processes.is_first:
+            drawn_rest(arguments.output)
+        processes.wait()
+        rest = drawn_rest(arguments.output)
+    else:
+        rest = [record for path in arguments.data[1:] for record in read(path) if record.split in ("train", "dev")]
+        refuse_leaks(own, rest)
+        _refuse_shared_files([*own, *rest])
+    if not recipe.start_from:
+        return rest
+
+    def captioned() -> list["Record"]:
+        return as_first_captioned(rest, model=recipe.start_from, folder=arguments.output, own=len(own))
+
+    if processes.is_first:
+        captioned()
+    processes.wait()
+    return captioned()
 
 
 def chosen_recipe(arguments: argparse.Namespace) -> tuple[Recipe, list[str]]:
@@ -146,7 +180,11 @@ def chosen_recipe(arguments: argparse.Namespace) -> tuple[Recipe, list[str]]:
     # --cross-entropy is the former flag of a weight, and its name is that of no option of today.
     given, renamed = aliases.current(given)
     lines = [f"{_as_flag(old)} is now {_as_flag(new)}" for old, new in renamed]
-    return Recipe(**{**chosen, **given}), [*filter(None, [in_file]), *lines]
+    values = {**chosen, **given}
+    for name in ("start_from", "encoder_from", "decoder_from", "teacher"):
+        if values.get(name) in shipped_models() and not Path(values[name]).exists():
+            values[name] = str(shipped_models()[values[name]])
+    return Recipe(**values), [*filter(None, [in_file]), *lines]
 
 
 def _as_flag(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Which pictures a command line names."""
+"""Which pictures a command line names: files, folders, lists of files, and files that hold many pictures."""
 
 import os
 import re
@@ -8,7 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from captioner.data.packed import PACKED, PackedPicture
+from captioner.data.selection import Selection, relative
+from captioner.errors import CaptionerError
 from captioner.image import SUFFIXES, UNREADABLE_SUFFIXES
+from captioner.results import Failure
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _FIGURE = re.compile(r"-[0-9a-f]{10}\.figure\.png$")  # as `captioner.data.writers.figures` names them
@@ -21,57 +25,110 @@ class FoundPictures:
     Attributes:
         pictures: each file once, under the name by which it was found first; those of a folder sorted by path,
             subfolders included.
-        failures: a line for each argument, file or folder that should give a picture and does not.
+        numbers: for each picture, its place among all that were found, from 1, before a shard was taken of them.
+        failures: one for each argument, file or folder that should give a picture and does not.
         notes: a line for each folder with files that are left out, with their number and kinds.
         several: whether the arguments name a folder or more than one file.
+        containers: the files that hold several of the pictures.
     """
 
-    pictures: list[Path]
-    failures: list[str]
+    pictures: list[Path | PackedPicture]
+    numbers: list[int]
+    failures: list[Failure]
     notes: list[str]
     several: bool
+    containers: list[Path] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[Path]:
+        """The pictures that are files of their own."""
+        return [picture for picture in self.pictures if isinstance(picture, Path)]
 
 
-def find_pictures(arguments: Sequence[str], *, leave_out: Iterable[Path] = ()) -> FoundPictures:
+def find_pictures(
+    arguments: Sequence[str],
+    *,
+    leave_out: Iterable[Path] = (),
+    selection: Selection | None = None,
+    column: str | None = None,
+    uncounted: Iterable[str] = (),
+) -> FoundPictures:
     """Find the pictures of files and folders.
 
-    A file that is named itself is taken whatever its ending. In folders, files with the ending of a format that can be
-    opened are taken, in upper or lower case; hidden files and folders, and figures of this program, are left out.
-    Links to folders are followed, each folder once.
+    A file that is named itself is taken whatever its ending; a ``.tar`` or ``.parquet`` file stands for the pictures in
+    it. In folders, files with the ending of a format that can be opened are taken, in upper or lower case; hidden files
+    and folders, and figures of this program, are left out. Links to folders are followed, each folder once.
 
     Args:
         arguments: paths of files and folders.
         leave_out: outputs of the run: folders, whose pictures are left out, and files that are not counted as other
             kinds. A file with a picture's ending stays a picture, so that nobody writes onto it unseen.
+        selection: what is taken of folders, and of all.
+        column: of Parquet files; None for the one that holds pictures.
+        uncounted: endings of files that the notes do not count, such as those of the run's sidecars.
     """
+    selection = selection or Selection()
     resolved = {os.path.realpath(path) for path in leave_out}
     left_out = {path for path in resolved if os.path.isdir(path) or Path(path).suffix.lower() not in SUFFIXES}  # noqa: PTH112
     found = _Found()
-    failures: list[str] = []
+    failures: list[Failure] = []
     notes: list[str] = []
-    folders = False
+    containers: list[Path] = []
+    several = False
     for argument in arguments:
         if not argument:  # Path("") would be the current folder
-            failures.append("a picture's name is empty")
+            failures.append(Failure("", "a picture's name is empty"))
         elif _URL.match(argument):
-            failures.append(f"{argument}: a URL, and pictures are files: fetch it first")
+            failures.append(Failure(argument, f"{argument}: a URL, and pictures are files: fetch it first"))
         elif os.path.isdir(argument):  # noqa: PTH112 - unlike Path.is_dir, it takes names that are too long
-            folders = True
-            walk = _Walk(left_out)
+            several = True
+            walk = _Walk(left_out, Path(argument), selection, frozenset(uncounted))
             walk.folder(Path(argument))
             failures += walk.failures or ([] if walk.pictures else [walk.nothing(argument)])
             notes += walk.notes(argument)
             for picture in sorted(walk.pictures):
-                found.add(picture)
+                found.add(picture, relative(picture, Path(argument)))
+        elif (suffix := Path(argument).suffix.lower()) in PACKED and os.path.exists(argument):  # noqa: PTH110
+            several = True
+            try:
+                for packed in PACKED[suffix]().pictures(Path(argument), column=column):
+                    found.add(packed, os.fspath(packed) if isinstance(packed, Path) else packed.place)
+            except CaptionerError as error:
+                failures.append(Failure.of(argument, error))
+            else:
+                containers.append(Path(argument))
         elif os.path.exists(argument):  # noqa: PTH110
-            found.add(Path(argument))
+            found.add(Path(argument), relative(argument, ""))
         elif os.path.islink(argument):  # noqa: PTH114
-            failures.append(_dangling(argument))
+            failures.append(Failure(argument, _dangling(argument)))
         else:
-            failures.append(f"{argument}: no such file or folder")
-    pictures = list(found.pictures.values())
-    several = folders or len(pictures) + len(failures) > 1
-    return FoundPictures(pictures=pictures, failures=failures, notes=notes, several=several)
+            failures.append(Failure(argument, f"{argument}: no such file or folder"))
+    all_of_them = list(found.pictures.values())
+    chosen = [(number, one) for number, (one, key) in enumerate(all_of_them, 1) if selection.in_shard(key)]
+    return FoundPictures(
+        pictures=[one for _, one in chosen],
+        numbers=[number for number, _ in chosen],
+        failures=failures,
+        notes=notes,
+        several=several or len(all_of_them) + len(failures) > 1,
+        containers=containers,
+    )
+
+
+def names_in_list(content: bytes) -> list[str]:
+    """The names of a list of files: one a line, or, where the list has null characters, one before each of them, as
+    ``find -print0`` writes them. Blank lines are passed over."""
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if b"\0" in content:
+        return [os.fsdecode(name) for name in content.split(b"\0") if name]
+    names = []
+    for line in content.split(b"\n"):
+        name = os.fsdecode(line)
+        if name.endswith("\r") and not os.path.lexists(name):  # a list that was written on Windows
+            name = name[:-1]
+        if name.strip():
+            names.append(name)
+    return names
 
 
 class _Found:
@@ -81,14 +138,18 @@ class _Found:
     """
 
     def __init__(self) -> None:
-        self.pictures: dict[tuple[str, str], Path] = {}
+        self.pictures: dict[tuple[str, str], tuple[Path | PackedPicture, str]] = {}
         self._real: dict[Path, str] = {}
 
-    def add(self, picture: Path) -> None:
+    def add(self, picture: Path | PackedPicture, key: str) -> None:
+        """Add a picture under the name that shards know it by."""
+        if not isinstance(picture, Path):
+            self.pictures.setdefault(("", str(picture)), (picture, key))
+            return
         parent = picture.parent
         if parent not in self._real:
             self._real[parent] = os.path.realpath(parent)
-        self.pictures.setdefault((self._real[parent], picture.name), picture)
+        self.pictures.setdefault((self._real[parent], picture.name), (picture, key))
 
 
 def _dangling(path: str | Path) -> str:
@@ -104,8 +165,11 @@ class _Walk:
     """One pass through a folder and all below it."""
 
     left_out: set[str]
+    top: Path
+    selection: Selection
+    uncounted: frozenset[str]
     pictures: list[Path] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     figures: int = 0
     _seen: set[tuple[int, int]] = field(default_factory=set)
@@ -120,9 +184,10 @@ class _Walk:
         while links:
             self._plain(links.pop(0), links)
 
-    def nothing(self, argument: str) -> str:
+    def nothing(self, argument: str) -> Failure:
         """The failure of a folder that gave no picture."""
-        return f"{argument}: no pictures in this folder (looked for {', '.join(sorted(SUFFIXES))})"
+        wanted = ", ".join(self.selection.include or sorted(SUFFIXES))
+        return Failure(argument, f"{argument}: no pictures in this folder (looked for {wanted})")
 
     def notes(self, argument: str) -> list[str]:
         """What was left out, a line each."""
@@ -147,7 +212,7 @@ class _Walk:
                 with os.scandir(path) as entries:
                     inside = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:
-                self.failures.append(f"{path}: cannot be read ({error.strerror or error})")
+                self._fail(path, f"cannot be read ({error.strerror or error})")
                 continue
             for entry in inside:
                 if not entry.name.startswith("."):
@@ -158,28 +223,35 @@ class _Walk:
             folder = entry.is_dir()
             status = None if folder else entry.stat()
         except FileNotFoundError:
-            self.failures.append(_dangling(path))
+            if self.selection.takes(relative(path, self.top)):
+                self.failures.append(Failure(os.fspath(path), _dangling(path)))
             return
         except OSError as error:  # a link to itself, or a folder that may be listed but not entered
-            self.failures.append(f"{path}: cannot be read ({error.strerror or error})")
+            self._fail(path, f"cannot be read ({error.strerror or error})")
             return
         may_be_output = entry.is_symlink() or entry.name in self._left_out_names
         if may_be_output and os.path.realpath(path) in self.left_out:
             return
+        below = relative(path, self.top)
         if status is None:
-            (links if entry.is_symlink() else waiting).append(path)
-        else:
+            if self.selection.enters(below):
+                (links if entry.is_symlink() else waiting).append(path)
+        elif self.selection.takes(below):
             self._file(path, status)
+
+    def _fail(self, path: Path, what: str) -> None:
+        self.failures.append(Failure(os.fspath(path), f"{path}: {what}"))
 
     def _file(self, path: Path, status: os.stat_result) -> None:
         suffix = path.suffix.lower()
         if suffix in UNREADABLE_SUFFIXES:
-            self.failures.append(f"{path}: pictures that end in {path.suffix} cannot be opened; convert them first")
+            self._fail(path, f"pictures that end in {path.suffix} cannot be opened; convert them first")
         elif suffix not in SUFFIXES:
-            self.others[suffix or "without an ending"] += 1
+            if suffix not in self.uncounted:
+                self.others[suffix or "without an ending"] += 1
         elif _FIGURE.search(path.name):
             self.figures += 1
         elif not stat.S_ISREG(status.st_mode):
-            self.failures.append(f"{path}: not a regular file")
+            self._fail(path, "not a regular file")
         else:
             self.pictures.append(path)

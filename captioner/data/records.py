@@ -37,6 +37,11 @@ class ShardPicture:
         stem = file.partition(".")[0]
         return f"{folder}/{stem}" if folder else stem
 
+    @property
+    def place(self) -> str:
+        """Names it in its shard."""
+        return self.name
+
     def read_bytes(self) -> bytes:
         """The file's bytes. Raises OSError as reading any file does."""
         with self.shard.open("rb") as file:

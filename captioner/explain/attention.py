@@ -43,5 +43,4 @@ def attention_heads(decoder: Decoder, grid: Grid, tokens: Tensor) -> Tensor:
     """
     decoded = decoder(grid, tokens, attention=True)
     heads = by_step(decoded.attention, captions_per_picture(len(tokens), len(grid)), tokens.shape[1])
-    unflattened: Tensor = heads.unflatten(-1, grid.shape)
-    return unflattened
+    return grid.maps(heads)

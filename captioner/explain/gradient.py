@@ -4,6 +4,8 @@ After Chefer et al. 2021, "Generic Attention-model Explainability for Interpreti
 Transformers", equation 5. The gradients are taken with respect to tensors that `Decoder.forward` returns.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,9 @@ from captioner.model.decoder import Decoder, captions_per_picture
 from captioner.model.grid import Grid
 
 
-def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_maps(
+    decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor, *, signed: bool = False
+) -> tuple[Tensor, Tensor]:
     """Attention times the gradient of each target's log-probability, where positive, summed over all heads.
 
     A step's map takes the gradient with respect to the weights of that step alone, not of earlier ones.
@@ -23,9 +27,11 @@ def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor)
         grid: of B pictures.
         tokens: (N, T) read, see `captioner.model.decoder.Decoder.forward`.
         targets: (N, T), the word that is asked about at each step.
+        signed: keep what is negative, for the difference of two words' maps, in which the logarithm of the softmax's
+            denominator, common to both, cancels out.
 
     Returns:
-        Log-probabilities (N, T) and maps (N, T, h, w), non-negative, not normalised.
+        Log-probabilities (N, T) and maps (N, T, h, w), not normalised; non-negative unless ``signed``.
 
     Raises:
         OptionError: the decoder returns no attention, or other tensors than those that it used.
@@ -34,8 +40,9 @@ def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor)
     # Decoding runs in inference mode, whose tensors gradients cannot pass: copies can.
     with torch.inference_mode(False), torch.enable_grad():
         features = grid.features.clone().requires_grad_()
-        mask = None if grid.mask is None else grid.mask.clone()
-        decoded = decoder(Grid(features, grid.shape, mask), tokens.clone(), attention=True)
+        mask, sources = (None if value is None else value.clone() for value in (grid.mask, grid.sources))
+        copy = replace(grid, features=features, mask=mask, sources=sources, weights={})
+        decoded = decoder(copy, tokens.clone(), attention=True)
         if not decoded.attention:
             raise OptionError(f"{type(decoder).__name__} returns no attention weights: it has no gradient maps")
         log_p = log_probabilities(decoded.logits, targets.clone())
@@ -53,10 +60,12 @@ def gradient_maps(decoder: Decoder, grid: Grid, tokens: Tensor, targets: Tensor)
                     f"{type(decoder).__name__} returns attention weights that its contexts were not computed from",
                     remedy="return the very tensor, see captioner.model.attention.Attended",
                 )
-            positive = [(weights * gradient).clamp(min=0) for weights, gradient in zip(asked, gradients, strict=True)]
-            heads = by_step(positive, copies, steps if at_once else 1)  # (N, heads, T or 1, L)
+            products = [weights * gradient for weights, gradient in zip(asked, gradients, strict=True)]
+            heads = by_step(
+                products if signed else [one.clamp(min=0) for one in products], copies, steps if at_once else 1
+            )  # (N, heads, T or 1, L)
             maps.append(heads[:, :, step if at_once else 0].sum(1))
-    return log_p.detach(), torch.stack(maps, 1).detach().unflatten(-1, grid.shape)
+    return log_p.detach(), grid.maps(torch.stack(maps, 1).detach())
 
 
 def log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:

@@ -3,9 +3,11 @@
 `captioner.pipeline.load` opens it too.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +15,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from captioner import checkpoint
+from captioner.backends.base import Backend
 from captioner.backends.graph_files import (
     GRAPHS,
     METADATA_KEY,
+    STORED_TYPES,
+    Recipe,
     Weights,
     check_digest,
     describe,
@@ -30,27 +36,37 @@ from captioner.backends.graph_files import (
 from captioner.backends.onnx import open_graphs
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
-from captioner.errors import OptionError
+from captioner.data.pictures import find_pictures
+from captioner.errors import ImageError, OptionError
 from captioner.export.graphs import check_parity, export_graphs
 from captioner.export.parity import Parity
+from captioner.export.quantise import CALIBRATION_PICTURES, quantise
 from captioner.header import EXPORTED, EXPORTED_FORMAT, EXPORTED_VERSION, Header, read_header
 from captioner.options import Beam
+from captioner.prepared import prepare
 
-PRECISIONS = ("fp32", "fp16")
-_HALF_TOLERANCE = 0.5
-"""In nats: half the precision of weights moves log-probabilities, and what is wrong moves them by far more."""
+PRECISIONS = ("fp32", "fp16", "int8")
+_SHARED_BYTES = 1024  # of a weight; what is smaller is stored with the graph
+_TOLERANCES = {"fp16": 0.5, "int8": 3.0}
+"""In nats: fewer bits of weights move log-probabilities, on noise more than on photographs; what is wrong moves them by
+far more."""
 
 
-def export_folder(model_file: str | Path, folder: str | Path, *, precision: str = "fp32") -> Parity:
+def export_folder(
+    model_file: str | Path, folder: str | Path, *, precision: str = "fp32", calibrate: Path | None = None
+) -> Parity:
     """Write a model as a folder, and check it against torch.
 
     Args:
         model_file: of a trained model.
-        folder: that is written: ``encode.onnx`` and ``step.onnx`` with their weights, ``config.json`` (vocabulary,
-            preprocessing, decoding, grid, heads, provenance, scores, how far it is from torch) and ``example.py``,
-            which needs only numpy, pillow and onnxruntime. It must be new, empty, or an exported folder, which is
-            replaced.
-        precision: of the stored weights: "fp32", or "fp16" for half the size. The computation is in 32 bits.
+        folder: that is written: ``encode.onnx`` and ``step.onnx`` with their weights, ``score.onnx``, whose weights
+            are those in ``step.onnx``, ``config.json`` (vocabulary, preprocessing, decoding, grid, heads, provenance,
+            scores, how far it is from torch) and ``example.py``, which needs only numpy, pillow and onnxruntime. It
+            must be new, empty, or an exported folder, which is replaced.
+        precision: "fp32"; "fp16", weights in 16 bits that are computed with in 32; or "int8", matrix products of the
+            decoder in 8-bit integers and the other weights in 16 bits.
+        calibrate: a folder of pictures; with it "int8" quantises the encoder's convolutions too, from the ranges that
+            activations have on some of these pictures.
 
     Returns:
         How far the folder is from torch.
@@ -62,9 +78,9 @@ def export_folder(model_file: str | Path, folder: str | Path, *, precision: str 
     """
     folder = Path(folder)
     check_precision(precision)
-    own = {EXPORTED, "example.py", "encode.onnx", "step.onnx"}
+    own = {EXPORTED, "example.py", *(f"{name}.onnx" for name in GRAPHS)}
     check_folder(folder, own)
-    contents, config, found = model_files(Path(model_file), folder, precision=precision)
+    contents, config, found = model_files(Path(model_file), folder, precision=precision, calibrate=calibrate)
     contents[EXPORTED] = config_json(config)
     contents["example.py"] = Path(__file__).with_name("example.py").read_bytes()
     write_folder(folder, contents)
@@ -77,30 +93,42 @@ def check_precision(precision: str) -> None:
         raise OptionError(f"the precision '{precision}' is not one of {', '.join(PRECISIONS)}")
 
 
-def model_files(path: Path, folder: Path, *, precision: str) -> tuple[dict[str, bytes], dict[str, Any], Parity]:
+def model_files(
+    path: Path, folder: Path, *, precision: str, calibrate: Path | None = None
+) -> tuple[dict[str, bytes], dict[str, Any], Parity]:
     """What an exported folder holds of a model: its graphs with their weights, its configuration, and the parity check.
 
     Args:
         path: of the model file.
         folder: that they are for, for messages.
-        precision: see `export_folder`.
+        precision, calibrate: see `export_folder`.
 
     Returns:
         The graphs by file name, the content of ``config.json``, and how far the graphs are from torch.
 
     Raises:
         CheckpointError: the model file is missing or damaged.
-        OptionError: the model does not export; the message says why.
+        OptionError: the model does not export, the message says why; or no picture to calibrate on opens.
     """
+    if calibrate is not None and precision != "int8":
+        raise OptionError(f"pictures to calibrate on are for the precision int8, not {precision}")
     header, model = read_header(path), checkpoint.load(path)
-    whole = _stored_graphs(path, header) or export_graphs(model, digest=header["digest"])
-    graphs = {name: _with_weights(graph, precision) for name, graph in whole.items()}
-    contents = {name: graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
-    backend = open_graphs(
-        folder, header, {name: (folder / f"{name}.onnx", content) for name, content in contents.items()}
-    )
-    found = check_parity(model, backend, tolerance=_HALF_TOLERANCE if precision == "fp16" else None)
+    pixels = [] if calibrate is None else _calibration_pixels(calibrate, TorchBackend(model))
+    graphs = _stored_graphs(path, header) or export_graphs(model, digest=header["digest"])
+    for graph in graphs.values():
+        _own_weights(graph)
+    if precision == "int8":
+        graphs = quantise(graphs, pixels)
+    if precision != "fp32":
+        for graph in graphs.values():
+            _halve(graph)
+    contents = {name: graphs[name].SerializeToString(deterministic=True) for name in ("encode", "step")}
+    contents["score"] = _sharing(graphs["score"], contents["step"]).SerializeToString(deterministic=True)
+    backend = open_graphs(folder, header, folder, contents.__getitem__)
+    found = check_parity(model, backend, tolerance=_TOLERANCES.get(precision))
     config = _config(path, header, model, contents, precision, found)
+    if precision == "int8":
+        config["calibration"] = len(pixels)
     return {f"{name}.onnx": content for name, content in contents.items()}, config, found
 
 
@@ -168,26 +196,58 @@ def _stored_graphs(path: Path, header: Header) -> dict[str, onnx.ModelProto]:
     return graphs
 
 
-def _with_weights(graph: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """A graph whose weights are its own, matrices in 16 bits where that is asked for."""
+def _calibration_pixels(folder: Path, backend: Backend) -> list[NDArray[np.uint8]]:
+    """Inputs made of some pictures of a folder, spread over it. Raises OptionError where there are none."""
+    if not folder.is_dir():
+        raise OptionError(f"{folder}: no such folder of pictures to calibrate on")
+    paths = find_pictures([os.fspath(folder)]).pictures
+    found = []
+    for path in paths[:: max(1, len(paths) // CALIBRATION_PICTURES)][:CALIBRATION_PICTURES]:
+        with contextlib.suppress(ImageError):
+            found.append(prepare(path, backend).pixels)
+    if not found:
+        raise OptionError(f"{folder}: has no picture that opens", remedy="give a folder of photographs")
+    return found
+
+
+def _own_weights(graph: onnx.ModelProto) -> None:
+    """Say in a graph that its weights are its own."""
     description = read_description(graph.SerializeToString())
     description["initialisers"] = {}
     del graph.metadata_props[:]
     graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
-    if precision == "fp16":
-        casts = []
-        for tensor in graph.graph.initializer:
-            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
-                name = tensor.name
-                half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}_half")
-                tensor.CopyFrom(half)
-                casts.append(
-                    onnx.helper.make_node("Cast", [half.name], [name], f"widen_{name}", to=onnx.TensorProto.FLOAT)
-                )
-        nodes = [*casts, *graph.graph.node]
-        del graph.graph.node[:]
-        graph.graph.node.extend(nodes)
-    return graph
+
+
+def _halve(graph: onnx.ModelProto) -> None:
+    """Store matrices and convolutions in 16 bits."""
+    casts = []
+    for tensor in graph.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+            name = tensor.name
+            half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}_half")
+            tensor.CopyFrom(half)
+            casts.append(onnx.helper.make_node("Cast", [half.name], [name], f"widen_{name}", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+
+
+def _sharing(score: onnx.ModelProto, step: bytes) -> onnx.ModelProto:
+    """A score graph whose weights are where they lie in ``step.onnx``, for any program that opens ONNX files."""
+    description = read_description(score.SerializeToString())
+    description["weights"] = zlib.crc32(step)
+    for tensor in score.graph.initializer:
+        raw, kind = tensor.raw_data, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        if len(raw) < _SHARED_BYTES or kind not in STORED_TYPES or (offset := step.find(raw)) < 0:
+            continue
+        description["initialisers"][tensor.name] = Recipe(offset=offset, type=kind, shape=list(tensor.dims))
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "step.onnx"), ("offset", str(offset)), ("length", str(len(raw)))):
+            tensor.external_data.add(key=key, value=value)
+    del score.metadata_props[:]
+    score.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
+    return score
 
 
 def _config(
@@ -214,7 +274,7 @@ def _config(
         "grid": list(backend.grid_shape),
         "max_length": backend.max_length,
         "heads": {"layers": decoder.layers, "heads": decoder.heads, "map_heads": list(decoder.map_heads)},
-        "decoding": asdict(Beam(**about.get("decoding", {}))),
+        "decoding": Beam(**about.get("decoding", {})).as_dict(),
         "state": read_description(contents["step"])["state"],
         "scores": {split: about[split] for split in ("dev", "test") if split in about},
         "config": header["config"],

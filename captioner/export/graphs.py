@@ -1,4 +1,5 @@
-"""Model files to ONNX graphs: ``encode`` (pixels to the decoder's first state) and ``step`` (one word).
+"""Model files to ONNX graphs: ``encode`` (pixels to the decoder's first state), ``step`` (one word) and ``score``
+(captions that are read).
 
 The graphs hold no weights. Their metadata names the model file that they belong to by its digest, and says from which
 of its tensors each initialiser is made; `captioner.backends.graph_files` makes them when a model is opened. Batch-norm
@@ -39,10 +40,12 @@ from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
 from captioner.errors import OptionError, one_line
 from captioner.export.parity import TOLERANCE, Parity, parity
-from captioner.export.probe import PICTURES, ROWS, Probe, flatten, probe_mask, probe_pixels, rebuild
+from captioner.export.probe import PICTURES, ROWS, WORDS, Probe, flatten, probe_mask, probe_pixels, rebuild
+from captioner.export.score import loop_over_steps
 from captioner.header import read_header
 from captioner.model.answer_model import AnswerModel
 from captioner.model.caption_model import CaptionModel
+from captioner.model.decoder import Decoder
 from captioner.model.folding import ConvNorm, fold
 from captioner.model.preprocess import normalise
 from captioner.model.refiners import sinusoidal_positions
@@ -54,7 +57,7 @@ _SMALLEST_WEIGHT = 16  # numbers; smaller constants are found by their names alo
 
 
 def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Parity:
-    """Write the graphs of a model file, ``encode.onnx`` and ``step.onnx``, and check them against torch.
+    """Write the graphs of a model file (``encode.onnx``, ``step.onnx``, ``score.onnx``), and check them against torch.
 
     The same model file gives the same bytes. Graphs that were there stay until the new ones have passed the check.
 
@@ -76,7 +79,7 @@ def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Pa
     contents = {name: strip_weights(graph).SerializeToString(deterministic=True) for name, graph in graphs.items()}
     found = check_parity(
         model,
-        open_graphs(path, header, {name: (folder / f"{name}.onnx", content) for name, content in contents.items()}),
+        open_graphs(path, header, folder, contents.__getitem__),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,6 +129,7 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
     with export_mode():
         probe = Probe(folded)
         exported = {"encode": _export_encode(folded, probe), "step": _export_step(folded, probe)}
+        exported["score"] = _export_score(folded, probe, exported["step"])
     for name, graph in exported.items():
         pool_globally(graph)
         tidy(graph)
@@ -197,6 +201,23 @@ class _Step(nn.Module):
         return (logits, log_p, step.map.float(), step.off_grid.float(), *(after[i] for i in self.probe.changed))
 
 
+class _Score(nn.Module):
+    """tokens (B, k, T), places (P,), targets (P,), the first state's tensors -> log_p, map and off_grid at the places.
+
+    It is `captioner.export.score` of a decoder that computes all steps side by side.
+    """
+
+    def __init__(self, model: CaptionModel, probe: Probe) -> None:
+        super().__init__()
+        self.model, self.probe = model, probe
+        self.eval()
+
+    def forward(self, tokens: Tensor, places: Tensor, targets: Tensor, state: list[Tensor]) -> tuple[Tensor, ...]:
+        read = self.model.decoder.read(tokens.flatten(0, 1), rebuild(self.probe.start, iter(state)), places)
+        log_p = read.logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        return log_p, read.map.float(), read.off_grid.float()
+
+
 def _export_encode(model: CaptionModel, probe: Probe) -> onnx.ModelProto:
     pictures = PICTURES
     arguments: tuple[Any, ...] = (probe_pixels(model, pictures),)
@@ -224,6 +245,29 @@ def _export_step(model: CaptionModel, probe: Probe) -> onnx.ModelProto:
         ["logits", "log_p", "map", "off_grid", *(f"next_{probe.leaves[i].name}" for i in probe.changed)],
         model,
     )
+
+
+def _export_score(model: CaptionModel, probe: Probe, step: onnx.ModelProto) -> onnx.ModelProto:
+    if type(model.decoder).read is Decoder.read:
+        return loop_over_steps(step, probe.leaves)
+    state = flatten(probe.start, "")
+    tokens = torch.full((PICTURES, ROWS, WORDS), START)
+    places = torch.arange(PICTURES * ROWS * WORDS)[1:]
+    b, k, t = Dim("B"), Dim("k"), Dim("T", max=model.decoder.max_length + 1)
+    shapes = [{} if leaf.axis == "none" else {0: b} for leaf in probe.leaves]
+    score = _export(
+        _Score(model, probe),
+        (tokens, places, torch.full_like(places, START), state),
+        ({0: b, 1: k, 2: t}, {0: Dim("P")}, {0: Dim("P")}, shapes),
+        ["tokens", "places", "targets", *(leaf.name for leaf in probe.leaves)],
+        ["log_p", "map", "off_grid"],
+        model,
+    )
+    used = {name for node in _nodes(score.graph) for name in node.input}
+    inputs = [value for value in score.graph.input if value.name in used]
+    del score.graph.input[:]
+    score.graph.input.extend(inputs)
+    return score
 
 
 def _export(
@@ -311,7 +355,8 @@ def pool_globally(graph: onnx.ModelProto) -> None:
                 node.op_type = "GlobalAveragePool"
                 del node.input[1]
                 del node.attribute[:]
-    used = {name for node in graph.graph.node for name in node.input} | {value.name for value in graph.graph.output}
+    used = {name for node in _nodes(graph.graph) for name in node.input}
+    used |= {value.name for value in graph.graph.output}
     kept = [one for one in graph.graph.initializer if one.name in used]
     del graph.graph.initializer[:]
     graph.graph.initializer.extend(kept)
@@ -323,13 +368,21 @@ def tidy(graph: onnx.ModelProto) -> None:
     graph.doc_string = ""
     graph.graph.doc_string = ""
     del graph.graph.metadata_props[:]
-    for part in (*graph.graph.node, *graph.graph.initializer, *graph.graph.value_info):
+    for part in (*_nodes(graph.graph), *graph.graph.initializer, *graph.graph.value_info):
         part.doc_string = ""
         del part.metadata_props[:]
     for value in (*graph.graph.input, *graph.graph.output):
         value.doc_string = ""
         del value.metadata_props[:]
     del graph.graph.value_info[:]
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs in them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from _nodes(attribute.g)
 
 
 def recipes_of(

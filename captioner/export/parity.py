@@ -30,7 +30,7 @@ class Parity:
 
 
 def parity(first: Backend, second: Backend, *, words: int = 4, seed: int = 0) -> Parity:
-    """Step two backends through the same words on pictures of noise, and compare.
+    """Step two backends through the same words on pictures of noise, let them read captions, and compare.
 
     Raises:
         OptionError: a backend fails, or the shapes differ: a graph does not take any number of pictures and captions.
@@ -47,7 +47,11 @@ def parity(first: Backend, second: Backend, *, words: int = 4, seed: int = 0) ->
         tokens = np.full((words, pictures * rows), START)
         tokens[1:] = generator.integers(len(SPECIAL), len(first.vocabulary), tokens[1:].shape)
         try:
-            found = [_run(backend, pixels, [geometry] * pictures, tokens, rows) for backend in (first, second)]
+            found = [
+                _run(backend, pixels, [geometry] * pictures, tokens, rows)
+                + _read(backend, pixels, [geometry] * pictures, tokens[1:].T, rows)
+                for backend in (first, second)
+            ]
         except CaptionerError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common class
@@ -76,6 +80,16 @@ def _run(
         images = np.arange(pictures)[::-1].copy()
         state = step.state.select((images[:, None] * rows + np.arange(rows)[::-1]).ravel(), images)
     return found
+
+
+def _read(
+    backend: Backend, pixels: np.ndarray, geometries: list[Geometry], tokens: np.ndarray, rows: int
+) -> list[list[np.ndarray]]:
+    """As `_run`, of captions that are read, each a word shorter than the one before."""
+    encoded = backend.encode(pixels, geometries)
+    captions = [row[: max(0, len(row) - i % rows)].tolist() for i, row in enumerate(tokens)]
+    scored = backend.score(encoded, [captions[i : i + rows] for i in range(0, len(captions), rows)])
+    return [[one.log_p, one.maps, one.off_grid] for some in scored for one in some]
 
 
 def _difference(first: np.ndarray, second: np.ndarray) -> float:

@@ -19,7 +19,8 @@ from captioner.tokenizer.vocabulary import START
 
 PICTURES, ROWS = 2, 3
 """Of the state that is traced: pictures, and rows of each."""
-_WORDS = 5  # in that state; the exporter takes axes of 0 and 1 for fixed ones
+WORDS = 5
+"""In that state; the exporter takes axes of 0 and 1 for fixed ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Probe:
     """States of a decoder, and what they say about its axes.
 
     Attributes:
+        start: the state before the first word, of 2 pictures.
         template: a state of 2 pictures with 3 rows each, after some words.
         leaves: its tensors.
     """
@@ -58,7 +60,7 @@ class Probe:
         first = begun.select(torch.arange(pictures).repeat_interleave(rows))
         states = [first]
         token = torch.full((pictures * rows,), START)
-        for _ in range(_WORDS):
+        for _ in range(WORDS):
             states.append(model.decoder.step(token, states[-1]).state)
         self.template = states[-1]
         flat = [flatten(state, type(model.decoder).__name__) for state in (*states, begun, other)]

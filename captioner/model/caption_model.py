@@ -1,7 +1,7 @@
 """Encoder, refiner and decoder as one module, and the configuration that rebuilds it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ class ModelConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
-            "encoder": asdict(self.encoder),
-            "refiner": {"kind": REFINERS.name_of(self.refiner), **asdict(self.refiner)},
-            "decoder": {"kind": self.decoder_name, **asdict(self.decoder)},
+            "encoder": _given(self.encoder),
+            "refiner": {"kind": REFINERS.name_of(self.refiner), **_given(self.refiner)},
+            "decoder": {"kind": self.decoder_name, **_given(self.decoder)},
         }
 
     @classmethod
@@ -64,6 +64,12 @@ class ModelConfig:
             if isinstance(error, OptionError):
                 raise
             raise OptionError(f"the model's configuration does not fit this version: {error}") from None
+
+
+def _given(config: Any) -> dict[str, Any]:
+    """The options of a configuration; tables that are empty by default and here are left out."""
+    empty = {option.name for option in fields(config) if option.default_factory is dict}
+    return {name: value for name, value in asdict(config).items() if value or name not in empty}
 
 
 def built_part(registry: ConfiguredRegistry[Any], values: dict[str, Any], *, default: str | None = None) -> Any:

@@ -4,8 +4,8 @@ A decoder is a subclass of `Decoder` with an entry in `DECODERS`, made by
 ``@DECODERS.register_with("name", ConfigClass)``.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -42,6 +42,7 @@ class Step:
         off_grid: (N,).
         state: after the step.
         attention: the weights of every head that was computed, each (B, H, N / B, L); one tensor for each layer.
+        others: `captioner.model.attention.Attended.others` of the last layer, each (N, ...).
     """
 
     logits: Tensor
@@ -49,6 +50,7 @@ class Step:
     off_grid: Tensor
     state: Any
     attention: tuple[Tensor, ...] = ()
+    others: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,14 @@ class Decoded:
         attention: where it was asked for, the weights of every head, each tensor (B, H, k * t, L) with k = N / B. They
             are the tensors that the contexts were computed from. One for each layer, with t = T; or, of a decoder that
             steps, one for each step and layer, with t = 1, the layers of a step in a row.
+        others: as of `Step`, each (N, T, ...).
     """
 
     logits: Tensor
     maps: Tensor
     off_grid: Tensor
     attention: tuple[Tensor, ...] = ()
+    others: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Decoder(nn.Module):
@@ -112,6 +116,21 @@ class Decoder(nn.Module):
         """
         raise NotImplementedError
 
+    def read(self, tokens: Tensor, state: Any, places: Tensor) -> Step:
+        """Some steps of `forward`, from a state instead of a grid, for a decoder that computes all steps side by side.
+
+        Exported graphs are made of it. Of a decoder that does not override it, they repeat `step`.
+
+        Args:
+            tokens: (N, T), each row beginning with START.
+            state: what `begin` returned, for N rows.
+            places: (P,) of the wanted steps: ``row * T + step``.
+
+        Returns:
+            As `step`, P rows, without a state.
+        """
+        raise NotImplementedError
+
     def forward(self, grid: Grid, tokens: Tensor, *, attention: bool = False) -> Decoded:
         """All steps at once (teacher forcing): what `step` returns after each prefix of ``tokens``.
 
@@ -132,6 +151,7 @@ class Decoder(nn.Module):
             maps=torch.stack([step.map for step in steps], 1),
             off_grid=torch.stack([step.off_grid for step in steps], 1),
             attention=tuple(weights for step in steps for weights in step.attention) if attention else (),
+            others={name: torch.stack([step.others[name] for step in steps], 1) for name in steps[0].others},
         )
 
 

@@ -1,8 +1,9 @@
 """A picture becomes a grid: convolutional features, one vector a cell, row-major."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from captioner.errors import OptionError
 from captioner.model.backbones import BACKBONES, build_stages
 from captioner.model.folding import fold_norms
 from captioner.model.grid import Grid
+from captioner.model.grid_attention import EncoderBlock, build_block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,10 @@ class EncoderConfig:
         side: of the square input in pixels; None for the backbone's own.
         pad: keep the picture's shape and pad it to the square, rather than squash it.
         mean, std: of the channels, for values in [0, 1]; None for the backbone's own.
+        attention: a name of `captioner.model.grid_attention.BLOCKS` for blocks between the stages, "self_attention" for
+            instance; "" for none. They have weights of their own, which a file of the backbone does not hold.
+        attention_after: the stages, from 0, that such a block follows.
+        attention_options: of the blocks, by name; see their class.
         norm_eps: what batch-norm adds to the variance; None for torchvision's. Weights that were trained with
             TensorFlow's EfficientNets want 1e-3.
     """
@@ -36,6 +42,9 @@ class EncoderConfig:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     norm_eps: float | None = None
+    attention: str = ""
+    attention_after: tuple[int, ...] = ()
+    attention_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         own = BACKBONES[self.backbone]
@@ -57,6 +66,16 @@ class EncoderConfig:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise OptionError(f"the encoder's {name} must be a whole number of at least 1, not {value!r}")
+        object.__setattr__(self, "attention_after", tuple(self.attention_after))
+        for stage in self.attention_after:
+            if type(stage) is not int or stage < 0:
+                raise OptionError(f"attention_after names stages from 0, not {stage!r}")
+        if bool(self.attention) != bool(self.attention_after):
+            raise OptionError(
+                f"attention between stages needs its name and the stages that it follows, not '{self.attention}' and "
+                f"{self.attention_after}",
+                remedy="give both attention and attention_after, or neither",
+            )
         if type(self.pad) is not bool:
             raise OptionError(f"the encoder's pad must be true or false, not {self.pad!r}")
 
@@ -89,11 +108,27 @@ class GridEncoder(nn.Module):
                 if isinstance(module, nn.BatchNorm2d):
                     module.eps = config.norm_eps
         fold_norms(self.stages)
+        self._add_attention(config)
         # On a CPU, depthwise convolutions over interleaved channels are three times as fast.
         interleave_channels(self.stages)
         self.channels, self.grid_shape = _measure(self.stages, _side(config))
         self.update_statistics = False
         self.train_from(None)
+
+    def _add_attention(self, config: EncoderConfig) -> None:
+        """Put the blocks of the configuration behind their stages. Raises OptionError where there is no such stage."""
+        if not config.attention_after:
+            return
+        if max(config.attention_after) >= len(self.stages):
+            raise OptionError(
+                f"{config.backbone} has stages 0 to {len(self.stages) - 1} here; {max(config.attention_after)} is none "
+                "of them",
+                remedy="change attention_after",
+            )
+        channels = _channels(self.stages, _side(config))
+        for stage in config.attention_after:
+            block = build_block(config.attention, channels=channels[stage], options=config.attention_options)
+            self.stages[stage] = EncoderBlock(self.stages[stage], block)
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
         """Encode pictures.
@@ -167,6 +202,17 @@ def interleave_channels(module: nn.Module) -> None:
 def _side(config: EncoderConfig) -> int:
     assert config.side is not None  # filled in by the configuration
     return config.side
+
+
+def _channels(stages: nn.Sequential, side: int) -> list[int]:
+    """Channels of each stage's output, from one blank picture."""
+    stages.eval()
+    features, found = torch.zeros(1, 3, side, side), []
+    with torch.no_grad():
+        for stage in stages:
+            features = stage(features)
+            found.append(features.shape[1])
+    return found
 
 
 def _measure(stages: nn.Sequential, side: int) -> tuple[int, tuple[int, int]]:

@@ -1,6 +1,8 @@
 """The grid: what a picture is to a decoder."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,18 +12,31 @@ from torch import Tensor
 class Grid:
     """Feature vectors of ``B`` pictures on ``h x w`` cells, row-major.
 
+    A refiner may replace the cells by ``L`` vectors that are each a weighted sum of cells (latent queries, coarse
+    cells); ``sources`` then holds their weights, and the maps of words still lie on the cells.
+
     Attributes:
-        features: (B, h * w, D).
+        features: (B, L, D) with L = frames * h * w, or as many as ``sources`` has.
         shape: (h, w).
-        mask: (B, h * w), True where the cell holds picture; None where every cell does.
+        mask: (B, L), True where the vector is of picture; None where every one is.
+        frames: of a clip, whose cells follow one another frame by frame; 1 for a picture.
+        sources: (B, L, frames * h * w), the weight of every cell in each vector, which sum to 1; None where the vectors
+            are the cells.
+        weights: what the refiner weighed with, by name, where it has such weights; see its docstring. For
+            instance "spatial" (B, h * w) or "channels" (B, D).
     """
 
     features: Tensor
     shape: tuple[int, int]
     mask: Tensor | None = None
+    frames: int = 1
+    sources: Tensor | None = None
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.features.dim() != 3 or self.features.shape[1] != self.shape[0] * self.shape[1]:
+        cells = self.frames * self.shape[0] * self.shape[1]
+        vectors = cells if self.sources is None else self.sources.shape[1]
+        if self.features.dim() != 3 or self.features.shape[1] != vectors:
             raise ValueError(f"features of shape {tuple(self.features.shape)} do not fill a grid of {self.shape} cells")
 
     def __len__(self) -> int:
@@ -36,7 +51,37 @@ class Grid:
 
     def select(self, images: Tensor) -> "Grid":
         """The grids of some of the pictures, (M,) indices."""
-        return Grid(self.features[images], self.shape, None if self.mask is None else self.mask[images])
+        chosen: dict[str, Any] = {
+            name: value[images] for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **chosen, weights={name: value[images] for name, value in self.weights.items()})
 
     def with_features(self, features: Tensor) -> "Grid":
-        return Grid(features, self.shape, self.mask)
+        return replace(self, features=features)
+
+    def maps(self, weights: Tensor) -> Tensor:
+        """Weights (N, ..., L) over the vectors as maps over the cells; see `maps_of`."""
+        return maps_of(weights, self.shape, frames=self.frames, sources=self.sources)
+
+    @classmethod
+    def of_frames(cls, grid: "Grid") -> "Grid":
+        """The grid of one clip, of the grids of its ``B`` frames: all their cells, frame by frame."""
+        mask = None if grid.mask is None else grid.mask.reshape(1, -1)
+        return cls(grid.features.flatten(0, 1)[None], grid.shape, mask, frames=len(grid))
+
+
+def maps_of(weights: Tensor, shape: tuple[int, int], *, frames: int = 1, sources: Tensor | None = None) -> Tensor:
+    """Weights over the vectors of grids as maps over their cells.
+
+    Args:
+        weights: (N, ..., L); N is a multiple of B, and the rows of a picture follow one another.
+        shape, frames, sources: as of `Grid`.
+
+    Returns:
+        (N, ..., h, w), or (N, ..., frames, h, w) for clips. Their sums are those of the weights.
+    """
+    if sources is not None:
+        per_picture = weights.reshape(sources.shape[0], -1, weights.shape[-1])  # (B, k * ..., L)
+        weights = (per_picture @ sources).reshape(*weights.shape[:-1], sources.shape[-1])
+    maps: Tensor = weights.unflatten(-1, shape if frames == 1 else (frames, *shape))
+    return maps

@@ -1,12 +1,15 @@
 """The soft-attention LSTM of Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
+from captioner.model.attention.adaptive import VisualSentinel
 from captioner.model.attention.base import Attended, AttentionCache, build_attention
 from captioner.model.decoder import DECODERS, Decoded, Decoder, Step, captions_per_picture, still_reading
 from captioner.model.grid import Grid
@@ -22,7 +25,8 @@ class LSTMConfig:
         output_hidden: width inside the output's feed-forward layer.
         attention: a name of `captioner.model.attention.ATTENTIONS`.
         attention_width: of the space in which query and cells are compared.
-        heads: of the attention; 1 but for "multihead".
+        attention_options: of that mechanism alone, by name: ``{"window": 4}``; see its class.
+        heads: of the attention; 1 but for "multihead", "memory" and "attention_on_attention".
         map_heads: the heads, from 0, whose mean is the map; empty for all.
         attend_after_lstm: query with the hidden state that has read the last word (the visual attention of Lu et al.
             2017, "Knowing When to Look", figure 2b) rather than with the one before it (Xu et al. 2015, eq. 4). The
@@ -35,6 +39,7 @@ class LSTMConfig:
     output_hidden: int = 768
     attention: str = "multihead"
     attention_width: int = 512
+    attention_options: dict[str, Any] = field(default_factory=dict)
     heads: int = 8
     map_heads: tuple[int, ...] = ()
     attend_after_lstm: bool = True
@@ -54,17 +59,20 @@ class LSTMConfig:
 
 @dataclass(frozen=True)
 class LSTMState:
-    """Hidden state and cell of N rows, their last context, and the attention's cache of B grids."""
+    """Hidden state and cell of N rows, their last context, the weights of the step before where the attention takes
+    them, and the attention's cache of B grids."""
 
     hidden: Tensor  # (N, width)
     cell: Tensor  # (N, width)
     context: Tensor  # (N, D)
     cache: AttentionCache
+    previous: Tensor | None = None  # (N, L)
 
     def select(self, rows: Tensor, images: Tensor | None = None) -> "LSTMState":
         """See `captioner.model.decoder.DecoderState.select`."""
         cache = self.cache if images is None else self.cache.select(images)
-        return LSTMState(self.hidden[rows], self.cell[rows], self.context[rows], cache)
+        previous = None if self.previous is None else self.previous[rows]
+        return LSTMState(self.hidden[rows], self.cell[rows], self.context[rows], cache, previous)
 
 
 @DECODERS.register_with("lstm", LSTMConfig)
@@ -93,11 +101,18 @@ class LSTMDecoder(Decoder):
             image_width=image_width,
             width=config.attention_width,
             heads=config.heads,
+            options=config.attention_options,
         )
+        input_width = config.embedding + image_width
+        # The gate of the visual sentinel, of what the LSTM reads.
+        self.sentinel = (
+            VisualSentinel(input_width=input_width, width=config.width) if "sentinel" in self.attention.takes else None
+        )
+        self._takes_previous = "previous" in self.attention.takes
         self.initial_hidden = nn.Linear(image_width, config.width)
         self.initial_cell = nn.Linear(image_width, config.width)
         self.gate = nn.Linear(config.width, 1)
-        self.lstm = nn.LSTMCell(config.embedding + image_width, config.width)
+        self.lstm = nn.LSTMCell(input_width, config.width)
         self.query_norm = nn.LayerNorm(config.width)
         self.hidden_to_embedding = nn.Linear(config.width, config.embedding)
         self.context_to_embedding = nn.Linear(image_width, config.embedding, bias=False)
@@ -121,6 +136,7 @@ class LSTMDecoder(Decoder):
             cell=self.initial_cell(mean).tanh(),
             context=torch.zeros_like(mean),
             cache=self.attention.keys_values(grid),
+            previous=_even(grid) if self._takes_previous else None,
         )
 
     def step(self, token: Tensor, state: LSTMState) -> Step:
@@ -130,10 +146,11 @@ class LSTMDecoder(Decoder):
         weights, off_grid = self._map(attended)
         return Step(
             logits=self._output(word, state.hidden, state.context),
-            map=weights.unflatten(-1, state.cache.shape),
+            map=state.cache.maps(weights),
             off_grid=off_grid,
             state=state,
             attention=(attended.weights,),
+            others={name: value.flatten(0, 1) for name, value in attended.others.items()},
         )
 
     def forward(self, grid: Grid, tokens: Tensor, *, attention: bool = False) -> Decoded:
@@ -147,6 +164,7 @@ class LSTMDecoder(Decoder):
         counts = [count for count in reading.sum(0).tolist() if count]
         words = self.dropout(self.embed(tokens[place]))  # (P, E), the words of all steps
         hidden, contexts, maps, off_grid, heads = [], [], [], [], []
+        others: dict[str, list[Tensor]] = {}
         for t, word in enumerate(words.split(counts)):
             if t and counts[t] < counts[t - 1]:
                 state = state.select(reading[reading[:, t - 1], t])
@@ -158,13 +176,17 @@ class LSTMDecoder(Decoder):
             maps.append(weights)
             off_grid.append(off)
             heads.append(attended.weights)
+            for name, value in attended.others.items():
+                each = value.flatten(0, 1)
+                others.setdefault(name, []).append(each if rows is None else each[rows])
         # The output layer, most of the arithmetic, is computed once for all steps.
         logits = self._output(words, torch.cat(hidden), torch.cat(contexts))
         return Decoded(
             logits=_at(place, logits, tokens),
-            maps=_at(place, torch.cat(maps), tokens).unflatten(-1, grid.shape),
+            maps=grid.maps(_at(place, torch.cat(maps), tokens)),
             off_grid=_at(place, torch.cat(off_grid), tokens),
             attention=tuple(heads) if attention else (),
+            others={name: _at(place, torch.cat(values), tokens) for name, values in others.items()},
         )
 
     def _advance(self, word: Tensor, state: LSTMState, rows: Tensor | None = None) -> tuple[Attended, LSTMState]:
@@ -172,20 +194,39 @@ class LSTMDecoder(Decoder):
 
         ``rows`` (M,) is True for the N rows of a batch that these are; None where they are all of it.
         """
-        if self.config.attend_after_lstm:
-            hidden, cell = self.lstm(torch.cat((word, state.context), 1), (state.hidden, state.cell))
-            context, attended = self._attend(hidden, state.cache, rows)
-        else:
-            context, attended = self._attend(state.hidden, state.cache, rows)
-            hidden, cell = self.lstm(torch.cat((word, context), 1), (state.hidden, state.cell))
-        return attended, replace(state, hidden=hidden, cell=cell, context=context)
+        after = self.config.attend_after_lstm
+        hidden, cell, context = state.hidden, state.cell, state.context
+        inputs = torch.cat((word, context), 1)  # (N, E + D)
+        if after:
+            hidden, cell = self.lstm(inputs, (hidden, cell))
+        taken = {} if state.previous is None else {"previous": state.previous}
+        if self.sentinel is not None:
+            taken["sentinel"] = self.sentinel(inputs, state.hidden, cell)
+        context, attended = self._attend(hidden, state.cache, rows, taken)
+        if not after:
+            hidden, cell = self.lstm(torch.cat((word, context), 1), (hidden, cell))
+        previous = state.previous
+        if previous is not None:
+            weights = attended.weights.mean(1).flatten(0, 1)
+            previous = weights if rows is None else weights[rows]
+        return attended, replace(state, hidden=hidden, cell=cell, context=context, previous=previous)
 
-    def _attend(self, hidden: Tensor, cache: AttentionCache, rows: Tensor | None) -> tuple[Tensor, Attended]:
-        """The gated context (N, D) of hidden states (N, width), and what all rows of the batch attended to."""
-        query = self.query_norm(hidden)
-        if rows is not None:  # the attention takes as many rows of every picture
-            query = query.new_zeros(len(rows), query.shape[1]).masked_scatter(rows[:, None], query)
-        attended: Attended = self.attention(query.unflatten(0, (cache.keys.shape[0], -1)), cache)  # (B, k, width)
+    def _attend(
+        self, hidden: Tensor, cache: AttentionCache, rows: Tensor | None, taken: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Attended]:
+        """The gated context (N, D) of hidden states (N, width), and what all rows of the batch attended to.
+
+        ``taken`` is what the attention takes beside the query, each (N, ...).
+        """
+
+        def per_picture(x: Tensor) -> Tensor:
+            if rows is not None:  # the attention takes as many rows of every picture
+                x = x.new_zeros(len(rows), x.shape[1]).masked_scatter(rows[:, None], x)
+            shaped: Tensor = x.unflatten(0, (cache.keys.shape[0], -1))  # (B, k, ...)
+            return shaped
+
+        query = per_picture(self.query_norm(hidden))
+        attended: Attended = self.attention(query, cache, **{name: per_picture(x) for name, x in taken.items()})
         context = attended.context.flatten(0, 1)
         if rows is not None:
             context = context[rows]
@@ -208,3 +249,11 @@ class LSTMDecoder(Decoder):
 def _at(place: tuple[Tensor, ...], values: Tensor, tokens: Tensor) -> Tensor:
     """Values (P, ...) at their rows and steps, (N, T, ...), 0 elsewhere."""
     return values.new_zeros(*tokens.shape, *values.shape[1:]).index_put(place, values)
+
+
+def _even(grid: Grid) -> Tensor:
+    """Even weights over the cells that hold picture, (B, L)."""
+    if grid.mask is None:
+        return grid.features.new_ones(grid.features.shape[:2]) / grid.features.shape[1]
+    held = grid.mask.to(grid.features.dtype)
+    return held / held.sum(1, keepdim=True).clamp(min=1)

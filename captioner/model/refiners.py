@@ -20,7 +20,7 @@ class Refiner(nn.Module):
     """
 
     def forward(self, grid: Grid) -> Grid:
-        """(B, h * w, channels) -> (B, h * w, D)."""
+        """(B, h * w, channels) -> (B, h * w, D), or fewer vectors with ``sources``; see `Grid`."""
         raise NotImplementedError
 
 
@@ -95,6 +95,10 @@ class GridRefiner(Refiner):
         padding = None if grid.mask is None else ~grid.mask
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=padding)
+        return self.finish(grid, x)
+
+    def finish(self, grid: Grid, x: Tensor) -> Grid:
+        """The refined grid, of the projected cells (B, h * w, width)."""
         return grid.with_features(self.dropout(self.output_norm(x)))
 
 

@@ -4,15 +4,15 @@ Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762), with the norm before eac
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.model.attention.base import Attended, AttentionCache
-from captioner.model.attention.multihead import MultiHeadAttention
+from captioner.model.attention.base import Attended, AttentionCache, build_attention
 from captioner.model.decoder import DECODERS, Decoded, Decoder, Step, captions_per_picture, still_reading
 from captioner.model.grid import Grid
 
@@ -28,6 +28,9 @@ class TransformerConfig:
         layers, heads: blocks, and heads of each attention in them.
         hidden: width inside the feed-forward blocks.
         max_length: number of positions; START takes one, so a caption has fewer words.
+        attention: of the cross-attention, a name of `captioner.model.attention.ATTENTIONS`. One with a single head
+            needs ``heads`` 1; "local_previous" and "hard" are for decoders that go word by word.
+        attention_options: of that mechanism alone, by name; see its class.
         map_heads: pairs (layer, head), from 0, whose mean is the map; empty for all heads of the last layer.
         dropout: on embeddings and on what each block adds.
     """
@@ -37,6 +40,8 @@ class TransformerConfig:
     heads: int = 6
     hidden: int = 1536
     max_length: int = 64
+    attention: str = "multihead"
+    attention_options: dict[str, Any] = field(default_factory=dict)
     map_heads: tuple[tuple[int, int], ...] = ()
     dropout: float = 0.1
 
@@ -83,9 +88,19 @@ class TransformerBlock(nn.Module):
         self.self_qkv = nn.Linear(width, 3 * width)
         self.self_output = nn.Linear(width, width)
         self.cross_norm = nn.LayerNorm(width)
-        self.cross_attention = MultiHeadAttention(
-            text_width=width, image_width=image_width, width=width, heads=config.heads
+        self.cross_attention = build_attention(
+            config.attention,
+            text_width=width,
+            image_width=image_width,
+            width=width,
+            heads=config.heads,
+            options=config.attention_options,
         )
+        if self.cross_attention.needs_steps:
+            raise OptionError(
+                f"the attention '{config.attention}' goes word by word, and a Transformer reads all words at once",
+                remedy="use the decoder lstm",
+            )
         self.cross_output = nn.Identity() if image_width == width else nn.Linear(image_width, width)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(
@@ -166,10 +181,22 @@ class TransformerDecoder(Decoder):
         weights, off_grid = self._map(attended, token.shape[0], 1)
         return Step(
             logits=self._output(x)[:, 0],
-            map=weights[:, 0].unflatten(-1, state.grids[0].shape),
+            map=state.grids[0].maps(weights[:, 0]),
             off_grid=off_grid[:, 0],
             state=replace(state, words=words),
             attention=tuple(one.weights for one in attended.values()),
+            others={name: value.flatten(0, 1) for name, value in _last(attended).others.items()},
+        )
+
+    def read(self, tokens: Tensor, state: TransformerState, places: Tensor) -> Step:
+        """See `captioner.model.decoder.Decoder.read`."""
+        x, attended, _ = self._run(self._embed(tokens, 0), state.grids, None, self._map_layers())
+        weights, off_grid = self._map(attended, *tokens.shape)
+        return Step(
+            logits=self._output(x.flatten(0, 1)[places]),
+            map=weights.flatten(0, 1)[places].unflatten(-1, state.grids[0].shape),
+            off_grid=off_grid.flatten()[places],
+            state=None,
         )
 
     def forward(self, grid: Grid, tokens: Tensor, *, attention: bool = False) -> Decoded:
@@ -183,9 +210,12 @@ class TransformerDecoder(Decoder):
         weights, off_grid = self._map(attended, *tokens.shape)
         return Decoded(
             logits=logits.new_zeros(*tokens.shape, logits.shape[1]).index_put((reading,), logits),
-            maps=weights.unflatten(-1, grid.shape),
+            maps=grid.maps(weights),
             off_grid=off_grid,
             attention=tuple(one.weights for one in attended.values()) if attention else (),
+            others={
+                name: value.reshape(*tokens.shape, *value.shape[2:]) for name, value in _last(attended).others.items()
+            },
         )
 
     def _grids(self, grid: Grid) -> tuple[AttentionCache, ...]:
@@ -232,3 +262,8 @@ class TransformerDecoder(Decoder):
     def _output(self, x: Tensor) -> Tensor:
         """Logits (..., V)."""
         return F.linear(self.norm(x), self.embed.weight, self.bias)
+
+
+def _last(attended: dict[int, Attended]) -> Attended:
+    """What the last of the layers attended to."""
+    return attended[max(attended)]

@@ -220,9 +220,9 @@ async def _answer(service: Service, form: Form, account: Account) -> Response:
     if options.format == "png" and len(form.files) > 1:
         raise Problem(422, "invalid-options", f"format: a figure shows one picture, not {len(form.files)}")
     async with service.turn(len(form.files)):  # until the answer is drawn: figures and pages take time and memory too
-        model, search = await service.decoding(options)
+        model, asked = await service.asked(options)
         keep = options.viewer or options.format != "json"
-        outcomes = await service.caption_all(form.files, model, search, keep_pictures=keep)
+        outcomes = await service.caption_all(form.files, model, asked, keep_pictures=keep)
         good = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
         if not good:
             raise problem_of_all(outcomes)

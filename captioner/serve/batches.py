@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from captioner.options import Greedy
 from captioner.results import Caption
+from captioner.serve.edited import read_edited
 from captioner.serve.problems import Problem
 from captioner.serve.settings import Limits
 
@@ -21,18 +22,49 @@ if TYPE_CHECKING:
     from captioner.prepared import Prepared
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a model for a picture.
+
+    Attributes:
+        options: of the search.
+        text: a caption to read; None to make one.
+        gain: whether words get their ``gain``.
+    """
+
+    options: Greedy
+    text: str | None = None
+    gain: bool = False
+
+    def answered_by(self, model: "Captioner", ready: "list[Prepared]") -> list[Caption]:
+        """The captions of pictures that `Captioner.prepare` opened.
+
+        Raises:
+            OptionError: the model cannot search so, or the text has no words, or too many.
+        """
+        if self.text is None:
+            captions = model.caption_prepared(ready, options=self.options)
+        else:
+            captions = [read_edited(model, one, self.text) for one in ready]
+        return model.with_gains(captions) if self.gain else captions
+
+
 @dataclass(eq=False)
 class _Job:
-    """A picture that waits for its caption; cancelling ``caption`` takes it out of the queue."""
+    """A picture that waits for its caption; cancelling ``caption`` takes it out of the queue.
+
+    Attributes:
+        request: what is asked of the model; pictures of equal requests go through it together.
+    """
 
     model: "Captioner"
-    options: Greedy
+    request: Request
     prepared: "Prepared"
     caption: "asyncio.Future[Caption]"
     since: float = field(default_factory=time.monotonic)
 
     def goes_with(self, other: "_Job") -> bool:
-        return self.model is other.model and self.options == other.options
+        return self.model is other.model and self.request == other.request
 
 
 class Batcher:
@@ -77,9 +109,9 @@ class Batcher:
         detail = f"{self.places} pictures are waiting and {self.limits.queue} may: try again in {seconds} s"
         return Problem(503, "queue-full", detail, retry_after=seconds)
 
-    async def caption(self, model: "Captioner", options: Greedy, prepared: "Prepared") -> Caption:
+    async def caption(self, model: "Captioner", request: Request, prepared: "Prepared") -> Caption:
         """The caption of a picture that has a place. Cancelling it takes the picture out of the queue."""
-        job = _Job(model, options, prepared, asyncio.get_running_loop().create_future())
+        job = _Job(model, request, prepared, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         self._arrived.set()
         try:
@@ -97,7 +129,7 @@ class Batcher:
             if not jobs:
                 continue
             began = time.monotonic()
-            work = partial(jobs[0].model.caption_prepared, [job.prepared for job in jobs], options=jobs[0].options)
+            work = partial(jobs[0].request.answered_by, jobs[0].model, [job.prepared for job in jobs])
             try:
                 captions = await loop.run_in_executor(self._worker, work)
                 for job, caption in zip(jobs, captions, strict=True):

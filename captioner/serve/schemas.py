@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from captioner.serve.problems import SCHEMA, Problem, describe
 
@@ -22,15 +22,39 @@ class Options(BaseModel):
     beam: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="width of the beam; 1 is greedy")
     n_best: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="captions of each picture")
     length_penalty: float | None = Field(None, ge=0, le=5, description="score = sum(log p) / words ** length_penalty")
-    max_length: int | None = Field(None, ge=1, le=LONGEST_CAPTION, description="most words")
-    min_length: int | None = Field(None, ge=0, le=LONGEST_CAPTION, description="fewest words")
+    max_length: int | None = Field(
+        None,
+        ge=1,
+        le=LONGEST_CAPTION,
+        validation_alias=AliasChoices("max_length", "max_words"),
+        description="most words",
+    )
+    min_length: int | None = Field(
+        None,
+        ge=0,
+        le=LONGEST_CAPTION,
+        validation_alias=AliasChoices("min_length", "min_words"),
+        description="fewest words",
+    )
     no_repeat_ngram: int | None = Field(None, ge=0, le=LONGEST_CAPTION, description="no so many words in a row twice")
+    begin: str | None = Field(None, description="how each caption begins; the model reads these words first")
+    forbid_words: str | None = Field(
+        None, description="words and phrases that no caption holds, with commas between them"
+    )
+    require_words: str | None = Field(None, description="words and phrases that each caption holds, 8 at most")
+    diverse_groups: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="groups that avoid one another's words")
+    diversity: float | None = Field(None, ge=0, le=100, description="how much they avoid them; 0.5 if left out")
+    picture_gain: bool = Field(False, description="add to each word how much likelier the picture makes it, in nats")
+    text: str | None = Field(
+        None,
+        description="a caption that the model reads in place of making one: the probability and the map of each word",
+    )
     format: Literal["json", "html", "png"] = Field(
         "json", description="json; html, a page that holds all it shows; png, the figure of one picture"
     )
     viewer: bool = Field(False, description="add what the page's viewer needs: the picture, small, and packed maps")
 
-    @field_validator("beam", "n_best", "max_length", "min_length", "no_repeat_ngram", mode="before")
+    @field_validator("beam", "n_best", "max_length", "min_length", "no_repeat_ngram", "diverse_groups", mode="before")
     @classmethod
     def _in_digits(cls, value: object) -> object:
         if isinstance(value, str) and not _INTEGER.fullmatch(value):
@@ -39,7 +63,7 @@ class Options(BaseModel):
 
     def of_search(self) -> dict[str, Any]:
         """The options of `Captioner.options` that were given."""
-        given = self.model_dump(exclude_none=True, exclude={"model", "format", "viewer"})
+        given = self.model_dump(exclude_none=True, exclude={"model", "format", "viewer", "picture_gain", "text"})
         if "beam" in given:
             given["width"] = given.pop("beam")
         return given
@@ -102,6 +126,11 @@ class WordLine(BaseModel):
     word: str
     probability: float
     off_grid: float = Field(0.0, description="the share of the attention that went to no cell; left out where it is 0")
+    given: bool = Field(False, description="true for a word of `begin`; else left out")
+    unknown: bool = Field(False, description="true for a word of `text` that the model does not know; else left out")
+    gain: float | None = Field(
+        None, description="with `picture_gain`: log-probability less that without the picture, in nats"
+    )
     map: list[list[float]] = Field(description="grid rows of cells; with off_grid they sum to 1")
 
 

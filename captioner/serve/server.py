@@ -5,17 +5,27 @@ import errno
 import signal
 import socket
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from captioner.errors import OptionError
 from captioner.serve.connections import Connections
-from captioner.serve.service import Service
+from captioner.serve.uploads import Held
 
 _SECONDS_TO_FINISH = 75  # for requests under way when the server stops
 _SECONDS_TO_NOTICE = 0.1  # that it is to stop
+
+
+class Serving(Protocol):
+    """What stands behind an application.
+
+    Attributes:
+        held: the requests that are still arriving.
+    """
+
+    held: Held
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -67,12 +77,12 @@ def make_server(app: ASGIApp, connections: Connections, *, access_log: bool = Fa
     return uvicorn.Server(config)
 
 
-def serve(server: uvicorn.Server, service: Service, sock: socket.socket) -> None:
+def serve(server: uvicorn.Server, service: Serving, sock: socket.socket) -> None:
     """Serve on a socket until the server is asked to exit, and finish what is under way then."""
     asyncio.run(_serve(server, service, sock))
 
 
-def serve_until_signal(server: uvicorn.Server, service: Service, sock: socket.socket) -> None:
+def serve_until_signal(server: uvicorn.Server, service: Serving, sock: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; the process then ends with its own exit code."""
 
     def stop(_: int, __: FrameType | None) -> None:
@@ -85,7 +95,7 @@ def serve_until_signal(server: uvicorn.Server, service: Service, sock: socket.so
     serve(server, service, sock)
 
 
-async def _serve(server: uvicorn.Server, service: Service, sock: socket.socket) -> None:
+async def _serve(server: uvicorn.Server, service: Serving, sock: socket.socket) -> None:
     stopping = asyncio.create_task(_close_uploads(server, service))
     try:
         await server.serve(sockets=[sock])
@@ -93,7 +103,7 @@ async def _serve(server: uvicorn.Server, service: Service, sock: socket.socket) 
         stopping.cancel()
 
 
-async def _close_uploads(server: uvicorn.Server, service: Service) -> None:
+async def _close_uploads(server: uvicorn.Server, service: Serving) -> None:
     """Once the server stops, uploads that are still arriving do not hold up the end."""
     while not server.should_exit:
         await asyncio.sleep(_SECONDS_TO_NOTICE)

@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from captioner.errors import ImageError, OptionError, TooManyPixelsError
-from captioner.options import Beam
 from captioner.results import Caption, Outcome
 from captioner.serve import answers
 from captioner.serve.asking import Asking
-from captioner.serve.batches import Batcher
+from captioner.serve.batches import Batcher, Request
 from captioner.serve.memory import give_back
 from captioner.serve.models import Models
 from captioner.serve.problems import Problem, fault
@@ -69,20 +69,21 @@ class Service:
         model = await self.models.get(None)
         try:
             prepared = await self._opening.run(model.prepare, Image.new("RGB", (64, 48), "gray"))
-            await self.batcher.caption(model, model.default_options, prepared)
+            await self.batcher.caption(model, Request(model.default_options), prepared)
             self.ready = True
         except Exception as error:  # the server stays up, and is not ready
             fault(error)
 
-    async def decoding(self, options: Options) -> "tuple[Captioner, Beam]":
-        """The model and the search that a request asks for.
+    async def asked(self, options: Options) -> "tuple[Captioner, Request]":
+        """The model, and what a request asks of it.
 
         Raises:
             Problem: 422, there is no such model, or its options exclude each other.
         """
         model = await self.models.get(options.model)
         try:
-            return model, model.options(**options.of_search())
+            search = await asyncio.to_thread(partial(model.options, **options.of_search()))
+            return model, Request(search, text=options.text, gain=options.picture_gain)
         except OptionError as error:
             raise Problem(422, "invalid-options", str(error)) from None
 
@@ -102,7 +103,7 @@ class Service:
                 raise Problem(503, "too-busy", detail, retry_after=self.limits.timeout) from None
 
     async def caption_all(
-        self, uploads: Sequence[Upload], model: "Captioner", search: Beam, *, keep_pictures: bool
+        self, uploads: Sequence[Upload], model: "Captioner", asked: Request, *, keep_pictures: bool
     ) -> list[Outcome]:
         """The caption of each picture, or what is wrong with it, in their order; within a `turn`.
 
@@ -111,16 +112,16 @@ class Service:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._caption(each, model, search, keep_pictures)) for each in uploads]
+                tasks = [group.create_task(self._caption(each, model, asked, keep_pictures)) for each in uploads]
         except BaseExceptionGroup as errors:  # all of one request have the same options
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _caption(self, upload: Upload, model: "Captioner", search: Beam, keep_picture: bool) -> Outcome:
+    async def _caption(self, upload: Upload, model: "Captioner", asked: Request, keep_picture: bool) -> Outcome:
         try:
             keep = KEPT_PIXELS if keep_picture else None
             prepared = await self._opening.run(model.prepare, upload.data, max_pixels=self.limits.max_pixels, keep=keep)
-            caption = await self.batcher.caption(model, search, prepared)
+            caption = await self.batcher.caption(model, asked, prepared)
             return replace(caption, image=upload.name)
         except OptionError as error:
             raise Problem(422, "invalid-options", str(error)) from None

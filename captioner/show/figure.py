@@ -20,7 +20,7 @@ from PIL import Image
 
 from captioner.errors import OptionError
 from captioner.show import FIGURE_PIXELS
-from captioner.show.scale import MAP_OF, colours, opacity, overlay, top_of_scale
+from captioner.show.scale import MAP_OF, colours, opacity, overlay, times_likelier, top_of_scale
 
 if TYPE_CHECKING:
     from captioner.results import Answer, Caption
@@ -43,7 +43,7 @@ _drawing = threading.RLock()
 
 
 @contextmanager
-def _own_settings() -> Iterator[None]:
+def own_settings() -> Iterator[None]:
     """Within it, matplotlib's settings are its defaults, whatever the user's matplotlibrc or style sets.
 
     The settings are the process's, so they are touched only where they differ, by one thread at a time, and are as
@@ -66,11 +66,11 @@ class CaptionFigure(Figure):
     """A figure that always looks the same, and that a notebook shows where it is the value of a cell."""
 
     def draw(self, renderer: RendererBase) -> None:
-        with _own_settings():
+        with own_settings():
             super().draw(renderer)
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        with _own_settings():
+        with own_settings():
             super().savefig(fname, **options)
 
     def _repr_png_(self) -> bytes | None:
@@ -93,6 +93,7 @@ def _notebook_draws_figures() -> bool:
 def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
     """The picture, then once per word the picture with the word's map; titles are word and probability.
 
+    Where it was computed, how many times likelier the picture makes the word follows its probability ("12×").
     The figure's size is bounded by `FIGURE_PIXELS`. A picture that is thinner than 1 : 16 is drawn at that shape,
     so that its maps are visible.
 
@@ -103,9 +104,9 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
     Raises:
         ImageError: the picture's file is no longer there.
     """
-    picture = _panel_picture(caption.picture)
+    picture = panel_picture(caption.picture)
     columns, rows, panel = _layout(len(caption.words) + 1, picture.height / picture.width)
-    with _own_settings():
+    with own_settings():
         figure = CaptionFigure(
             figsize=(columns * panel[0], rows * panel[1] + _MARGIN_INCHES), dpi=100, layout="constrained"
         )
@@ -121,8 +122,9 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
         for axis, word in zip(axes[1:], caption.words, strict=False):
             axis.imshow(overlay(picture, word.map, caption.geometry, top=top, smooth=smooth))
             text = word.text if len(word.text) <= _LONGEST_TITLE else f"{word.text[: _LONGEST_TITLE - 1]}…"
-            axis.set_title(f"{text}  {word.probability:.2f}", fontsize=11).set_parse_math(False)
-        _draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
+            gain = "" if word.gain is None else f"  {times_likelier(word.gain)}"
+            axis.set_title(f"{text}  {word.probability:.2f}{gain}", fontsize=11).set_parse_math(False)
+        draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
     return figure
 
 
@@ -140,7 +142,7 @@ def draw_answers(answers: "Sequence[Answer]", *, smooth: bool = True) -> Caption
     height = _ANSWER_INCHES * min(max(shape, 1 / 3), 1.5) + 0.6
     rows = len(answers)
     height = min(height, (FIGURE_PIXELS / _DPI - _MARGIN_INCHES) / rows)
-    with _own_settings():
+    with own_settings():
         figure = CaptionFigure(
             figsize=(2.2 * _ANSWER_INCHES, rows * height + _MARGIN_INCHES), dpi=100, layout="constrained"
         )
@@ -148,11 +150,11 @@ def draw_answers(answers: "Sequence[Answer]", *, smooth: bool = True) -> Caption
         top = max(top_of_scale(answer) for answer in answers)
         for (seen, asked), answer in zip(axes, answers, strict=True):
             seen.set_axis_off()
-            seen.imshow(overlay(_panel_picture(answer.picture), answer.map, answer.geometry, top=top, smooth=smooth))
+            seen.imshow(overlay(panel_picture(answer.picture), answer.map, answer.geometry, top=top, smooth=smooth))
             title = textwrap.fill(f"{answer.text}  {answer.probability:.2f}", 48, max_lines=2, placeholder=" …")
             seen.set_title(title, fontsize=12).set_parse_math(False)
             _draw_words(asked, answer)
-        _draw_scale(figure, list(axes.ravel()), top, MAP_OF["attention"])
+        draw_scale(figure, list(axes.ravel()), top, MAP_OF["attention"])
     return figure
 
 
@@ -182,7 +184,7 @@ def small_answer_figure(answer: "Answer") -> bytes:
     return buffer.getvalue()
 
 
-def _panel_picture(picture: Image.Image) -> Image.Image:
+def panel_picture(picture: Image.Image) -> Image.Image:
     """A picture at the size of a panel; a new image."""
     width, height = (float(side) for side in picture.size)
     width, height = max(width, height / _LONGEST_SHAPE), max(height, width / _LONGEST_SHAPE)
@@ -203,7 +205,8 @@ def _layout(panels: int, shape: float) -> tuple[int, int, tuple[float, float]]:
     return columns, rows, (width, min(height, tallest / rows))
 
 
-def _draw_scale(figure: Figure, axes: list[Axes], top: float, what: str) -> None:
+def draw_scale(figure: Figure, axes: list[Axes], top: float, what: str) -> None:
+    """Draw the colour scale below some axes; ``top`` is its end, ``what`` the quantity."""
     steps = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = opacity(steps)[:, None]
     on_white = 1 - alpha + colours(steps) / 255 * alpha

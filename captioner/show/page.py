@@ -48,7 +48,9 @@ def payload(caption: "Caption | Answer", *, image_url: str | None = None, longes
     ``{"image", "name", "size": [width, height], "extent": [left, top, right, bottom], "grid": [h, w], "model",
     "explain", "captions": [{"text", "score", "finished", "words": [{"word", "probability"}], "maps",
     "scale": [top]}]}``, the best caption first. ``maps`` are the bytes of `quantise` for all words of a caption, in
-    base64, and ``top`` is the end of the caption's scale. A word has ``"off_grid"`` where it is above 0.
+    base64, and ``top`` is the end of the caption's scale. A word has ``"off_grid"`` where it is above 0, ``"gain"``
+    where it was computed, and ``"given"`` or ``"unknown"`` where it is. A caption that was compared with a minimum has
+    ``"confidence"`` and ``"needs_review"``.
 
     Of an answer there is "question" too, ``{"text", "words": [{"word", "weight"}], "others": [{"answer",
     "probability"}]}``, and the one caption is the answer: its only word is the answer whole, with the answer's map.
@@ -72,6 +74,7 @@ def payload(caption: "Caption | Answer", *, image_url: str | None = None, longes
         "grid": list(geometry.grid),
         "model": caption.model,
         "explain": caption.explain,
+        **({} if isinstance(caption, Answer) else _reviewed(caption)),
         **(_answer_data(caption) if isinstance(caption, Answer) else _captions_data(caption)),
     }
 
@@ -118,10 +121,20 @@ def _caption_data(caption: "Caption | Alternative", geometry: "Geometry") -> dic
     }
 
 
+def _reviewed(caption: "Caption") -> dict[str, Any]:
+    if caption.needs_review is None:
+        return {}
+    return {"confidence": round(caption.confidence, 4), "needs_review": caption.needs_review}
+
+
 def _word_data(word: "Word") -> dict[str, Any]:
     off_grid = round(float(getattr(word, "off_grid", 0.0)), 4)
     data: dict[str, Any] = {"word": word.text, "probability": round(word.probability, 4)}
-    return {**data, "off_grid": off_grid} if off_grid > 0 else data
+    if off_grid > 0:
+        data["off_grid"] = off_grid
+    if word.gain is not None:
+        data["gain"] = round(word.gain, 3)
+    return data | {name: True for name in ("given", "unknown") if getattr(word, name)}
 
 
 def quantise(maps: "Sequence[NDArray[np.float32]]", geometry: "Geometry") -> "tuple[NDArray[np.uint8], float]":

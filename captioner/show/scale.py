@@ -8,6 +8,7 @@ where it is flat.
 Figures and pages use this module; it needs numpy and nothing that draws.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,3 +160,11 @@ def overlay(
     alpha = opacity(strength)[:, :, None]
     blended = np.asarray(picture, dtype=np.float32) * (1 - alpha) + colours(strength) * alpha
     return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
+
+
+def times_likelier(gain: float) -> str:
+    """A gain in nats (`captioner.results.Word.gain`) as how many times likelier the picture makes a word: "12×"."""
+    times = math.exp(min(gain, 20.0))
+    if times >= 1000:
+        return ">1000×"
+    return f"{times:.0f}×" if times >= 10 else f"{times:.1f}×" if times >= 0.1 else "<0.1×"

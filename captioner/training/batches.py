@@ -6,12 +6,14 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from captioner.data.records import Boxes, Record
 from captioner.image import Geometry
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+from captioner.training.rehearsal import mixed_order, rest_of_batch
 from captioner.training.views import View, draw_view, may_flip
 
 
@@ -93,7 +95,8 @@ class Batch:
 class CaptionBatches:
     """Batches of the pictures of a split with some of their captions.
 
-    Every batch is full: the last of an epoch is filled up with the epoch's first pictures.
+    Every batch is full: the last of an epoch is filled up with the epoch's first pictures. With rehearsal, the last
+    ``rest`` records make up the share ``rehearsal`` of every batch, and an epoch goes once through the others.
     """
 
     def __init__(
@@ -108,6 +111,8 @@ class CaptionBatches:
         seed: int,
         crop: float = 0.0,
         colour_jitter: float = 0.0,
+        rest: int = 0,
+        rehearsal: float = 0.0,
     ) -> None:
         self.encoded = [
             [vocabulary.encode(tokenize(caption)[:max_length]) for caption in record.captions] for record in records
@@ -121,6 +126,7 @@ class CaptionBatches:
         self.captions_per_picture = captions_per_picture
         self.seed = seed
         self.crop, self.colour_jitter = crop, colour_jitter
+        self.rest, self.rehearsal = rest, rehearsal
 
     @property
     def size(self) -> int:
@@ -129,11 +135,13 @@ class CaptionBatches:
 
     def __len__(self) -> int:
         """Batches of an epoch."""
+        if self.rest:
+            return -(-(len(self.encoded) - self.rest) // (self.batch_pictures - self._rest_of_batch))
         return -(-len(self.encoded) // self.batch_pictures)
 
     def epoch(self, number: int, *, start: int = 0, steady: bool = False) -> Iterator[Batch]:
         """The batches of an epoch from index ``start`` on; ``steady`` for views that are mirrored at most."""
-        order = np.random.default_rng((self.seed, number)).permutation(len(self.encoded))
+        order = self._order(np.random.default_rng((self.seed, number)))
         crop, colour_jitter = (0.0, 0.0) if steady else (self.crop, self.colour_jitter)
         for step in range(start, len(self)):
             places = np.arange(step * self.batch_pictures, (step + 1) * self.batch_pictures) % len(order)
@@ -147,6 +155,16 @@ class CaptionBatches:
                 tokens=pad([self.encoded[picture][i] for picture, i in chosen]),
                 boxes=[self.boxes[picture][i] if self.boxes[picture] else {} for picture, i in chosen],
             )
+
+    @property
+    def _rest_of_batch(self) -> int:
+        return rest_of_batch(self.batch_pictures, self.rehearsal)
+
+    def _order(self, random: np.random.Generator) -> NDArray[np.int64]:
+        if not self.rest:
+            return random.permutation(len(self.encoded))
+        own = len(self.encoded) - self.rest
+        return np.array(mixed_order(random, own=own, rest=self.rest, batch=self.batch_pictures, share=self.rehearsal))
 
     def _choose(self, picture: int, random: np.random.Generator) -> list[int]:
         """k captions of a picture: all different while there are enough."""

@@ -9,7 +9,9 @@ from captioner.checkpoint import Checkpoint
 from captioner.data.records import Record
 from captioner.decoding import Greedy, decode
 from captioner.metrics import evaluate, tokenize
+from captioner.metrics.cider import DocumentFrequencies
 from captioner.metrics.description import describe
+from captioner.metrics.references import References
 from captioner.model.caption_model import CaptionModel
 from captioner.model.grid import Grid
 from captioner.tokenizer.detokenize import detokenize
@@ -51,9 +53,18 @@ def generate_captions(
     return {record.id: caption for record, caption in zip(records, captions, strict=True)}
 
 
-def score_captions(captions: Mapping[str, str], records: Sequence[Record]) -> dict[str, float]:
-    """BLEU-1 and -4, ROUGE-L and CIDEr-D, and a description of the captions."""
-    scores = evaluate(dict(captions), {record.id: list(record.captions) for record in records})
+def score_captions(
+    captions: Mapping[str, str], records: Sequence[Record], *, frequencies: DocumentFrequencies | None = None
+) -> dict[str, float]:
+    """BLEU-1 and -4, ROUGE-L and CIDEr-D, and a description of the captions.
+
+    Args:
+        captions: by the record's id.
+        records: with the references.
+        frequencies: for CIDEr-D; None for those of the references.
+    """
+    references = {record.id: list(record.captions) for record in records}
+    scores = evaluate(dict(captions), references, document_frequencies=frequencies)
     looks = describe([tokenize(caption) for caption in captions.values()])
     return {
         "bleu_1": scores.bleu[0],
@@ -65,6 +76,11 @@ def score_captions(captions: Mapping[str, str], records: Sequence[Record]) -> di
         "breaks_off": looks.unfinished,
         "repeats": looks.repeats,
     }
+
+
+def frequencies_of(records: Sequence[Record]) -> DocumentFrequencies:
+    """Document frequencies of the records' captions, for CIDEr-D."""
+    return DocumentFrequencies.of(list(References({str(i): list(r.captions) for i, r in enumerate(records)}).values()))
 
 
 @torch.inference_mode()

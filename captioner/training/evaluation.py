@@ -53,6 +53,12 @@ class Evaluation:
             save(self.folder.last, checkpoint)
         return scores
 
+    def before(self) -> Figures:
+        """The dev scores before the first step, which are logged as those of epoch -1."""
+        _, scores = self._dev_score(self.state.average.averaged_model(), 0.0)
+        self.folder.log({"epoch": -1, "step": 0, "dev": scores})
+        return scores
+
     def _dev_score(self, model: CaptionModel, rate: float) -> tuple[float, Figures]:
         step = self.state.step
         for name, tensor in model.state_dict().items():

@@ -32,6 +32,7 @@ from captioner.training.memory import keep_memory
 from captioner.training.optimiser import MovingAverage, Optimiser, learning_rate_ratio
 from captioner.training.progress import Progress
 from captioner.training.recipe import FILES, Recipe
+from captioner.training.rehearsal import split_rest
 from captioner.training.run_folder import RunFolder
 from captioner.training.start import build_vocabulary, earlier_recipes, first_model, recipes_of
 from captioner.training.state import TrainingState
@@ -49,6 +50,7 @@ class Trainer:
         recipe: the options.
         records: with the splits train and dev; the pictures must open (see `captioner.data.records.usable`).
         output: the run's folder; a run that it holds is resumed.
+        rest: further records that are mixed in against forgetting, see `captioner.training.rehearsal`.
         text: captions without pictures, for language-model training.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         processes: that share the run, if the caller has joined them already.
@@ -69,13 +71,21 @@ class Trainer:
         records: Sequence[Record],
         output: str | Path | RunFolder,
         *,
+        rest: Sequence[Record] = (),
         text: Sequence[str] = (),
         device: str | torch.device = "auto",
         processes: Processes | None = None,
     ) -> None:
         self.recipe = recipe
         TASKS[recipe.objective].check(recipe)
-        self.train_records, self.dev_records = _splits(recipe, records)
+        self._own, self.dev_records = _splits(recipe, records)
+        rest_train, self._rest_dev = split_rest(rest, most_dev=recipe.dev_pictures)
+        if bool(recipe.rehearsal) != bool(rest_train):
+            raise DataError(
+                f"rehearsal is {recipe.rehearsal}, and there are {len(rest_train)} training pictures of the rest",
+                remedy="give both or neither",
+            )
+        self.train_records = [*self._own, *rest_train]
         self.processes = processes or Processes.join(device)
         self.precision = recipe.precision
         if recipe.precision == "auto":
@@ -105,7 +115,7 @@ class Trainer:
         vocabulary = stored_vocabulary(stored, self.folder.inputs) if stored else None
         task = TASKS[recipe.objective]
         make: Any = getattr(task, "first_model", first_model)  # a task may train a model of its own kind
-        made: tuple[Any, Vocabulary] = make(recipe, self.train_records, vocabulary=vocabulary)
+        made: tuple[Any, Vocabulary] = make(recipe, self._own, vocabulary=vocabulary)
         self.model, self.vocabulary = made
         context = TaskContext(
             recipe=recipe,
@@ -117,6 +127,8 @@ class Trainer:
             images=ImageDataset([record.image for record in self.train_records], self.model.encoder),
             processes=processes,
             precision=self.precision,
+            rest=len(self.train_records) - len(self._own),
+            rest_dev=self._rest_dev,
         )
         self._context = context
         self.task = task(context)
@@ -147,8 +159,8 @@ class Trainer:
         today = self.vocabulary
         if stored is not None and not (recipe.start_from or recipe.decoder_from):
             build = getattr(TASKS[recipe.objective], "build_vocabulary", build_vocabulary)
-            today = build(recipe, self.train_records)
-        records, images = [*self.train_records, *self.dev_records], self.task.uses_images
+            today = build(recipe, self._own)
+        records, images = [*self.train_records, *self.dev_records, *self._rest_dev], self.task.uses_images
         found = describe_inputs(
             records,
             text=text,
@@ -212,6 +224,8 @@ class Trainer:
     def _steps(self) -> Iterator[Progress]:
         per_epoch, epochs = len(self.task.batches), self.recipe.epochs
         total = epochs * per_epoch
+        if self.recipe.rehearsal and self.step == 0:
+            yield Progress("dev before", 0, total, self._evaluation.before())
         for epoch in range(self.step // per_epoch, epochs):
             frozen = epoch < self.recipe.frozen_epochs
             self._enter_phase(frozen=frozen)

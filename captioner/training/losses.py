@@ -73,6 +73,36 @@ def map_supervision(maps: Tensor, targets: Tensor, *, count: int | None = None) 
     return -inside.clamp(min=1e-6).log().sum() / (count or len(inside))
 
 
+def hard_attention_loss(
+    log_p_caption: Tensor,
+    log_p_cells: Tensor,
+    entropy: Tensor,
+    baseline: Tensor,
+    *,
+    reward: float,
+    entropy_weight: float,
+) -> Tensor:
+    """The estimator of hard attention's gradient: ``-(lambda_r (log p(y|s,a) - b) log p(s|a) + lambda_e H[s])``.
+
+    Xu et al. 2015, "Show, Attend and Tell", equation 11: REINFORCE (Williams 1992) with a moving average of the
+    captions' log-likelihoods as baseline, and the entropy of the probabilities. The likelihood is a reward here: no
+    gradient passes it, and the cross-entropy beside it has its own.
+
+    Args:
+        log_p_caption: (N,), of each caption's words, under the cells that were drawn.
+        log_p_cells: (N, T), of the drawn cells; 0 where none was drawn and beyond the caption.
+        entropy: (N, T), of the cells' probabilities, 0 beyond the caption.
+        baseline: b, a scalar.
+        reward: lambda_r.
+        entropy_weight: lambda_e.
+
+    Returns:
+        A scalar, the sum over the captions.
+    """
+    advantage = (log_p_caption - baseline).detach()
+    return -(reward * (advantage * log_p_cells.sum(1)).sum() + entropy_weight * entropy.sum())
+
+
 def doubly_stochastic_penalty(
     maps: Tensor, targets: Tensor, mask: Tensor | None = None, *, count: int | None = None
 ) -> Tensor:

@@ -56,7 +56,7 @@ def read_run(folder: Path) -> RunLog:
     Raises:
         DataError: the folder holds no run, one without a whole epoch, or a damaged one.
     """
-    ends = [line for line in read_log(folder) if "dev" in line]
+    ends = [line for line in read_log(folder) if "dev" in line and line.get("epoch") != -1]  # -1: before the first
     recipe = folder / "recipe.json"
     if not recipe.is_file() or not ends:
         raise DataError(f"{folder}: no run with a whole epoch in it", remedy="give the --output of captioner train")

@@ -49,6 +49,7 @@ _BELOW_ONE = (
     "crop",
     "colour_jitter",
     "final_learning_rate_ratio",
+    "rehearsal",
 )
 _LARGEST = 2**63 - 1
 FILES = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
@@ -105,9 +106,10 @@ class Recipe:
         default_factory=dict, metadata={"help": "JSON: options of the grid refiner's configuration"}
     )
     weights: str = _option("", "initial weights of the encoder: torchvision, a file, or empty for random ones")
-    start_from: str = _option("", "a model file to start from, with its vocabulary; empty for none")
+    start_from: str = _option("", "a model to start from, with its vocabulary: a file or a name; empty for none")
     encoder_from: str = _option("", "a model file whose encoder to take; empty for a new one")
     decoder_from: str = _option("", "a model file whose decoder and vocabulary to take; empty for new ones")
+    grow_vocabulary: bool = _option(False, "add the words of the training captions to the vocabulary of start_from")
 
     train_pictures: int = _option(0, "number of training pictures to use, evenly spread; 0 for all")
     epochs: int = _option(10, "passes over the training data")
@@ -118,6 +120,11 @@ class Recipe:
         5, "captions, or questions, of each picture in a step; they share one pass of the encoder"
     )
     gradient_accumulation_steps: int = _option(1, "parts in which a step is computed, to save memory")
+    rehearsal: float = _option(
+        0.0,
+        "share of a step's pictures that come from the data sets after the first, or from drawn scenes where there is "
+        "only one, so that the model does not forget; the dev score is then taken on both",
+    )
     max_length: int = _option(24, "words; longer training captions are truncated")
     minimum_count: int = _option(5, "words that are rarer in the training captions are <unk>")
 
@@ -186,6 +193,10 @@ class Recipe:
             )
         if self.distillation != 1.0 and not self.teacher:
             raise OptionError(f"distillation is {self.distillation} and there is no teacher", remedy="give teacher")
+        if self.grow_vocabulary and not self.start_from:
+            raise OptionError("grow_vocabulary adds words to a trained model", remedy="give start_from")
+        if self.rehearsal and self.batch_pictures < 2:
+            raise OptionError("rehearsal needs steps of at least 2 pictures", remedy="raise batch_pictures")
         if self.start_from and (self.encoder_from or self.decoder_from):
             raise OptionError(
                 "start_from is a whole model; encoder_from and decoder_from cannot be given with it",

@@ -16,6 +16,7 @@ from captioner.model.refiners import REFINERS
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.aliases import current
+from captioner.training.growth import grow
 from captioner.training.recipe import Recipe, default_of, options
 
 
@@ -26,7 +27,7 @@ def first_model(
 
     Args:
         recipe: names its parts.
-        records: of the training split; the vocabulary is built from their captions.
+        records: of the training split; the vocabulary is built from their captions, or grows by them.
         vocabulary: of the run, if it was started before; else that of a model file, or one that is built.
 
     Raises:
@@ -40,6 +41,9 @@ def first_model(
         _set_side(recipe, start.model)
         _agree(recipe, start.model.config)
         _check_length(recipe, start.model)
+        if recipe.grow_vocabulary:
+            captions = (caption for record in records for caption in record.captions)
+            return grow(start, captions, minimum_count=recipe.minimum_count)
         return start.model, start.vocabulary
     encoder = load_checkpoint(recipe.encoder_from) if recipe.encoder_from else None
     decoder = load_checkpoint(recipe.decoder_from) if recipe.decoder_from else None

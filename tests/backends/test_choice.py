@@ -20,7 +20,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> None:
 def model(tmp_path: Path) -> Path:
     """A model file with graphs."""
     (tmp_path / "graphs" / "mine").mkdir(parents=True)
-    for name in ("encode", "step"):
+    for name in ("encode", "step", "score"):
         (tmp_path / "graphs" / "mine" / f"{name}.onnx").touch()
     return tmp_path / "mine.safetensors"
 

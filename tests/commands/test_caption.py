@@ -334,7 +334,12 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("a folder as a model", "caption {} --model ./nothing", 2, "nothing: a folder without config.json"),
     ("a device that is not there", "caption {} --device gpu", 2, "there is no device 'gpu' here"),
     # the output
-    ("results of another kind", "caption {} --output out.docx", 2, "results end in .txt, .jsonl or .csv, not '.docx'"),
+    (
+        "results of another kind",
+        "caption {} --output out.docx",
+        2,
+        "results end in .txt, .jsonl, .csv or .parquet, not '.docx'",
+    ),
     ("results over a file of another kind", "caption {} --output notes.txt", 2, "notes.txt: holds lines that are no"),
     ("results where no file can be", "caption {} --output text.jpg/a.csv", 2, "text.jpg/a.csv: cannot be written"),
     ("a figure of another kind", "caption {} --figure out.docx", 2, "--figure out.docx: name a file that ends in .png"),

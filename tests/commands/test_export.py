@@ -27,7 +27,7 @@ def test_graphs_are_written_beside_the_model_file(
     said = json.loads(capsys.readouterr().out)
     assert said["model"] == "mine"
     assert 0 <= said["log_p_difference"] < 1e-4
-    assert {file.name for file in graph_folder(model_file).iterdir()} == {"encode.onnx", "step.onnx"}
+    assert {file.name for file in graph_folder(model_file).iterdir()} == {"encode.onnx", "step.onnx", "score.onnx"}
     picture = make_picture()
     assert load(model_file, backend="onnx").caption(picture).text == load(model_file).caption(picture).text
 
@@ -55,6 +55,9 @@ def test_a_folder_is_written_and_captions(
         (("--graphs", "--threads", "0"), "--threads must be at least 1"),
         (("--graphs", "--side", "64"), "--side is for a release"),
         (("--output", "exported", "--precision", "int3"), "'int3'"),
+        (("--output", "exported", "--calibrate", "photos"), "--calibrate photos"),
+        (("--web", "page", "--precision", "int8"), "--precision int8"),
+        (("--output", "exported", "--precision", "int8", "--calibrate", "photos"), "photos: no such folder"),
     ],
 )
 def test_bad_input_is_one_line(

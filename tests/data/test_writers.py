@@ -184,7 +184,7 @@ def test_an_empty_file_is_begun(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["captions.docx", "captions", ".csv"])
 def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OptionError, match=r"results end in .txt, .jsonl or .csv"):
+    with pytest.raises(OptionError, match=r"results end in .txt, .jsonl, .csv or .parquet"):
         ResultsFile(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

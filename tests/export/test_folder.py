@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -59,7 +60,8 @@ def test_its_configuration_is_complete(folder: Path, precision: str) -> None:
     assert config["preprocessing"]["pad"] is True
     for key in ("vocabulary", "decoding", "heads", "scores", "about", "digest", "config"):
         assert key in config
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "encode.onnx", "example.py", "step.onnx"]
+    files = ["config.json", "encode.onnx", "example.py", "score.onnx", "step.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == files
 
 
 def test_the_example_needs_no_captioner(folder: Path, tmp_path: Path, precision: str, model_file: Path) -> None:
@@ -102,6 +104,49 @@ def test_an_export_is_replaced_and_nothing_else_is(model_file: Path, tmp_path: P
 def test_an_unknown_precision_is_named(model_file: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"'int4'.*fp32"):
         export_folder(model_file, tmp_path / "x", precision="int4")
+
+
+def test_eight_bits(model_file: Path, tmp_path: Path) -> None:
+    """Products alone, and with calibrated convolutions; the calibration skips what does not open."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(PICTURE).save(photos / "a.png")
+    (photos / "b.jpg").write_bytes(b"no picture")
+    expected = load(model_file, backend="torch").caption(PICTURE)
+    operators = {}
+    for name, calibrate in (("products", None), ("convolutions", photos)):
+        found = export_folder(model_file, tmp_path / name, precision="int8", calibrate=calibrate)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config["precision"] == "int8" and config["calibration"] == (1 if calibrate else 0)
+        assert 0 < config["parity"]["log_p"] == found.log_p
+        model = load(tmp_path / name)
+        assert model.caption(PICTURE).score == pytest.approx(expected.score, abs=0.3)
+        (read,) = model.read(PICTURE, ["a dog in the park"])
+        (on_torch,) = load(model_file, backend="torch").read(PICTURE, ["a dog in the park"])
+        assert read.score == pytest.approx(on_torch.score, abs=0.3)
+        for graph in ("encode", "step"):
+            operators[name, graph] = {node.op_type for node in onnx.load(tmp_path / name / f"{graph}.onnx").graph.node}
+    assert "MatMulInteger" in operators["products", "step"]
+    assert "QuantizeLinear" not in operators["products", "encode"]
+    assert "QuantizeLinear" in operators["convolutions", "encode"]
+    (photos / "a.png").unlink()
+    with pytest.raises(OptionError, match="no picture that opens"):
+        export_folder(model_file, tmp_path / "x", precision="int8", calibrate=photos)
+    with pytest.raises(OptionError, match="int8"):
+        export_folder(model_file, tmp_path / "x", precision="fp16", calibrate=photos)
+
+
+def test_the_score_graph_takes_its_weights_from_step(folder: Path, model_file: Path, tmp_path: Path) -> None:
+    assert (folder / "score.onnx").stat().st_size < (folder / "step.onnx").stat().st_size
+    onnxruntime.InferenceSession(folder / "score.onnx")  # any program opens it
+    mixed = Path(shutil.copytree(folder, tmp_path / "mixed"))
+    step = onnx.load(mixed / "step.onnx")
+    step.doc_string = "another"
+    onnx.save(step, mixed / "step.onnx")
+    model = load(mixed)
+    assert model.caption(PICTURE).words
+    with pytest.raises(CheckpointError, match=r"score\.onnx.*export it again"):
+        model.read(PICTURE, ["a dog"])
 
 
 def broken(config: dict[str, object], damage: str) -> str:

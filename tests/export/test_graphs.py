@@ -132,7 +132,7 @@ def test_the_same_model_gives_the_same_bytes(model_file: Path, tmp_path: Path) -
         content = (first / f"{name}.onnx").read_bytes()
         assert content == (second / f"{name}.onnx").read_bytes()
         assert b"site-packages" not in content and str(tmp_path).encode() not in content
-    assert sorted(path.name for path in first.iterdir()) == ["encode.onnx", "step.onnx"]
+    assert sorted(path.name for path in first.iterdir()) == ["encode.onnx", "score.onnx", "step.onnx"]
 
 
 @pytest.mark.parametrize("name", shipped_models())

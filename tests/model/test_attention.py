@@ -6,18 +6,32 @@ import pytest
 import torch
 
 from captioner.errors import OptionError
-from captioner.model.attention import ATTENTIONS, Attended, Attention, MultiHeadAttention, masked_softmax
+from captioner.model.attention import (
+    ATTENTIONS,
+    Attended,
+    Attention,
+    HierarchicalAttention,
+    LocalAttention,
+    LocalPreviousAttention,
+    MultiHeadAttention,
+    masked_softmax,
+)
 from captioner.model.attention.base import build_attention
 from captioner.model.grid import Grid
 
 B, T, L, TEXT, IMAGE = 2, 3, 6, 10, 8
 
 
+SEVERAL_HEADS = ("multihead", "memory", "attention_on_attention")
+OPTIONS = {"hierarchical": {"regions": 2}, "local": {"window": 1.5}, "local_previous": {"window": 1.5}}
+
+
 @pytest.fixture(params=list(ATTENTIONS))
 def attention(request: pytest.FixtureRequest) -> Attention:
     torch.manual_seed(0)
-    heads = 4 if request.param == "multihead" else 1
-    return build_attention(request.param, text_width=TEXT, image_width=IMAGE, width=16, heads=heads)
+    name, heads = request.param, 4 if request.param in SEVERAL_HEADS else 1
+    built = build_attention(name, text_width=TEXT, image_width=IMAGE, width=16, heads=heads, options=OPTIONS.get(name))
+    return built.eval()
 
 
 def made() -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,7 +69,7 @@ def test_masked_cells_get_nothing_and_give_nothing(attention: Attention) -> None
     mask[1, 4:] = False
     attended = answer(attention, query, Grid(features, (2, 3), mask))
     assert attended.weights[1, ..., 4:].abs().max() == 0
-    torch.testing.assert_close(attended.weights.sum(-1), torch.ones_like(attended.off_grid))
+    torch.testing.assert_close(attended.weights.sum(-1) + attended.off_grid, torch.ones_like(attended.off_grid))
     changed = features.clone()
     changed[1, 4:] = 1e4
     torch.testing.assert_close(answer(attention, query, Grid(changed, (2, 3), mask)).context, attended.context)
@@ -70,6 +84,8 @@ def test_each_query_is_answered_on_its_own(attention: Attention) -> None:
 
 
 def test_cells_in_another_order_are_weighed_the_same(attention: Attention) -> None:
+    if isinstance(attention, (LocalAttention, LocalPreviousAttention, HierarchicalAttention)):
+        pytest.skip("it knows where the cells are")
     query, features = made()
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     attended = answer(attention, query, Grid(features, (2, 3)))
@@ -125,12 +141,42 @@ def test_masked_softmax_survives_half_precision_and_empty_rows(dtype: torch.dtyp
 
 
 def test_wrong_names_and_heads_are_refused() -> None:
-    with pytest.raises(OptionError, match=r"'nowhere'.*additive, dot, multihead"):
+    with pytest.raises(OptionError, match=r"'nowhere'.*additive.*dot.*multihead"):
         build_attention("nowhere", text_width=4, image_width=4, width=4, heads=1)
     with pytest.raises(OptionError, match="has one head, not 2"):
         build_attention("dot", text_width=4, image_width=4, width=4, heads=2)
     with pytest.raises(OptionError, match="width 6 is not a multiple of its 4 heads"):
         build_attention("multihead", text_width=4, image_width=4, width=6, heads=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_about_the_same(attention: Attention, dtype: torch.dtype) -> None:
+    query, features = made()
+    mask = torch.ones(B, L, dtype=torch.bool)
+    mask[1, 4:] = False
+    expected = answer(attention, query, Grid(features, (2, 3), mask))
+    halved = answer(attention.to(dtype), query.to(dtype), Grid(features.to(dtype), (2, 3), mask))
+    assert halved.weights.dtype == halved.context.dtype == dtype
+    assert halved.weights[1, ..., 4:].abs().max() == 0
+    if "cell" not in expected.others:  # the likeliest of cells that are nearly as likely may be another
+        torch.testing.assert_close(halved.context.float(), expected.context, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(halved.weights.float(), expected.weights, rtol=0.05, atol=0.02)
+
+
+def test_a_picture_without_a_valid_cell_gives_no_nan(attention: Attention) -> None:
+    query, features = made()
+    mask = torch.ones(B, L, dtype=torch.bool)
+    mask[1] = False
+    attended = answer(attention, query, Grid(features, (2, 3), mask))
+    assert attended.context.isfinite().all() and attended.weights[1].abs().max() == 0
+
+
+def test_unknown_options_of_a_mechanism_are_named() -> None:
+    with pytest.raises(OptionError, match=r"'dot'.*window"):
+        build_attention("dot", text_width=4, image_width=4, width=4, heads=1, options={"window": 3})
+    for name, options in (("local", {"window": 0}), ("memory", {"slots": 0}), ("hierarchical", {"regions": 0})):
+        with pytest.raises(OptionError, match="0"):
+            build_attention(name, text_width=4, image_width=4, width=4, heads=1, options=options)
 
 
 def test_gradients_reach_the_weights_that_are_returned(attention: Attention) -> None:

@@ -22,7 +22,14 @@ CONFIGS = {
     "lstm of the paper": replace(LSTM, attention="additive", heads=1, attend_after_lstm=False),
     "lstm, chosen heads": replace(LSTM, map_heads=(1,)),
     "lstm, dot": replace(LSTM, attention="dot", heads=1),
+    "lstm, adaptive": replace(LSTM, attention="adaptive", heads=1),
+    "lstm, local_previous": replace(LSTM, attention="local_previous", heads=1, attention_options={"window": 1.5}),
+    "lstm of the paper, local_previous": replace(
+        LSTM, attention="local_previous", heads=1, attention_options={"window": 1.5}, attend_after_lstm=False
+    ),
+    "lstm, hierarchical": replace(LSTM, attention="hierarchical", heads=1, attention_options={"regions": 2}),
     "transformer": TRANSFORMER,
+    "transformer, memory": replace(TRANSFORMER, layers=2, attention="memory", attention_options={"slots": 3}),
     "transformer, chosen heads": replace(TRANSFORMER, map_heads=((0, 1), (2, 0))),
 }
 
@@ -37,7 +44,9 @@ def build(config: LSTMConfig | TransformerConfig) -> CaptionModel:
 
 def forward(decoder: Decoder, grid: Grid, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     decoded = decoder(grid, tokens)
-    assert decoded.off_grid.abs().max() == 0, "these mechanisms attend to cells alone"
+    torch.testing.assert_close(
+        decoded.maps.sum((2, 3))[still_reading(tokens)], (1 - decoded.off_grid)[still_reading(tokens)]
+    )
     return decoded.logits, decoded.maps
 
 
@@ -70,8 +79,11 @@ def test_teacher_forcing_equals_stepping(model: CaptionModel) -> None:
 
 def test_maps_sum_to_one_over_the_cells_that_hold_picture(model: CaptionModel) -> None:
     grid, tokens = made(copies=2)
-    _, maps = forward(model.decoder, grid, tokens)
-    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(4, 7))
+    decoded = model.decoder(grid, tokens)
+    maps = decoded.maps
+    torch.testing.assert_close(maps.sum((2, 3)) + decoded.off_grid, torch.ones(4, 7))
+    has_more = {"adaptive", "memory"} & {model.decoder.config.attention}
+    assert bool(decoded.off_grid.max() > 0) == bool(has_more)
     assert maps.min() >= 0
     assert maps[2:, :, 2].abs().max() == 0, "the second picture ends after two rows"
 

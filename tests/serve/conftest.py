@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
@@ -17,17 +17,23 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="needs the extra 'serve', which is not installed")
 pytest.importorskip("uvicorn", reason="needs the extra 'serve', which is not installed")
 
-from captioner.pipeline import Captioner
+from captioner.data.writers import EditsFile
+from captioner.pipeline import Captioner, load
 from captioner.serve.app import create_app
 from captioner.serve.connections import Connections
 from captioner.serve.guard import hosts_of
 from captioner.serve.models import Models
+from captioner.serve.review import Review, create_review
 from captioner.serve.server import listen, make_server
 from captioner.serve.server import serve as serve_on
 from captioner.serve.service import Service
 from captioner.serve.settings import Limits
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 Problem = dict[str, Any]
+PATIENCE = 60_000  # milliseconds: the machine may be busy
 
 
 @dataclass
@@ -115,6 +121,39 @@ class Answer:
             raise self._found[0]
         response: httpx2.Response = self._found[0]
         return response
+
+
+@dataclass
+class Reviewing:
+    """A page of ``captioner review`` that runs in a thread of this process."""
+
+    url: str
+    review: Review
+
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
+
+
+@pytest.fixture(scope="session")
+def reviewing(tiny_model: Path) -> "Callable[..., Any]":
+    """Run the page of ``captioner review`` over pictures, while a ``with`` block lasts."""
+    model = load(tiny_model)
+
+    @contextmanager
+    def run(pictures: list[Path], output: Path, *, port: int = 0) -> Iterator[Reviewing]:
+        with EditsFile(output) as edits, listen("127.0.0.1", port) as sock:
+            review = Review(pictures, model, edits)
+            server = make_server(create_review(review), Connections(16))
+            thread = threading.Thread(target=serve_on, args=(server, review, sock), daemon=True)
+            thread.start()
+            try:
+                yield Reviewing(f"http://127.0.0.1:{sock.getsockname()[1]}", review)
+            finally:
+                server.should_exit = True
+                thread.join(60)
+                assert not thread.is_alive(), "the server did not end"
+
+    return run
 
 
 Serve = Callable[..., Any]
@@ -211,3 +250,29 @@ def read_answer(connection: socket.socket) -> bytes:
     while len(body) < length:
         body += connection.recv(65536)
     return head + b"\r\n\r\n" + body
+
+
+@pytest.fixture
+def open_page(browser: "Browser") -> "Iterator[Callable[..., Page]]":
+    """Open a page of a server. It must ask no other server for anything, and its policy must stop nothing."""
+    contexts = []
+    elsewhere: list[str] = []
+    complaints: list[str] = []
+
+    def open_(running: "Running | Reviewing", path: str = "/", **options: Any) -> "Page":
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        own = (running.url, "data:", "blob:")
+        page.on("request", lambda request: None if request.url.startswith(own) else elsewhere.append(request.url))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: "Security" in message.text and complaints.append(message.text))
+        page.goto(running.url + path)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not elsewhere
+    assert not complaints

@@ -39,7 +39,7 @@ def test_a_picture_gives_what_the_command_line_gives(server: Running, tiny_model
     described = schemas.Captions.model_validate(response.json()).captions[0]
     assert isinstance(described, schemas.CaptionLine)
     assert line.keys() == schemas.CaptionLine.model_fields.keys() - {"viewer"}, "what /docs says is what comes"
-    assert line["words"][0].keys() == schemas.WordLine.model_fields.keys() - {"off_grid"}
+    assert line["words"][0].keys() == schemas.WordLine.model_fields.keys() - {"off_grid", "given", "unknown", "gain"}
     assert line["alternatives"][0].keys() == schemas.OtherCaption.model_fields.keys()
 
 
@@ -334,3 +334,51 @@ def test_hostile_file_names_are_only_ever_shown(server: Running, picture: bytes,
         assert response.json()["captions"][0]["image"] == shown
         bad = client.post("/v1/captions", content=body.replace(picture, b"no picture"), headers=kind)
         assert problem_of(bad, 422)["detail"].startswith(f"{shown}: not an image")
+
+
+def test_words_are_steered(server: Running, tiny_model: Path, picture: bytes) -> None:
+    fields = {"begin": "the cat", "forbid_words": "a, red", "require_words": "blue", "max_words": "6"}
+    (line,) = server.post(("a.png", picture), **fields, picture_gain="true").json()["captions"]
+    model = load(tiny_model)
+    options = model.options(begin="the cat", forbid_words="a, red", require_words="blue", max_words=6)
+    (expected,) = model.with_gains([model.caption(picture, options=options)])
+    assert line == {**expected.as_dict(), "image": "a.png"}
+    assert [word.get("given") for word in line["words"]][:3] == [True, True, None]
+    assert "gain" in line["words"][0]
+    (line,) = server.post(("a.png", picture), diverse_groups="3", n_best="3", diversity="5").json()["captions"]
+    captions = [line["caption"], *(other["caption"] for other in line["alternatives"])]
+    assert len({caption.split()[0] for caption in captions}) == 3
+
+
+def test_a_text_is_read_in_place_of_a_caption(server: Running, tiny_model: Path, picture: bytes) -> None:
+    answer = server.post(("a.png", picture), ("b.png", picture), text="The Dog,  in Oslo!").json()["captions"]
+    (expected,) = load(tiny_model).read(picture, ["the dog in oslo"])
+    for line, name in zip(answer, ("a.png", "b.png"), strict=True):
+        assert line["image"] == name
+        assert line["caption"] == "The Dog, in Oslo!"
+        assert [word["word"] for word in line["words"]] == ["the", "dog", "in", "oslo"]
+        assert [word.get("unknown") for word in line["words"]] == [None, None, None, True]
+        assert line["words"][1] == expected.as_dict()["words"][1]
+    page = server.post(("a.png", picture), text="The Dog, in Oslo!", format="html")
+    assert "The Dog, in Oslo!" in page.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"require_words": "dgo"}, "dgo"),
+        ({"require_words": "dog", "forbid_words": "dog"}, "dog"),
+        ({"begin": "a dog in", "max_words": "2", "min_words": "1"}, "3 words"),
+        ({"diverse_groups": "11"}, "10"),
+        ({"diverse_groups": "2", "beam": "3"}, "--beam 4"),
+        ({"min_words": "5", "max_words": "4"}, "5"),
+        ({"text": "..."}, "..."),
+        ({"text": "dog " * 101}, "101"),
+    ],
+)
+def test_words_that_cannot_be_had_are_named(
+    server: Running, picture: bytes, fields: dict[str, str], named: str
+) -> None:
+    problem = problem_of(server.post(("a.png", picture), **fields), 422)
+    assert problem["type"].endswith("invalid-options")
+    assert named in problem["detail"]

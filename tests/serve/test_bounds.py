@@ -21,6 +21,7 @@ from captioner.pipeline import load
 from captioner.results import Caption, Failure
 from captioner.scans import MOST_SCANS
 from captioner.serve import answers, connections
+from captioner.serve.batches import Request
 from captioner.serve.settings import BOUND, FIGURE_PIXELS, KEPT_PIXELS, Limits
 from captioner.serve.uploads import UploadFailure
 from captioner.serve.workers import Stopped, Wanted, Workers
@@ -273,7 +274,7 @@ def test_outcomes_are_captions_or_failures(serve: Serve, tiny_model: Path, pictu
         async def ask() -> Any:
             model = await service.models.get(None)
             uploads = [Upload("a.png", picture), Upload("b.txt", b"text"), Upload("c.png", bomb), Upload("", b"")]
-            return await service.caption_all(uploads, model, model.options(), keep_pictures=False)
+            return await service.caption_all(uploads, model, Request(model.options()), keep_pictures=False)
 
         outcomes = asyncio.run_coroutine_threadsafe(ask(), _loop_of(running)).result(30)
     caption, *failures = outcomes

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,41 +10,14 @@ import pytest
 
 from captioner.pipeline import load
 
-from .conftest import Running, Serve
+from .conftest import PATIENCE, Running, Serve
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, which is not installed")
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Locator, Page
 
 MakePicture = Callable[..., Path]
-PATIENCE = 60_000  # milliseconds: the machine may be busy
-
-
-@pytest.fixture
-def open_page(browser: "Browser") -> "Iterator[Callable[..., Page]]":
-    """Open a page of a server. It must ask no other server for anything, and its policy must stop nothing."""
-    contexts = []
-    elsewhere: list[str] = []
-    complaints: list[str] = []
-
-    def open_(running: Running, path: str = "/", **options: Any) -> "Page":
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        own = (running.url, "data:", "blob:")
-        page.on("request", lambda request: None if request.url.startswith(own) else elsewhere.append(request.url))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: "Security" in message.text and complaints.append(message.text))
-        page.goto(running.url + path)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert not elsewhere
-    assert not complaints
 
 
 def cards(page: "Page") -> "Locator":
@@ -318,3 +291,49 @@ def test_the_description_of_the_api_needs_no_network(server: Running, open_page:
     page.locator("#operations-captions-captions_v1_captions_post").wait_for()
     page.get_by_text("/v1/captions", exact=True).first.click()
     page.get_by_text("width of the beam; 1 is greedy").first.wait_for()
+
+
+def type_caption(page: "Page", text: str) -> None:
+    page.locator(".editor textarea").fill(text)
+
+
+def test_a_caption_is_edited_and_read_at_once(
+    server: Running, open_page: "Callable[..., Page]", make_picture: MakePicture, tiny_model: Path
+) -> None:
+    path = make_picture("photo.png", size=(60, 60))
+    page = open_page(server)
+    upload(page, path)
+    wait_for_captions(page, 1)
+    card = cards(page).first
+    own = card.locator(".editor textarea").input_value()
+    type_caption(page, "The dog, in <i>Oslo</i> park.")
+    sync_api.expect(card.locator(".cv-unknown")).to_have_count(3, timeout=PATIENCE)
+    model = load(tiny_model)
+    (expected,) = model.read(path, ["The dog, in <i>Oslo</i> park."])
+    assert shown_words(card) == [word.text for word in expected.words]
+    assert page.locator("main i").count() == 0
+    dog = card.locator(".cv-word").nth(1)
+    assert dog.get_attribute("aria-label") == f"dog, {round(100 * expected.words[1].probability)}%"
+    assert "oslo" in card.locator(".edited").inner_text()
+    card.locator(".cv-unknown").first.hover()
+    assert "does not know" in card.locator(".cv-status").inner_text()
+
+    def download(name: str) -> str:
+        with page.expect_download() as coming:
+            page.get_by_role("button", name=f"Download {name} of photo.png").click()
+        return Path(coming.value.path()).read_text(encoding="utf-8")
+
+    assert download("Text") == "The dog, in <i>Oslo</i> park.\n"
+    line = json.loads(download("JSON"))
+    assert line["caption"] == "The dog, in <i>Oslo</i> park."
+    assert [word["word"] for word in line["words"] if word.get("unknown")] == [
+        word.text for word in expected.words if word.unknown
+    ]
+    document = download("Page")
+    assert "The dog, in \\u003ci\\u003eOslo" in document
+    type_caption(page, "   ")
+    page.get_by_text("A caption needs words.").wait_for()
+    page.get_by_role("button", name="Restore the model's caption").click()
+    sync_api.expect(card.locator(".cv-unknown")).to_have_count(0, timeout=PATIENCE)
+    wait_for_captions(page, 1)
+    assert card.locator(".editor textarea").input_value() == own

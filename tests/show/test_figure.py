@@ -1,6 +1,7 @@
 """Maps lie on the picture exactly where they belong, on one scale, and an even map shows nothing."""
 
 import io
+import math
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -161,6 +162,14 @@ def test_every_word_has_a_panel_function_words_too() -> None:
     assert len(panels_of(figure)) == 11
     titles = [axis.get_title() for axis in figure.axes if axis.images]
     assert titles == ["the picture", *(f"{word}  0.50" for word in words)]
+
+
+def test_a_panel_says_how_much_likelier_the_picture_makes_its_word() -> None:
+    caption = make_caption(shapes([2.0] * 5), ["a", "b", "c", "d", "e"])
+    gains = (0.0, math.log(12.4), -math.log(2), -9.0, 30.0)
+    words = tuple(replace(word, gain=gain) for word, gain in zip(caption.words, gains, strict=True))
+    titles = [axis.get_title() for axis in draw_caption(replace(caption, words=words)).axes if axis.images]
+    assert [title.split()[-1] for title in titles[1:6]] == ["1.0×", "12×", "0.5×", "<0.1×", ">1000×"]
 
 
 def test_a_caption_without_words_is_its_picture() -> None:

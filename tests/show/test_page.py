@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,7 +180,7 @@ def test_a_page_opens_the_picture_once_and_leaves_it(
 
 def test_how_much_the_picture_mattered_is_there_where_it_is_known(make_caption: MakeCaption) -> None:
     caption = make_caption(["a", "dog"])
-    words = (caption.words[0], SimpleNamespace(text="dog", probability=0.5, map=caption.words[1].map, off_grid=0.25))
+    words = (caption.words[0], replace(caption.words[1], probability=0.5, off_grid=0.25))
     data = payload(replace(caption, words=words))["captions"][0]["words"]
     assert data == [{"word": "a", "probability": 0.95}, {"word": "dog", "probability": 0.5, "off_grid": 0.25}]
 

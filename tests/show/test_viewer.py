@@ -2,11 +2,11 @@
 
 import base64
 import io
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -674,16 +674,51 @@ def test_no_width_makes_the_page_scroll_sideways(
         assert opened.page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_how_much_the_picture_mattered(show: Callable[..., Opened], make_caption: MakeCaption) -> None:
+def test_how_much_of_the_attention_is_on_the_picture(show: Callable[..., Opened], make_caption: MakeCaption) -> None:
     """It is told of a word for which some of the attention went to no cell, and of no other."""
     geometry = Geometry(size=(90, 90), side=66, grid=(3, 3))
     caption = make_caption(["a", "dog"], [one_cell(geometry, (0, 1))] * 2, geometry=geometry)
-    dog = SimpleNamespace(text="dog", probability=0.5, map=caption.words[1].map * 0.6, off_grid=0.4)
+    dog = replace(caption.words[1], probability=0.5, map=caption.words[1].map * 0.6, off_grid=0.4)
     opened = show(replace(caption, words=(caption.words[0], dog)).page())
     opened.word("a").hover()
-    assert "mattered" not in opened.status
+    assert "attention" not in opened.status
     opened.word("dog").hover()
-    assert opened.status.endswith("The picture mattered 60%.")
+    assert opened.status.endswith("60% of its attention is on the picture.")
+
+
+def test_words_that_are_given_or_unknown_and_what_the_picture_did_are_told(
+    show: Callable[..., Opened], make_caption: MakeCaption
+) -> None:
+    caption = make_caption(["a", "dog", "in", "oslo"])
+    more: list[dict[str, Any]] = [
+        {"given": True, "gain": 0.02},
+        {"gain": math.log(12)},
+        {"gain": -math.log(3)},
+        {"unknown": True, "probability": 0.0},
+    ]
+    words = tuple(replace(word, **each) for word, each in zip(caption.words, more, strict=True))
+    opened = show(replace(caption, words=words).page())
+    assert opened.page.locator(".cv-gain").all_inner_texts() == ["1.0×", "12×", "0.3×"]
+    told = {}
+    for word in ("a", "dog", "in", "oslo"):
+        opened.word(word).hover()
+        told[word] = opened.status
+    assert "it was given" in told["a"]
+    assert told["a"].endswith("made no difference.")
+    assert told["dog"].endswith("12× likelier.")
+    assert told["in"].endswith("3.0× less likely.")
+    assert "does not know this word" in told["oslo"]
+    assert opened.page.locator(".cv-unknown .cv-percent").inner_text() == "unknown"
+
+
+def test_a_gallery_marks_what_needs_review(show: Callable[..., Opened], make_caption: MakeCaption) -> None:
+    caption = make_caption(["a", "dog"], image="dog.jpg")
+    opened = show(page_of([caption.reviewed(0.95), caption.reviewed(0.1), caption]))
+    cards = opened.page.locator(".cv-card")
+    share = f"{round(100 * caption.confidence)}% sure"
+    assert cards.nth(0).locator(".cv-line").inner_text().split("\n") == ["dog.jpg", share, "needs review"]
+    assert cards.nth(1).locator(".cv-line").inner_text().split("\n") == ["dog.jpg", share]
+    assert cards.nth(2).locator(".cv-line").inner_text() == "dog.jpg"
 
 
 @pytest.mark.parametrize("size", [(3, 3000), (30000, 3)])

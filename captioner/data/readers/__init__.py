@@ -5,8 +5,8 @@ give references and hypotheses for evaluation. All of them use the formats in `R
 they agree on ids, names of splits, duplicates, blank captions and paths of pictures.
 
 A format is one module with one class, registered in `READERS`; see `captioner.data.readers.formats`. The formats:
-Flickr8k's token file, COCO's captions, Karpathy's JSON, CSV, JSON lines and WebDataset shards; and questions about
-pictures in JSON lines.
+Flickr8k's token file, COCO's captions, Karpathy's JSON, CSV, JSON lines, WebDataset shards, and folders of pictures
+with sidecars; and questions about pictures in JSON lines.
 """
 
 from captioner.data.readers import (  # noqa: F401  register
@@ -15,6 +15,7 @@ from captioner.data.readers import (  # noqa: F401  register
     flickr8k,
     json_lines,
     karpathy,
+    picture_folder,
     questions,
     webdataset,
 )

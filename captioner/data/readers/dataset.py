@@ -46,7 +46,8 @@ def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
     splits = splits_of(entries, source, form)
     if splits is None and not form.distributed:
         raise DataError(f"{source.path.parent}: no *.trainImages.txt beside {source.path.name} to split it by")
-    folder = folder or _image_folder(source.path.parent, [e.image for e in entries if isinstance(e.image, str)])
+    beside = source.path if source.path.is_dir() else source.path.parent
+    folder = folder or _image_folder(beside, [e.image for e in entries if isinstance(e.image, str)])
     records = []
     for i, entry in enumerate(entries):
         split = split_by_name(entry.name) if splits is None else splits[i]

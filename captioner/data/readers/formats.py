@@ -103,12 +103,14 @@ class Format:
         split_lists: pictures without a split are looked up in lists of names, ``*trainImages.txt``, beside the file.
         distributed: pictures for which no split is known get one by a checksum of their name.
         needs_split: evaluation must choose one of the splits, if there are several.
+        folders: a folder as a whole may be of this format.
     """
 
     patterns: ClassVar[tuple[str, ...]] = ()
     split_lists: ClassVar[bool] = False
     distributed: ClassVar[bool] = True
     needs_split: ClassVar[bool] = False
+    folders: ClassVar[bool] = False
 
     def recognises(self, source: Source) -> bool:
         """Whether the source is of this format. Formats that were registered later are asked first."""
@@ -188,7 +190,12 @@ def caption_file(path: str | Path) -> Path:
             )
         if found:
             return found[0]
-    raise DataError(f"{path}: no captions found; looked for {', '.join(patterns)}, gzipped too")
+    for _, form in READERS.items():
+        if form.folders and form().recognises(Source(path)):
+            return path
+    raise DataError(
+        f"{path}: no captions found; looked for {', '.join(patterns)}, gzipped too, and for sidecars of pictures"
+    )
 
 
 def grouped(rows: Iterable[Row]) -> list[Entry]:

@@ -1,7 +1,10 @@
 """JSON lines: an object on each line, with a picture and its ``caption``, or the list of its ``captions``."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from captioner.data.readers.formats import READERS, Entry, Format, Source, grouped
-from captioner.data.readers.rows import first_line, json_rows
+from captioner.data.readers.rows import Row, first_line, json_rows
 
 
 @READERS.register("json lines")
@@ -17,4 +20,18 @@ class JsonLines(Format):
         return not source.is_json and first_line(source.text).startswith("{")
 
     def entries(self, source: Source) -> list[Entry]:
-        return grouped(json_rows(source.path, source.text))
+        return grouped(_finished(json_rows(source.path, source.text)))
+
+
+def _finished(rows: Iterable[Row]) -> list[Row]:
+    """Of the rows that ``captioner review`` wrote, the last of each picture, and none that is flagged or a draft. Other
+    rows stay."""
+    last: dict[object, Row] = {}
+    for i, (place, row) in enumerate(rows):
+        key = ("image", str(row.get("image"))) if "status" in row and "original" in row else i
+        last[key] = place, row
+    return [(place, row) for place, row in last.values() if not _is_open(row)]
+
+
+def _is_open(row: dict[str, Any]) -> bool:
+    return "original" in row and row.get("status") in ("flagged", "draft")

@@ -22,6 +22,7 @@ class PageFile:
         title: of the page; None for the first picture's name.
         several: the page is to hold more than one caption.
         smooth: begin with interpolated maps; False with the cells as they are.
+        by_doubt: the captions that are least sure come first. They are then held in memory until the end.
 
     Raises:
         OptionError: another ending, or a file that cannot be written.
@@ -30,7 +31,15 @@ class PageFile:
     MOST = 500
     """Captions that a browser can show on a page."""
 
-    def __init__(self, path: Path, *, title: str | None = None, several: bool = False, smooth: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        title: str | None = None,
+        several: bool = False,
+        smooth: bool = True,
+        by_doubt: bool = False,
+    ) -> None:
         if path.suffix.lower() not in (".html", ".htm"):
             raise OptionError(f"{path}: a page ends in .html, not '{path.suffix}'")
         if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it takes names that are too long
@@ -39,7 +48,9 @@ class PageFile:
         self.title = title
         self.several = several
         self.smooth = smooth
+        self.by_doubt = by_doubt
         self.count = 0
+        self._held: list[tuple[float, str]] = []  # confidence and entry of each
 
     def __enter__(self) -> Self:
         place = place_of(self.path)
@@ -65,7 +76,11 @@ class PageFile:
         from captioner.show.page import entry, name_of, opening
 
         parts = [] if self.count else [opening(self.title if self.title is not None else name_of(caption))]
-        parts.append(entry(caption, several=self.several, smooth=self.smooth))
+        text = entry(caption, several=self.several, smooth=self.smooth)
+        if self.by_doubt:
+            self._held.append((caption.confidence, text))
+        else:
+            parts.append(text)
         with self._named_failures():
             self._file.writelines(parts)
         self.count += 1
@@ -77,6 +92,7 @@ class PageFile:
         try:
             with self._named_failures(), self._file:
                 if kind is None and self.count:
+                    self._file.writelines(text for _, text in sorted(self._held, key=lambda one: one[0]))
                     self._file.write(closing())
                     whole = True
             if whole:

@@ -93,10 +93,29 @@ class PartialFile:
         self.place = place
         self._descriptor, self.path = _create(place.parent, place.suffix)
 
-    def commit(self) -> None:
-        """Move the file to its place, with the permissions of the file that it replaces."""
-        with suppress(OSError):
-            shutil.copymode(self.place, self.path)
+    def commit(self, *, new: bool = False) -> None:
+        """Move the file to its place, with the permissions of the file that it replaces.
+
+        Args:
+            new: only where nothing is there yet.
+
+        Raises:
+            FileExistsError: something is there, and the file was to be new.
+            OSError: it cannot be moved.
+        """
+        if new:
+            try:
+                self.place.hardlink_to(self.path)  # unlike a renamed file, a link never replaces one
+                self.discard()
+                return
+            except FileExistsError:
+                raise
+            except OSError:  # a disk without hard links
+                if os.path.lexists(self.place):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.place) from None
+        else:
+            with suppress(OSError):
+                shutil.copymode(self.place, self.path)
         self._close()
         self.path.replace(self.place)
 

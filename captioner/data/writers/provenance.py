@@ -16,12 +16,14 @@ class Provenance:
         digest: SHA-256 of its file, see `digest_of`; "" where there is no file.
         decoding: options of the search by name.
         maps: options of the maps by name.
+        texts: what is put before and after each caption, by name; "" for nothing.
     """
 
     model: str
     digest: str = ""
     decoding: Mapping[str, Any] = field(default_factory=dict)
     maps: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -45,6 +47,11 @@ class Provenance:
             for option, value in ours.items():
                 if isinstance(theirs, Mapping) and option in theirs and theirs[option] != value:
                     found.append(f"{option.replace('_', '-')} {theirs[option]}, not {value}")
+        before = stored.get("texts")
+        for option, value in self.texts.items():
+            former = before.get(option, "") if isinstance(before, Mapping) else ""  # older versions had none
+            if former != value:
+                found.append(f"{option} '{former}', not '{value}'")
         return found
 
 

@@ -38,7 +38,7 @@ class ResultsFile:
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         suffix = path.suffix.lower()
         if suffix not in WRITERS:
-            raise OptionError(f"{path}: results end in {_listed(list(WRITERS))}, not '{path.suffix}'")
+            raise OptionError(f"{path}: results end in {_listed([*WRITERS, '.parquet'])}, not '{path.suffix}'")
         self.path = path
         self.notes: list[str] = []
         self._format = WRITERS[suffix]()
@@ -203,6 +203,10 @@ class ResultsFile:
         self._folder = os.curdir
         self._moved = True
 
+    def _folder_beside(self) -> str:
+        """The folder that relative names count from, relative to the file."""
+        return os.path.relpath(self._folder, self._place.parent)
+
     def _stored_name(self, image: str) -> str:
         if Path(image).is_absolute() or os.path.realpath(self._folder) == os.path.realpath(os.curdir):
             return _portable(image)
@@ -243,7 +247,7 @@ class ResultsFile:
     def _write_sidecar(self, provenance: Provenance) -> None:
         content = provenance.as_dict()
         try:
-            content["folder"] = os.path.relpath(self._folder, self._place.parent)
+            content["folder"] = self._folder_beside()
             remove_stale(self._place.parent)
             partial = PartialFile(self._sidecar)
             try:

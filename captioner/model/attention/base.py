@@ -8,15 +8,15 @@ Attention is a value: `Attended` holds the context, the weights of every head an
 is stored on a module between calls, so threads, gradients and exported graphs see the same numbers.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.model.grid import Grid
+from captioner.model.grid import Grid, maps_of
 from captioner.registry import Registry
 
 
@@ -28,13 +28,25 @@ class AttentionCache:
         keys: to compare queries with: (B, L, A), or (B, H, L, A / H) with heads.
         values: to sum: (B, L, D), or (B, H, L, D / H) with heads.
         mask: (B, L), True where a cell holds picture; None where every cell does.
-        shape: (h, w) of the grid, row-major, with h * w = L.
+        shape: (h, w) of the grid, row-major, with h * w = L for a picture whose vectors are its cells.
+        frames, sources: as of `captioner.model.grid.Grid`.
     """
 
     keys: Tensor
     values: Tensor
     mask: Tensor | None
     shape: tuple[int, int]
+    frames: int = 1
+    sources: Tensor | None = None
+
+    @classmethod
+    def of(cls, grid: Grid, keys: Tensor, values: Tensor) -> Self:
+        """The cache of a grid's keys and values."""
+        return cls(keys, values, grid.mask, grid.shape, grid.frames, grid.sources)
+
+    def maps(self, weights: Tensor) -> Tensor:
+        """Weights (N, L) as maps over the cells; see `captioner.model.grid.maps_of`."""
+        return maps_of(weights, self.shape, frames=self.frames, sources=self.sources)
 
     def __len__(self) -> int:
         """B, the number of pictures."""
@@ -59,16 +71,19 @@ class Attended:
         weights: (B, H, T, L), the weight of each cell. It is the tensor that the context was computed from, so
             gradients reach it.
         off_grid: (B, H, T), the weight of what is no cell: a sentinel, a memory slot, a null key. 0 without any.
+        others: weights of the mechanism that are not over cells, by name, each (B, T, ...): "slots" of a memory,
+            "channels", "regions", "frames". The mechanism's docstring says which.
     """
 
     context: Tensor
     weights: Tensor
     off_grid: Tensor
+    others: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def on_grid(cls, context: Tensor, weights: Tensor) -> "Attended":
+    def on_grid(cls, context: Tensor, weights: Tensor, **others: Tensor) -> "Attended":
         """Attention that lies on the grid alone."""
-        return cls(context, weights, weights.new_zeros(weights.shape[:-1]))
+        return cls(context, weights, weights.new_zeros(weights.shape[:-1]), others)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -92,11 +107,20 @@ class Attention(nn.Module):
     """The interface of every mechanism; see the module's docstring.
 
     The constructor takes ``text_width`` (of queries), ``image_width`` (D, of cells and of the context), ``width`` (A,
-    of the space in which both are compared) and ``heads`` (H), all by keyword.
+    of the space in which both are compared) and ``heads`` (H), all by keyword, and options of its own after them.
 
     Raises:
-        OptionError: the mechanism cannot have so many heads.
+        OptionError: the mechanism cannot have so many heads, or an option is out of its range.
+
+    Attributes:
+        takes: what `forward` takes of a decoder's step beside the query, by keyword: "sentinel" (B, T, text_width), the
+            visual sentinel of `captioner.model.attention.adaptive.VisualSentinel`; "previous" (B, T, L), the weights of
+            the step before, None at the first.
+        needs_steps: whether it is only for decoders with one layer of attention that go word by word.
     """
+
+    takes: tuple[str, ...] = ()
+    needs_steps: bool = False
 
     def keys_values(self, grid: Grid) -> AttentionCache:
         """Keys and values of the grid, computed once per picture."""
@@ -111,23 +135,46 @@ class Attention(nn.Module):
         """
         raise NotImplementedError
 
+    def context(self, query: Tensor, cache: AttentionCache) -> Tensor:
+        """The context alone, (B, T, D), where a mechanism has a faster way to it."""
+        attended: Attended = self(query, cache)
+        return attended.context
+
 
 class AttentionFactory(Protocol):
     """What `ATTENTIONS` holds: a class of mechanisms, or a function that makes one."""
 
-    def __call__(self, *, text_width: int, image_width: int, width: int, heads: int) -> Attention: ...
+    def __call__(self, *, text_width: int, image_width: int, width: int, heads: int, **options: Any) -> Attention: ...
 
 
 ATTENTIONS: Registry[Callable[..., Attention]] = Registry("attention mechanism")
 
 
-def build_attention(name: str, *, text_width: int, image_width: int, width: int, heads: int) -> Attention:
+def build_attention(
+    name: str, *, text_width: int, image_width: int, width: int, heads: int, options: Mapping[str, Any] | None = None
+) -> Attention:
     """The mechanism of that name, for queries of ``text_width`` over cells of ``image_width``.
 
+    Args:
+        name: an entry of `ATTENTIONS`.
+        text_width, image_width, width, heads: as of `Attention`.
+        options: of this mechanism, by name; see its class.
+
     Raises:
-        OptionError: no such mechanism, or heads that it cannot have.
+        OptionError: no such mechanism, heads that it cannot have, or options that it does not know.
     """
-    return ATTENTIONS[name](text_width=text_width, image_width=image_width, width=width, heads=heads)
+    mechanism = ATTENTIONS[name]
+    try:
+        return mechanism(
+            text_width=text_width, image_width=image_width, width=width, heads=heads, **dict(options or {})
+        )
+    except TypeError as error:
+        if not options:
+            raise
+        raise OptionError(
+            f"the attention '{name}' does not take the options {', '.join(options)} ({error})",
+            remedy="leave out attention_options, or see the docstring of the mechanism",
+        ) from None
 
 
 class SingleHeadAttention(Attention):
@@ -136,13 +183,15 @@ class SingleHeadAttention(Attention):
     def __init__(self, *, text_width: int, image_width: int, width: int, heads: int = 1) -> None:
         super().__init__()
         if heads != 1:
-            raise OptionError(f"{type(self).__name__} has one head, not {heads}", remedy="'multihead' has several")
+            raise OptionError(
+                f"{type(self).__name__} has one head, not {heads}", remedy="set heads to 1; 'multihead' has several"
+            )
         self.query = nn.Linear(text_width, width)
         self.key = nn.Linear(image_width, width, bias=False)
 
     def keys_values(self, grid: Grid) -> AttentionCache:
         """Projected keys; the cells themselves are the values."""
-        return AttentionCache(self.key(grid.features), grid.features, grid.mask, grid.shape)
+        return AttentionCache.of(grid, self.key(grid.features), grid.features)
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """Scores (B, T, L) of projected queries (B, T, A) against keys (B, L, A)."""

@@ -27,7 +27,7 @@ class MultiHeadAttention(Attention):
     def keys_values(self, grid: Grid) -> AttentionCache:
         """Keys and values of each head, (B, H, L, A / H)."""
         keys, values = self._split(self.key(grid.features)), self._split(self.value(grid.features))
-        return AttentionCache(keys, values, grid.mask, grid.shape)
+        return AttentionCache.of(grid, keys, values)
 
     def forward(self, query: Tensor, cache: AttentionCache) -> Attended:
         """See `Attention.forward`."""

@@ -80,6 +80,15 @@
     return fields;
   }
 
+  const found = (text) => {
+    const { viewer, ...line } = JSON.parse(text).captions[0];
+    return { viewer, line };
+  };
+
+  /** A caption that was edited, as the model reads it. */
+  const read = async (file, fields, text, { signal }) =>
+    found(await sendPatiently(file, { ...fields, text, viewer: "true" }, { signal }));
+
   async function caption(file, fields, { signal, tell }) {
     const size = file.size;
     if (size > limits.max_upload) {
@@ -92,8 +101,7 @@
         share < 1 ? tell(`Sending, ${Math.round(100 * share)} %`, share) : tell("Captioning"),
       waiting: () => tell("The server is busy: waiting for a place"),
     });
-    const { viewer, ...line } = JSON.parse(text).captions[0];
-    return { viewer, line };
+    return found(text);
   }
 
   async function ask(file, question, { signal }) {
@@ -104,7 +112,8 @@
   const download = (file, fields, format, { signal }) =>
     sendPatiently(file, { ...fields, format }, { type: "blob", signal });
 
-  const { take, askAgain } = window.CaptionPictures.start({ caption, ask, download, settings, atATime: AT_A_TIME });
+  const parts = { caption, ask, download, read, settings, atATime: AT_A_TIME };
+  const { take, askAgain } = window.CaptionPictures.start(parts);
 
   for (const button of document.querySelectorAll("[data-example]")) {
     button.addEventListener("click", async () => {

@@ -50,6 +50,16 @@ function rove(container, items) {
 
 const percent = (share) => (share < 0.01 ? "<1%" : share > 0.99 && share < 1 ? ">99%" : `${Math.round(share * 100)}%`);
 const times = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)}×`;
+/** A gain in nats as how many times likelier the picture makes a word, as in scale.py. */
+const likelier = (gain) => {
+  const ratio = Math.exp(gain);
+  if (ratio >= 1000) return ">1000×";
+  return ratio >= 10 ? `${Math.round(ratio)}×` : ratio >= 0.1 ? `${ratio.toFixed(1)}×` : "<0.1×";
+};
+const mattered = (gain) => {
+  if (Math.abs(gain) < 0.1) return "The picture made no difference.";
+  return `The picture makes it ${likelier(Math.abs(gain))} ${gain > 0 ? "likelier" : "less likely"}.`;
+};
 const asked = (query) => window.matchMedia(query).matches;
 
 const LONGEST_SHAPE = 64;

@@ -34,7 +34,10 @@ function gallery(element, datas) {
     const card = make("li", "cv-card", list);
     const place = make("div", "cv-waiting", card);
     place.style.aspectRatio = String(shapeOf(data));
-    if (data.name) make("bdi", "cv-name", card, data.name);
+    const line = data.name || data.confidence !== undefined ? make("p", "cv-line", card) : null;
+    if (data.name) make("bdi", "cv-name", line, data.name);
+    if (data.confidence !== undefined) make("span", "cv-confidence", line, `${percent(data.confidence)} sure`);
+    if (data.needs_review) make("span", "cv-review", line, "needs review");
     waiting.set(place, data);
   }
   element.replaceChildren(lead, list);

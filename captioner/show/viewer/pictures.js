@@ -8,6 +8,8 @@
      download(file, fields, format, { signal })     resolves to a blob of another format than JSON
      ask(file, question, { signal })                resolves to what the viewer shows of an answer; without it a card has no
                                                     box for questions
+     read(file, fields, text, { signal })           resolves as caption() does, with a caption that was edited; without it
+                                                    captions cannot be edited
      settings()                                     the fields of a picture's caption
      atATime                                        pictures that are captioned side by side
 
@@ -15,6 +17,7 @@
 (function () {
   "use strict";
 
+  const READ_AFTER = 350; // milliseconds after the last key
   const find = (id) => document.getElementById(id);
   const results = new Set();
   const queue = [];
@@ -52,6 +55,7 @@
         failed: part(".failed"),
         place: part(".viewer"),
         downloads: part(".downloads"),
+        editor: part(".editor"),
         question: part("form.question"), // only where questions are answered
         answers: part(".answers"),
       });
@@ -60,6 +64,8 @@
         event.preventDefault();
         this.askQuestion();
       });
+      this.text = null; // the caption as it was edited; null for the model's own
+      if (this.editor) this.listenToEditor();
       part("h2 bdi").textContent = file.name;
       part("h2").title = file.name; // where there is no room for all of it
       this.progress.setAttribute("aria-label", `Progress of ${file.name}`);
@@ -86,6 +92,7 @@
       this.stop?.abort();
       this.stop = new AbortController();
       this.fields = page.settings();
+      this.text = null;
       this.show("waiting");
       this.tell("Waiting");
       const { signal } = this.stop;
@@ -102,17 +109,76 @@
     async caption(signal) {
       try {
         const tell = (state, share) => this.tell(state, share);
-        const { viewer, line } = await page.caption(this.file, this.fields, { signal, tell });
+        const found = await page.caption(this.file, this.fields, { signal, tell });
         if (signal.aborted) return;
-        this.line = line;
-        this.viewer?.destroy();
-        this.show("viewer");
-        this.viewer = window.CaptionViewer.mount(this.place, { ...viewer, image: viewer.image ?? this.preview });
-        say(`${this.file.name}: ${line.caption}`);
+        this.own = found.line.caption;
+        this.mount(found);
+        if (this.editor) this.fillEditor(this.own);
+        say(`${this.file.name}: ${found.line.caption}`);
       } catch (failure) {
         if (signal.aborted) return;
         this.fail(failure instanceof Failure ? failure : new Failure("Not shown", String(failure.message)));
       }
+    }
+
+    mount({ viewer, line }) {
+      this.line = line;
+      this.viewer?.destroy();
+      this.show("viewer");
+      this.viewer = window.CaptionViewer.mount(this.place, { ...viewer, image: viewer.image ?? this.preview });
+    }
+
+    // Editing: what is typed is read by the model, a moment after the last key.
+
+    listenToEditor() {
+      const input = this.editor.querySelector("textarea");
+      input.setAttribute("aria-label", `Caption of ${this.file.name}`);
+      let later = null;
+      const read = (wait) => {
+        clearTimeout(later);
+        later = setTimeout(() => this.read(input.value), wait);
+      };
+      input.addEventListener("input", () => read(READ_AFTER));
+      input.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" || event.isComposing) return;
+        event.preventDefault(); // a caption is one line
+        read(0);
+      });
+      this.editor.querySelector(".restore").addEventListener("click", () => {
+        clearTimeout(later);
+        this.ask();
+      });
+    }
+
+    fillEditor(text) {
+      this.editor.querySelector("textarea").value = text;
+      this.tellEdited("");
+    }
+
+    tellEdited(text) {
+      this.editor.querySelector(".edited").textContent = text;
+      this.editor.querySelector(".restore").hidden = this.text === null;
+    }
+
+    async read(typed) {
+      const text = typed.trim().replace(/\s+/g, " ");
+      if (!text) return this.tellEdited("A caption needs words.");
+      if (text === (this.text ?? this.own)) return this.tellEdited("");
+      this.reading?.abort();
+      const { signal } = (this.reading = new AbortController());
+      this.stop.signal.addEventListener("abort", () => this.reading.abort(), { signal });
+      this.tellEdited("Reading …");
+      try {
+        const found = await page.read(this.file, this.fields, text, { signal });
+        if (signal.aborted) return undefined;
+        this.text = text === this.own ? null : text;
+        this.mount(found);
+        const unknown = found.line.words.filter((word) => word.unknown).map(({ word }) => `“${word}”`);
+        this.tellEdited(unknown.length ? `The model does not know ${[...new Set(unknown)].join(", ")}.` : "Read by the model.");
+      } catch (failure) {
+        if (!signal.aborted) this.tellEdited(String(failure.message));
+      }
+      return undefined;
     }
 
     fail({ title, detail: sentence, again }) {
@@ -158,6 +224,7 @@
       this.place.hidden = what !== "viewer" && !stale;
       this.downloads.hidden = what !== "viewer";
       if (this.question) this.question.hidden = !page.ask || what === "failed";
+      if (this.editor) this.editor.hidden = what !== "viewer";
     }
 
     async download(button) {
@@ -166,10 +233,11 @@
       const stem = this.file.name.replace(/\.[^.]*$/, "") || "caption";
       try {
         button.setAttribute("aria-busy", "true");
-        const blob =
-          format === "json"
-            ? new Blob([JSON.stringify(this.line) + "\n"], { type: "application/json" })
-            : await page.download(this.file, this.fields, format, { signal: this.stop.signal });
+        const fields = this.text === null ? this.fields : { ...this.fields, text: this.text };
+        const made = { json: () => JSON.stringify(this.line), txt: () => this.line.caption }[format];
+        const blob = made
+          ? new Blob([made() + "\n"], { type: format === "json" ? "application/json" : "text/plain;charset=utf-8" })
+          : await page.download(this.file, fields, format, { signal: this.stop.signal });
         save(blob, `${stem}.${format}`);
         notice("");
       } catch (failure) {

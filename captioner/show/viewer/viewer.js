@@ -173,15 +173,19 @@ class Viewer {
   buildSentence() {
     const fresh = make("div", "cv-words");
     let end = 0;
-    this.words = this.reading.words.map(({ word, probability }, i) => {
+    this.words = this.reading.words.map(({ word, probability, gain, given, unknown }, i) => {
       const at = this.reading.text.indexOf(word, end);
       const glued = at === end && at > 0; // "the dog's": a clitic stands close to its word
       if (at >= 0) end = at + word.length;
-      const item = button(glued ? "cv-word cv-glued" : "cv-word", fresh, `${word}, ${percent(probability)}`);
+      const sure = unknown ? "unknown to the model" : percent(probability);
+      const item = button(glued ? "cv-word cv-glued" : "cv-word", fresh, `${word}, ${sure}`);
+      item.classList.toggle("cv-given", given === true);
+      item.classList.toggle("cv-unknown", unknown === true);
       make("span", "cv-text", item, word);
       const bar = make("span", "cv-bar", item);
       bar.style.setProperty("--cv-share", String(probability));
-      if (!this.compact) make("span", "cv-percent", item, percent(probability));
+      if (!this.compact) make("span", "cv-percent", item, unknown ? "unknown" : percent(probability));
+      if (!this.compact && gain !== undefined) make("span", "cv-gain", item, likelier(gain));
       return this.listen(item, i);
     });
     if (!this.words.length) make("span", "cv-none", fresh, "no words");
@@ -299,13 +303,15 @@ class Viewer {
       if (this.words.length && !this.compact) this.status.textContent = `${how} to see where the model looked.`;
       return;
     }
-    const { word, probability, off_grid: offGrid } = this.reading.words[now];
+    const { word, probability, off_grid: offGrid, gain, given, unknown } = this.reading.words[now];
     const { times: most, where } = peak(this.reading.maps[now], this.data);
     make("b", "", this.status, word);
-    this.status.append(`, ${percent(probability)} sure. `);
+    if (unknown) this.status.append(": the model does not know this word, and read a blank in its place. ");
+    else this.status.append(`, ${percent(probability)} ${given ? "likely; it was given" : "sure"}. `);
     const said = MAP_OF[this.data.explain] ?? MAP_OF.attention;
     this.status.append(most < 1.05 ? said.evenly : `${said.most} ${where}: ${times(most)} its even share.`);
-    if (offGrid > 0) make("span", "cv-mattered", this.status, ` The picture mattered ${percent(1 - offGrid)}.`);
+    if (offGrid > 0) make("span", "cv-mattered", this.status, ` ${percent(1 - offGrid)} of its attention is on the picture.`);
+    if (gain !== undefined) make("span", "cv-mattered", this.status, ` ${mattered(gain)}`);
   }
 
   bringIntoStrip(now) {

@@ -44,6 +44,8 @@ class TaskContext:
     Attributes:
         recipe: the run's options.
         train, dev: records of the two splits.
+        rest: how many records of ``train``, the last ones, are mixed in for rehearsal.
+        rest_dev: records of the rest that the dev score is taken on too.
         text: captions without pictures.
         vocabulary, model: of the run.
         images: the pictures of ``train``, in order.
@@ -60,6 +62,8 @@ class TaskContext:
     images: ImageDataset
     processes: Processes
     precision: str
+    rest: int = 0
+    rest_dev: Sequence[Record] = ()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass in the run's precision."""

@@ -1,18 +1,31 @@
 """Cross-entropy on the captions of pictures, with penalties on the maps and distillation beside it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from captioner.data.records import Record
 from captioner.decoding import Beam
+from captioner.explain.gradient import log_probabilities
 from captioner.image import Geometry
+from captioner.metrics.cider import DocumentFrequencies
+from captioner.model.attention.hard import HardAttention
 from captioner.model.caption_model import CaptionModel
+from captioner.model.decoder import Decoded
 from captioner.model.grid import Grid
-from captioner.tokenizer.vocabulary import END, PAD
+from captioner.tokenizer.vocabulary import END, PAD, UNKNOWN
 from captioner.training.batches import CaptionBatches, word_dropout
-from captioner.training.dev import encode_records, generate_captions, score_captions
+from captioner.training.dev import encode_records, frequencies_of, generate_captions, score_captions
 from captioner.training.epoch import Figures
 from captioner.training.images import Images, Pixels
-from captioner.training.losses import caption_loss, distillation_loss, doubly_stochastic_penalty, map_supervision
+from captioner.training.losses import (
+    caption_loss,
+    distillation_loss,
+    doubly_stochastic_penalty,
+    hard_attention_loss,
+    map_supervision,
+)
 from captioner.training.recipe import Recipe
 from captioner.training.rewards import NEVER_GENERATED
 from captioner.training.sizes import upright_size
@@ -40,6 +53,8 @@ class CrossEntropy:
             seed=recipe.seed,
             crop=recipe.crop,
             colour_jitter=recipe.colour_jitter,
+            rest=context.rest,
+            rehearsal=recipe.rehearsal,
         )
         self.teacher: Teacher | None = None
         if recipe.teacher:
@@ -77,21 +92,35 @@ class CrossEntropy:
         count = part.step.known_targets
         loss = caption_loss(decoded.logits, targets, label_smoothing=self.recipe.label_smoothing, count=count)
         loss = loss + self.map_loss(decoded.maps.float(), targets, part, images)
+        loss = loss + self.hard_loss(decoded, targets, count=count)
         distance, figures = self.teacher_loss(decoded.logits, images, inputs, targets, count=part.step.targets)
         return loss + distance, figures
 
     def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:
-        """CIDEr-D of generated captions; each process captions its share of the pictures."""
+        """CIDEr-D of generated captions; with rehearsal, the mean of those of both kinds of pictures."""
+        context = self.context
+        if not context.rest_dev:
+            scores = self._dev_scores(model, context.dev)
+            return scores["cider"], scores
+        # The own dev pictures may be ten, whose document frequencies say nothing: those of all own captions do.
+        own = [*context.train[: len(context.train) - context.rest], *context.dev]
+        scores = self._dev_scores(model, context.dev, frequencies=frequencies_of(own))
+        rest = self._dev_scores(model, context.rest_dev)
+        scores |= {f"rest_{name}": rest[name] for name in ("cider", "bleu_4")}
+        return (scores["cider"] + rest["cider"]) / 2, scores
+
+    def _dev_scores(
+        self, model: CaptionModel, dev: Sequence[Record], *, frequencies: DocumentFrequencies | None = None
+    ) -> Figures:
+        """The scores of generated captions; each process captions its share of the pictures."""
         processes, recipe = self.context.processes, self.recipe
-        dev = self.context.dev
         mine = dev[processes.rank :: processes.count]
         grids = encode_records(model, mine, device=processes.device, workers=recipe.workers)
         options = Beam(width=recipe.dev_beam, max_length=recipe.max_length)
         captions: dict[str, str] = {}
         for theirs in processes.gather(generate_captions(model, self.context.vocabulary, mine, grids, options=options)):
             captions |= theirs
-        scores = score_captions(captions, dev)
-        return scores["cider"], scores
+        return score_captions(captions, dev, frequencies=frequencies)
 
     def teacher_loss(
         self, logits: Tensor, images: Images, inputs: Tensor, targets: Tensor, *, count: int
@@ -117,6 +146,26 @@ class CrossEntropy:
             boxes = batch.map_targets(list(map(self._geometry, batch.pictures, batch.views))).to(maps.device)
             loss = loss + recipe.map_supervision * map_supervision(maps, boxes, count=part.step.boxed_words)
         return loss
+
+    def hard_loss(self, decoded: Decoded, targets: Tensor, *, count: int) -> Tensor:
+        """REINFORCE for the cells that hard attention drew, and its baseline; 0 for other mechanisms."""
+        attention = getattr(self.context.model.decoder, "attention", None)
+        if not isinstance(attention, HardAttention) or "log_p" not in decoded.others:
+            return decoded.logits.new_zeros((), dtype=torch.float32)
+        spoken = targets != PAD  # (N, T)
+        with torch.no_grad():
+            log_p = log_probabilities(decoded.logits, targets).masked_fill(~spoken | (targets == UNKNOWN), 0.0).sum(1)
+        probabilities = decoded.maps.float().flatten(2)  # (N, T, L)
+        entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1).masked_fill(~spoken, 0.0)
+        loss = hard_attention_loss(
+            log_p,
+            decoded.others["log_p"].masked_fill(~spoken, 0.0),
+            entropy,
+            attention.follow(log_p),
+            reward=attention.reward_weight,
+            entropy_weight=attention.entropy_weight,
+        )
+        return loss / count
 
     def mix_in_predictions(self, forward: Forward, images: Images, inputs: Tensor) -> Tensor:
         """Scheduled sampling in two passes: some input words are replaced by sampled predictions.

@@ -1,0 +1,178 @@
+"""The command ``captioner alt``: alternative texts for the pictures of a site that have none."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from captioner.commands.console import printable, report, stopping_on_signals
+from captioner.commands.files import write_whole
+from captioner.commands.model_options import add_model_options, load_model
+from captioner.commands.picture_options import add_folder_options
+from captioner.commands.ranges import check_positive
+from captioner.errors import CaptionerError, DataError
+
+if TYPE_CHECKING:
+    from captioner.data.alt_texts import Page, Place
+    from captioner.data.selection import Selection
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.description = (
+        "Propose alternative texts for pictures of HTML and Markdown pages that have none, as a diff. Pictures with an "
+        'alt text, alt="" (decorative) included, are left alone. Read every proposal over before you publish it.'
+    )
+    parser.add_argument("site", type=Path, metavar="SITE", help="a folder of pages, or a page")
+    parser.add_argument("--write", action="store_true", help="write the texts into the pages, and print no diff")
+    add_folder_options(parser.add_argument_group("which pages"))
+    add_model_options(parser, default="default")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time (default 16)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command: 0, 1 if some pictures or pages failed, 2 if nothing could be done. Raises CaptionerError."""
+    from captioner.data.selection import Selection
+
+    check_positive(options, "batch")
+    selection = Selection(recursive=options.recursive, include=tuple(options.include), exclude=tuple(options.exclude))
+    pages, failed = _read_pages(options.site, selection)
+    site = options.site if options.site.is_dir() else options.site.parent
+    wanted: dict[Path, list[tuple[Page, Place]]] = {}
+    for page in pages:
+        for place in page.places:
+            picture = _picture(place, page, site)
+            if isinstance(picture, Path):
+                wanted.setdefault(picture, []).append((page, place))
+            else:
+                failed += picture
+    captions, faults = _captions(options, list(wanted))
+    failed += faults
+    done = 0
+    with stopping_on_signals():
+        for page in pages:
+            found = {place: text for picture, text in captions.items() for one, place in wanted[picture] if one is page}
+            if found:
+                changed = _write(page, found) if options.write else _print_diff(page, found, site)
+                done += len(found) if changed else 0
+                failed += not changed
+    what = "written" if options.write else "proposed"
+    report(f"{done:,} texts {what}, {sum(len(page.places) for page in pages) - done:,} pictures left without")
+    return (1 if done else 2) if failed else 0
+
+
+def _read_pages(site: Path, selection: "Selection") -> tuple[list["Page"], int]:
+    """The pages of a site, and how many cannot be read. Raises DataError where there are none."""
+    from captioner.data.alt_texts import PAGES, read_page
+
+    if not site.exists():
+        raise DataError(f"{site}: no such file or folder")
+    if site.is_file() and site.suffix.lower() not in PAGES:
+        raise DataError(f"{site}: no page", remedy=f"pages end in {', '.join(PAGES)}")
+    pages, failed = [], 0
+    paths = list(_pages(site, selection, tuple(PAGES)))
+    for path in paths:
+        try:
+            pages.append(read_page(path))
+        except CaptionerError as error:
+            report(error)
+            failed += 1
+    if not paths:
+        raise DataError(f"{site}: no pages in this folder", remedy=f"pages end in {', '.join(PAGES)}")
+    return pages, failed
+
+
+def _pages(site: Path, selection: "Selection", endings: tuple[str, ...]) -> Iterator[Path]:
+    from captioner.data.selection import relative
+
+    if site.is_file():
+        yield site
+        return
+
+    def unreadable(error: OSError) -> None:
+        report(f"{error.filename}: cannot be read ({error.strerror or error})")
+
+    for place, folders, files in os.walk(site, onerror=unreadable):
+        below = [(name, relative(os.path.join(place, name), site)) for name in folders]  # noqa: PTH118
+        folders[:] = sorted(name for name, path in below if not name.startswith(".") and selection.enters(path))
+        for name in sorted(files):
+            path = Path(place, name)
+            if not name.startswith(".") and path.suffix.lower() in endings and selection.takes(relative(path, site)):
+                yield path
+
+
+def _picture(place: "Place", page: "Page", site: Path) -> Path | int:
+    """The file of a picture; or how many failures it is that there is none: 0 for those that are not of the site."""
+    from captioner.data.alt_texts import picture_of
+
+    found = picture_of(place, page.path, site)
+    where = f"{page.path}:{place.line}"
+    if found == "remote":
+        report(f"{where}: {place.source} is remote, and is left out")
+        return 0
+    if found == "data":
+        report(f"{where}: a picture that lies in the page itself is left out")
+        return 0
+    if not isinstance(found, Path):
+        report(f"{where}: a picture without a name is left out")
+        return 0
+    try:
+        is_file = found.is_file()
+    except OSError:  # a name that is too long
+        is_file = False
+    if not is_file:
+        report(f"{where}: {place.source}: no such picture ({found})")
+        return 1
+    return found
+
+
+def _captions(options: argparse.Namespace, pictures: list[Path]) -> tuple[dict[Path, str], int]:
+    from captioner.commands.progress import progress
+    from captioner.results import Failure
+
+    if not pictures:
+        return {}, 0
+    captions: dict[Path, str] = {}
+    model = load_model(options)
+    with stopping_on_signals(), progress("captions", len(pictures)) as (advance, print_line):
+        for picture, outcome in zip(pictures, model.caption_all(pictures, batch=options.batch), strict=True):
+            if isinstance(outcome, Failure):
+                print_line(printable(f"captioner: {' '.join(str(outcome).split())}"))
+            else:
+                captions[picture] = outcome.text
+            advance()
+    return captions, len(pictures) - len(captions)
+
+
+def _write(page: "Page", captions: dict["Place", str]) -> bool:
+    """Write a page; False where it has changed since it was read."""
+    try:
+        if page.path.read_bytes() != page.content:
+            report(f"{page.path}: has changed meanwhile, and stays as it is; run the command again")
+            return False
+        write_whole(page.path, page.edited(captions), errors="surrogateescape")
+    except OSError as error:
+        report(f"{page.path}: cannot be written ({error.strerror or error})")
+        return False
+    except DataError as error:
+        report(error)
+        return False
+    return True
+
+
+def _print_diff(page: "Page", captions: dict["Place", str], site: Path) -> bool:
+    """Print the change as a unified diff that ``patch -p1`` takes in the site's folder."""
+    name = page.path.relative_to(site).as_posix()
+    before, after = _lines(page.text), _lines(page.edited(captions))
+    for line in difflib.unified_diff(before, after, f"a/{name}", f"b/{name}"):
+        sys.stdout.write(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
+    return True
+
+
+def _lines(text: str) -> list[str]:
+    """Lines that end in a line feed alone, as diff and patch have them."""
+    parts = text.split("\n")
+    return [f"{part}\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])

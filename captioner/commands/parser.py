@@ -1,0 +1,32 @@
+"""The parser of a command line. It is imported only when there is something to parse."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is reported in one line, without the whole usage before it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _formatter, **options})
+
+    def error(self, message: str) -> Any:
+        """Print the line and exit with 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """argparse's own, with the width of the terminal: to find that, it would import what unpacks archives."""
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdigit() and int(columns) else 80
+    if width == 80:
+        with contextlib.suppress(OSError):  # no terminal
+            width = os.get_terminal_size().columns or width
+    return argparse.HelpFormatter(prog, width=width - 2)

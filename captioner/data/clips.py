@@ -1,0 +1,106 @@
+"""Frames of clips: animated GIF, WebP and PNG files through Pillow, video files through PyAV where it is installed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from captioner.errors import ImageError, OptionError
+from captioner.image import MAX_PIXELS
+
+ANIMATED = ("GIF", "WEBP", "PNG", "JPEG")
+MOST_FRAMES = 64
+"""Frames of a caption, at most: their cells are attended to together."""
+_MOST_READ = 100_000
+
+
+def read_frames(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
+    """Frames of a clip, evenly spread over it, as RGB pictures.
+
+    The clip is cut into ``count`` parts of equal length, and the frame in the middle of each is taken. A clip of fewer
+    frames gives them all; a still picture gives one.
+
+    Args:
+        path: of the file.
+        count: from 1 to 64.
+        max_pixels: larger frames are refused.
+
+    Raises:
+        ImageError: it is no clip that opens; the message names the file.
+        OptionError: a number that is out of range, or a video where PyAV is not installed.
+    """
+    if type(count) is not int or not 1 <= count <= MOST_FRAMES:
+        raise OptionError(f"frames must be a whole number from 1 to {MOST_FRAMES}, not {count!r}")
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(f"{path}: no such file")
+    try:
+        with Image.open(path, formats=ANIMATED) as animation:
+            _check_size(path, animation.size, max_pixels)
+            return _of_animation(animation, count)
+    except UnidentifiedImageError:
+        return _of_video(path, count, max_pixels)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: does not open as a clip ({error})") from None
+
+
+def chosen(total: int, count: int) -> list[int]:
+    """The numbers of the frames that are taken of ``total``: the middle of each of ``count`` equal parts."""
+    if total <= count:
+        return list(range(total))
+    return [int((i + 0.5) * total / count) for i in range(count)]
+
+
+def _of_animation(animation: Image.Image, count: int) -> list[Image.Image]:
+    frames = []
+    for number in chosen(min(getattr(animation, "n_frames", 1), _MOST_READ), count):
+        animation.seek(number)
+        frame = animation.convert("RGBA")
+        white = Image.new("RGBA", frame.size, "white")
+        frames.append(Image.alpha_composite(white, frame).convert("RGB"))
+    return frames
+
+
+def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise ImageError(
+            f"{path}: frames of {size[0]} x {size[1]} are more than {max_pixels:,} pixels", remedy="raise max_pixels"
+        )
+
+
+def _of_video(path: Path, count: int, max_pixels: int) -> list[Image.Image]:
+    try:
+        import av
+    except ImportError:
+        raise OptionError(
+            f"{path}: no animated GIF, WebP or PNG; videos need PyAV, which is not installed",
+            remedy="pip install 'captioner[video]'",
+        ) from None
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ImageError(f"{path}: holds no video")
+            total = sum(1 for _ in _decoded(container))
+        wanted = set(chosen(total, count))
+        with av.open(str(path)) as container:
+            frames = []
+            for number, frame in enumerate(_decoded(container)):
+                if number in wanted:
+                    _check_size(path, (frame.width, frame.height), max_pixels)
+                    frames.append(Image.fromarray(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ImageError(f"{path}: neither an animation nor a video that opens ({reason})") from None
+    if not frames:
+        raise ImageError(f"{path}: holds no frame")
+    return frames
+
+
+def _decoded(container: Any) -> Iterator[Any]:
+    """The frames of the first video stream, as many as are ever read."""
+    for number, frame in enumerate(container.decode(container.streams.video[0])):
+        if number >= _MOST_READ:
+            return
+        yield frame

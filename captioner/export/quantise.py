@@ -1,0 +1,131 @@
+"""Graphs in 8-bit integers, made by ONNX Runtime's quantisation.
+
+Matrix products of ``step`` are quantised dynamically: weights per output, activations by their range at each step.
+Convolutions have no such kernel; those of ``encode`` are quantised statically, from the ranges that activations have
+on pictures. ``score`` takes the weights of ``step`` and computes in 32 bits.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+CALIBRATION_PICTURES = 64
+"""More pictures change the ranges of activations little."""
+_STATIC = ("Conv", "Clip", "Relu", "Add", "GlobalAveragePool")
+_DYNAMIC = ("MatMul", "Gemm")
+
+
+def quantise(
+    graphs: Mapping[str, onnx.ModelProto], pixels: Sequence[NDArray[np.uint8]] = ()
+) -> dict[str, onnx.ModelProto]:
+    """Graphs with 8-bit weights.
+
+    Args:
+        graphs: "encode", "step" and "score" with their weights in 32 bits.
+        pixels: inputs (side, side, 3) to calibrate convolutions on; without any these stay in 32 bits.
+
+    Returns:
+        New graphs.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    done = dict(graphs)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        source, target = Path(folder, "source.onnx"), Path(folder, "target.onnx")
+        onnx.save(graphs["step"], source)
+        quantize_dynamic(
+            source, target, op_types_to_quantize=list(_DYNAMIC), per_channel=True, weight_type=QuantType.QInt8
+        )
+        done["step"] = _described(onnx.load(target), graphs["step"])
+        if pixels:
+            onnx.save(graphs["encode"], source)
+            _quantise_convolutions(source, target, graphs["encode"], pixels)
+            done["encode"] = _described(onnx.load(target), graphs["encode"])
+    done["score"] = _with_weights_of(graphs["score"], done["step"])
+    return done
+
+
+def _quantise_convolutions(
+    source: Path, target: Path, graph: onnx.ModelProto, pixels: Sequence[NDArray[np.uint8]]
+) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    mask = next((one for one in graph.graph.input if one.name == "mask"), None)
+    cells = [axis.dim_value for axis in mask.type.tensor_type.shape.dim[1:]] if mask is not None else []
+
+    class Pictures(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left: Iterator[NDArray[np.uint8]] = iter(pixels)
+
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            one = next(self.left, None)
+            if one is None:
+                return None
+            return {"pixels": one[None], **({"mask": np.ones((1, *cells), dtype=bool)} if cells else {})}
+
+    quantize_static(
+        source,
+        target,
+        Pictures(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(_STATIC),
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibration_providers=["CPUExecutionProvider"],
+    )
+
+
+def _described(quantised: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph that says of itself what the original does, and nothing else."""
+    del quantised.metadata_props[:]
+    quantised.metadata_props.extend(original.metadata_props)
+    quantised.producer_name, quantised.producer_version = original.producer_name, original.producer_version
+    del quantised.graph.value_info[:]
+    return quantised
+
+
+def _with_weights_of(score: onnx.ModelProto, step: onnx.ModelProto) -> onnx.ModelProto:
+    """The score graph with the 8-bit weights of a step graph, widened when it is opened."""
+    stored = {one.name: one for one in step.graph.initializer}
+    changed = onnx.ModelProto()
+    changed.CopyFrom(score)
+    kept, widening = [], []
+    for tensor in score.graph.initializer:
+        name = next((f"{tensor.name}{end}" for end in ("_Transposed", "") if f"{tensor.name}{end}_scale" in stored), "")
+        if tensor.name in stored or not name:
+            kept.append(tensor)
+            continue
+        parts = [f"{name}_{part}" for part in ("quantized", "scale", "zero_point")]
+        kept += [stored[part] for part in parts]
+        per_output = len(stored[parts[1]].dims) == 1
+        widened = f"{name}_widened" if name != tensor.name else name
+        node = onnx.helper.make_node("DequantizeLinear", parts, [widened], f"widen_{name}")
+        if per_output:
+            node.attribute.append(onnx.helper.make_attribute("axis", 1))
+        widening.append(node)
+        if name != tensor.name:
+            widening.append(onnx.helper.make_node("Transpose", [widened], [tensor.name], perm=[1, 0]))
+    nodes = [*widening, *changed.graph.node]
+    del changed.graph.node[:], changed.graph.initializer[:]
+    changed.graph.node.extend(nodes)
+    changed.graph.initializer.extend(kept)
+    return changed
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice that the quantiser logs for each graph."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,28 @@
+"""Captions that a person wrote or changed, as a model reads them."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from captioner.errors import OptionError
+from captioner.results import Caption
+
+if TYPE_CHECKING:
+    from captioner.pipeline import Captioner
+    from captioner.prepared import Prepared
+
+
+def read_edited(model: "Captioner", prepared: "Prepared", text: str) -> Caption:
+    """A person's caption with the probability and the map of each of its words, as `Captioner.read_prepared` has them.
+
+    Its ``text`` stays as it was written, with capitals and punctuation, which models do not read.
+
+    Raises:
+        OptionError: it has no words, or more than the model can read.
+    """
+    from captioner.tokenizer.ptb import tokenize
+
+    count = len(tokenize(text))
+    if count > model.max_length:
+        raise OptionError(f"the caption has {count} words, and the model reads {model.max_length}", remedy="shorten it")
+    (caption,) = model.read_prepared(prepared, [text])
+    return replace(caption, text=" ".join(text.split()))

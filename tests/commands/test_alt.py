@@ -1,0 +1,85 @@
+"""``captioner alt``: a diff that patch takes, or pages that are written; nothing else changes."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from captioner.commands import alt
+from tests.commands.conftest import Command
+
+HTML = '<p><img src="img/a.png"> <img src="img/a.png" alt=""> <img src="https://example.org/b.png">\r\n</p>'
+MARKDOWN = "A ![](../img/a.png) and ![dog](../img/a.png)\n\n<img src='/img/b%20c.png'>\n"
+
+
+@pytest.fixture
+def site(make_picture: Callable[..., Path], tmp_path: Path) -> Path:
+    """Two pages and two pictures."""
+    make_picture("site/img/a.png")
+    make_picture("site/img/b c.png", seed=1)
+    (tmp_path / "site" / "posts").mkdir()
+    (tmp_path / "site" / "index.html").write_bytes(HTML.encode())
+    (tmp_path / "site" / "posts" / "one.md").write_text(MARKDOWN)
+    return Path("site")
+
+
+def contents() -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(Path().rglob("*")) if path.is_file()}
+
+
+def test_a_diff_is_proposed_and_written(command: Command, site: Path) -> None:
+    before = contents()
+    run = command("alt", site)
+    assert run.code == 0
+    assert contents() == before
+    assert "https://example.org/b.png is remote" in run.err
+    assert "3 texts proposed, 1 pictures left without" in run.err
+    text = command("caption", site / "img" / "a.png").out.strip()
+    assert f'+<p><img alt="{text}" src="img/a.png"> <img src="img/a.png" alt="">' in run.out
+    assert f"+A ![{text}](../img/a.png) and ![dog](../img/a.png)" in run.out
+    shutil.copytree(site, "patched")
+    written = command("alt", site, "--write")
+    assert (written.code, written.out) == (0, "")
+    if shutil.which("patch"):
+        subprocess.run(["patch", "-p1", "--binary"], input=run.out.encode(), cwd="patched", check=True)
+        assert (Path("patched") / "index.html").read_bytes() == (site / "index.html").read_bytes()
+        assert (Path("patched") / "posts" / "one.md").read_bytes() == (site / "posts" / "one.md").read_bytes()
+    again = command("alt", site)
+    assert (again.code, again.out) == (0, "")
+
+
+def test_what_fails_is_named_and_the_rest_is_done(command: Command, site: Path) -> None:
+    (site / "img" / "bad.png").write_text("no picture")
+    (site / "two.htm").write_text('<img src="gone.png"><img src="img/bad.png"><img src="img/a.png">')
+    (site / "utf16.html").write_text("<img>", encoding="utf-16")
+    run = command("alt", site, "--exclude", "posts")
+    assert run.code == 1
+    for part in ("site/two.htm:1: gone.png: no such picture", "site/img/bad.png", "utf16.html"):
+        assert part in run.err
+    assert run.out.count('alt="a') == 2
+    assert "one.md" not in run.out
+
+
+def test_a_page_that_changes_meanwhile_stays(command: Command, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = alt._captions
+
+    def edit(*given: object) -> object:
+        (site / "index.html").write_text("edited")
+        return captions(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(alt, "_captions", edit)
+    run = command("alt", site, "--write")
+    assert run.code == 1
+    assert "site/index.html: has changed meanwhile" in run.err
+    assert (site / "index.html").read_text() == "edited"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"), [("nowhere", "nowhere"), ("site/img", "no pages"), ("site/img/a.png", "no page")]
+)
+def test_nothing_to_do_is_one_line(command: Command, site: Path, arguments: str, part: str) -> None:
+    run = command("alt", *arguments.split())
+    assert (run.code, run.err.count("\n")) == (2, 1)
+    assert part in run.err

@@ -1,0 +1,80 @@
+"""Frames of clips: which are taken, and what is no clip."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioner.data.clips import chosen, read_frames
+from captioner.errors import ImageError, OptionError
+
+
+def animation(path: Path, frames: int) -> Path:
+    """Frame i is of the grey level 20 * i."""
+    pictures = [Image.new("RGB", (16, 12), (20 * i,) * 3) for i in range(frames)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100, lossless=True)
+    return path
+
+
+def levels(frames: list[Image.Image]) -> list[int]:
+    return [round(float(np.asarray(frame).mean()) / 20) for frame in frames]
+
+
+def test_frames_are_the_middles_of_equal_parts() -> None:
+    assert chosen(10, 5) == [1, 3, 5, 7, 9]
+    assert chosen(9, 3) == [1, 4, 7]
+    assert chosen(3, 8) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".png"])
+def test_animations_give_their_frames(ending: str, tmp_path: Path) -> None:
+    frames = read_frames(animation(tmp_path / f"clip{ending}", 8), 4)
+    assert levels(frames) == [1, 3, 5, 7]
+    assert {(frame.mode, frame.size) for frame in frames} == {("RGB", (16, 12))}
+
+
+def test_a_still_picture_is_a_clip_of_one_frame(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (40, 40, 40)).save(tmp_path / "still.png")
+    assert levels(read_frames(tmp_path / "still.png", 8)) == [2]
+
+
+def test_what_is_no_clip_is_named(tmp_path: Path) -> None:
+    clip = animation(tmp_path / "clip.gif", 3)
+    for count in (0, 65):
+        with pytest.raises(OptionError, match=str(count)):
+            read_frames(clip, count)
+    with pytest.raises(ImageError, match="16 x 12"):
+        read_frames(clip, 2, max_pixels=100)
+    with pytest.raises(ImageError, match="nowhere"):
+        read_frames(tmp_path / "nowhere.gif", 2)
+    broken = tmp_path / "broken.gif"
+    broken.write_bytes(clip.read_bytes()[:30])
+    with pytest.raises((ImageError, OptionError), match=r"broken\.gif"):
+        read_frames(broken, 2)
+
+
+def test_videos_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"no animation")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(OptionError, match=r"captioner\[video\]"):
+        read_frames(tmp_path / "clip.mp4", 2)
+
+
+def test_videos_give_their_frames(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV, which is not installed")
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * i, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames = read_frames(path, 5)
+    assert levels(frames) == [1, 3, 5, 7, 9]
+    assert frames[0].size == (64, 48)
+    (tmp_path / "broken.mp4").write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ImageError, match=r"broken\.mp4"):
+        read_frames(tmp_path / "broken.mp4", 2)

@@ -1,0 +1,116 @@
+"""Your own words: a trained model learns a house style and new words from pictures with sidecars."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from captioner import checkpoint, cli
+from captioner.data.scenes import draw_scene
+from captioner.errors import OptionError
+from captioner.model.grid import Grid
+from captioner.pipeline import load
+from captioner.training import rehearsal
+from captioner.training.growth import grow
+from captioner.training.plot import read_run
+from captioner.training.recipe import Recipe, read_recipe
+from captioner.training.rehearsal import mixed_order
+from captioner.training.run_folder import read_log
+
+OWN = {"boat": "sloop", "car": "roadster", "road": "causeway", "water": "bay"}
+
+
+@pytest.mark.parametrize("decoder", ["lstm", "transformer"])
+def test_a_grown_model_says_what_it_said(decoder: str, make_checkpoint: object) -> None:
+    start = make_checkpoint(decoder)  # type: ignore[operator]
+    before = len(start.vocabulary)
+    model, vocabulary = grow(start, ["a corgi in the park", "the corgi", "a puli"], minimum_count=2)
+    assert vocabulary.words == (*start.vocabulary.words, "corgi")
+    grid = Grid(torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(1)), (8, 8))
+    tokens = torch.tensor([[1, 4, 5], [1, 6, 7]])
+    with torch.no_grad():
+        old, new = start.model.decoder(grid, tokens), model.decoder(grid, tokens)
+    torch.testing.assert_close(new.logits[..., :before], old.logits)
+    assert new.logits.shape[-1] == before + 1
+    assert grow(start, ["a dog"], minimum_count=2)[0] is start.model
+
+
+def test_each_batch_has_its_share_and_each_own_picture_comes_once() -> None:
+    order = mixed_order(np.random.default_rng(1), own=20, rest=7, batch=8, share=0.25)
+    batches = [order[i : i + 8] for i in range(0, len(order), 8)]
+    assert [sum(picture >= 20 for picture in batch) for batch in batches] == [2] * 4
+    own = [picture for picture in order if picture < 20]
+    assert sorted(own[:20]) == list(range(20))
+    assert {picture for picture in order if picture >= 20} == set(range(20, 27))
+
+
+def test_the_recipe_needs_a_model_to_start_from() -> None:
+    values, _ = read_recipe("finetune")
+    assert values["grow_vocabulary"] and values["rehearsal"] == 0.5
+    with pytest.raises(OptionError, match=r"grow_vocabulary.*start_from"):
+        Recipe(**values)
+    with pytest.raises(OptionError, match="rehearsal"):
+        Recipe(rehearsal=1.0)
+
+
+def own_pictures(folder: Path, count: int) -> None:
+    """Drawn boats and cars in words of their own, with sidecars as a person leaves them."""
+    folder.mkdir()
+    seed, made = 50_000, 0
+    while made < count:
+        seed += 1
+        scene = draw_scene(seed, size=(96, 72))
+        if {"boat", "car"} & set(scene.words):
+            scene.image.save(folder / f"{seed}.png")
+            words = [OWN.get(word, word) for word in scene.words]
+            (folder / f"{seed}.txt").write_text(f"here is {' '.join(words)}\n")
+            made += 1
+
+
+@pytest.mark.filterwarnings("ignore::captioner.metrics.evaluate.FewPicturesWarning")
+def test_own_words_are_learned_and_the_rest_is_not_forgotten(
+    scene_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rehearsal, "_DRAWN", 60)
+    monkeypatch.setattr(rehearsal, "_DRAWN_DEV", 12)
+    own_pictures(tmp_path / "photos", 64)
+    start = scene_run / "best.safetensors"
+    words = ["train", "--recipe", "finetune", "--start-from", start, "--data", tmp_path / "photos"]
+    # A model of a few thousand weights needs a higher rate than one that ships.
+    fast = [
+        "--learning-rate",
+        "4e-3",
+        "--epochs",
+        "18",
+        "--no-horizontal-flip",
+        "--ema-decay",
+        "0.8",
+        "--rehearsal",
+        "0.3",
+    ]
+    command = [str(word) for word in (*words, "--output", tmp_path / "run", *fast, "--device", "cpu")]
+    assert cli.main(command) == 0
+    captured = capsys.readouterr()
+    best = tmp_path / "run" / "best.safetensors"
+    assert captured.out.strip() == str(best)
+    (line,) = [one for one in captured.err.splitlines() if one.startswith("captioner: CIDEr of the dev pictures")]
+    scores = [one["dev"] for one in read_log(tmp_path / "run") if "dev" in one]
+    before, after = scores[0], max(scores[1:], key=lambda one: one["cider"] + one["rest_cider"])
+    assert f"{before['cider']:.3f} before, {after['cider']:.3f} after" in line
+    assert after["cider"] > before["cider"] + 0.4
+    assert after["rest_cider"] > 0.3 * before["rest_cider"]  # this model knows little that it could keep
+    grown = checkpoint.load(best).vocabulary.words
+    assert set(OWN.values()) | {"here", "is"} <= set(grown)
+    known = checkpoint.load(start).vocabulary.words
+    assert grown[: len(known)] == known
+    model = load(best)
+    greedy = model.options(width=1)  # as the dev score
+    texts = [model.caption(str(path), options=greedy).text for path in sorted((tmp_path / "photos").glob("*.png"))[:8]]
+    assert sum(text.startswith("here is") for text in texts) >= 6, texts
+    assert any(set(OWN.values()) & set(text.split()) for text in texts)
+    assert len(read_run(tmp_path / "run").hours) == 18  # without the scores before the first epoch
+    # The same command again finds the run at its end, and the scenes as they were drawn.
+    assert cli.main(command) == 0
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["rehearsal"] == 0.3
