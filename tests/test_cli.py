@@ -210,7 +210,7 @@ def test_models_are_listed(
     assert str(damaged) in captured.err
     monkeypatch.setattr("captioner.shipped.shipped_files", dict)
     assert main(["models"]) == 2
-    assert "--model" in capsys.readouterr().err
+    assert "give a model file" in capsys.readouterr().err
 
 
 def test_the_parser_of_an_unknown_command_is_an_option_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,13 @@ def test_health(server: Running) -> None:
 def test_the_description_of_the_api_names_what_there_is(server: Running) -> None:
     with server.client() as client:
         described = client.get("/openapi.json").json()
-        assert set(described["paths"]) == {"/v1/captions", "/v1/models", "/health/live", "/health/ready"}
+        assert set(described["paths"]) == {
+            "/v1/answers",
+            "/v1/captions",
+            "/v1/models",
+            "/health/live",
+            "/health/ready",
+        }
         post = described["paths"]["/v1/captions"]["post"]
         body = post["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert body["properties"]["file"]["items"] == {"type": "string", "format": "binary"}
