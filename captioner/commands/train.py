@@ -39,6 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside --data")
     parser.add_argument(
+        "--captions",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="captions of the pictures that the questions of --data are about, and of others, with their instances "
+        "beside them: questions are made from their training split, for --objective answers",
+    )
+    parser.add_argument(
         "--text",
         type=Path,
         nargs="+",
@@ -116,7 +125,9 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
     task.check(recipe)
     text = [caption for path in arguments.text for caption in read_text(path)]
     first = arguments.data[:1] if recipe.rehearsal else arguments.data
-    records = read_data(first, images=arguments.images, boxes=recipe.map_supervision > 0)
+    if arguments.captions and recipe.objective != "answers":
+        raise OptionError(f"--captions is not for the objective '{recipe.objective}'", remedy="give them as --data")
+    records = read_data(first, images=arguments.images, boxes=recipe.map_supervision > 0, captions=arguments.captions)
     processes = Processes.join(arguments.device)
     rest = _rest(arguments, recipe, records, processes) if recipe.rehearsal else []
     _refuse_folder_of_pictures(arguments.output, [*records, *rest])
@@ -199,8 +210,8 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 def _inputs(arguments: argparse.Namespace, recipe: Recipe) -> list[Path]:
     """The files that are read, besides pictures."""
-    found = [*arguments.data, *arguments.text]
-    found += [path for folder in arguments.data if folder.is_dir() for path in folder.iterdir()]
+    found = [*arguments.data, *arguments.captions, *arguments.text]
+    found += [path for folder in (*arguments.data, *arguments.captions) if folder.is_dir() for path in folder.iterdir()]
     found += [Path(getattr(recipe, name)) for name in FILES if getattr(recipe, name)]
     return [*found, Path(arguments.recipe)] if arguments.recipe else found
 
@@ -208,7 +219,7 @@ def _inputs(arguments: argparse.Namespace, recipe: Recipe) -> list[Path]:
 def _refuse_inputs_as_output(arguments: argparse.Namespace, recipe: Recipe) -> None:
     """A folder of data is not the folder of a run. Raises OptionError."""
     output = arguments.output
-    folders = [path for path in (*arguments.data, arguments.images) if path is not None]
+    folders = [path for path in (*arguments.data, *arguments.captions, arguments.images) if path is not None]
     if output.exists() and any(path.exists() and path.samefile(output) for path in folders):
         raise OptionError(f"--output {output} is an input of this run", remedy="give another --output")
 
@@ -220,13 +231,16 @@ def _refuse_folder_of_pictures(output: Path, records: Iterable["Record"]) -> Non
             raise OptionError(f"--output {output} holds pictures of --data", remedy="give another --output")
 
 
-def read_data(paths: Sequence[Path], *, images: Path | None = None, boxes: bool = False) -> list["Record"]:
+def read_data(
+    paths: Sequence[Path], *, images: Path | None = None, boxes: bool = False, captions: Sequence[Path] = ()
+) -> list["Record"]:
     """The records of train and dev of the first data set, and of train of the others.
 
     Args:
         paths: of the data sets.
         images: the folder of the pictures, where it is not beside the captions.
         boxes: attach the boxes of COCO's instances that are beside the captions.
+        captions: sets of captions for a first data set of questions; see `captioner.training.captioned`.
 
     Raises:
         DataError: a data set cannot be read, or a picture is in two splits.
@@ -244,6 +258,10 @@ def read_data(paths: Sequence[Path], *, images: Path | None = None, boxes: bool 
                 instances = find_instances(caption_file(path))
         sets.append(attach_boxes(found, Instances(instances)) if instances is not None else found)
     first, *others = sets
+    if captions:
+        from captioner.training.captioned import add_captions
+
+        first = add_captions(first, captions)
     added = [of_split(more, "train") for more in others]
     refuse_leaks([record for record in first if record.split], *added)
     records = [record for record in first if record.split in ("train", "dev")]

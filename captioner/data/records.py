@@ -59,10 +59,12 @@ class AnsweredQuestion:
     Attributes:
         text: the question.
         answers: one for each person who was asked; at least one.
+        type: of the question, as the data name it; "" where they do not.
     """
 
     text: str
     answers: tuple[str, ...]
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Record:
         boxes: for each caption, where its words are: by a word's place in the tokenised caption, one box or
             more, (left, top, right, bottom) as fractions of the upright picture. Empty where nothing is known.
         questions: about the picture; empty in sets of captions.
+        objects: for each class that was annotated, the boxes of its objects, in fractions as those of ``boxes``; none
+            where the class is not in the picture. None for a picture that was not annotated.
     """
 
     image: Path | ShardPicture
@@ -85,6 +89,7 @@ class Record:
     id: str
     boxes: tuple[Mapping[int, Boxes], ...] = ()
     questions: tuple[AnsweredQuestion, ...] = ()
+    objects: Mapping[str, Boxes] | None = None
 
 
 def of_split(records: Iterable[Record], split: str) -> list[Record]:

@@ -23,11 +23,13 @@ class AnswerConfig:
         encoder: of the `GridEncoder`.
         refiner: of a class that `captioner.model.refiners.REFINERS` holds.
         answerer: of a class that `captioner.model.answering.ANSWERERS` holds.
+        blind: it sees zeros in place of every picture's features: a baseline.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     refiner: Any = field(default_factory=RefinerConfig)
     answerer: Any = field(default_factory=HierarchicalConfig)
+    blind: bool = False
 
     @property
     def answerer_name(self) -> str:
@@ -40,6 +42,7 @@ class AnswerConfig:
             "encoder": asdict(self.encoder),
             "refiner": {"kind": REFINERS.name_of(self.refiner), **asdict(self.refiner)},
             "answerer": {"kind": self.answerer_name, **asdict(self.answerer)},
+            **({"blind": True} if self.blind else {}),
         }
 
     @classmethod
@@ -54,6 +57,7 @@ class AnswerConfig:
                 encoder=EncoderConfig(**values["encoder"]),
                 refiner=built_part(REFINERS, values["refiner"], default="transformer_encoder"),
                 answerer=built_part(ANSWERERS, values["answerer"]),
+                blind=values.get("blind") is True,
             )
         except KeyError as error:
             raise OptionError(f"the model's configuration lacks {error}") from None
@@ -104,6 +108,8 @@ class AnswerModel(nn.Module):
 
     def refine(self, grid: Grid) -> Grid:
         """The encoder's grid, made ready for the answerer."""
+        if self.config.blind:
+            grid = grid.with_features(grid.features * 0)
         refined: Grid = self.refiner(grid)
         return refined
 

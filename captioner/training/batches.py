@@ -50,9 +50,14 @@ class Batch:
         return int((self.tokens[:, 1:] != PAD).sum())
 
     @property
+    def steps(self) -> int:
+        """The maps of a row: one for each token but the first."""
+        return self.tokens.shape[1] - 1
+
+    @property
     def boxed_words(self) -> int:
         """Words that have a box."""
-        return sum(word < self.tokens.shape[1] - 1 for boxes in self.boxes for word in boxes)
+        return sum(word < self.steps for boxes in self.boxes for word in boxes)
 
     def parts(self, count: int) -> list["Batch"]:
         """The batch split over ``count`` processes or accumulation steps, as evenly as possible.
@@ -81,12 +86,11 @@ class Batch:
         Args:
             geometries: of the B pictures in their views.
         """
-        steps = self.tokens.shape[1] - 1
-        targets = torch.zeros(len(self.tokens), steps, *geometries[0].grid)
+        targets = torch.zeros(len(self.tokens), self.steps, *geometries[0].grid)
         for row, words in enumerate(self.boxes):
             view, geometry = self.views[row // self.copies], geometries[row // self.copies]
             for word, boxes in words.items():
-                if word < steps:
+                if word < self.steps:
                     covered = np.max([geometry.coverage(view.of_box(box)) for box in boxes], axis=0)
                     targets[row, word] = torch.from_numpy(covered)
         return targets

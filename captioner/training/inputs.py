@@ -50,13 +50,18 @@ def describe_inputs(
         "ids": digest(record.id for record in records),
         "splits": digest(record.split for record in records),
         "captions": digest(repr(record.captions + record.questions) for record in records),
-        "boxes": digest(repr(record.boxes) for record in records),
+        "boxes": digest(_boxes_of(record) for record in records),
         "text": digest(text),
         "image_files": stamps,
         "images": (known or digest(contents(records))) if images else "",
         "vocabulary": list(vocabulary.words),
         "files": {option: _checksum(Path(path)) for option, path in (files or {}).items() if Path(path).is_file()},
     }
+
+
+def _boxes_of(record: Record) -> str:
+    objects = record.objects
+    return repr(record.boxes) if objects is None else repr((record.boxes, sorted(objects.items())))
 
 
 def _checksum(file: Path) -> str:

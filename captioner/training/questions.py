@@ -8,11 +8,14 @@ from itertools import pairwise
 import numpy as np
 from torch import Tensor
 
-from captioner.data.records import Record
+from captioner.data.records import AnsweredQuestion, Boxes, Record
 from captioner.errors import DataError
+from captioner.grounding.objects import name_objects
 from captioner.tokenizer.questions import question_words
 from captioner.tokenizer.vocabulary import UNKNOWN, Vocabulary
 from captioner.training.batches import Batch, pad
+from captioner.training.made_questions import KINDS, MadeQuestion
+from captioner.training.presence import PresenceQuestions
 from captioner.training.views import View
 
 Target = tuple[tuple[int, float], ...]
@@ -26,22 +29,35 @@ class QuestionBatch(Batch):
 
     Attributes:
         tokens: (B * k, T), the words of the questions, padded; the k questions of a picture are consecutive rows.
+        boxes: (B * k), where what the answer names is, by the number 0 of the question's one map.
         targets_of: (B * k), the answers to each; a row that only fills up its picture has none.
+        weights: (B * k), of each question in the loss.
     """
 
     targets_of: tuple[Target, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """The maps of a question."""
+        return 1
 
     @property
     def questions(self) -> int:
         """Questions that have an answer."""
         return sum(map(bool, self.targets_of))
 
+    @property
+    def weight(self) -> float:
+        """The sum of the weights of the questions that have an answer."""
+        return sum(weight for weight, target in zip(self.weights, self.targets_of, strict=True) if target)
+
     def parts(self, count: int) -> list[Batch]:
         """As `Batch.parts`."""
         edges = [len(self.pictures) * i // count for i in range(count + 1)]
         k = self.copies
         return [
-            replace(part, targets_of=self.targets_of[a * k : b * k])  # type: ignore[call-arg]
+            replace(part, targets_of=self.targets_of[a * k : b * k], weights=self.weights[a * k : b * k])  # type: ignore[call-arg]
             for part, (a, b) in zip(super().parts(count), pairwise(edges), strict=True)
         ]
 
@@ -61,12 +77,41 @@ def frequent_answers(records: Sequence[Record], count: int) -> tuple[str, ...]:
     return tuple(answer for answer, _ in sorted(found.items(), key=lambda one: (-one[1], one[0]))[:count])
 
 
+@dataclass(frozen=True)
+class EncodedQuestion:
+    """A question as it is trained on: the words' ids, the known answers, boxes of what these name, the weight."""
+
+    tokens: list[int]
+    target: Target
+    boxes: Boxes = ()
+    weight: float = 1.0
+
+
+_FILLER = EncodedQuestion([UNKNOWN], ())
+
+
 class QuestionBatches:
     """Batches of the pictures of a split with some of the questions about each.
 
-    A picture with fewer questions than k is filled up with rows without an answer. A mirrored picture has "left" and
-    "right" exchanged in its questions and answers. Every batch is full: the last of an epoch is filled up with the
-    epoch's first pictures.
+    The k questions of a picture are some of its own and those made for the epoch, which get half of the rows, or as
+    many as its own leave free. A picture with fewer questions than k is filled up with rows without an answer. A
+    mirrored picture has "left" and "right" exchanged in its questions and answers. Every batch is full: the last of an
+    epoch is filled up with the epoch's first pictures.
+
+    Args:
+        records: the pictures.
+        vocabulary: of the questions.
+        answers: to choose from.
+        batch_pictures: pictures of a batch.
+        questions_per_picture: k.
+        max_length: words; longer questions are truncated.
+        horizontal_flip: mirror half of the pictures.
+        seed: of the order and of all choices.
+        made: questions made of the captions of each picture; empty for none.
+        made_per_picture: how many of these a picture has in an epoch.
+        presence: of the same pictures, draws presence questions; None for none.
+        presence_per_picture: how many of these a picture has in an epoch, on average.
+        made_weight: of made and presence questions in the loss; that of others is 1.
     """
 
     def __init__(
@@ -80,13 +125,21 @@ class QuestionBatches:
         max_length: int,
         horizontal_flip: bool,
         seed: int,
+        made: Sequence[Sequence[MadeQuestion]] = (),
+        made_per_picture: int = 0,
+        presence: PresenceQuestions | None = None,
+        presence_per_picture: float = 0.0,
+        made_weight: float = 1.0,
     ) -> None:
         numbers = {answer: i for i, answer in enumerate(answers)}
-        self.tokens = [
-            [vocabulary.encode(question_words(one.text)[:max_length])[1:-1] or [UNKNOWN] for one in record.questions]
-            for record in records
-        ]
-        self.targets = [[_target(one.answers, numbers) for one in record.questions] for record in records]
+        self._numbers, self._vocabulary, self._max_length = numbers, vocabulary, max_length
+        self.questions = [[self._own(one, record) for one in record.questions] for record in records]
+        self.made_weight, self.made_per_picture = made_weight, made_per_picture
+        self.made = [
+            [(one.kind, self._made(one, record)) for one in some if one.answer in numbers]
+            for some, record in zip(made, records, strict=True)
+        ] if made else [[] for _ in records]  # fmt: skip
+        self.presence, self.presence_per_picture = presence, presence_per_picture
         self.batch_pictures, self.questions_per_picture = min(batch_pictures, len(records)), questions_per_picture
         self.horizontal_flip, self.seed = horizontal_flip, seed
         self._sides = {
@@ -101,37 +154,85 @@ class QuestionBatches:
 
     def __len__(self) -> int:
         """Batches of an epoch."""
-        return -(-len(self.tokens) // self.batch_pictures)
+        return -(-len(self.questions) // self.batch_pictures)
 
     def epoch(self, number: int, *, start: int = 0, steady: bool = False) -> Iterator[Batch]:
         """The batches of an epoch from index ``start`` on; views are mirrored at most, ``steady`` or not."""
-        order = np.random.default_rng((self.seed, number)).permutation(len(self.tokens))
+        order = np.random.default_rng((self.seed, number)).permutation(len(self.questions))
+        presence = self._presence(np.random.default_rng((self.seed, number, len(self))))
         for step in range(start, len(self)):
-            places = np.arange(step * self.batch_pictures, (step + 1) * self.batch_pictures) % len(order)
+            pictures = order[np.arange(step * self.batch_pictures, (step + 1) * self.batch_pictures) % len(order)]
             draw = np.random.default_rng((self.seed, number, step))
-            rows: list[list[int]] = []
-            targets: list[Target] = []
+            rows: list[EncodedQuestion] = []
             views: list[View] = []
-            for picture in order[places].tolist():
+            for picture in pictures.tolist():
                 flip = bool(self.horizontal_flip and draw.random() < 0.5)
                 views.append(View(flip=flip))
-                for tokens, target in self._choose(picture, draw):
-                    rows.append([self._sides.get(i, i) for i in tokens] if flip else tokens)
-                    targets.append(tuple((self._answer_sides.get(i, i), p) for i, p in target) if flip else target)
+                chosen = self._choose(picture, draw, presence.get(picture, ()))
+                rows += [self._mirrored(one) for one in chosen] if flip else chosen
             yield QuestionBatch(
-                pictures=order[places].tolist(),
+                pictures=pictures.tolist(),
                 views=views,
-                tokens=pad(rows),
-                boxes=[{}] * len(rows),
-                targets_of=tuple(targets),
+                tokens=pad([one.tokens for one in rows]),
+                boxes=[{0: one.boxes} if one.boxes else {} for one in rows],
+                targets_of=tuple(one.target for one in rows),
+                weights=tuple(one.weight for one in rows),
             )
 
-    def _choose(self, picture: int, random: np.random.Generator) -> list[tuple[list[int], Target]]:
+    def ids(self, words: Sequence[str]) -> list[int]:
+        """A question's words as ids; at least one."""
+        return self._vocabulary.encode(words[: self._max_length])[1:-1] or [UNKNOWN]
+
+    def _own(self, asked: AnsweredQuestion, record: Record) -> EncodedQuestion:
+        boxes: Boxes = ()
+        if record.objects:
+            best = Counter(asked.answers).most_common(1)[0][0]
+            named = dict.fromkeys(one.category for one in name_objects(question_words(best)))
+            boxes = tuple(box for category in named for box in record.objects.get(category, ()))
+        return EncodedQuestion(self.ids(question_words(asked.text)), _target(asked.answers, self._numbers), boxes)
+
+    def _made(self, made: MadeQuestion, record: Record) -> EncodedQuestion:
+        boxes = (record.objects or {}).get(made.category, ())
+        return EncodedQuestion(self.ids(made.words), _target((made.answer,), self._numbers), boxes, self.made_weight)
+
+    def _presence(self, random: np.random.Generator) -> dict[int, list[EncodedQuestion]]:
+        """The presence questions of an epoch by picture."""
+        if self.presence is None:
+            return {}
+        drawn = self.presence.epoch(random, per_picture=self.presence_per_picture)
+        found = {}
+        for picture, some in drawn.items():
+            found[picture] = [
+                EncodedQuestion(
+                    self.ids(one.words),
+                    _target(("yes" if one.present else "no",), self._numbers),
+                    one.boxes,
+                    self.made_weight,
+                )
+                for one in some
+            ]
+        return found
+
+    def _choose(
+        self, picture: int, random: np.random.Generator, presence: Sequence[EncodedQuestion]
+    ) -> list[EncodedQuestion]:
         """k questions of a picture, filled up where it has fewer."""
-        k, own = self.questions_per_picture, len(self.tokens[picture])
-        chosen = random.permutation(own)[:k].tolist()
-        found = [(self.tokens[picture][i], self.targets[picture][i]) for i in chosen]
-        return found + [([UNKNOWN], ())] * (k - len(found))
+        k, own, made = self.questions_per_picture, self.questions[picture], self.made[picture]
+        extra = list(presence)
+        if made and self.made_per_picture:
+            shares = np.array([KINDS[kind] / sum(kind == other for other, _ in made) for kind, _ in made])
+            count = min(self.made_per_picture, len(made))
+            drawn = random.choice(len(made), count, replace=False, p=shares / shares.sum())
+            extra += [made[i][1] for i in drawn.tolist()]
+        chosen = [own[i] for i in random.permutation(len(own)).tolist()]
+        room = max(k - len(own), k // 2) if own else k
+        rows = [*extra[:room], *chosen][:k]
+        return rows + [_FILLER] * (k - len(rows))
+
+    def _mirrored(self, one: EncodedQuestion) -> EncodedQuestion:
+        """The question about the mirrored picture; a batch mirrors the boxes by its views."""
+        tokens = [self._sides.get(i, i) for i in one.tokens]
+        return replace(one, tokens=tokens, target=tuple((self._answer_sides.get(i, i), p) for i, p in one.target))
 
 
 def _target(answers: Sequence[str], numbers: dict[str, int]) -> Target:

@@ -38,6 +38,9 @@ _AT_LEAST = {
     "bleu_1_reward": 0,
     "distillation": 0,
     "answers": 1,
+    "made_questions": 0,
+    "presence_questions": 0,
+    "made_weight": 0,
     "seed": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "clip_norm", "save_minutes")
@@ -97,6 +100,14 @@ class Recipe:
         default_factory=dict, metadata={"help": "JSON: options of the answerer's configuration"}
     )
     answers: int = _option(1500, "the most frequent training answers, among which an answering model chooses")
+    made_questions: int = _option(
+        0, "questions made by rule from a picture's captions in an epoch, for the objective answers; see --captions"
+    )
+    presence_questions: float = _option(
+        0.0, "questions such as 'is there a dog in the image?' of a picture in an epoch, on average, half of them no"
+    )
+    made_weight: float = _option(0.5, "weight of these two kinds of questions; that of others is 1")
+    blind: bool = _option(False, "train an answering model that sees no picture, as a baseline")
     backbone: str = _option("efficientnet_lite0", "the encoder's network")
     encoder_options: dict[str, Any] = field(
         default_factory=dict,
@@ -115,6 +126,7 @@ class Recipe:
     epochs: int = _option(10, "passes over the training data")
     frozen_epochs: int = _option(6, "number of first epochs in which the encoder is frozen")
     train_from: int = _option(0, "the first stage of the encoder that is trained after them")
+    train_refiner: bool = _option(True, "train the refiner of the grid")
     batch_pictures: int = _option(40, "pictures of a step, over all processes")
     captions_per_picture: int = _option(
         5, "captions, or questions, of each picture in a step; they share one pass of the encoder"
@@ -142,7 +154,9 @@ class Recipe:
     word_dropout: float = _option(0.0, "share of the input words that are replaced by <unk>")
     scheduled_sampling: float = _option(0.0, "share of the input words that are replaced by the model's predictions")
     map_regularisation: float = _option(0.0, "weight of the doubly stochastic penalty on the maps")
-    map_supervision: float = _option(0.0, "weight of the penalty on maps that miss the boxes of their words")
+    map_supervision: float = _option(
+        0.0, "weight of the penalty on maps that miss the boxes of their words, or of their answers"
+    )
     samples: int = _option(5, "captions sampled for each picture (self_critical)")
     baseline: str = _option("samples", "baseline of a sample's reward: the other samples, or greedy (self_critical)")
     bleu_reward: float = _option(0.0, "weight of BLEU-4 (0 to 1) in the reward, beside CIDEr-D (0 to 10)")
@@ -195,6 +209,10 @@ class Recipe:
             raise OptionError(f"distillation is {self.distillation} and there is no teacher", remedy="give teacher")
         if self.grow_vocabulary and not self.start_from:
             raise OptionError("grow_vocabulary adds words to a trained model", remedy="give start_from")
+        if not self.train_refiner and not (self.start_from or self.encoder_from):
+            raise OptionError(
+                "train_refiner is false, and there is no trained refiner", remedy="give encoder_from or start_from"
+            )
         if self.rehearsal and self.batch_pictures < 2:
             raise OptionError("rehearsal needs steps of at least 2 pictures", remedy="raise batch_pictures")
         if self.start_from and (self.encoder_from or self.decoder_from):

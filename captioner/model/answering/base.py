@@ -1,8 +1,10 @@
 """What every answerer takes and returns. It chooses among the answers that it was trained with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.model.answering.question import QuestionEncoder
@@ -25,6 +27,26 @@ class Answered:
     maps: Tensor
     words: Tensor
     cells: Tensor
+
+
+def drop_grid(grid: Grid, *, channels: float, cells: float) -> Grid:
+    """A grid for training, with random channels of each picture set to 0 and random cells hidden.
+
+    Args:
+        grid: of B pictures.
+        channels: share of the channels that are 0 in all cells of a picture (Tompson et al. 2015, section 3.2); the
+            others are scaled up.
+        cells: share of the cells that are masked. A picture of which none would be left keeps all.
+    """
+    features, mask = grid.features, grid.mask
+    if channels:
+        features = features * F.dropout(features.new_ones(len(grid), 1, features.shape[-1]), channels)
+    if cells:
+        kept = torch.rand(features.shape[:2], device=features.device) >= cells
+        kept = kept if mask is None else kept & mask
+        whole = torch.ones_like(kept) if mask is None else mask
+        mask = torch.where(kept.any(1, keepdim=True), kept, whole)
+    return replace(grid, features=features, mask=mask)
 
 
 class Answerer(nn.Module):

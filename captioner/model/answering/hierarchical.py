@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.model.answering.base import ANSWERERS, Answered, Answerer
+from captioner.model.answering.base import ANSWERERS, Answered, Answerer, drop_grid
 from captioner.model.answering.question import QuestionEncoder
 from captioner.model.co_attention import CO_ATTENTIONS, CoAttention
 from captioner.model.grid import Grid
@@ -32,6 +32,7 @@ class HierarchicalConfig:
             for those of the question level.
         max_length: the most words of a question that it is asked with.
         dropout: on embeddings, levels and in the classifier.
+        channel_dropout, cell_dropout: shares of the grid's channels and cells; see `drop_grid`.
     """
 
     embedding: int = 384
@@ -45,6 +46,8 @@ class HierarchicalConfig:
     map_heads: tuple[int, ...] = ()
     max_length: int = 32
     dropout: float = 0.3
+    channel_dropout: float = 0.0
+    cell_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -56,8 +59,9 @@ class HierarchicalConfig:
         for name in ("embedding", "width", "heads", "hidden", "max_length"):
             if getattr(self, name) < 1:
                 raise OptionError(f"the answerer's {name} must be positive, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
+        for name in ("dropout", "channel_dropout", "cell_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OptionError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         for head in self.map_heads:
             if not 0 <= head < len(self.levels) * self.heads:
                 raise OptionError(f"map head {head} is not among {len(self.levels)} levels of {self.heads} heads")
@@ -97,6 +101,8 @@ class HierarchicalAnswerer(Answerer):
 
     def forward(self, grid: Grid, questions: Tensor) -> Answered:
         """See `Answerer.forward`."""
+        if self.training:
+            grid = drop_grid(grid, channels=self.config.channel_dropout, cells=self.config.cell_dropout)
         images, rows, length = questions.shape
         config, mask = self.config, questions != PAD
         levels, last = self.question(questions.flatten(0, 1))

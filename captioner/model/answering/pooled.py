@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.model.answering.base import ANSWERERS, Answered, Answerer
+from captioner.model.answering.base import ANSWERERS, Answered, Answerer, drop_grid
 from captioner.model.answering.question import QuestionEncoder
 from captioner.model.attention.base import masked_softmax
 from captioner.model.attention.multihead import MultiHeadAttention
@@ -28,6 +28,7 @@ class PooledConfig:
         map_heads: the heads, from 0, whose mean is the map; empty for all.
         max_length: the most words of a question that it is asked with.
         dropout: on embeddings, question and in the classifier.
+        channel_dropout, cell_dropout: shares of the grid's channels and cells; see `drop_grid`.
     """
 
     embedding: int = 384
@@ -38,14 +39,17 @@ class PooledConfig:
     map_heads: tuple[int, ...] = ()
     max_length: int = 32
     dropout: float = 0.3
+    channel_dropout: float = 0.0
+    cell_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "map_heads", tuple(int(head) for head in self.map_heads))
         for name in ("embedding", "width", "latents", "heads", "hidden", "max_length"):
             if getattr(self, name) < 1:
                 raise OptionError(f"the answerer's {name} must be positive, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
+        for name in ("dropout", "channel_dropout", "cell_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OptionError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         for head in self.map_heads:
             if not 0 <= head < self.heads:
                 raise OptionError(f"map head {head} is not among {self.heads} heads")
@@ -88,6 +92,8 @@ class PooledAnswerer(Answerer):
 
     def forward(self, grid: Grid, questions: Tensor) -> Answered:
         """See `Answerer.forward`."""
+        if self.training:
+            grid = drop_grid(grid, channels=self.config.channel_dropout, cells=self.config.cell_dropout)
         images, rows, length = questions.shape
         width = self.config.width
         levels, last = self.question(questions.flatten(0, 1))

@@ -1,6 +1,7 @@
 """Answers to questions: a classifier over the most frequent answers."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +16,18 @@ from captioner.metrics.vqa import vqa_accuracy
 from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.answering import ANSWERERS
 from captioner.model.encoder import EncoderConfig
+from captioner.model.grid import Grid
 from captioner.model.refiners import REFINERS
+from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.questions import question_words
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.batches import word_dropout
 from captioner.training.dev import encode_records
 from captioner.training.epoch import Figures
 from captioner.training.images import Images
+from captioner.training.losses import map_supervision
+from captioner.training.made_questions import MadeQuestion, QuestionMaker, asked_words
+from captioner.training.presence import CLASSES, PresenceQuestions
 from captioner.training.questions import (
     QuestionBatch,
     QuestionBatches,
@@ -29,8 +35,11 @@ from captioner.training.questions import (
     padded_questions,
 )
 from captioner.training.recipe import Recipe
+from captioner.training.sizes import upright_size
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import device_of
+
+_MADE_COUNT = 20  # words of made questions that are rarer are <unk>: captions have many that questions never have
 
 
 @TASKS.register("answers")
@@ -39,6 +48,9 @@ class AnswerTask:
 
     A question whose answers are all rarer than the most frequent ones is left out. The encoder and the refiner may come
     from a captioning model (``encoder_from``), whose word embeddings then begin those of the questions.
+
+    Where the pictures have captions or annotated objects, questions are made from these too, and the map of an answer
+    is supervised by the boxes of what it names. A blind model sees zeros in place of pictures, so none are read.
     """
 
     uses_images = True
@@ -56,7 +68,14 @@ class AnswerTask:
             max_length=recipe.max_length,
             horizontal_flip=recipe.horizontal_flip,
             seed=recipe.seed,
+            made=list(_made(context.train)) if recipe.made_questions else (),
+            made_per_picture=recipe.made_questions,
+            presence=PresenceQuestions(context.train) if recipe.presence_questions else None,
+            presence_per_picture=recipe.presence_questions,
+            made_weight=recipe.made_weight,
         )
+        self.uses_images = not recipe.blind
+        self._sizes: dict[int, tuple[int, int]] = {}
         for name, records in (("train", context.train), ("dev", context.dev)):
             if not any(record.questions for record in records):
                 raise DataError(f"the split '{name}' has no questions", remedy="training needs train and dev")
@@ -70,9 +89,19 @@ class AnswerTask:
 
     @staticmethod
     def build_vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:
-        """The words of the training questions. Raises DataError if no word is frequent enough."""
-        questions = (question_words(asked.text) for record in records for asked in record.questions)
-        return Vocabulary.build(questions, minimum_count=recipe.minimum_count)
+        """The words of the training questions, and those that made ones often have.
+
+        Raises:
+            DataError: no word is frequent enough.
+        """
+        questions = [question_words(asked.text) for record in records for asked in record.questions]
+        more: list[str] = []
+        if recipe.made_questions:
+            counts = Counter(word for some in _made(records) for one in some for word in one.words)
+            more += (word for word, count in counts.items() if count >= _MADE_COUNT)
+        if recipe.presence_questions:
+            more += (word for name in CLASSES for word in name.split())
+        return Vocabulary.build([*questions, *[more] * recipe.minimum_count], minimum_count=recipe.minimum_count)
 
     @staticmethod
     def first_model(
@@ -82,6 +111,11 @@ class AnswerTask:
         answers = _answers(recipe, records)
         if recipe.start_from:
             start = load_answering(recipe.start_from)
+            if start.model.config.blind != recipe.blind:
+                raise OptionError(
+                    f"blind is {recipe.blind}, and {recipe.start_from} is of a model for which it is not",
+                    remedy="give what that model has",
+                )
             return start.model, start.vocabulary
         if vocabulary is None:
             vocabulary = AnswerTask.build_vocabulary(recipe, records)
@@ -97,6 +131,7 @@ class AnswerTask:
                 else EncoderConfig(backbone=recipe.backbone, **recipe.encoder_options),
                 refiner=source.model.config.refiner if source is not None else REFINERS[kind].config(**refiner),
                 answerer=ANSWERERS[recipe.answerer].config(**recipe.answerer_options),
+                blind=recipe.blind,
             )
         except TypeError as error:
             raise OptionError(f"an option of the model is not known: {error}") from None
@@ -117,16 +152,20 @@ class AnswerTask:
         return AnswerCheckpoint(model=model, vocabulary=vocabulary, answers=self.answers, about=about)
 
     def set_trainable(self, *, frozen: bool) -> None:
-        """Refiner and answerer, and the encoder after the frozen epochs, with dropout."""
-        model = self.context.model
-        model.encoder.train_from(None if frozen else self.recipe.train_from)
-        model.refiner.requires_grad_(True)
+        """The answerer, the refiner unless it is kept, and the encoder after the frozen epochs; with dropout."""
+        model, refines = self.context.model, self.recipe.train_refiner
+        model.encoder.train_from(None if frozen or self.recipe.blind else self.recipe.train_from)
+        model.refiner.requires_grad_(refines)
         model.train()
+        if not refines:
+            model.refiner.eval()
 
     def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
         """See `captioner.training.tasks.Task.loss`."""
-        batch, step, device = part.batch, part.step, device_of(images)
+        batch, step = part.batch, part.step
         assert isinstance(batch, QuestionBatch) and isinstance(step, QuestionBatch)
+        images = self._zeros(len(batch.pictures)) if images is None else images
+        device = device_of(images)
         questions = padded_questions(batch).to(device)
         if self.recipe.word_dropout:
             questions = word_dropout(questions, self.recipe.word_dropout)
@@ -135,15 +174,42 @@ class AnswerTask:
         rows = [i for i, target in enumerate(batch.targets_of) for _ in target]
         numbers = [number for target in batch.targets_of for number, _ in target]
         shares = torch.tensor([share for target in batch.targets_of for _, share in target], device=device)
-        smooth, count = self.recipe.label_smoothing, max(1, step.questions)
-        loss = -(1 - smooth) * (log_p[rows, numbers] * shares).sum()
         real = torch.tensor([bool(target) for target in batch.targets_of], device=device)
-        loss = loss - smooth * log_p[real].mean(-1).sum()
+        weights = torch.tensor(batch.weights, device=device)  # (B * k)
+        smooth, count = self.recipe.label_smoothing, max(1, step.questions)
+        loss = -(1 - smooth) * (log_p[rows, numbers] * shares * weights[rows]).sum()
+        loss = loss - smooth * (log_p[real].mean(-1) * weights[real]).sum()
+        loss = loss / (step.weight or 1.0) + self._map_loss(answered.maps, part)
         best = log_p.argmax(-1).tolist()
         right = sum(
             max(target, key=lambda one: one[1])[0] == best[i] for i, target in enumerate(batch.targets_of) if target
         )
-        return loss / count, {"accuracy": right / count}
+        return loss, {"accuracy": right / count}
+
+    def _map_loss(self, maps: Tensor, part: Part) -> Tensor:
+        """The weighted penalty on maps (B, k, h, w) that miss the boxes of what the answers name."""
+        batch, recipe = part.batch, self.recipe
+        if not recipe.map_supervision or recipe.blind or not batch.boxed_words:
+            return maps.new_zeros((), dtype=torch.float32)
+        geometries = [self.context.images.geometry(self._size(picture)) for picture in batch.pictures]
+        boxes = batch.map_targets(geometries).to(maps.device)  # (B * k, 1, h, w)
+        flat = maps.float().flatten(0, 1).unsqueeze(1)
+        return recipe.map_supervision * map_supervision(flat, boxes, count=part.step.boxed_words)
+
+    def _size(self, picture: int) -> tuple[int, int]:
+        """Of a picture, where the cells that a box covers depend on it."""
+        if not self.context.images.pad:
+            return 1, 1
+        if picture not in self._sizes:
+            self._sizes[picture] = upright_size(self.context.train[picture].image)
+        return self._sizes[picture]
+
+    def _zeros(self, pictures: int) -> Grid:
+        """The grids that a blind model is given."""
+        encoder = self.context.model.encoder
+        height, width = encoder.grid_shape
+        device = self.context.processes.device
+        return Grid(torch.zeros(pictures, height * width, encoder.channels, device=device), (height, width))
 
     def dev_score(self, model: Any) -> tuple[float, Figures]:
         """The VQA accuracy where several people answered and the exact one elsewhere, mean over the dev questions."""
@@ -183,6 +249,15 @@ def _answers(recipe: Recipe, records: Sequence[Record]) -> tuple[str, ...]:
     return frequent_answers(records, recipe.answers)
 
 
+def _made(records: Sequence[Record]) -> Iterator[list[MadeQuestion]]:
+    """The questions made of each record's captions."""
+    captions = [[tokenize(caption) for caption in record.captions] for record in records]
+    objects, places = asked_words(records)
+    maker = QuestionMaker(objects=objects, places=places, captions=[words for some in captions for words in some])
+    for some in captions:
+        yield [one for words in some for one in maker.make(words)]
+
+
 def _accuracy(answer: str, people: tuple[str, ...]) -> float:
     return vqa_accuracy(answer, people) if len(people) > 1 else float(answer == people[0])
 
@@ -191,7 +266,7 @@ def _in_order(batches: QuestionBatches) -> Tensor:
     """The questions of all pictures in their order, (B, k, T)."""
     from captioner.backends.questions import pad_questions
 
-    return torch.from_numpy(pad_questions(batches.tokens))
+    return torch.from_numpy(pad_questions([[one.tokens for one in some] for some in batches.questions]))
 
 
 def _take_embeddings(model: AnswerModel, vocabulary: Vocabulary, captions: Any, words: Vocabulary) -> None:

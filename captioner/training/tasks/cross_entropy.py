@@ -78,8 +78,10 @@ class CrossEntropy:
         """Refiner and decoder, and the encoder after the frozen epochs, with dropout."""
         model = self.context.model
         model.encoder.train_from(None if frozen else self.recipe.train_from)
-        model.refiner.requires_grad_(True)
+        model.refiner.requires_grad_(self.recipe.train_refiner)
         model.train()
+        if not self.recipe.train_refiner:
+            model.refiner.eval()
 
     def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
         """See `captioner.training.tasks.Task.loss`."""
