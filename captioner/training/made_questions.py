@@ -109,6 +109,10 @@ class QuestionMaker:
                 verb = [_be(answer)] if rest[0].endswith("ing") else []
                 yield MadeQuestion(("what", *verb, *rest), answer, "object", category)
             return
+        if before[0] == "there":  # "there is a cat on the sofa"
+            if len(before) == 2 and rest:
+                yield MadeQuestion(("what", before[1], *rest), answer, "object", category)
+            return
         plain = before[1:] if before[0] in _DETERMINERS - _NUMBERS else before
         yield MadeQuestion((*plain, "what", *rest), answer, "object", category)
         participle = next((i for i, word in enumerate(before) if word.endswith("ing")), 0)

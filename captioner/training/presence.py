@@ -20,7 +20,7 @@ from captioner.tokenizer.ptb import tokenize
 
 CLASSES = tuple(NAMES)
 _FEWEST_CAPTIONS = 2  # one caption says little of what is not there
-_ENDS = (("in", "the", "image"), ("in", "the", "image"), ("in", "the", "picture"), ())
+ENDS = (("in", "the", "image"), ("in", "the", "image"), ("in", "the", "picture"), ())
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class PresenceQuestions:
             no = random.choice(np.flatnonzero(self.lacks[:, c]), pairs[c], replace=False, p=self._weights(c))
             for picture in (*yes.tolist(), *no.tolist()):
                 boxes = (self.records[picture].objects or {}).get(CLASSES[c], ())
-                words = presence_words(CLASSES[c], end=_ENDS[random.integers(len(_ENDS))])
+                words = presence_words(CLASSES[c], end=ENDS[random.integers(len(ENDS))])
                 question = PresenceQuestion(words, bool(self.shows[picture, c]), boxes)
                 found.setdefault(picture, []).append(question)
         return found
@@ -94,6 +94,6 @@ class PresenceQuestions:
         return even if not likely.sum() else (even + likely / likely.sum()) / 2
 
 
-def presence_words(name: str, *, end: Sequence[str] = _ENDS[0]) -> tuple[str, ...]:
+def presence_words(name: str, *, end: Sequence[str] = ENDS[0]) -> tuple[str, ...]:
     """The words of the question whether a class is there."""
     return ("is", "there", "an" if name[0] in "aeiou" else "a", *name.split(), *end)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from captioner import checkpoint
 from captioner.asking import load_answering
@@ -12,7 +13,13 @@ from captioner.data.readers import read
 from captioner.data.records import AnsweredQuestion, Record
 from captioner.data.scenes import draw_scene, write_scenes
 from captioner.errors import DataError
+from captioner.image import Geometry
+from captioner.model.answering.base import drop_grid
+from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+from captioner.training.captioned import add_captions
+from captioner.training.made_questions import MadeQuestion
+from captioner.training.presence import PresenceQuestions
 from captioner.training.questions import QuestionBatch, QuestionBatches, frequent_answers, padded_questions
 
 OPTIONS = [
@@ -98,3 +105,122 @@ def test_captions_are_no_questions(tmp_path: Path, capsys: pytest.CaptureFixture
     command = ["train", "--data", str(written), "--output", str(tmp_path / "run"), *OPTIONS]
     assert main(command) == 2
     assert "questions" in capsys.readouterr().err
+
+
+DOG_BOX = (0.0, 0.0, 0.5, 0.5)
+
+
+def test_made_questions_are_weighed_and_have_the_boxes_of_their_classes() -> None:
+    words = Vocabulary((*SPECIAL, "what", "runs", "is", "there", "a", "dog", "who"))
+    asked = (AnsweredQuestion("who?", ("dog", "dog", "rare")), AnsweredQuestion("what is?", ("yes",)))
+    objects = {"dog": (DOG_BOX,)}
+    records = [Record(Path("a.png"), ("a dog runs", "a dog"), "train", "a", questions=asked, objects=objects)] * 2
+    records += [Record(Path("b.png"), ("a cat", "a cat"), "train", "b")] * 2
+    made = [[MadeQuestion(("what", "runs"), "dog", "object", "dog"), MadeQuestion(("who",), "rare", "object")]] * 2
+    batches = QuestionBatches(
+        records, words, ("dog", "yes", "no"), batch_pictures=4, questions_per_picture=4, max_length=9,
+        horizontal_flip=True, seed=1, made=[*made, [], []], made_per_picture=3,
+        presence=PresenceQuestions(records), presence_per_picture=1.0, made_weight=0.5,
+    )  # fmt: skip
+    (batch,) = batches.epoch(0)
+    assert isinstance(batch, QuestionBatch)
+    geometry = Geometry(size=(4, 4), side=32, grid=(2, 2))
+    covered = batch.map_targets([geometry] * 4)
+    assert covered.shape == (16, 1, 2, 2)
+    kinds = set()
+    for i, (row, target, weight) in enumerate(zip(batch.tokens.tolist(), batch.targets_of, batch.weights, strict=True)):
+        text, picture = " ".join(words.decode(row)), batch.pictures[i // 4]
+        if not target:
+            continue
+        kinds.add(text.split()[0])
+        assert weight == (0.5 if text.startswith(("what runs", "is there")) else 1.0), text
+        if text in ("who", "what runs") or (text.startswith("is there a dog") and picture < 2):
+            x = 1 if batch.views[i // 4].flip else 0
+            assert covered[i, 0].tolist() == [[float(x == 0), float(x == 1)], [0.0, 0.0]], "the dog's, mirrored with it"
+            assert target[0][0] == (1 if text.startswith("is") else 0)
+        else:
+            assert not covered[i].any()
+    assert kinds == {"who", "what", "is"}
+    assert ((0, 2 / 3),) in batch.targets_of, "the share of the people"
+    assert batch.weight == sum(w for w, t in zip(batch.weights, batch.targets_of, strict=True) if t)
+    assert sum(part.weight for part in batch.parts(2)) == batch.weight  # type: ignore[attr-defined]
+    assert batch.tokens.tolist() == next(batches.epoch(0)).tokens.tolist()
+
+
+def test_drop_grid() -> None:
+    torch.manual_seed(0)
+    grid = Grid(torch.ones(3, 100, 64), (10, 10))
+    dropped = drop_grid(grid, channels=0.5, cells=0.25)
+    assert dropped.mask is not None and 0.6 < dropped.mask.float().mean() < 0.9
+    assert (dropped.features == dropped.features[:, :1]).all(), "a channel is dropped in all cells"
+    assert set(dropped.features.unique().tolist()) == {0.0, 2.0}
+    assert drop_grid(grid, channels=0.0, cells=0.0).mask is None
+    padded = Grid(torch.ones(2, 4, 8), (2, 2), torch.tensor([[True, False, False, False]] * 2))
+    kept = drop_grid(padded, channels=0.0, cells=0.99).mask
+    assert kept is not None and kept.tolist() == [[True, False, False, False]] * 2, "a picture keeps some cell"
+
+
+@pytest.fixture(scope="module")
+def captioned(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Captions and instances of the training pictures of ``scenes``, which are reached by a link."""
+    folder = tmp_path_factory.mktemp("captioned")
+    (folder / "images").symlink_to(scenes / "images")
+    numbers = [seed for seed in range(48) if seed % 6]
+    dogs = [seed for seed in numbers if "dog" in draw_scene(seed, size=(64, 48)).words]
+    assert 2 < len(dogs) < len(numbers)
+    images = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 48, "split": "train"} for i in numbers]
+    texts = [(i, text) for i in numbers for text in (draw_scene(i, size=(64, 48)).caption, "a red ball")]
+    captions = [{"id": i, "image_id": image, "caption": text} for i, (image, text) in enumerate(texts)]
+    (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    boxes = [{"id": i, "image_id": i, "category_id": 18, "bbox": [0, 0, 32, 24]} for i in dogs]
+    content = {"images": images, "categories": [{"id": 18, "name": "dog"}], "annotations": boxes}
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_captions_join_their_questions(scenes: Path, captioned: Path) -> None:
+    records = add_captions(read(scenes), [captioned])
+    assert len(records) == 48, "the same pictures, by a link"
+    for record in records:
+        assert len(record.questions) == 2
+        assert len(record.captions) == (2 if record.split == "train" else 0)
+        assert (record.objects is not None) == (record.split == "train")
+        if record.objects is not None:
+            there = record.questions[0].answers == ("yes",)
+            assert record.objects == {"dog": ((0.0, 0.0, 0.5, 0.5),) if there else ()}
+
+
+def test_captions_of_dev_pictures_are_refused(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(scenes / "images")
+    (tmp_path / "captions.jsonl").write_text('{"image": "0.png", "caption": "a dog", "split": "train"}\n')
+    with pytest.raises(DataError, match=r"0\.png.*'dev' and 'train'"):
+        add_captions(read(scenes), [tmp_path])
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_command_line_trains_on_captions_too(scenes: Path, captioned: Path, tmp_path: Path, blind: bool) -> None:
+    run = tmp_path / "run"
+    command = [
+        "train", "--data", str(scenes), "--captions", str(captioned), "--output", str(run), "--epochs", "2", *OPTIONS,
+        "--made-questions", "2", "--presence-questions", "1", "--map-supervision", "0.5", "--frozen-epochs", "1",
+        "--captions-per-picture", "4", *(["--blind"] if blind else []),
+    ]  # fmt: skip
+    assert main(command) == 0
+    best = checkpoint.load_answering(run / "best.safetensors")
+    assert {"color", "image", "drawing", "skateboard"} - set(best.vocabulary.words) == {"drawing"}
+    asking = load_answering(run / "best.safetensors", backend="torch")
+    questions = ["what is this?", "is there a dog?"]
+    one, other = ([a.probability for a in asking.ask(scenes / "images" / f"{i}.png", questions)] for i in (1, 2))
+    assert (one == other) == blind, "a blind model answers alike about all pictures"
+    assert any(run.glob("grids-*")) != blind, "a blind run reads no pictures"
+    before = (run / "last.safetensors").read_bytes()
+    assert main(command) == 0
+    assert (run / "last.safetensors").read_bytes() == before
+
+
+def test_refused_options(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["train", "--data", str(scenes), "--output", str(tmp_path / "run")]
+    assert main([*base, "--captions", str(scenes)]) == 2
+    assert "--data" in capsys.readouterr().err
+    assert main([*base, *OPTIONS, "--no-train-refiner"]) == 2
+    assert "encoder_from" in capsys.readouterr().err

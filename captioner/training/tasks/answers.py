@@ -27,7 +27,7 @@ from captioner.training.epoch import Figures
 from captioner.training.images import Images
 from captioner.training.losses import map_supervision
 from captioner.training.made_questions import MadeQuestion, QuestionMaker, asked_words
-from captioner.training.presence import CLASSES, PresenceQuestions
+from captioner.training.presence import CLASSES, ENDS, PresenceQuestions, presence_words
 from captioner.training.questions import (
     QuestionBatch,
     QuestionBatches,
@@ -100,7 +100,7 @@ class AnswerTask:
             counts = Counter(word for some in _made(records) for one in some for word in one.words)
             more += (word for word, count in counts.items() if count >= _MADE_COUNT)
         if recipe.presence_questions:
-            more += (word for name in CLASSES for word in name.split())
+            more += (word for name in CLASSES for end in ENDS for word in presence_words(name, end=end))
         return Vocabulary.build([*questions, *[more] * recipe.minimum_count], minimum_count=recipe.minimum_count)
 
     @staticmethod
