@@ -101,7 +101,7 @@ class QuestionMaker:
         return [one for one in found if len(one.words) <= _LONGEST]
 
     def _of_object(self, words: list[str], place: int, category: str) -> Iterator[MadeQuestion]:
-        """ "What" in the place of the noun phrase, or before its sentence; "where" for one after a preposition."""
+        """Questions for a noun: with "what" in its place or at the beginning, and "where" after a preposition."""
         answer, start = words[place], self._start(words, place)
         before, rest = words[:start], words[place + 1 :]
         if not before:

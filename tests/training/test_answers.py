@@ -224,3 +224,17 @@ def test_refused_options(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "--data" in capsys.readouterr().err
     assert main([*base, *OPTIONS, "--no-train-refiner"]) == 2
     assert "encoder_from" in capsys.readouterr().err
+
+
+def test_the_recipe_keeps_encoder_and_refiner(scenes: Path, captioned: Path, tiny_model: Path, tmp_path: Path) -> None:
+    command = [
+        "train", "--recipe", "answers", "--data", str(scenes), "--captions", str(captioned), "--epochs", "1",
+        "--encoder-from", str(tiny_model), "--output", str(tmp_path / "run"), "--answerer-options",
+        '{"embedding": 8, "width": 16, "heads": 2, "hidden": 16, "channel_dropout": 0.1, "cell_dropout": 0.1}',
+    ]  # fmt: skip
+    assert main(command) == 0
+    before = checkpoint.load(tiny_model).model.state_dict()
+    trained = checkpoint.load_answering(tmp_path / "run" / "best.safetensors").model.state_dict()
+    kept = [name for name in before if name.startswith(("encoder.", "refiner."))]
+    assert any(name.startswith("refiner.") for name in kept)
+    assert all(torch.equal(before[name], trained[name]) for name in kept)
