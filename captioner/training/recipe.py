@@ -209,10 +209,6 @@ class Recipe:
             raise OptionError(f"distillation is {self.distillation} and there is no teacher", remedy="give teacher")
         if self.grow_vocabulary and not self.start_from:
             raise OptionError("grow_vocabulary adds words to a trained model", remedy="give start_from")
-        if not self.train_refiner and not (self.start_from or self.encoder_from):
-            raise OptionError(
-                "train_refiner is false, and there is no trained refiner", remedy="give encoder_from or start_from"
-            )
         if self.rehearsal and self.batch_pictures < 2:
             raise OptionError("rehearsal needs steps of at least 2 pictures", remedy="raise batch_pictures")
         if self.start_from and (self.encoder_from or self.decoder_from):

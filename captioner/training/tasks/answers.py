@@ -37,7 +37,7 @@ from captioner.training.questions import (
 from captioner.training.recipe import Recipe
 from captioner.training.sizes import upright_size
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
-from captioner.training.tasks.cross_entropy import device_of
+from captioner.training.tasks.cross_entropy import check_refiner, device_of
 
 _MADE_COUNT = 20  # words of made questions that are rarer are <unk>: captions have many that questions never have
 
@@ -82,7 +82,8 @@ class AnswerTask:
 
     @staticmethod
     def check(recipe: Recipe) -> None:
-        """Raises OptionError for options of captions."""
+        """Raises OptionError for options of captions, and for a refiner that is neither trained nor taken from a model."""
+        check_refiner(recipe)
         for name in ("decoder_from", "teacher"):
             if getattr(recipe, name):
                 raise OptionError(f"{name} is of captions, and goes not with the objective 'answers'")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from captioner.data.records import Record
 from captioner.decoding import Beam
+from captioner.errors import OptionError
 from captioner.explain.gradient import log_probabilities
 from captioner.image import Geometry
 from captioner.metrics.cider import DocumentFrequencies
@@ -72,7 +73,8 @@ class CrossEntropy:
 
     @staticmethod
     def check(recipe: Recipe) -> None:
-        """Every recipe will do."""
+        """Raises OptionError for a refiner that is neither trained nor taken from a model."""
+        check_refiner(recipe)
 
     def set_trainable(self, *, frozen: bool) -> None:
         """Refiner and decoder, and the encoder after the frozen epochs, with dropout."""
@@ -193,6 +195,14 @@ class CrossEntropy:
         left, top, right, bottom = view.crop
         size = (max(1, round(width * (right - left))), max(1, round(height * (bottom - top))))
         return self.context.images.geometry(size)
+
+
+def check_refiner(recipe: Recipe) -> None:
+    """Make sure that a refiner is trained, now or before. Raises OptionError."""
+    if not recipe.train_refiner and not (recipe.start_from or recipe.encoder_from):
+        raise OptionError(
+            "train_refiner is false, and there is no trained refiner", remedy="give encoder_from or start_from"
+        )
 
 
 def device_of(images: Images) -> torch.device:
