@@ -82,8 +82,8 @@ class AnswerTask:
 
     @staticmethod
     def check(recipe: Recipe) -> None:
-        """Raises OptionError for options of captions, and for a refiner that is neither trained nor taken from a model."""
-        check_refiner(recipe)
+        """Raises OptionError for options of captions, and for a refiner that nobody has trained."""
+        check_refiner(recipe, "encoder_from", "start_from")
         for name in ("decoder_from", "teacher"):
             if getattr(recipe, name):
                 raise OptionError(f"{name} is of captions, and goes not with the objective 'answers'")

@@ -74,7 +74,7 @@ class CrossEntropy:
     @staticmethod
     def check(recipe: Recipe) -> None:
         """Raises OptionError for a refiner that is neither trained nor taken from a model."""
-        check_refiner(recipe)
+        check_refiner(recipe, "start_from")
 
     def set_trainable(self, *, frozen: bool) -> None:
         """Refiner and decoder, and the encoder after the frozen epochs, with dropout."""
@@ -197,12 +197,10 @@ class CrossEntropy:
         return self.context.images.geometry(size)
 
 
-def check_refiner(recipe: Recipe) -> None:
-    """Make sure that a refiner is trained, now or before. Raises OptionError."""
-    if not recipe.train_refiner and not (recipe.start_from or recipe.encoder_from):
-        raise OptionError(
-            "train_refiner is false, and there is no trained refiner", remedy="give encoder_from or start_from"
-        )
+def check_refiner(recipe: Recipe, *sources: str) -> None:
+    """Make sure that a refiner is trained, now or where one of these options takes it from. Raises OptionError."""
+    if not recipe.train_refiner and not any(getattr(recipe, name) for name in sources):
+        raise OptionError("train_refiner is false, and no trained refiner is taken", remedy=f"give {sources[0]}")
 
 
 def device_of(images: Images) -> torch.device:
