@@ -3,13 +3,14 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from captioner.commands.files import refuse_overwriting, write_whole
+from captioner.commands.ranges import check_not_negative, check_positive
 from captioner.errors import DataError, ImageError, OptionError
 
 if TYPE_CHECKING:
@@ -30,8 +31,13 @@ def run(options: argparse.Namespace) -> int:
             raise OptionError(f"--{name.replace('_', '-')} is of captions, and goes not with --questions")
     if options.results is None and options.images is None:
         raise OptionError("give answers to score: --results FILE, or --images DIR to answer the questions first")
-    outputs = {"--save-results": options.save_results}
-    refuse_overwriting(outputs, (options.questions, options.annotations, options.results))
+    if options.images is None:
+        for name in ("model", "device", "backend", "threads", "save_results"):
+            if getattr(options, name) is not None:
+                raise OptionError(f"--{name.replace('_', '-')} goes with --images, not with --results")
+    check_positive(options, "bootstrap", "threads")
+    check_not_negative(options, "seed")
+    refuse_overwriting({"--save-results": options.save_results}, _inputs(options))
     questions = {
         one.id if one.id is not None else number: one for number, one in enumerate(read_questions(options.questions))
     }
@@ -64,6 +70,17 @@ def run(options: argparse.Namespace) -> int:
     table = _scores(kept, truth, columns, options, with_wordnet=has_wordnet())
     print(json.dumps(table, indent=1) if options.json else _text(table), flush=True)
     return 1 if failed else 0
+
+
+def _inputs(options: argparse.Namespace) -> Iterator[Path]:
+    """Every file that the run may read."""
+    yield from (path for path in (options.questions, options.annotations, options.results) if path is not None)
+    if options.images is not None:
+        from captioner.commands.evaluation_pictures import pictures_in
+        from captioner.shipped import find_model
+
+        yield from pictures_in(options.images)
+        yield find_model(options.model or "answers", answering=True)
 
 
 def _kept(

@@ -66,8 +66,11 @@ def _question(row: Any, place: str) -> AskedQuestion:
     if not isinstance(image, (str, int)) or isinstance(image, bool) or image == "":
         raise DataError(f"{place}: 'image' is {image!r:.40}, not the name of a picture")
     key = row.get("question_id", row.get("id"))
-    answers = tuple(str(one) for one in row.get("answers") or ())
-    answer = row.get("answer", "")
+    given = row.get("answers") or []
+    if not isinstance(given, list):
+        raise DataError(f"{place}: 'answers' is {given!r:.40}, not a list of texts")
+    answers = tuple(map(str, given))
+    answer = row["answer"] if row.get("answer") is not None else max(answers, key=answers.count, default="")
     return AskedQuestion(
         image=image,
         question=question,
@@ -135,6 +138,10 @@ def read_vqa_annotations(path: Path) -> dict[int | str, AskedQuestion]:
 def _annotation(row: Any, place: str) -> AskedQuestion:
     try:
         answers = tuple(str(one["answer"]) for one in row["answers"])
+        if not isinstance(row["question_id"], (int, str)):
+            raise TypeError("'question_id' is neither a number nor a text")
+        if not answers:
+            raise ValueError("'answers' is empty")
         return AskedQuestion(
             image=row["image_id"],
             question="",

@@ -86,7 +86,7 @@ def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
     """The official accuracy of an answer, from 0 to 1.
 
     For each person's answer the others are compared: ``min(1, agreeing / 3)``, and the mean over all is taken. Where
-    all people gave the same answer, nothing is normalised.
+    all people gave the same answer, nothing but the case is normalised.
 
     Args:
         answer: to be scored.
@@ -101,6 +101,7 @@ def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
     found = _one_line(answer)
     if len(set(given)) > 1:
         given, found = [normalise(one) for one in given], normalise(found)
+    given, found = [one.lower() for one in given], found.lower()
     agreeing = sum(one == found for one in given)
     return sum(min(1.0, (agreeing - (one == found)) / 3) for one in given) / len(given)
 

@@ -65,9 +65,11 @@ class Grid:
 
     @classmethod
     def of_frames(cls, grid: "Grid") -> "Grid":
-        """The grid of one clip, of the grids of its ``B`` frames: all their cells, frame by frame."""
+        """The grid of one clip, of the grids of its ``B`` frames: all their vectors, frame by frame."""
         mask = None if grid.mask is None else grid.mask.reshape(1, -1)
-        return cls(grid.features.flatten(0, 1)[None], grid.shape, mask, frames=len(grid))
+        # A frame's vectors are of its own cells.
+        sources = None if grid.sources is None else torch.block_diag(*grid.sources)[None]
+        return cls(grid.features.flatten(0, 1)[None], grid.shape, mask, frames=len(grid), sources=sources)
 
 
 def maps_of(weights: Tensor, shape: tuple[int, int], *, frames: int = 1, sources: Tensor | None = None) -> Tensor:

@@ -194,7 +194,7 @@ class TransformerDecoder(Decoder):
         weights, off_grid = self._map(attended, *tokens.shape)
         return Step(
             logits=self._output(x.flatten(0, 1)[places]),
-            map=weights.flatten(0, 1)[places].unflatten(-1, state.grids[0].shape),
+            map=state.grids[0].maps(weights).flatten(0, 1)[places],
             off_grid=off_grid.flatten()[places],
             state=None,
         )

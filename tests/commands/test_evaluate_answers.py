@@ -57,6 +57,42 @@ def test_what_does_not_fit_together_is_named(tmp_path: Path, capsys: pytest.Capt
     assert "--compare" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--bootstrap", "--seed"])
+def test_numbers_of_resampling_out_of_range_are_named(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*_official(tmp_path), "--results", str(tmp_path / "r.json"), option, "-3"]
+    assert main(command) == 2
+    assert "-3" in capsys.readouterr().err
+
+
+def test_the_right_one_of_several_answers_is_the_most_frequent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = tmp_path / "q.jsonl"
+    questions.write_text(json.dumps({"image": "a.jpg", "question": "what?", "answers": ["cat", "dog", "dog"]}) + "\n")
+    (tmp_path / "r.json").write_text(json.dumps([{"question_id": 0, "answer": "dog"}]))
+    command = ["evaluate", "--questions", str(questions), "--annotations", str(questions), "--json"]
+    assert main([*command, "--results", str(tmp_path / "r.json")]) == 0
+    exact = json.loads(capsys.readouterr().out)["types"]["all"]["exact"]
+    assert {name: side["value"] for name, side in exact.items()} == {"answers": 100, "most frequent of the type": 100}
+    (tmp_path / "r.json").write_text(json.dumps([{"question_id": 0, "answer": ""}]))
+    assert main([*command, "--results", str(tmp_path / "r.json")]) == 0
+    assert json.loads(capsys.readouterr().out)["types"]["all"]["exact"]["answers"]["value"] == 0
+
+
+def test_wrong_kinds_of_values_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*_official(tmp_path), "--results", str(tmp_path / "r.json")]
+    annotation = {"question_id": [1], "image_id": 3, "answers": [{"answer": "x"}]}
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": [annotation]}))
+    assert main(command) == 2
+    assert "question_id" in capsys.readouterr().err
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(json.dumps({"image": "a.jpg", "question": "what?", "answers": "dog"}) + "\n")
+    assert main(["evaluate", "--questions", str(lines), "--annotations", str(lines), *command[-2:]]) == 2
+    assert "'dog'" in capsys.readouterr().err
+
+
 def test_a_model_is_scored_beside_its_blind_self(
     tiny_answers: Path, make_picture: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,3 +115,7 @@ def test_a_model_is_scored_beside_its_blind_self(
         "most frequent of the type",
     }
     assert [row["question_id"] for row in json.loads(saved.read_text())] == [0, 1, 2]
+    picture = tmp_path / "photos" / "0.png"
+    before = picture.read_bytes()
+    assert main([*command[:-1], str(picture)]) == 2
+    assert picture.read_bytes() == before

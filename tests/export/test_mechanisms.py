@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from captioner import checkpoint
-from captioner.export.graphs import OPSET, _export_mode, write_graphs
+from captioner.export.graphs import OPSET, export_mode, write_graphs
 from captioner.model.attention import ATTENTIONS, Attended
 from captioner.model.attention.base import build_attention
 from captioner.model.caption_model import CaptionModel, ModelConfig
@@ -81,7 +81,7 @@ def test_mechanisms_and_refiners_export(tmp_path: Path) -> None:
         return query, torch.randn(pictures, 20, IMAGE, generator=generator), mask
 
     b, t = Dim("B"), Dim("T")
-    with _export_mode():
+    with export_mode():
         program = torch.onnx.export(
             module,
             made(2, 3),

@@ -42,8 +42,9 @@ def test_accuracy_is_the_mean_over_each_person_left_out() -> None:
     assert vqa_accuracy("The red", people) == vqa_accuracy("red", people)
 
 
-def test_where_all_agree_nothing_is_normalised() -> None:
+def test_where_all_agree_nothing_but_the_case_is_normalised() -> None:
     assert vqa_accuracy("2", ["two"] * 10) == 0
+    assert vqa_accuracy("Two", ["two"] * 10) == 1
     assert vqa_accuracy("two", ["two"] * 10) == 1
     assert vqa_accuracy("2", ["two"] * 9 + ["2"]) == 1
     with pytest.raises(OptionError, match="none"):

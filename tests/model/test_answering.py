@@ -42,6 +42,18 @@ def test_an_answer_has_a_map_and_weights_and_does_not_depend_on_its_neighbours(n
     torch.testing.assert_close(alone.maps[0, 0], found.maps[1, 1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["multihead", "pooled"])
+def test_the_map_of_an_answer_lies_on_cells_where_a_refiner_gives_fewer_vectors(name: str) -> None:
+    config = CONFIGS[name]
+    build = ANSWERERS[ANSWERERS.name_of(config)].build
+    answerer = build(question_vocabulary=20, answers=5, image_width=16, config=config).eval()
+    grid = Grid(torch.randn(2, 4, 16), (2, 3), sources=torch.rand(2, 4, 6).softmax(-1))
+    with torch.no_grad():
+        maps = answerer(grid, torch.tensor([[[4, 5]], [[6, 0]]])).maps
+    assert maps.shape == (2, 1, 2, 3)
+    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 1))
+
+
 def test_the_picture_and_the_question_both_matter() -> None:
     torch.manual_seed(2)
     config = AnswerConfig(

@@ -14,6 +14,7 @@ from captioner.model.grid import Grid
 from captioner.model.grid_attention import BLOCKS, Block, build_block
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import REFINERS, Refiner
+from captioner.model.transformer import TransformerConfig, TransformerDecoder
 from captioner.tokenizer.vocabulary import START
 
 B, D, ROWS, COLUMNS = 2, 6, 4, 5
@@ -328,6 +329,29 @@ def test_a_model_attends_to_latents_and_its_maps_lie_on_cells() -> None:
     local = build_attention("local", text_width=8, image_width=16, width=8, heads=1)
     with pytest.raises(OptionError, match="another refiner"):
         local.keys_values(model.encode(torch.randn(1, 3, 64, 64)))
+
+
+def test_frames_of_fewer_vectors_than_cells_join_to_a_clip() -> None:
+    frames = Grid(torch.randn(3, 2, D), (ROWS, COLUMNS), sources=torch.rand(3, 2, L).softmax(-1))
+    clip = Grid.of_frames(frames)
+    weights = torch.rand(1, 4, 6).softmax(-1)
+    maps = clip.maps(weights)  # (1, 4, frames, h, w)
+    for i in range(3):
+        torch.testing.assert_close(maps[0, :, i].flatten(1), weights[0, :, 2 * i : 2 * i + 2] @ frames.sources[i])
+
+
+def test_a_transformer_reads_maps_of_latents_as_it_steps() -> None:
+    torch.manual_seed(0)
+    decoder = TransformerDecoder(
+        vocabulary_size=9, image_width=D, config=TransformerConfig(width=8, layers=2, heads=2, hidden=8)
+    ).eval()
+    grid = Grid(torch.randn(B, 3, D), (ROWS, COLUMNS), sources=torch.rand(B, 3, L).softmax(-1))
+    tokens = torch.tensor([[START, 4, 5], [START, 6, 7]])
+    places = torch.tensor([1, 5, 3])
+    with torch.no_grad():
+        whole = decoder(grid, tokens)
+        read = decoder.read(tokens, decoder.begin(grid), places)
+    torch.testing.assert_close(read.map, whole.maps.flatten(0, 1)[places])
 
 
 def test_blocks_between_the_encoders_stages_change_nothing_at_first() -> None:

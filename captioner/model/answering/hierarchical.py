@@ -123,5 +123,5 @@ class HierarchicalAnswerer(Answerer):
         all_cells = torch.cat(cells, 1)  # (B, levels * H, k, L)
         top = (len(config.levels) - 1) * config.heads
         chosen = list(config.map_heads or range(top, top + config.heads))
-        maps = all_cells[:, chosen].mean(1).unflatten(-1, grid.shape)
+        maps = grid.maps(all_cells[:, chosen].mean(1))
         return Answered(logits, maps, words[-1].mean(1), all_cells)

@@ -105,4 +105,4 @@ class PooledAnswerer(Answerer):
         logits = self.output(self.dropout(torch.relu(self.hidden(fused))))
         cells = a_latents.unsqueeze(1) @ attended.weights  # (B, H, k, L)
         chosen = list(self.config.map_heads or range(self.config.heads))
-        return Answered(logits, cells[:, chosen].mean(1).unflatten(-1, grid.shape), a_words, cells)
+        return Answered(logits, grid.maps(cells[:, chosen].mean(1)), a_words, cells)
