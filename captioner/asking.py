@@ -117,6 +117,8 @@ class Asker:
         """
         if not isinstance(question, str):
             raise OptionError(f"a question is a text, not {question!r:.60}")
+        if any("\ud800" <= letter <= "\udfff" for letter in question):
+            raise OptionError(f"the question {question!r:.60} is no Unicode text", remedy="write it in UTF-8")
         words = question_words(question)
         shown = question if len(question) <= 60 else f"{question[:60]}..."
         if not words:
