@@ -241,8 +241,9 @@ def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: 
     renamed: list[str] = []
     if version < FORMAT_VERSION:
         config, renamed = _current_names(config)
-    answers = _checked_answers(model.get("answers"), config)
-    for part in ("encoder", "refiner", "answerer" if answers else "decoder"):
+    answering = "answerer" in config or bool(model.get("answers"))
+    answers = _checked_answers(model.get("answers")) if answering else []
+    for part in ("encoder", "refiner", "answerer" if answering else "decoder"):
         _check_part(part, config.get(part))
     _check_about(about)
     Vocabulary(tuple(words))  # refuses words that are not in place or not unique
@@ -259,10 +260,8 @@ def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: 
     )
 
 
-def _checked_answers(answers: Any, config: Mapping[str, Any]) -> list[str]:
+def _checked_answers(answers: Any) -> list[str]:
     """The answers of an answering model, which are texts that are not blank, each once."""
-    if answers is None and "answerer" not in config:
-        return []
     if not isinstance(answers, list) or not 1 <= len(answers) <= _MOST_WORDS:
         raise TypeError("its answers are no list of texts")
     for answer in answers:

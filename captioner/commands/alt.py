@@ -5,8 +5,9 @@ import difflib
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from captioner.commands.console import printable, report, stopping_on_signals
 from captioner.commands.files import write_whole
@@ -51,11 +52,14 @@ def run(options: argparse.Namespace) -> int:
                 failed += picture
     captions, faults = _captions(options, list(wanted))
     failed += faults
+    texts: dict[int, dict[Place, str]] = {}  # of each page
+    for picture, text in captions.items():
+        for page, place in wanted[picture]:
+            texts.setdefault(id(page), {})[place] = text
     done = 0
-    with stopping_on_signals():
+    with stopping_on_signals(), _bytes_kept():
         for page in pages:
-            found = {place: text for picture, text in captions.items() for one, place in wanted[picture] if one is page}
-            if found:
+            if found := texts.get(id(page)):
                 changed = _write(page, found) if options.write else _print_diff(page, found, site)
                 done += len(found) if changed else 0
                 failed += not changed
@@ -170,6 +174,21 @@ def _print_diff(page: "Page", captions: dict["Place", str], site: Path) -> bool:
     for line in difflib.unified_diff(before, after, f"a/{name}", f"b/{name}"):
         sys.stdout.write(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
     return True
+
+
+@contextmanager
+def _bytes_kept() -> Iterator[None]:
+    """Inside, standard output has pages to the byte, also where they are not UTF-8, since patch compares bytes."""
+    stream: Any = sys.stdout
+    if stream.isatty() or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    before = {"encoding": stream.encoding, "errors": stream.errors}
+    stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    try:
+        yield
+    finally:
+        stream.reconfigure(**before)
 
 
 def _lines(text: str) -> list[str]:

@@ -73,7 +73,7 @@ class CaptionRun:
         lacking: set[str] = set()
         unfit: dict[str, Failure] = {}
         for sidecars in self.outputs.sidecars:
-            plans, failures = sidecars.plan(found.files, inputs=self.inputs)
+            plans, failures = sidecars.plan(found.files, inputs=self.inputs, elsewhere=found.elsewhere)
             lacking |= {os.fspath(one) for one, plan in zip(found.files, plans, strict=True) if plan}
             for failure in failures:
                 unfit.setdefault(failure.image, failure)
@@ -148,7 +148,7 @@ class CaptionRun:
             worth = self.outputs.sidecars or self.options.watch is not None or self._pace.seconds >= _LONG
             if self.named and self._pace.done and (worth or sys.stderr.isatty()):
                 print(message_line(self._summary()), file=sys.stderr, flush=True)
-        self.confidence.report(self.done)
+            self.confidence.report()
         return (1 if self.done else 2) if self.failed else 0
 
     def _summary(self) -> str:

@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
 _NOT_WITH = (
     *("output", "overwrite", "sidecar", "xmp", "alt_text", "prefix", "suffix", "from", "shard", "include", "exclude"),
-    *("column", "failures", "move_failed", "watch", "dry_run", "picture_gain", "min_confidence", "sort"),
+    *(
+        "existing",
+        "separator",
+        "xmp_name",
+        "column",
+        "failures",
+        "move_failed",
+        "watch",
+        "dry_run",
+        "picture_gain",
+        "min_confidence",
+        "sort",
+    ),
 )
 
 

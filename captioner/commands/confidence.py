@@ -43,7 +43,7 @@ class Confidence:
         self.gain: bool = options.picture_gain
         self.by_doubt = options.sort == "doubt"
         self.minimum: float | None = options.min_confidence
-        self.doubtful = 0
+        self.doubtful = self.captions = 0
         if self.minimum is not None and not 0 <= self.minimum <= 1:
             raise OptionError(f"--min-confidence must be from 0 to 1, not {self.minimum}")
         if options.sort is not None and options.page is None:
@@ -55,6 +55,7 @@ class Confidence:
 
         for outcome in outcomes:
             if isinstance(outcome, Caption):
+                self.captions += 1
                 if self.gain:
                     (outcome,) = model.with_gains([outcome])
                 if self.minimum is not None or self.by_doubt:
@@ -69,7 +70,7 @@ class Confidence:
         share = f"{100 * outcome.confidence:.0f}%"  # type: ignore[union-attr]
         return printable(f"{outcome.image}: only {share} sure, needs review: {outcome}")
 
-    def report(self, done: int) -> None:
-        """Say how many were named."""
-        if self.minimum is not None and done > 1:
-            print(f"{self.doubtful} of {done} captions are less sure than {self.minimum}", file=sys.stderr)
+    def report(self) -> None:
+        """Say how many of the captions of this run were named."""
+        if self.minimum is not None and self.captions > 1:
+            print(f"{self.doubtful} of {self.captions} captions are less sure than {self.minimum}", file=sys.stderr)

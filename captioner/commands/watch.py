@@ -72,7 +72,14 @@ class Watcher:
         self._reported.update(one.error for one in failures)
         numbers = list(range(self._count + 1, self._count + 1 + len(pictures)))
         self._count += len(pictures)
-        return FoundPictures(pictures=list(pictures), numbers=numbers, failures=failures, notes=[], several=True)
+        return FoundPictures(
+            pictures=list(pictures),
+            numbers=numbers,
+            failures=failures,
+            notes=[],
+            several=True,
+            elsewhere=found.elsewhere,
+        )
 
     @staticmethod
     def _is_empty(failure: Failure) -> bool:

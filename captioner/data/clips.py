@@ -1,5 +1,6 @@
 """Frames of clips: animated GIF, WebP and PNG files through Pillow, video files through PyAV where it is installed."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def read_frames(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -
     if type(count) is not int or not 1 <= count <= MOST_FRAMES:
         raise OptionError(f"frames must be a whole number from 1 to {MOST_FRAMES}, not {count!r}")
     path = Path(path)
-    if not path.is_file():
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it takes names that are too long
+        raise ImageError(f"{path}: a folder, and no clip", remedy="name the files in it")
+    if not os.path.isfile(path):  # noqa: PTH113
         raise ImageError(f"{path}: no such file")
     try:
         with Image.open(path, formats=ANIMATED) as animation:

@@ -30,6 +30,7 @@ class FoundPictures:
         notes: a line for each folder with files that are left out, with their number and kinds.
         several: whether the arguments name a folder or more than one file.
         containers: the files that hold several of the pictures.
+        elsewhere: pictures that are files of their own, and of other shards.
     """
 
     pictures: list[Path | PackedPicture]
@@ -38,6 +39,7 @@ class FoundPictures:
     notes: list[str]
     several: bool
     containers: list[Path] = field(default_factory=list)
+    elsewhere: list[Path] = field(default_factory=list)
 
     @property
     def files(self) -> list[Path]:
@@ -91,12 +93,14 @@ def find_pictures(
         elif (suffix := Path(argument).suffix.lower()) in PACKED and os.path.exists(argument):  # noqa: PTH110
             several = True
             try:
-                for packed in PACKED[suffix]().pictures(Path(argument), column=column):
+                path, begun = Path(argument), False
+                for packed in PACKED[suffix]().pictures(path, column=column):
+                    if not begun:  # it is an input also where it is cut off further on
+                        containers.append(path)
+                        begun = True
                     found.add(packed, os.fspath(packed) if isinstance(packed, Path) else packed.place)
             except CaptionerError as error:
                 failures.append(Failure.of(argument, error))
-            else:
-                containers.append(Path(argument))
         elif os.path.exists(argument):  # noqa: PTH110
             found.add(Path(argument), relative(argument, ""))
         elif os.path.islink(argument):  # noqa: PTH114
@@ -104,7 +108,13 @@ def find_pictures(
         else:
             failures.append(Failure(argument, f"{argument}: no such file or folder"))
     all_of_them = list(found.pictures.values())
-    chosen = [(number, one) for number, (one, key) in enumerate(all_of_them, 1) if selection.in_shard(key)]
+    chosen: list[tuple[int, Path | PackedPicture]] = []
+    elsewhere: list[Path] = []
+    for number, (one, key) in enumerate(all_of_them, 1):
+        if selection.in_shard(key):
+            chosen.append((number, one))
+        elif isinstance(one, Path):
+            elsewhere.append(one)
     return FoundPictures(
         pictures=[one for _, one in chosen],
         numbers=[number for number, _ in chosen],
@@ -112,6 +122,7 @@ def find_pictures(
         notes=notes,
         several=several or len(all_of_them) + len(failures) > 1,
         containers=containers,
+        elsewhere=elsewhere,
     )
 
 

@@ -27,7 +27,7 @@ class Selection:
         shard: (i, n): the i-th of n parts, from 1; None for all.
 
     Raises:
-        OptionError: there is no such shard, or a glob is empty.
+        OptionError: there is no such shard, or a glob is empty or not understood.
     """
 
     recursive: bool = True
@@ -40,8 +40,15 @@ class Selection:
             i, n = self.shard
             raise OptionError(f"--shard {i}/{n}: there is no such shard", remedy="give 1/8 to 8/8 for eight shards")
         for name in ("include", "exclude"):
-            if any(not glob.strip("/") for glob in getattr(self, name)):
-                raise OptionError(f"--{name} is empty", remedy="give a glob such as '*.jpg'")
+            for glob in getattr(self, name):
+                if not glob.strip("/"):
+                    raise OptionError(f"--{name} is empty", remedy="give a glob such as '*.jpg'")
+                try:
+                    _compiled(glob)
+                except re.error as error:
+                    raise OptionError(
+                        f"--{name} '{glob}': {error.msg}", remedy="give a glob such as '*.jpg' or '[a-c]*'"
+                    ) from None
 
     def takes(self, path: str) -> bool:
         """Whether the globs take a picture; ``path`` is that below the folder, with slashes."""
@@ -102,7 +109,7 @@ def _pattern(glob: str) -> str:
         elif glob.startswith("**", i):
             parts.append(".*")
             i += 2
-        elif glob[i] == "[" and (end := glob.find("]", i + 2)) > 0:
+        elif glob[i] == "[" and (end := glob.find("]", i + 2 + glob.startswith(("!", "^"), i + 1))) > 0:
             inside = glob[i + 1 : end]
             negated = inside.startswith(("!", "^"))
             characters = inside[negated:].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")

@@ -56,15 +56,15 @@ def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own:
 
         outcomes = load(model).caption_all([record.image for record in train])
         lines = [
-            json.dumps([record.id, outcome.text]) + "\n"
+            json.dumps([str(record.image), outcome.text]) + "\n"
             for record, outcome in zip(train, outcomes, strict=True)
             if isinstance(outcome, Caption)
         ]
         partial = file.with_suffix(".partial")
         partial.write_text("".join(lines), encoding="utf-8")
         partial.replace(file)
-    captions = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
-    kept = [replace(one, captions=(captions[one.id],), boxes=()) for one in train if captions.get(one.id)]
+    captions = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines()))  # ids of two data sets may be alike
+    kept = [replace(one, captions=(text,), boxes=()) for one in train if (text := captions.get(str(one.image)))]
     return [*kept, *(record for record in rest if record.split == "dev")]
 
 

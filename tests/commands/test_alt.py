@@ -1,7 +1,9 @@
 """``captioner alt``: a diff that patch takes, or pages that are written; nothing else changes."""
 
+import io
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +50,17 @@ def test_a_diff_is_proposed_and_written(command: Command, site: Path) -> None:
         assert (Path("patched") / "posts" / "one.md").read_bytes() == (site / "posts" / "one.md").read_bytes()
     again = command("alt", site)
     assert (again.code, again.out) == (0, "")
+
+
+def test_a_diff_has_the_bytes_of_a_page_that_is_not_utf8(
+    command: Command, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "old.html").write_bytes(b'caf\xe9 <img src="img/a.png">')
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert command("alt", site / "old.html").code == 0
+    assert b"\n-caf\xe9 <img src=" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+    assert stream.encoding == "ascii"
 
 
 def test_what_fails_is_named_and_the_rest_is_done(command: Command, site: Path) -> None:

@@ -127,6 +127,10 @@ def test_doubtful_captions_are_named_and_marked_and_come_first(command: Command,
     assert Path("p.html").read_text().count('"needs_review":true') == 2
     for line in by_doubt:
         assert (f"{line['image']}: only" in found.err) == (line in by_doubt[:2])
+    options = ("--output", "c.txt", "--min-confidence", "1")
+    command("caption", *pictures[:2], *options)
+    assert "2 of 2 captions" in command("caption", *pictures, *options).err  # of this run alone
+    assert "less sure" not in command("caption", *pictures, "--min-confidence", "1", "--quiet").err
     command("caption", *pictures, "--page", "p.html")
     assert names_in_order(Path("p.html")) == [picture.name for picture in pictures]
     assert '"confidence"' not in Path("p.html").read_text()

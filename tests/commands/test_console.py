@@ -168,6 +168,6 @@ def test_a_package_that_is_missing_is_one_line(
     def fail() -> int:
         raise ModuleNotFoundError("no scipy", name="scipy.stats")
 
-    monkeypatch.setattr("captioner.commands.console.is_installed", lambda module: False)
+    monkeypatch.setattr("captioner.commands.packages.is_installed", lambda module: False)
     assert exit_code(fail) == 2
     assert capsys.readouterr().err.endswith("; pip install scipy\n")

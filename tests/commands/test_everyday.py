@@ -140,9 +140,15 @@ def test_parquet_is_resumed_and_says_what_made_it(
     monkeypatch.setattr(ParquetResults, "_finish", killed)
     assert command("caption", photos, "--output", "c.parquet", "--exclude", "sub").code == 130
     assert not Path("c.parquet").exists()
+    left = Path(".c.parquet.rows.jsonl").read_bytes()
     monkeypatch.setattr(ParquetResults, "_finish", finish)
     run = command("caption", photos, "--output", "c.parquet")
     assert (run.code, run.err) == (0, "c.parquet: 3 captions (2 were there)\n")
+    # A dry run leaves the table, and the rows of a run that was killed.
+    Path(".c.parquet.rows.jsonl").write_bytes(left)
+    whole = Path("c.parquet").read_bytes()
+    assert command("caption", photos, "--output", "c.parquet", "--overwrite", "--dry-run").code == 0
+    assert (Path("c.parquet").read_bytes(), Path(".c.parquet.rows.jsonl").read_bytes()) == (whole, left)
     make_picture("photos/d.png", seed=9)
     run = command("caption", photos, "--output", "c.parquet")
     assert (run.code, run.err) == (0, "c.parquet: 4 captions (3 were there)\n")

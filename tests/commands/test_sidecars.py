@@ -119,6 +119,25 @@ def test_a_sidecar_that_is_an_input_or_no_file_is_a_failure(command: Command, ph
     assert set(after) - set(before) == {"photos/b.txt", "photos/sub/ü c.txt"}
 
 
+def test_the_list_of_pictures_is_no_sidecar_under_any_name(command: Command, photos: Path) -> None:
+    (photos / "a.txt").write_text(f"{photos.absolute()}/a.png\n")
+    before = contents()
+    run = command("caption", "--from", photos / "a.txt", "--sidecar", ".txt", "--existing", "overwrite")
+    assert run.code == 2
+    assert "photos/a.txt: is an input" in run.err
+    assert contents() == before
+
+
+def test_one_stem_in_two_shards_is_a_conflict_in_both(
+    command: Command, make_picture: MakePicture, photos: Path
+) -> None:
+    make_picture("photos/a.webp", seed=7)
+    runs = [command("caption", photos, "--shard", f"{i}/8", "--sidecar", ".txt") for i in range(1, 9)]
+    named = [line for run in runs for line in run.err.splitlines() if "would be the sidecar of" in line]
+    assert sorted(line.split(": ")[1] for line in named) == ["photos/a.png", "photos/a.webp"]
+    assert set(texts(photos)) == {"b", "ü c"}
+
+
 def test_a_sidecar_through_a_link_replaces_what_the_link_leads_to(command: Command, photos: Path) -> None:
     Path("texts").mkdir()
     Path("texts/a.txt").write_text("mine")

@@ -50,6 +50,8 @@ def test_what_is_no_clip_is_named(tmp_path: Path) -> None:
         read_frames(clip, 2, max_pixels=100)
     with pytest.raises(ImageError, match="nowhere"):
         read_frames(tmp_path / "nowhere.gif", 2)
+    with pytest.raises(ImageError, match=r"a folder.*name the files"):
+        read_frames(tmp_path, 2)
     broken = tmp_path / "broken.gif"
     broken.write_bytes(clip.read_bytes()[:30])
     with pytest.raises((ImageError, OptionError), match=r"broken\.gif"):

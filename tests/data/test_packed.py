@@ -79,6 +79,10 @@ def test_members_of_a_shard(tmp_path: Path, make_picture: Callable[..., Path]) -
     assert [str(one) for one in found.pictures] == [f"{shard}/0001.png", f"{shard}/sub/0002.PNG"]
     assert found.pictures[1].read_bytes() == picture.read_bytes()
     assert (found.several, found.containers, found.files) == (True, [shard], [])
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(shard.read_bytes()[: found.pictures[1].offset - 100])  # type: ignore[union-attr]
+    part = find_pictures([str(cut)])
+    assert (len(part.pictures), len(part.failures), part.containers) == (1, 1, [cut])
     with tarfile.open(shard, "a") as tar:
         tar.add(picture, "0001.png")
     (failure,) = find_pictures([str(shard)]).failures

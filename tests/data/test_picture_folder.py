@@ -61,6 +61,13 @@ def test_folders_and_fields_name_splits(make_picture: MakePicture) -> None:
     }
 
 
+def test_a_name_as_long_as_names_can_be_has_no_sidecar(make_picture: MakePicture) -> None:
+    picture = make_picture("s/a.png")
+    picture.with_suffix(".txt").write_text("a dog")
+    picture.with_name("x" * 251 + ".png").write_bytes(picture.read_bytes())
+    assert [record.captions for record in read(picture.parent)] == [("a dog",)]
+
+
 def test_two_sidecars_that_differ_are_refused(make_picture: MakePicture) -> None:
     picture = make_picture("s/a.png")
     picture.with_suffix(".txt").write_text("a dog")

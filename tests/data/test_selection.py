@@ -22,6 +22,9 @@ NAMES = [f"2024/{i:03}/photo-{i}.jpg" for i in range(400)]
         ("b[!12].jpg", "b3.jpg", True),
         ("b[12].jpg", "b3.jpg", False),
         ("[", "[", True),
+        ("[!]", "[!]", True),
+        ("[!]]", "a", True),
+        ("[!]]", "]", False),
         ("a.b", "axb", False),
         ("*", "new\nline", True),
     ],
@@ -58,6 +61,12 @@ def test_a_shard_that_is_none(text: str) -> None:
 def test_an_empty_glob_is_refused() -> None:
     with pytest.raises(OptionError, match="--include is empty"):
         Selection(include=("",))
+
+
+@pytest.mark.parametrize("glob", ["[z-a].jpg", "sub/[9-0]*"])
+def test_a_range_that_ends_before_it_begins_is_refused(glob: str) -> None:
+    with pytest.raises(OptionError, match=r"--exclude '.*bad character range.*\*\.jpg"):
+        Selection(exclude=(glob,))
 
 
 def test_paths_below_a_folder() -> None:

@@ -67,7 +67,7 @@ def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
 
 def _with_captions(entries: list[Entry], source: Source) -> list[Entry]:
     """The entries that have captions with words, or questions."""
-    if all(entry.questions for entry in entries):
+    if entries and all(entry.questions for entry in entries):
         return entries
     without = [entry for entry in entries if not entry.captions]
     kept, _ = without_blank([entry for entry in entries if entry.captions], source.path)

@@ -134,9 +134,10 @@ def format_of(source: Source) -> Format:
     Raises:
         DataError: it has none that is registered.
     """
+    folder = source.path.is_dir()
     for name in reversed(list(READERS)):
         found = READERS[name]()
-        if found.recognises(source):
+        if (found.folders or not folder) and found.recognises(source):
             return found
     if isinstance(source.json, list):
         raise DataError(

@@ -58,7 +58,7 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 def _sidecars(picture: Path) -> list[Path]:
     names = [f"{name}{ending}" for ending in SIDECARS for name in (picture.stem, picture.name)]
-    return [path for name in names if (path := picture.with_name(name)).is_file()]
+    return [path for name in names if os.path.isfile(path := picture.with_name(name))]  # noqa: PTH113 - it takes names that are too long
 
 
 def _captions(picture: Path) -> tuple[list[str], str | None]:

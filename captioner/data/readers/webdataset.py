@@ -29,6 +29,7 @@ class WebDataset(Format):
     """
 
     patterns = ("*.tar",)
+    folders = True
 
     def recognises(self, source: Source) -> bool:
         if source.name.endswith((".tar", ".tgz")):  # Source.name is without .gz

@@ -48,12 +48,15 @@ class BesideFiles:
         path = Path(picture)
         return path.with_name(self._name(path.name))
 
-    def plan(self, pictures: Iterable[Path], *, inputs: Iterable[Path] = ()) -> tuple[list[str], list[Failure]]:
+    def plan(
+        self, pictures: Iterable[Path], *, inputs: Iterable[Path] = (), elsewhere: Iterable[Path] = ()
+    ) -> tuple[list[str], list[Failure]]:
         """What is to happen to each picture's sidecar, before any work.
 
         Args:
             pictures: of the run. Those of an earlier call keep their sidecars.
             inputs: other files that the run reads.
+            elsewhere: pictures of other runs, such as other shards, whose sidecars this run leaves alone.
 
         Returns:
             For each picture "new", "add to" or "replace", or "" where nothing is to be written; and a failure for each
@@ -61,13 +64,17 @@ class BesideFiles:
         """
         pictures = list(pictures)
         failures: dict[Path, Failure] = {}
-        known = dict(self._owners)
+        known, own = dict(self._owners), set(pictures)
         for picture in pictures:
             other = self._claim(picture)
             if other is not None:
                 for one, rival in ((picture, other), (other, picture)):
                     if one is not other or self._key(other) not in known:
                         failures.setdefault(one, self._shared(one, rival))
+        for rival in elsewhere:
+            other = self._claim(rival)
+            if other is not None and self._key(other) not in known and other in own:
+                failures.setdefault(other, self._shared(other, rival))
         plans: list[str] = []
         sources = _Sources([*pictures, *inputs], ending=Path(self._name("a.b")).suffix)
         for picture in pictures:
@@ -203,7 +210,7 @@ class BesideFiles:
                 raise DataError(f"{path}: a link to nowhere", remedy="remove it") from None
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{path}: cannot be written (it is no file)", remedy="move it away")
-        if (may_be_input or path in sources.alike) and sources.have(status):
+        if (may_be_input or sources.alike) and sources.have(status):
             raise DataError(f"{path}: is an input of this run, and stays as it is", remedy="move it away")
 
     def _check_folder(self, path: Path) -> None:
@@ -223,9 +230,9 @@ class _Sources:
         self._files, self._ending = files, ending.lower()
 
     @cached_property
-    def alike(self) -> set[Path]:
-        """The files that end as sidecars do."""
-        return {one for one in self._files if one.suffix.lower() == self._ending}
+    def alike(self) -> bool:
+        """Whether one of the files ends as sidecars do."""
+        return any(one.suffix.lower() == self._ending for one in self._files)
 
     @cached_property
     def _identities(self) -> set[tuple[int, int]]:

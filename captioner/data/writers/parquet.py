@@ -93,7 +93,7 @@ class ParquetResults(ResultsFile):
 
     def __exit__(self, *error: object) -> None:
         try:
-            if error[0] is None and self._end and not self._broken:
+            if error[0] is None and self._begun and self._end and not self._broken:
                 self._finish()
         finally:
             self.close()

@@ -126,6 +126,7 @@
   async function keep() {
     clearTimeout(typed);
     typed = null;
+    if (!item) return true; // what stands there is still the text of the picture before
     return now() === saved || (await write("draft"));
   }
 
@@ -141,7 +142,7 @@
   }
 
   const beside = (by) => async () => {
-    await keep();
+    if (!(await keep())) return null; // the text stays until it is on the disk
     return Math.max(0, Math.min(count - 1, index + by));
   };
 
@@ -156,7 +157,7 @@
   };
 
   const open = async () => {
-    await keep();
+    if (!item || !(await keep())) return null;
     if (item.next_open === null) say("Every picture is done.");
     return item.next_open;
   };
