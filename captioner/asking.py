@@ -11,6 +11,7 @@ import numpy as np
 from captioner.backends.base import AnsweringBackend, Encoded
 from captioner.backends.choice import open_answering
 from captioner.errors import CheckpointError, OptionError
+from captioner.header import read_header, require_answers
 from captioner.image import MAX_PIXELS, Picture
 from captioner.prepared import Prepared, prepare
 from captioner.results import Answer, OtherAnswer, QuestionWord
@@ -117,6 +118,8 @@ class Asker:
         """
         if not isinstance(question, str):
             raise OptionError(f"a question is a text, not {question!r:.60}")
+        if any("\ud800" <= letter <= "\udfff" for letter in question):
+            raise OptionError(f"the question {question!r:.60} is no Unicode text", remedy="write it in UTF-8")
         words = question_words(question)
         shown = question if len(question) <= 60 else f"{question[:60]}..."
         if not words:
@@ -187,5 +190,7 @@ def load_answering(
         OptionError: there is no such device or backend, or what it needs is not installed.
     """
     path = find_model(model, answering=True)
+    if path.is_dir():
+        require_answers(read_header(path), path)
     chosen: dict[str, Any] = {"device": str(device or "auto"), "threads": threads}
     return Asker(open_answering(backend, path, **chosen), name=path.stem)

@@ -60,6 +60,7 @@ def test_a_list_encodes_the_picture_once(
         ("zxqv blorp", "zxqv"),
         ("dog " * 500, "500 words"),
         (3, "3"),
+        ("the dog \udcff", "udcff"),  # a byte that is no UTF-8, as the command line gives it
     ],
 )
 def test_a_question_that_cannot_be_read_is_refused_before_the_picture_is_opened(

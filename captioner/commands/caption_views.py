@@ -102,8 +102,12 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError("--frames goes with neither --heads nor --contrast", remedy="leave one of them out")
     if options.frames is not None and options.explain not in (None, "attention"):
         raise OptionError(f"the maps of clips are attention, not {options.explain}", remedy="leave out --explain")
-    if options.contrast is not None and not all(options.contrast.partition("=")):
-        raise OptionError(f"--contrast is WORD=OTHER, not '{options.contrast}'", remedy="--contrast dog=cat")
+    if options.contrast is not None:
+        word, _, different = options.contrast.partition("=")
+        if not word or not different or word == different:
+            raise OptionError(
+                f"--contrast is WORD=OTHER, of two words, not '{options.contrast}'", remedy="--contrast dog=cat"
+            )
     if options.figure and len(options.pictures) > 1:
         raise OptionError(
             f"--figure {options.figure} is one file for {len(options.pictures)}", remedy="give one picture, or --page"

@@ -148,6 +148,8 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
             advance()
         if before is not None and first is not None:
             _add(asker, first, asked, before[0], found["shuffled pictures"])
+    if before is None or first is before[1]:
+        del found["shuffled pictures"]  # one picture cannot be exchanged
     return dict(found), failed
 
 

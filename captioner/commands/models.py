@@ -66,9 +66,9 @@ def _as_json(name: str, path: str) -> str:
 
 
 def _line(name: str, path: str) -> str:
-    from captioner.header import damaged, read_summary
+    from captioner.header import damaged, read_header, read_summary
 
-    model = read_summary(path)
+    model = read_header(path) if os.path.isdir(path) else read_summary(path)  # noqa: PTH112
     try:
         config, test = model["config"], model["about"].get("test", {})
         scores = "  ".join(f"{measure} {value:.1f}" for measure, value in test.get("scores", {}).items())
@@ -84,4 +84,7 @@ def _line(name: str, path: str) -> str:
 
 
 def _size(path: str) -> int:
+    """Bytes of a model file, or of the files of an exported folder."""
+    if os.path.isdir(path):  # noqa: PTH112
+        return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
     return os.stat(path).st_size  # noqa: PTH116

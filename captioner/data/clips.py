@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from captioner.errors import ImageError, OptionError
+from captioner.errors import CaptionerError, ImageError, OptionError, one_line
 from captioner.image import MAX_PIXELS
 
 ANIMATED = ("GIF", "WEBP", "PNG", "JPEG")
@@ -45,8 +45,10 @@ def read_frames(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -
             return _of_animation(animation, count)
     except UnidentifiedImageError:
         return _of_video(path, count, max_pixels)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: does not open as a clip ({error})") from None
+    except CaptionerError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every exception for damaged files
+        raise ImageError(f"{path}: does not open as a clip ({one_line(error)})") from None
 
 
 def chosen(total: int, count: int) -> list[int]:

@@ -312,6 +312,7 @@ def export_mode() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        sinusoidal_positions.cache_clear()  # what was first computed while tracing is no tensor of numbers
 
 
 def fold_convolutions(model: _Model) -> tuple[_Model, dict[str, Recipe]]:

@@ -84,6 +84,7 @@ class Options(BaseModel):
 
 LONGEST_QUESTION = 500
 MOST_ANSWERS = 10
+MOST_DRAWN = 10  # questions of a figure, which takes a second or two for each
 
 
 class Question(BaseModel):
@@ -117,6 +118,9 @@ class Question(BaseModel):
             raise Problem(422, "invalid-options", detail) from None
         if not asked.questions:
             raise Problem(422, "invalid-options", "question: it is empty")
+        if asked.format == "png" and len(asked.questions) > MOST_DRAWN:
+            detail = f"format: a figure has at most {MOST_DRAWN} questions, not {len(asked.questions)}: ask for html"
+            raise Problem(422, "invalid-options", detail)
         return asked
 
 

@@ -84,7 +84,7 @@ def hard_attention_loss(
 ) -> Tensor:
     """The estimator of hard attention's gradient: ``-(lambda_r (log p(y|s,a) - b) log p(s|a) + lambda_e H[s])``.
 
-    Xu et al. 2015, "Show, Attend and Tell", equation 11: REINFORCE (Williams 1992) with a moving average of the
+    Xu et al. 2015, "Show, Attend and Tell", after equation 12: REINFORCE (Williams 1992) with a moving average of the
     captions' log-likelihoods as baseline, and the entropy of the probabilities. The likelihood is a reward here: no
     gradient passes it, and the cross-entropy beside it has its own.
 

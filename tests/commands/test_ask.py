@@ -39,6 +39,7 @@ def test_many_questions_have_a_line_each_and_a_stopped_run_goes_on(
         {"image": "0.png", "question": "how many", "question_id": 7},
         {"image": "gone.png", "question": "the cat"},
         {"image": "1.png", "question": "zzz"},
+        {"image": "1.png", "question": "the \ud800 dog"},  # half a surrogate pair
         {"image": "1.png", "question": "what color is the cat"},
     ]
     questions, output = tmp_path / "q.jsonl", tmp_path / "a.jsonl"
@@ -48,7 +49,7 @@ def test_many_questions_have_a_line_each_and_a_stopped_run_goes_on(
     assert main(command) == 1
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [(row["image"], row["question"]) for row in rows] == [(row["image"], row["question"]) for row in asked]
-    assert rows[1]["question_id"] == 7 and 0 < rows[0]["probability"] <= 1 and rows[4]["answer"]
+    assert rows[1]["question_id"] == 7 and 0 < rows[0]["probability"] <= 1 and rows[5]["answer"]
     assert "gone.png" in rows[2]["error"] and "zzz" in rows[3]["error"]
     whole = output.read_bytes()
     output.write_bytes(whole[: len(whole) * 2 // 3])  # as a kill leaves it

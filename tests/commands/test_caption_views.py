@@ -45,6 +45,7 @@ def test_heads_and_contrast_are_drawn(command: Command, make_picture: Callable[.
     [
         (["--heads", "nowhere"], "nowhere"),
         (["--contrast", "dog"], "'dog'"),
+        (["--contrast", "dog=dog"], "'dog=dog'"),
         (["--contrast", "a=b", "--heads", "a"], "one at a time"),
         (["--frames", "2", "--heads", "a"], "--heads"),
         (["--frames", "2", "--output", "x.jsonl"], "--output"),

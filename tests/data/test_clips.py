@@ -1,5 +1,6 @@
 """Frames of clips: which are taken, and what is no clip."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def test_what_is_no_clip_is_named(tmp_path: Path) -> None:
     broken.write_bytes(clip.read_bytes()[:30])
     with pytest.raises((ImageError, OptionError), match=r"broken\.gif"):
         read_frames(broken, 2)
+    noise = Image.effect_noise((60, 40), 90)
+    noise.save(clip, save_all=True, append_images=[noise.rotate(angle) for angle in (90, 180)])
+    whole = clip.read_bytes()
+    for length in range(1000, len(whole), 97):  # Pillow's exceptions are of many kinds
+        broken.write_bytes(whole[:length])
+        with contextlib.suppress(ImageError):
+            read_frames(broken, 3)
 
 
 def test_videos_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

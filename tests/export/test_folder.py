@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner.backends.graph_files import graph_folder
+from captioner.cli import main
 from captioner.errors import CheckpointError, OptionError
 from captioner.export.folder import export_folder
 from captioner.options import Greedy
@@ -62,6 +63,12 @@ def test_its_configuration_is_complete(folder: Path, precision: str) -> None:
         assert key in config
     files = ["config.json", "encode.onnx", "example.py", "score.onnx", "step.onnx"]
     assert sorted(path.name for path in folder.iterdir()) == files
+
+
+def test_it_is_listed(folder: Path, precision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", str(folder)]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(precision) and "tiny" in line
 
 
 def test_the_example_needs_no_captioner(folder: Path, tmp_path: Path, precision: str, model_file: Path) -> None:

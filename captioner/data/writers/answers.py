@@ -100,7 +100,8 @@ class AnswersFile:
         key = {} if asked.id is None else {"question_id": asked.id}
         row = {"image": asked.image, "question": asked.question, **key, **values}
         try:
-            self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+            # Half a surrogate pair has no UTF-8; JSON's escape of it is read back as what it was.
+            self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
             self._file.flush()
         except OSError as error:
             raise OptionError(f"--output {self.path}: cannot be written ({error.strerror})") from None

@@ -34,7 +34,7 @@ class VisualSentinel(nn.Module):
 class AdaptiveAttention(AdditiveAttention):
     """Additive attention over the cells and a sentinel that is no cell; its weight is ``off_grid``.
 
-    Lu et al. 2017, equations 6 to 8 and 11 to 13: one softmax over ``[z; v . tanh(W_s s + W q)]``, whose last weight
+    Lu et al. 2017, equations 6 to 8, 11 and 12: one softmax over ``[z; v . tanh(W_s s + W q)]``, whose last weight
     is ``beta = off_grid``; the context is ``beta s + (1 - beta) c``, with ``s`` projected to the cells' width.
     ``1 - off_grid`` says how much the picture mattered for the word.
 

@@ -15,7 +15,7 @@ class HardAttention(AdditiveAttention):
 
     Xu et al. 2015, "Show, Attend and Tell", section 4.1. In training the cell is drawn from the probabilities of
     additive attention (equation 8), and no gradient passes the drawing: `captioner.training.losses.hard_attention_loss`
-    is the estimator of equation 11 and its baseline, which needs ``others["log_p"]``. As in the paper, a share of the
+    is the estimator of equation 12 with its baseline, which needs ``others["log_p"]``. As in the paper, a share of the
     pictures of a batch takes the expected context instead, which lowers the variance. In evaluation the likeliest cell
     is taken, and gradients pass as if the context were the expected one (straight-through), for gradient maps.
 

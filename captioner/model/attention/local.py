@@ -27,9 +27,11 @@ class _WindowAttention(DotProductAttention):
         self.window = window
 
     def keys_values(self, grid: Grid) -> AttentionCache:
-        """See `Attention.keys_values`. Raises OptionError where the grid's vectors are no cells."""
-        if grid.sources is not None or grid.frames != 1:
-            raise OptionError("local attention needs the cells of one picture", remedy="choose another refiner")
+        """See `Attention.keys_values`. Raises OptionError for clips, and where the grid's vectors are no cells."""
+        if grid.frames != 1:
+            raise OptionError("local attention has no window in a clip", remedy="choose a model of another attention")
+        if grid.sources is not None:
+            raise OptionError("local attention needs the grid's cells", remedy="choose another refiner")
         return super().keys_values(grid)
 
     def attend(self, query: Tensor, cache: AttentionCache, centre: Tensor) -> Attended:

@@ -18,7 +18,7 @@ class GridSelfAttention(Block):
 
     Wang et al. 2018, "Non-local Neural Networks", equations 1, 4 and 6 (https://arxiv.org/abs/1711.07971):
     ``y = softmax(theta(x) . phi(x)) g(x)`` and ``z = W y + x``. Zhang et al. 2019, "Self-Attention Generative
-    Adversarial Networks", equation 4 (https://arxiv.org/abs/1805.08318): the gate ``gamma``, 0 at first, so that a
+    Adversarial Networks", equation 3 (https://arxiv.org/abs/1805.08318): the gate ``gamma``, 0 at first, so that a
     trained network is as it was. Dot products are scaled by the root of the width. The weights are "cells"
     (B, heads, h * w, h * w), of every cell for every cell.
 
@@ -43,7 +43,8 @@ class GridSelfAttention(Block):
         """See `Block.forward`."""
         shape = features.shape[2:]
         q, k, v = (self._split(part(features)) for part in (self.query, self.key, self.value))  # (B, H, L, A / H)
-        scores = (q @ k.transpose(2, 3) + self.position_scores(q, shape)) / math.sqrt(q.shape[-1])
+        q = q / math.sqrt(q.shape[-1])  # before the products, which could overflow in half precision
+        scores = q @ k.transpose(2, 3) + self.position_scores(q, shape)
         weights = masked_softmax(scores, None if mask is None else mask.flatten(2).unsqueeze(1))  # (B, H, L, L)
         read = (weights @ v).transpose(2, 3).flatten(1, 2).unflatten(-1, shape)  # (B, A, h, w)
         return features + self.gate * self.output(read), {"cells": weights}
