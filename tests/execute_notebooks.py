@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -29,18 +30,25 @@ _METADATA = {
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in tracebacks
 
 
-def execute(path: Path, folder: Path, *, timeout: int = 600) -> NotebookNode:
+def execute(path: Path, folder: Path, *, timeout: int = 600, instead: Mapping[str, str] | None = None) -> NotebookNode:
     """Run a notebook in a folder, with this checkout's package; the notebook with its new outputs.
 
     Args:
         path: of the notebook, which is only read.
         folder: an empty one, where the notebook's files go.
         timeout: seconds for a cell.
+        instead: what stands in its code in the place of other text, such as fewer epochs.
 
     Raises:
         CellExecutionError: a cell failed.
+        ValueError: the code does not have such text.
     """
     notebook = nbformat.read(path, as_version=4)
+    for before, after in (instead or {}).items():
+        if not any(before in cell.source for cell in notebook.cells):
+            raise ValueError(f"{path}: no cell has {before!r}")
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(before, after)
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         "PYTHONPATH": os.pathsep.join(paths),

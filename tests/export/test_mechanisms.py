@@ -80,7 +80,6 @@ def test_mechanisms_and_refiners_export(tmp_path: Path) -> None:
         query = torch.randn(pictures, queries, TEXT, generator=generator)
         return query, torch.randn(pictures, 20, IMAGE, generator=generator), mask
 
-    module(*made(2, 3))  # positions are kept for later calls: those of a trace have no values
     b, t = Dim("B"), Dim("T")
     with export_mode():
         program = torch.onnx.export(
