@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from captioner.errors import CaptionerError, ImageError, OptionError, one_line
 from captioner.image import MAX_PIXELS
@@ -62,7 +62,7 @@ def _of_animation(animation: Image.Image, count: int) -> list[Image.Image]:
     frames = []
     for number in chosen(min(getattr(animation, "n_frames", 1), _MOST_READ), count):
         animation.seek(number)
-        frame = animation.convert("RGBA")
+        frame = ImageOps.exif_transpose(animation).convert("RGBA")
         white = Image.new("RGBA", frame.size, "white")
         frames.append(Image.alpha_composite(white, frame).convert("RGB"))
     return frames

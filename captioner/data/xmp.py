@@ -50,9 +50,9 @@ class XmpSidecar:
         self.properties = (DESCRIPTION, ALT_TEXT) if alt_text else (DESCRIPTION,)
 
     def is_complete(self, content: bytes | None) -> bool:
-        """Whether the file has all properties."""
+        """Whether the file has all properties, and none is blank."""
         document = _parsed(content or b"")
-        return all(_find(document, one) is not None for one in self.properties)
+        return all(_filled(_find(document, one)) is not None for one in self.properties)
 
     def merged(self, content: bytes | None, text: str, facts: Mapping[str, Any], join: Join) -> bytes | None:
         """See `captioner.data.sidecars.SidecarForm`. Other properties, other languages, comments and the packet's
@@ -61,7 +61,7 @@ class XmpSidecar:
         changed = content is None
         for one in self.properties:
             element = _find(document, one)
-            found = join(None if element is None else _text_of(element), _clean(text))
+            found = join(_filled(element), _clean(text))
             if found is not None:
                 _set(document, element, one, found)
                 changed = True
@@ -111,6 +111,12 @@ def _find(document: Document, name: tuple[str, str, str]) -> Element | None:
             _set(document, element, name, text)
             return element
     return None
+
+
+def _filled(element: Element | None) -> str | None:
+    """The text of a property; None where it is missing or blank."""
+    text = "" if element is None else _text_of(element)
+    return text if text.strip() else None
 
 
 def _text_of(element: Element) -> str:

@@ -39,6 +39,10 @@ def test_animations_give_their_frames(ending: str, tmp_path: Path) -> None:
 def test_a_still_picture_is_a_clip_of_one_frame(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (40, 40, 40)).save(tmp_path / "still.png")
     assert levels(read_frames(tmp_path / "still.png", 8)) == [2]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (8, 4), (40, 40, 40)).save(tmp_path / "turned.jpg", exif=turned)
+    assert [frame.size for frame in read_frames(tmp_path / "turned.jpg", 2)] == [(4, 8)]
 
 
 def test_what_is_no_clip_is_named(tmp_path: Path) -> None:

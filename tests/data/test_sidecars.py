@@ -88,6 +88,13 @@ def test_xmp_adds_only_the_property_that_is_missing() -> None:
     assert written.count(b"mine") == written.count(b"a dog") == 1
 
 
+def test_a_blank_description_is_none() -> None:
+    blank = XmpSidecar().merged(None, " ", {}, Join())
+    assert blank is not None and not XmpSidecar().is_complete(blank)
+    written = XmpSidecar().merged(blank, "a dog", {}, Join())
+    assert written is not None and written.count(b"a dog") == 1 and XmpSidecar().is_complete(written)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"<a/>", b"<x", b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "é".encode("latin-1")]
 )
