@@ -68,18 +68,18 @@ class Scored:
     off_grid: NDArray[np.float32]
 
 
-class Backend(Protocol):
-    """A model in some runtime.
+class RunningModel(Protocol):
+    """A model in some runtime, which encodes pictures.
 
     Attributes:
         name: of the runtime: "torch".
         device: where it computes: "cpu", "cuda:0".
-        vocabulary: the model's words.
+        vocabulary: the words of captions or of questions.
         about: the metadata of the model, see `captioner.header.Header`.
         side: of the square input, in pixels.
         pad: pictures keep their shape and are padded, rather than squashed.
         grid_shape: (h, w).
-        max_length: the most words of a caption that it can read.
+        max_length: the most words of a caption or a question that it can read.
         digest: of the model's file; "" for a model that came from none.
     """
 
@@ -104,6 +104,10 @@ class Backend(Protocol):
 
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> Encoded:
         """Encode inputs (B, side, side, 3); ``geometries`` are of the B pictures."""
+
+
+class Backend(RunningModel, Protocol):
+    """A captioning model in some runtime."""
 
     def begin(self, encoded: Encoded) -> State:
         """The state before the first word, one row per picture."""
@@ -137,38 +141,15 @@ class AnswerScores:
     words: NDArray[np.float32]
 
 
-class AnsweringBackend(Protocol):
-    """An answering model in some runtime; the attributes that `Backend` has too mean the same.
+class AnsweringBackend(RunningModel, Protocol):
+    """An answering model in some runtime.
 
     Attributes:
-        vocabulary: the words of questions.
         answers: that it chooses from.
-        max_length: the most words of a question that it can read.
     """
 
     @property
-    def name(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def vocabulary(self) -> Vocabulary: ...
-    @property
     def answers(self) -> Sequence[str]: ...
-    @property
-    def about(self) -> Mapping[str, Any]: ...
-    @property
-    def side(self) -> int: ...
-    @property
-    def pad(self) -> bool: ...
-    @property
-    def grid_shape(self) -> tuple[int, int]: ...
-    @property
-    def max_length(self) -> int: ...
-    @property
-    def digest(self) -> str: ...
-
-    def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> Encoded:
-        """Encode inputs (B, side, side, 3); ``geometries`` are of the B pictures."""
 
     def answer(self, encoded: Encoded, questions: Tokens) -> list[list[AnswerScores]]:
         """Answer the questions of each picture, given in ids, of one word at least; aligned with ``questions``."""

@@ -44,7 +44,7 @@ def choose_threads(*, cores: int, usable: int, busy: float) -> int:
 
 
 class Threads:
-    """The number of threads to use now, chosen anew every few seconds by what else the machine does.
+    """The number of threads to use now, chosen every few seconds by the load of the other programs.
 
     Args:
         fixed: the number, where it is not to be chosen.

@@ -21,15 +21,16 @@ from captioner.backends.graph_files import DESCRIPTION_VERSION, METADATA_KEY, gr
 from captioner.backends.onnx_answering import open_answering_graphs
 from captioner.backends.torch_answering import TorchAnsweringBackend
 from captioner.checkpoint import AnswerCheckpoint
-from captioner.errors import OptionError, one_line
+from captioner.errors import OptionError
 from captioner.export.graphs import (
-    OPSET,
     export_mode,
     fold_convolutions,
     pool_globally,
     recipes_of,
     strip_weights,
     tidy,
+    trace,
+    write_files,
 )
 from captioner.export.parity import TOLERANCE, Parity
 from captioner.header import read_header
@@ -69,14 +70,7 @@ def write_answering_graphs(model_file: str | Path, folder: str | Path | None = N
             f"log-probabilities differ by {found.log_p:.2g}, maps by {found.maps:.2g}",
             remedy="in its code, take sizes from tensor.shape",
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            partial = folder / f"{name}.onnx.partial"
-            partial.write_bytes(content)
-            partial.replace(folder / f"{name}.onnx")
-    except OSError as error:
-        raise OptionError(f"{folder}: cannot write graphs ({error.strerror})") from None
+    write_files(folder, contents)
     return found
 
 
@@ -157,13 +151,16 @@ def export_answering_graphs(model: AnswerCheckpoint, *, digest: str) -> dict[str
     names = ["mask"] if pad else []
     with export_mode():
         exported = {
-            "encode": _export(_Encode(folded), (pixels, *mask), ({0: b}, *masked), ["pixels", *names], ["grid"]),
-            "answer": _export(
+            "encode": trace(
+                _Encode(folded), (pixels, *mask), ({0: b}, *masked), ["pixels", *names], ["grid"], folded.answerer
+            ),
+            "answer": trace(
                 _Answer(folded),
                 (grid, tokens, *flat),
                 ({0: b}, {0: b, 1: k, 2: t}, *masked),
                 ["grid", "tokens", *names],
                 ["log_p", "map", "words"],
+                folded.answerer,
             ),
         }
     leaves = [{"name": "grid", "axis": "image", "kept": True}]
@@ -183,28 +180,3 @@ def export_answering_graphs(model: AnswerCheckpoint, *, digest: str) -> dict[str
         }
         graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
     return exported
-
-
-def _export(
-    module: nn.Module, arguments: tuple[Any, ...], shapes: tuple[Any, ...], inputs: list[str], outputs: list[str]
-) -> onnx.ModelProto:
-    try:
-        program = torch.onnx.export(
-            module,
-            arguments,
-            dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=inputs,
-            output_names=outputs,
-            opset_version=OPSET,
-            verbose=False,
-        )
-    except ModuleNotFoundError as error:
-        raise OptionError(f"export needs {error.name}, which is not installed") from None
-    except Exception as error:  # whatever an answerer of somebody else's does that the exporter does not know
-        cause = error.__cause__ or error
-        raise OptionError(
-            f"the model does not export to ONNX: {type(cause).__name__}: {one_line(cause)}", remedy="run it on torch"
-        ) from error
-    assert program is not None
-    return program.model_proto

@@ -12,7 +12,7 @@ Every decoder exports whose state is made of dataclasses, tuples, lists and dict
 import copy
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,6 +81,16 @@ def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Pa
         model,
         open_graphs(path, header, folder, contents.__getitem__),
     )
+    write_files(folder, contents)
+    return found
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write graphs by their names, each in one step.
+
+    Raises:
+        OptionError: the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -89,7 +99,6 @@ def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Pa
             partial.replace(folder / f"{name}.onnx")
     except OSError as error:
         raise OptionError(f"{folder}: cannot write graphs ({error.strerror})") from None
-    return found
 
 
 def check_parity(model: Checkpoint, exported: Backend, *, tolerance: float | None = None) -> Parity:
@@ -226,7 +235,7 @@ def _export_encode(model: CaptionModel, probe: Probe) -> onnx.ModelProto:
     if model.encoder.config.pad:
         arguments, shapes = (*arguments, probe_mask(model, pictures)), (*shapes, {0: Dim("B")})
         names.append("mask")
-    return _export(_Encode(model), arguments, shapes, names, [leaf.name for leaf in probe.leaves], model)
+    return trace(_Encode(model), arguments, shapes, names, [leaf.name for leaf in probe.leaves], model.decoder)
 
 
 def _export_step(model: CaptionModel, probe: Probe) -> onnx.ModelProto:
@@ -237,13 +246,13 @@ def _export_step(model: CaptionModel, probe: Probe) -> onnx.ModelProto:
         state.append(tensor.unflatten(0, (PICTURES, ROWS)) if row else tensor)
         sizes: dict[int, Any] = {"row": {0: b, 1: k}, "image": {0: b}, "none": {}}[leaf.axis]
         shapes.append({**sizes, **{axis + row: Dim.AUTO for axis in leaf.grows}})
-    return _export(
+    return trace(
         _Step(model, probe),
         (torch.full((PICTURES, ROWS), START), state),
         ({0: b, 1: k}, shapes),
         ["tokens", *(leaf.name for leaf in probe.leaves)],
         ["logits", "log_p", "map", "off_grid", *(f"next_{probe.leaves[i].name}" for i in probe.changed)],
-        model,
+        model.decoder,
     )
 
 
@@ -255,13 +264,13 @@ def _export_score(model: CaptionModel, probe: Probe, step: onnx.ModelProto) -> o
     places = torch.arange(PICTURES * ROWS * WORDS)[1:]
     b, k, t = Dim("B"), Dim("k"), Dim("T", max=model.decoder.max_length + 1)
     shapes = [{} if leaf.axis == "none" else {0: b} for leaf in probe.leaves]
-    score = _export(
+    score = trace(
         _Score(model, probe),
         (tokens, places, torch.full_like(places, START), state),
         ({0: b, 1: k, 2: t}, {0: Dim("P")}, {0: Dim("P")}, shapes),
         ["tokens", "places", "targets", *(leaf.name for leaf in probe.leaves)],
         ["log_p", "map", "off_grid"],
-        model,
+        model.decoder,
     )
     used = {name for node in _nodes(score.graph) for name in node.input}
     inputs = [value for value in score.graph.input if value.name in used]
@@ -270,14 +279,26 @@ def _export_score(model: CaptionModel, probe: Probe, step: onnx.ModelProto) -> o
     return score
 
 
-def _export(
+def trace(
     module: nn.Module,
     arguments: tuple[Any, ...],
     shapes: tuple[Any, ...],
     inputs: list[str],
     outputs: list[str],
-    model: CaptionModel,
+    part: nn.Module,
 ) -> onnx.ModelProto:
+    """The ONNX graph of a module.
+
+    Args:
+        module: with its weights, in evaluation mode.
+        arguments: examples of its inputs.
+        shapes: of each, the axes whose size may change.
+        inputs, outputs: names.
+        part: the decoder or answerer that a message names.
+
+    Raises:
+        OptionError: it does not export; the message says why.
+    """
     try:
         program = torch.onnx.export(
             module,
@@ -291,10 +312,10 @@ def _export(
         )
     except ModuleNotFoundError as error:
         raise OptionError(f"export needs {error.name}, which is not installed") from None
-    except Exception as error:  # whatever a decoder of somebody else's does that the exporter does not know
+    except Exception as error:  # whatever a part of somebody else's does that the exporter does not know
         cause = error.__cause__ or error
         raise OptionError(
-            f"{type(model.decoder).__name__} does not export to ONNX: {type(cause).__name__}: {one_line(cause)}",
+            f"{type(part).__name__} does not export to ONNX: {type(cause).__name__}: {one_line(cause)}",
             remedy="run it on torch",
         ) from error
     assert program is not None
