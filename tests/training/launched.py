@@ -28,7 +28,7 @@ class Done:
 
 
 def start(run: Callable[..., object], *arguments: object, name: Path, **environment: str) -> BaseProcess:
-    """Start ``run(*arguments)``, whose result is the exit code. It writes to the files ``name.out`` and ``name.err``."""
+    """Start ``run(*arguments)``, whose result is the exit code; it writes to ``name.out`` and ``name.err``."""
     process = _server.Process(target=_child, args=(run, arguments, name, environment), daemon=True)
     process.start()
     return process
