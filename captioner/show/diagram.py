@@ -136,7 +136,7 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
     width, kind = refiner.get("width", "D"), decoder.get("kind", "decoder")
     transformer = kind == "transformer"
     query_width = decoder.get("width", "E")
-    attention = decoder.get("attention", "multihead" if transformer else "additive")
+    attention = decoder.get("attention", "multihead")  # the default of every decoder here
     options = decoder.get("attention_options", {})
     mechanism = _MECHANISMS.get(attention, _Mechanism(f"attention '{attention}'", "", "score of query and key"))
     heads, space = decoder.get("heads", 1), decoder.get("attention_width", query_width)

@@ -41,6 +41,13 @@ def test_every_mechanism_and_refiner_is_drawn() -> None:
     assert "36 vectors x 48" in source(refiner="coarse_cells")
 
 
+def test_an_attention_that_is_not_named_is_the_default_of_the_decoder() -> None:
+    config = ModelConfig(decoder=LSTMConfig()).as_dict()
+    del config["decoder"]["attention"]
+    text = diagram({"config": config, "tensors": {}, "vocabulary": ["a"] * 5}, (2, 2))
+    assert "multi-head attention" in text and "additive" not in text
+
+
 @pytest.mark.skipif(shutil.which("dot") is None, reason="needs graphviz, which is not installed")
 def test_graphviz_draws_it(tmp_path: Path) -> None:
     svg = write_diagram(source("memory", "cbam"), tmp_path / "flow.svg").read_text()
