@@ -72,7 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more.add_argument("--compare", type=Path, metavar="FILE", help="other results: differences and their p-values")
     more.add_argument("--bootstrap", type=int, metavar="N", help="95%% intervals from N resamples, e.g. 1000")
     more.add_argument("--seed", type=int, default=0, help="of resampling (default 0)")
-    more.add_argument("--no-baselines", action="store_true", help="leave out the constant and the human score")
+    more.add_argument(
+        "--no-baselines",
+        action="store_true",
+        help="leave out the constant and the human score; with --questions, the answers without "
+        "the picture, about shuffled pictures, and the most frequent of the type",
+    )
     more.add_argument("--meteor", action="store_true", help="METEOR 1.5; needs Java and pycocoevalcap")
     more.add_argument("--spice", action="store_true", help="SPICE; needs Java and pycocoevalcap")
     output = parser.add_argument_group("output")
