@@ -558,6 +558,7 @@ def load(
     device: str | None = "auto",
     backend: str = "auto",
     threads: int | None = None,
+    wait: bool = True,
 ) -> Captioner:
     """A model by name or path.
 
@@ -570,6 +571,8 @@ def load(
             file), and "torch" for others and on an accelerator.
         threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes what the environment's
             OMP_NUM_THREADS says, or looks every few seconds how many cores others leave free.
+        wait: until the whole model is open. Without, the part that decodes may be opened beside the first pictures,
+            and the first caption raises what is wrong with it: one caption comes sooner.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
@@ -577,7 +580,7 @@ def load(
     """
     path = find_model(model)
     device = str(device or "auto")
-    opened = open_backend(backend, path, device=device, threads=threads)
+    opened = open_backend(backend, path, device=device, threads=threads, wait=wait)
     try:
         return Captioner(opened, name=path.stem, file=None if path.is_dir() else path)
     except (TypeError, OptionError) as error:
