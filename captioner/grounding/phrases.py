@@ -56,16 +56,16 @@ def caption_phrases(
         same = [k for k in sorted(free) if list(captions[k]) == tokens]
         if same:
             number = sentences[i].caption
-            k = number if number in same else same[0]
+            k = number if number is not None and number in same else same[0]
             free.remove(k)
             found[k] = _placed(sentences[i], split[i], captions[k])
         else:
             left.append(i)
     for i in left:
-        k = _most_alike(split[i][0], captions, free, number=sentences[i].caption)
-        if k is not None:
-            free.remove(k)
-            found[k] = _placed(sentences[i], split[i], captions[k])
+        alike = _most_alike(split[i][0], captions, free, number=sentences[i].caption)
+        if alike is not None:
+            free.remove(alike)
+            found[alike] = _placed(sentences[i], split[i], captions[alike])
     return found
 
 

@@ -102,7 +102,7 @@ def _read_file(path: Path) -> dict[str, tuple[PhraseSentence, ...]]:
         size = _size(entry.get("width"), entry.get("height"), place)
         given = entry.get("boxes", {})
         if not isinstance(given, dict) or not all(isinstance(some, list) for some in given.values()):
-            raise DataError(f"{place}: 'boxes' must map entities to lists of boxes, not {str(given):.60}")
+            raise DataError(f"{place}: 'boxes' must map entities to lists of boxes, not {given!s:.60}")
         boxes = {key: tuple(_fractions(box, size, place) for box in some) for key, some in given.items()}
         found[name] = tuple(_sentence(one, boxes, place) for one in entry["sentences"])
     return found
@@ -111,7 +111,7 @@ def _read_file(path: Path) -> dict[str, tuple[PhraseSentence, ...]]:
 def _sentence(given: Any, boxes: Mapping[str, Boxes], place: str) -> PhraseSentence:
     words = given.get("words") if isinstance(given, dict) else None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise DataError(f"{place}: a sentence has no list of 'words': {str(given):.60}", remedy=_FORM)
+        raise DataError(f"{place}: a sentence has no list of 'words': {given!s:.60}", remedy=_FORM)
     caption = given.get("flickr8k_caption")
     if caption is not None and (not _is_whole(caption) or caption < 0):
         raise DataError(f"{place}: 'flickr8k_caption' must be the number of a caption or null, not {caption!r:.40}")
@@ -119,7 +119,7 @@ def _sentence(given: Any, boxes: Mapping[str, Boxes], place: str) -> PhraseSente
     for one in given.get("phrases", []):
         values = [one.get(key) for key in ("start", "end", "entity", "types")] if isinstance(one, dict) else [None] * 4
         start, end, entity, types = values
-        if not (_is_whole(start) and _is_whole(end) and 0 <= start < end <= len(words)):
+        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(words)):
             raise DataError(
                 f"{place}: a phrase from word {start!r:.20} to {end!r:.20} in a sentence of {len(words)} words",
                 remedy="'start' is its first word from 0, 'end' the word behind its last",
@@ -199,7 +199,7 @@ def _is_whole(value: Any) -> bool:
 def _size(width: Any, height: Any, place: str) -> tuple[int, int]:
     if not (_is_whole(width) and _is_whole(height) and width > 0 and height > 0):
         raise DataError(
-            f"{place}: width and height are {str(width):.20} and {str(height):.20}",
+            f"{place}: width and height are {width!s:.20} and {height!s:.20}",
             remedy="give the size of the annotated picture in pixels",
         )
     return width, height
@@ -211,7 +211,7 @@ def _fractions(box: Any, size: tuple[int, int], place: str) -> Box:
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
     if not numbers or not (0 <= box[0] <= box[2] <= width and 0 <= box[1] <= box[3] <= height):
         raise DataError(
-            f"{place}: the box {str(box):.60} in a picture of {width} x {height} pixels",
+            f"{place}: the box {box!s:.60} in a picture of {width} x {height} pixels",
             remedy="a box is [x1, y1, x2, y2] in pixels from 1 on, inside the picture",
         )
     left, top, right, bottom = box

@@ -98,10 +98,10 @@ class CrossEntropy:
         decoded = forward(images, shown)
         count = part.step.known_targets
         loss = caption_loss(decoded.logits, targets, label_smoothing=self.recipe.label_smoothing, count=count)
-        loss = loss + self.map_loss(decoded.maps.float(), decoded.off_grid.float(), targets, part, images)
+        of_maps, penalties = self.map_loss(decoded.maps.float(), decoded.off_grid.float(), targets, part, images)
         loss = loss + self.hard_loss(decoded, targets, count=count)
         distance, figures = self.teacher_loss(decoded.logits, images, inputs, targets, count=part.step.targets)
-        return loss + distance, figures
+        return loss + of_maps + distance, figures | penalties
 
     def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:
         """CIDEr-D of generated captions; with rehearsal, the mean of those of both kinds of pictures."""
@@ -139,9 +139,16 @@ class CrossEntropy:
         distance = distillation_loss(logits, self.teacher.logits(images, inputs), targets, count=count)
         return self.recipe.distillation * distance, {"from_teacher": distance.item()}
 
-    def map_loss(self, maps: Tensor, off_grid: Tensor, targets: Tensor, part: Part, images: Images) -> Tensor:
-        """The weighted penalties on maps (N, T, h, w) of the words (N, T), and on their weight off the grid (N, T)."""
+    def map_loss(
+        self, maps: Tensor, off_grid: Tensor, targets: Tensor, part: Part, images: Images
+    ) -> tuple[Tensor, Figures]:
+        """The weighted penalties on maps (N, T, h, w) of the words (N, T), and on their weight off the grid (N, T).
+
+        Returns:
+            Their sum, and the penalties of supervision before they are weighted, for the log.
+        """
         recipe, batch = self.recipe, part.batch
+        figures: Figures = {}
         loss = maps.new_zeros(())
         if recipe.map_regularisation:
             mask = getattr(images, "mask", None)
@@ -151,12 +158,16 @@ class CrossEntropy:
             loss = loss + recipe.map_regularisation * penalty
         if recipe.map_supervision and batch.boxed_words:
             boxes = batch.map_targets(list(map(self._geometry, batch.pictures, batch.views))).to(maps.device)
-            loss = loss + recipe.map_supervision * map_supervision(maps, boxes, count=part.step.boxed_words)
+            missed = map_supervision(maps, boxes, count=part.step.boxed_words)
+            figures["maps_missed"] = missed.item()
+            loss = loss + recipe.map_supervision * missed
         if self._function_words is not None:
             words = torch.isin(targets, self._function_words.to(targets.device))
             count = int(torch.isin(part.step.tokens[:, 1:], self._function_words).sum())
-            loss = loss + recipe.off_grid_supervision * off_grid_supervision(off_grid, words, count=count)
-        return loss
+            looked = off_grid_supervision(off_grid, words, count=count)
+            figures["function_words_looked"] = looked.item()
+            loss = loss + recipe.off_grid_supervision * looked
+        return loss, figures
 
     def hard_loss(self, decoded: Decoded, targets: Tensor, *, count: int) -> Tensor:
         """REINFORCE for the cells that hard attention drew, and its baseline; 0 for other mechanisms."""
