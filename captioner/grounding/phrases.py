@@ -21,10 +21,12 @@ class CaptionPhrase:
 
     Attributes:
         positions: its content words, by their places in the tokenised caption; at least one.
+        words: all its words, function words too.
         entity, types, boxes: as of `captioner.data.readers.entities.Phrase`.
     """
 
     positions: tuple[int, ...]
+    words: tuple[int, ...]
     entity: str
     types: tuple[str, ...]
     boxes: Boxes
@@ -124,12 +126,8 @@ def _placed(
             places.setdefault(words[a + i], []).append(b + i)
     found = []
     for phrase in sentence.phrases:
-        positions = [
-            place
-            for word in range(phrase.start, phrase.end)
-            for place in places.get(word, ())
-            if not is_function_word(caption[place])
-        ]
+        inside = [place for word in range(phrase.start, phrase.end) for place in places.get(word, ())]
+        positions = tuple(place for place in inside if not is_function_word(caption[place]))
         if positions:
-            found.append(CaptionPhrase(tuple(positions), phrase.entity, phrase.types, phrase.boxes))
+            found.append(CaptionPhrase(positions, tuple(inside), phrase.entity, phrase.types, phrase.boxes))
     return found
