@@ -9,15 +9,10 @@ from rich.console import Console
 from captioner.grounding.bootstrap import MINIMUM_PICTURES, Estimate
 from captioner.grounding.phrase_scores import MEASURES, PhraseScores
 from captioner.grounding.pointing import BASELINES
-from captioner.grounding.report import estimate_as_dict, interval_text, plain_table
+from captioner.grounding.report import ROWS, estimate_as_dict, interval_text, plain_table
 
 _NAMES = {"bodyparts": "body parts"}
-_ROWS = {
-    "maps": "the phrase's map",
-    "another word": "another word's map",
-    "centre": "the centre",
-    "even": "an even map",
-}
+_ROWS = {"maps": "the phrase's map"} | ROWS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +54,7 @@ class PhraseReport:
             "all": _as_dict(self.scores),
             "types": {name: _as_dict(scores) for name, scores in self.by_type.items()},
             "off_grid": {
-                name: {"words": count, **estimate_as_dict(estimate)}
-                for name, (count, estimate) in self.off_grid.items()
+                name: {"words": count, **estimate_as_dict(mean)} for name, (count, mean) in self.off_grid.items()
             },
             "notes": list(self.notes),
         }

@@ -8,9 +8,9 @@ The map of a phrase is that of its head, its last content word: what a reader se
   union above 0.5. The region is the cells of at least half the maximum that hang together with the strongest one.
   Zhou et al. 2019, "Grounded Video Description", count the boxes of captions that are read so (the best of the phrase's
   boxes, above 0.5); their boxes are a detector's proposals, and their mean is one over classes of words.
-- correctness: the attention correctness of Liu et al. 2017, "Attention Correctness in Neural Image Captioning": the share
-  of the attention that lies in the boxes, of the word of the phrase where it is largest; each word's attention sums to 1
-  over the picture, whatever went off the grid.
+- correctness: the attention correctness of Liu et al. 2017, "Attention Correctness in Neural Image Captioning": the
+  share of the attention that lies in the boxes, of the word of the phrase where it is largest; each word's attention
+  sums to 1 over the picture, whatever went off the grid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +35,7 @@ WORD_CLASSES = ("things", "attributes", "function words", "other words")
 """Heads of phrases with boxes; their other content words; function words; verbs and all else."""
 
 _OVERLAP = 0.5
+_Map = Floats | NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,8 @@ def score_phrases(caption: Caption, phrases: Sequence[CaptionPhrase], picture: s
     geometry = caption.geometry
     maps = caption.maps
     boxes = [half_maximum_box(one, geometry) for one in maps]
-    centre, even = centre_map(geometry), geometry.mask / geometry.mask.sum()
+    baselines = (centre_map(geometry), geometry.mask / geometry.mask.sum())
+    fixed = [(map_, half_maximum_box(map_, geometry)) for map_ in baselines]
     found = []
     for phrase in phrases:
         if not phrase.boxes or phrase.head >= len(maps):
@@ -74,29 +76,33 @@ def score_phrases(caption: Caption, phrases: Sequence[CaptionPhrase], picture: s
         same = {place for other in phrases if other.entity == phrase.entity for place in other.words}
         others = [i for i in range(len(maps)) if i not in same]
 
-        def column(
-            some: Sequence[tuple[Floats | NDArray[np.float32], Box]], of: CellRegion, to: CaptionPhrase
-        ) -> Floats:
-            rows = [
-                (of.pointing(map_), of.mass(map_), overlaps(box, to.boxes), of.mass(map_) / max(map_.sum(), 1e-9))
-                for map_, box in some
-            ]
-            return np.mean(rows, axis=0) if rows else np.full(len(MEASURES), np.nan)
-
-        own = column([(maps[phrase.head], boxes[phrase.head])], region, phrase)
-        words = [i for i in phrase.words if i < len(maps)]
-        own[MEASURES.index("correctness")] = max(region.mass(maps[i]) / max(maps[i].sum(), 1e-9) for i in words)
+        own = _values([(maps[phrase.head], boxes[phrase.head])], region, phrase.boxes)
+        words = [maps[i] for i in phrase.words if i < len(maps)]
+        own[MEASURES.index("correctness")] = max(_correctness(map_, region) for map_ in words)
         columns = [
             own,
-            column([(maps[i], boxes[i]) for i in others], region, phrase),
-            *(column([(map_, half_maximum_box(map_, geometry))], region, phrase) for map_ in (centre, even)),
+            _values([(maps[i], boxes[i]) for i in others], region, phrase.boxes),
+            *(_values([one], region, phrase.boxes) for one in fixed),
         ]
         types = tuple(type_ for type_ in phrase.types if type_ in PHRASE_TYPES) or ("other",)
         found.append(PhraseScore(picture, types, np.stack(columns, 1), region.reachable))
     return found
 
 
-def half_maximum_box(map_: NDArray[np.floating], geometry: Geometry) -> Box:
+def _values(maps: Sequence[tuple[_Map, Box]], region: CellRegion, boxes: Sequence[Box]) -> Floats:
+    """The mean of `MEASURES` over maps, each with the box around its half-maximum region; NaN without maps."""
+    rows = [
+        (region.pointing(map_), region.mass(map_), overlaps(box, boxes), _correctness(map_, region))
+        for map_, box in maps
+    ]
+    return np.asarray(np.mean(rows, axis=0)) if rows else np.full(len(MEASURES), np.nan)
+
+
+def _correctness(map_: _Map, region: CellRegion) -> float:
+    return region.mass(map_) / max(float(map_.sum()), 1e-9)
+
+
+def half_maximum_box(map_: _Map, geometry: Geometry) -> Box:
     """The box around the cells that hang together with the strongest one and have at least half its weight.
 
     Args:

@@ -15,7 +15,7 @@ from captioner.grounding.scores import GroundingScores, ScoreEstimate
 
 _MINIMUM_NOUNS = 5  # a class with fewer has no line in the table; JSON has all
 _TITLES = {"generated": "generated captions", "references": "reference captions (teacher-forced)"}
-_ROWS = {"another word": "another word's map", "centre": "the centre", "even": "an even map"}
+ROWS = {"another word": "another word's map", "centre": "the centre", "even": "an even map"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def _overall(scores: GroundingScores) -> Table:
     table.add_row("the noun's map", *_cells(scores.maps.pointing), *_cells(scores.maps.mass), style="bold")
     for name in BASELINES:
         baseline = scores.baselines[name]
-        table.add_row(_ROWS[name], *_cells(baseline.pointing), *_cells(baseline.mass))
+        table.add_row(ROWS[name], *_cells(baseline.pointing), *_cells(baseline.mass))
     table.add_row("highest possible", f"{scores.reachable:.1%}", "", "", "", style="dim")
     return table
 
