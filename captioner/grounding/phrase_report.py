@@ -9,7 +9,7 @@ from rich.console import Console
 from captioner.grounding.bootstrap import MINIMUM_PICTURES, Estimate
 from captioner.grounding.phrase_scores import MEASURES, PhraseScores
 from captioner.grounding.pointing import BASELINES
-from captioner.grounding.report import ROWS, estimate_as_dict, interval_text, plain_table
+from captioner.grounding.report import ROWS, interval_text, plain_table
 
 _NAMES = {"bodyparts": "body parts"}
 _ROWS = {"maps": "the phrase's map"} | ROWS
@@ -53,9 +53,7 @@ class PhraseReport:
             "maps": self.map_options,
             "all": _as_dict(self.scores),
             "types": {name: _as_dict(scores) for name, scores in self.by_type.items()},
-            "off_grid": {
-                name: {"words": count, **estimate_as_dict(mean)} for name, (count, mean) in self.off_grid.items()
-            },
+            "off_grid": {name: {"words": count, **mean.as_dict()} for name, (count, mean) in self.off_grid.items()},
             "notes": list(self.notes),
         }
 
@@ -66,7 +64,7 @@ def _as_dict(scores: PhraseScores) -> dict[str, Any]:
         "pictures": scores.pictures,
         "reachable": scores.reachable,
         **{
-            measure: {name: estimate_as_dict(estimate) for name, estimate in scores.measures[measure].items()}
+            measure: {name: estimate.as_dict() for name, estimate in scores.measures[measure].items()}
             for measure in MEASURES
         },
         "beats_baselines": scores.beats_baselines,

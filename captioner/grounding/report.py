@@ -80,8 +80,8 @@ def _scores_as_dict(scores: GroundingScores) -> dict[str, Any]:
         "nouns": scores.nouns,
         "pictures": scores.pictures,
         "reachable": scores.reachable,
-        "pointing": {name: estimate_as_dict(each.pointing) for name, each in _maps_and_baselines(scores)},
-        "mass": {name: estimate_as_dict(each.mass) for name, each in _maps_and_baselines(scores)},
+        "pointing": {name: each.pointing.as_dict() for name, each in _maps_and_baselines(scores)},
+        "mass": {name: each.mass.as_dict() for name, each in _maps_and_baselines(scores)},
         "beats_baselines": scores.beats_baselines,
     }
 
@@ -95,20 +95,13 @@ def _faithfulness_as_dict(found: Faithfulness) -> dict[str, Any]:
     return {
         "words": found.words,
         "pictures": found.pictures,
-        **{name: estimate_as_dict(getattr(found, name)) for name in names},
+        **{name: getattr(found, name).as_dict() for name in names},
         "levels": list(LEVELS),
-        "curves": {name: [finite_or_none(value) for value in curve] for name, curve in found.curves.items()},
+        "curves": {name: [_finite(value) for value in curve] for name, curve in found.curves.items()},
     }
 
 
-def estimate_as_dict(estimate: Estimate) -> dict[str, Any]:
-    """Value and interval as plain values; what is not finite is None."""
-    bounds = [finite_or_none(estimate.interval.low), finite_or_none(estimate.interval.high)]
-    return {"value": finite_or_none(estimate.value), "interval": None if None in bounds else bounds}
-
-
-def finite_or_none(value: float) -> float | None:
-    """The value, or None for NaN and infinities, which JSON has not."""
+def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
