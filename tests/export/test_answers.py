@@ -1,9 +1,12 @@
 """Graphs of answering models: they compute what torch computes, and asking with them needs no torch."""
 
+import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,8 @@ pytest.importorskip("onnxscript", reason="needs the extra 'export', which is not
 from captioner import checkpoint
 from captioner.asking import load_answering
 from captioner.backends.graph_files import graph_folder, read_description
+from captioner.backends.onnx_answering import OnnxAnsweringBackend
+from captioner.cli import main
 from captioner.errors import CheckpointError
 from captioner.export.answers import write_answering_graphs
 
@@ -37,6 +42,31 @@ def test_graphs_hold_no_weights_and_answer_as_torch(exported: Path, make_picture
     ours, theirs = (load_answering(exported, backend=name).ask(picture, questions) for name in ("onnx", "torch"))
     for one, other in zip(ours, theirs, strict=True):
         assert one.text == other.text and one.probability == pytest.approx(other.probability, abs=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_as_many_pictures_as_threads_are_encoded_side_by_side(
+    threads: int, exported: Path, make_picture: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [make_picture(f"photos/{i}.png", seed=i).name for i in range(4)]
+    names.insert(2, "gone.png")
+    rows = [{"image": name, "question": question} for name in names for question in ("the dog", "how many")]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    encode, together, used = OnnxAnsweringBackend.encode, threading.Barrier(threads), set()
+
+    def encode_together(self: OnnxAnsweringBackend, *arguments: Any) -> Any:
+        used.add(threading.get_ident())
+        together.wait(30)  # until so many are inside
+        return encode(self, *arguments)
+
+    monkeypatch.setattr(OnnxAnsweringBackend, "encode", encode_together)
+    command = ["ask", "--questions", str(tmp_path / "q.jsonl"), "--images", str(tmp_path / "photos")]
+    command += ["--output", str(tmp_path / "a.jsonl"), "--model", str(exported), "--device", "cpu"]
+    assert main([*command, "--threads", str(threads)]) == 1
+    answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [(row["image"], row["question"]) for row in answers] == [(row["image"], row["question"]) for row in rows]
+    assert [row["image"] for row in answers if "error" in row] == ["gone.png"] * 2
+    assert len(used) == threads and (threads > 1 or used == {threading.get_ident()})
 
 
 def test_asking_imports_no_torch(exported: Path, make_picture: Callable[..., Path]) -> None:
