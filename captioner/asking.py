@@ -13,7 +13,6 @@ import numpy as np
 from captioner.backends.base import AnsweringBackend, Encoded
 from captioner.backends.choice import open_answering
 from captioner.errors import CaptionerError, CheckpointError, OptionError
-from captioner.header import read_header, require_answers
 from captioner.image import MAX_PIXELS, Picture
 from captioner.prepared import Prepared, prepare
 from captioner.results import Answer, Failure, OtherAnswer, QuestionWord
@@ -221,14 +220,12 @@ def load_answering(
     backend: str = "auto",
     threads: int | None = None,
 ) -> Asker:
-    """An answering model by name or path; arguments as of `captioner.pipeline.load`.
+    """An answering model by name or path, or of an exported folder; arguments as of `captioner.pipeline.load`.
 
     Raises:
         CheckpointError: there is no such model, its file is damaged, or it makes captions.
         OptionError: there is no such device or backend, or what it needs is not installed.
     """
     path = find_model(model, answering=True)
-    if path.is_dir():
-        require_answers(read_header(path), path)
     chosen: dict[str, Any] = {"device": str(device or "auto"), "threads": threads}
     return Asker(open_answering(backend, path, **chosen), name=path.stem)

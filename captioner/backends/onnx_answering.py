@@ -112,7 +112,7 @@ class OnnxAnsweringBackend:
 
 
 def open_onnx(path: str, *, device: str = "auto", threads: int | None = None) -> OnnxAnsweringBackend:
-    """The backend of an answering model's file that has graphs, ``graphs/NAME`` beside it.
+    """The backend of an answering model's file that has graphs, ``graphs/NAME`` beside it, or of an exported folder.
 
     Raises:
         CheckpointError: the model file or a graph is missing, damaged, or not of the other; or a captioning model.
@@ -122,7 +122,7 @@ def open_onnx(path: str, *, device: str = "auto", threads: int | None = None) ->
     find_provider(device)
     header = read_header(file)
     require_answers(header, file)
-    folder = graph_folder(file)
+    folder = file if file.is_dir() else graph_folder(file)
     graphs = {name: (folder / f"{name}.onnx", read_graph(folder / f"{name}.onnx")) for name in ANSWERING_GRAPHS}
     return open_answering_graphs(file, header, graphs, device=device, threads=threads)
 
@@ -135,17 +135,20 @@ def open_answering_graphs(
     device: str = "cpu",
     threads: int | None = 1,
 ) -> OnnxAnsweringBackend:
-    """The backend of graphs without weights; arguments and errors as of `captioner.backends.onnx.open_graphs`."""
+    """The backend of graphs, whose weights are in the model file or in an exported folder's graphs; arguments and
+    errors as of `captioner.backends.onnx.open_graphs`."""
     found, _ = find_provider(device)
     chosen = Threads(check_threads(threads))
     sessions, descriptions = {}, {}
     for name, (path, content) in graphs.items():
         descriptions[name] = describe(path, content, graph=name)
         check_digest(path, descriptions[name], file, header["digest"])
-        try:
-            with file.open("rb") as opened:
-                weights = make_initialisers(descriptions[name]["initialisers"], Weights(opened, header, file))
-        except (KeyError, ValueError, TypeError, OSError) as error:
-            raise damaged(file, error) from None
+        weights: Mapping[str, NDArray[Any]] = {}
+        if recipes := descriptions[name]["initialisers"]:
+            try:
+                with file.open("rb") as opened:
+                    weights = make_initialisers(recipes, Weights(opened, header, file))
+            except (KeyError, ValueError, TypeError, OSError) as error:
+                raise damaged(file, error) from None
         sessions[name] = make_session(path, content, weights, device=found)
     return OnnxAnsweringBackend(sessions, descriptions["answer"], header=header, device=found, threads=chosen)

@@ -98,8 +98,10 @@ def _to_onnx(options: argparse.Namespace) -> int:
     if file.is_dir():
         raise OptionError(f"{file}: is exported already", remedy="name the model file that it was made from")
     answers = bool(read_header(file)["answers"])
-    if answers and not options.graphs:
-        raise OptionError(f"{file}: an answering model is exported with --graphs alone")
+    if answers and options.web is not None:
+        raise OptionError(
+            f"{file}: answers questions, and the page of --web captions", remedy="export it with --output"
+        )
     try:
         import torch
 
@@ -122,7 +124,10 @@ def _to_onnx(options: argparse.Namespace) -> int:
         package = options.onnxruntime_web or _ONNXRUNTIME_WEB
         found = export_web(file, options.web, onnxruntime_web=package, precision=options.precision or "fp16")
     else:
-        found = export_folder(file, options.output, precision=options.precision or "fp32", calibrate=options.calibrate)
+        from captioner.export.answering_folder import export_answering_folder
+
+        write = export_answering_folder if answers else export_folder
+        found = write(file, options.output, precision=options.precision or "fp32", calibrate=options.calibrate)
     print(json.dumps({"model": file.stem, "log_p_difference": found.log_p, "map_difference": found.maps}))
     return 0
 

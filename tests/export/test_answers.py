@@ -69,6 +69,40 @@ def test_as_many_pictures_as_threads_are_encoded_side_by_side(
     assert len(used) == threads and (threads > 1 or used == {threading.get_ident()})
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_folder_answers_as_the_model_does(
+    precision: str,
+    exported: Path,
+    make_picture: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, picture, question = tmp_path / "folder", make_picture(), "what is the dog doing?"
+    command = ["export", str(exported), "--output", str(folder), "--precision", precision]
+    assert main(command) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert sorted(path.name for path in folder.iterdir()) == ["answer.onnx", "config.json", "encode.onnx", "example.py"]
+    assert config["precision"] == precision and config["answers"][4] == "red ball"
+    ours, theirs = (load_answering(path).ask(picture, question, n_best=5) for path in (folder, exported))
+    probabilities = [{one.text: one.probability for one in (found, *found.alternatives)} for found in (ours, theirs)]
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=0.01 if precision == "fp16" else 0.1)
+    assert abs(ours.map - theirs.map).max() < 0.05
+    capsys.readouterr()
+    assert main(["ask", str(picture), question, "--model", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == ours.text
+    assert main(["models", str(folder)]) == 0
+    assert "5 answers" in capsys.readouterr().out
+    if precision == "fp16":
+        run = [sys.executable, str(folder / "example.py"), str(picture), question]
+        lines = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert lines[0] == ours.text and "looked most at row" in lines[1] and lines[2].count("  ") == 4
+        assert main(command) == 0, "it may be exported again"
+        assert main(["caption", str(picture), "--model", str(folder)]) == 2
+        assert "captioner ask" in capsys.readouterr().err
+        assert main(["export", str(exported), "--web", str(tmp_path / "web")]) == 2
+        assert "--web" in capsys.readouterr().err
+
+
 def test_asking_imports_no_torch(exported: Path, make_picture: Callable[..., Path]) -> None:
     code = (
         "import sys; from captioner.cli import main; "
