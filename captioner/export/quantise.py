@@ -1,8 +1,8 @@
 """Graphs in 8-bit integers, made by ONNX Runtime's quantisation.
 
 Matrix products of ``step``, or of ``answer``, are quantised dynamically: weights per output, activations by their
-range at each step. Convolutions have no such kernel; those of ``encode`` are quantised statically, from the ranges that activations have
-on pictures. ``score`` takes the weights of ``step`` and computes in 32 bits.
+range at each step. Convolutions have no such kernel; those of ``encode`` are quantised statically, from the ranges that
+activations have on pictures. ``score`` takes the weights of ``step`` and computes in 32 bits.
 """
 
 import logging
