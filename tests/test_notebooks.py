@@ -24,7 +24,8 @@ MODELS = {
 }
 QUICKLY = {
     "asking": {"SCENES, TRAINED, EPOCHS = 360, 300, 24": "SCENES, TRAINED, EPOCHS = 30, 10, 1"},
-    "house_style": {'"--epochs", 8': '"--epochs", 1', "< 48:": "< 16:", "< 56:": "< 24:", "< 40 else": "< 16 else"},
+    "house_style": {'"--epochs", 8': '"--epochs", 1', "< 48:": "< 10:", "< 56:": "< 12:", "< 40 else": "< 8 else"},
+    "the_attention_family": {"steps=250": "steps=12"},
 }
 """What stands in the place of numbers, where the tests need only see that the cells run."""
 LARGEST = 800_000  # bytes of a file; a notebook that is read on the web must open at once

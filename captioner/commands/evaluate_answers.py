@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     from captioner.data.questions import read_answers, read_questions, read_vqa_annotations
     from captioner.metrics.vqa import has_wordnet
 
-    for name in ("compare", "document_frequencies", "save_document_frequencies", "per_image", "beam"):
+    for name in ("compare", "document_frequencies", "save_document_frequencies", "per_image", "beam", "hallucination"):
         if getattr(options, name) is not None:
             raise OptionError(f"--{name.replace('_', '-')} is of captions, and goes not with --questions")
     if options.results is None and options.images is None:
