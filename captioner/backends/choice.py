@@ -46,11 +46,11 @@ def open_answering(backend: str, path: Path, *, device: str = "auto", threads: i
     """
     kind = device.partition(":")[0]
     if backend == "auto":
-        has_graphs = all((graph_folder(path) / f"{name}.onnx").is_file() for name in ANSWERING_GRAPHS)
+        has_graphs = path.is_dir() or all((graph_folder(path) / f"{name}.onnx").is_file() for name in ANSWERING_GRAPHS)
         runs_graphs = has_graphs and importlib.util.find_spec("onnxruntime") is not None
-        has_torch = importlib.util.find_spec("torch") is not None
+        has_torch = importlib.util.find_spec("torch") is not None and not path.is_dir()
         on_cpu = kind == "cpu" or (kind == "auto" and not (has_torch and torch_may_use_one()))
-        use_onnx = runs_graphs and (on_cpu or not has_torch or kind in _ONNX_ONLY_DEVICES)
+        use_onnx = path.is_dir() or (runs_graphs and (on_cpu or not has_torch or kind in _ONNX_ONLY_DEVICES))
         backend = "onnx" if use_onnx else "torch"
     if backend not in _OURS:
         raise OptionError(f"questions are answered by the backends {' and '.join(_OURS)}, not '{backend}'")
