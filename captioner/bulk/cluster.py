@@ -10,6 +10,7 @@ from typing import Any
 
 from captioner.errors import CaptionerError, OptionError, one_line
 
+_ATTEMPTS = 3  # of starting Ray
 _PATIENCE = 5.0  # seconds
 _CLIENT_PORT = 10001
 _ADDRESS = re.compile(r"(?:ray://)?(\[[0-9a-fA-F:]+\]|[^/:\[\]]+)(?::([0-9]{1,5}))?")
@@ -27,6 +28,7 @@ def connected(address: str | None) -> Iterator[Any]:
         OptionError: Ray is not installed, the address is none, or nothing answers there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it prints beside the command's own lines
     try:
         import ray
         import ray.data
@@ -47,12 +49,17 @@ def connected(address: str | None) -> Iterator[Any]:
         options |= {"include_dashboard": False, "address": "local"}
     else:
         options["address"] = address
-    try:
-        ray.init(**options)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError, OSError) as error:
-        if address is None:
-            raise CaptionerError(f"Ray does not start here ({one_line(error)})") from None
-        raise _unreachable(address, one_line(error)) from None
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "3")  # attempts; else minutes
+    for attempt in range(_ATTEMPTS):
+        try:
+            ray.init(**options)
+            break
+        except Exception as error:  # it raises Exception itself where a busy machine starts slowly
+            if address is not None:
+                raise _unreachable(address, one_line(error)) from None
+            if attempt + 1 == _ATTEMPTS:
+                raise CaptionerError(f"Ray does not start here ({one_line(error)})") from None
+            ray.shutdown()
     try:
         with _quiet(ray):
             yield ray
@@ -74,24 +81,23 @@ def as_lines() -> Iterator[None]:
 def _cause_of(error: BaseException) -> CaptionerError:
     """The error of this program in the chain of an error that came from a worker."""
     seen: list[BaseException] = []
-    waiting: list[BaseException] = [error]
+    waiting: list[BaseException | None] = [error]
     while waiting:
         one = waiting.pop(0)
-        if any(one is other for other in seen):
+        if one is None or any(one is other for other in seen):
             continue
-        seen.append(one)
-        waiting += [
-            other
-            for other in (getattr(one, "cause", None), one.__cause__, one.__context__)
-            if isinstance(other, BaseException)
-        ]
-    for one in seen:
         if isinstance(one, CaptionerError) and type(one).__module__.startswith("captioner."):
             return one
-    last = seen[-1]
+        seen.append(one)
+        waiting += [getattr(one, "cause", None), one.__cause__, one.__context__]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    last = text.splitlines()[-1].strip() if text else type(error).__name__  # of the worker's traceback
+    if "No module named 'captioner" in text:
+        return CaptionerError(
+            f"a worker lacks this program ({last})", remedy="install it on all machines of the cluster"
+        )
     return CaptionerError(
-        f"the run stopped: {type(last).__name__} ({one_line(last)}); the parts that are there stay",
-        remedy="run the same command again to go on",
+        f"the run stopped: {last[:200]}; the parts that are there stay", remedy="run the same command again to go on"
     )
 
 

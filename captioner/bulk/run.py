@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 25  # bytes
 _NAMED = 100  # failures of a part that are sent to the driver
-_TRIES = 5
 _ROWS = pa.schema([("image", pa.string()), ("bytes", pa.binary()), ("error", pa.string()), ("remedy", pa.string())])
 
 
@@ -153,7 +152,6 @@ def _pipeline(
         compute=ActorPoolStrategy(min_size=workers.at_least, max_size=workers.actors),
         num_cpus=workers.threads,
         num_gpus=workers.gpus,
-        max_task_retries=_TRIES,  # a picture that kills its worker shall not do so for ever
     )
     written: Dataset = outcomes.map_batches(
         partial(_write, staging), batch_size=part_size, batch_format="pyarrow", num_cpus=0, concurrency=writers

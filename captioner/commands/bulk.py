@@ -148,11 +148,6 @@ def _caption(
         report(f"room for {workers.at_least} of {workers.actors} actors; the others start when machines join")
     with progress("captions", planned.total, quiet=options.quiet) as (advance, print_line):
         failures.print_line = print_line
-
-        def advance_by(count: int) -> None:
-            for _ in range(count):
-                advance()
-
         return run(
             source,
             parts,
@@ -161,7 +156,7 @@ def _caption(
             batch,
             workers=workers,
             part_size=options.part_size,
-            advance=advance_by,
+            advance=advance,
             fail=failures.name,
         )
 
