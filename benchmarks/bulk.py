@@ -2,8 +2,8 @@
 
     python benchmarks/bulk.py [--pictures 5000] [--many 20000] [--few 1000] [--model FILE]
 
-Pictures are 32 x 24 noise, 1% of them damaged; the model is a tiny random one unless one is named, so that the framework
-is measured and not the model. It prints
+Pictures are 32 x 24 noise, 1% of them damaged; the model is a tiny random one unless one is named, so that the
+framework is measured and not the model. It prints
 
 - whether the output is exact after a worker and then the driver were killed with -9, and the driver started again,
 - captions a second of one process, of one actor and of two, and their ratios; start-up is left out: the rate is that

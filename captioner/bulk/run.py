@@ -23,7 +23,7 @@ from captioner.bulk.batch import CaptionBatch
 from captioner.bulk.cluster import as_lines
 from captioner.bulk.parts import Parts, Staging, checksum
 from captioner.bulk.plan import Counts, Plan
-from captioner.bulk.sources import Chunk, Source
+from captioner.bulk.sources import CHUNK, Chunk, Source
 from captioner.errors import CaptionerError, OptionError
 from captioner.results import Failure
 
@@ -106,7 +106,7 @@ def run(
         planned: what is to be captioned.
         batch: captions rows with the columns ``image`` (the name) and ``bytes``.
         workers: of the cluster.
-        part_size: rows of a part, at most.
+        part_size: rows of a part, at most; most have as many, rounded down to what an actor takes at a time.
         advance: is called with the number of pictures that were committed.
         fail: is called with each failure, `_NAMED` of a part at most.
 
@@ -137,6 +137,7 @@ def _pipeline(
     source: Source, staging: Staging, planned: Plan, batch: CaptionBatch, workers: Workers, part_size: int
 ) -> "Dataset":
     writers = max(1, workers.actors // 2)
+    block = min(4 * batch.batch, CHUNK, part_size)  # rows that an actor takes at a time
     # Reading and writing take no CPUs of the scheduler's: the actors may hold them all.
     rows = read_datasource(
         PictureSource(source, planned.chunks),
@@ -147,14 +148,18 @@ def _pipeline(
     outcomes = rows.map_batches(
         CaptionBatch,
         fn_constructor_kwargs=vars(batch),
-        batch_size=4 * batch.batch,
+        batch_size=block,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=workers.at_least, max_size=workers.actors),
         num_cpus=workers.threads,
         num_gpus=workers.gpus,
     )
     written: Dataset = outcomes.map_batches(
-        partial(_write, staging), batch_size=part_size, batch_format="pyarrow", num_cpus=0, concurrency=writers
+        partial(_write, staging),
+        batch_size=part_size // block * block,  # whole blocks: no small part is left over
+        batch_format="pyarrow",
+        num_cpus=0,
+        concurrency=writers,
     )
     return written
 

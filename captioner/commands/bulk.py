@@ -84,14 +84,19 @@ def run(options: argparse.Namespace) -> int:
     """Run the command: 0, 1 if some pictures failed, 2 if all did. Raises CaptionerError."""
     from captioner.bulk.cluster import connected
     from captioner.bulk.parts import Parts
+    from captioner.bulk.plan import plan
     from captioner.bulk.sources import Source
+    from captioner.constraints import Constraints
     from captioner.header import read_header
     from captioner.shipped import find_model
+    from captioner.tokenizer.vocabulary import Vocabulary
 
     _check(options)
     model = find_model(options.model)
-    about = dict(read_header(model)["about"])
+    header = read_header(model)
+    about = dict(header["about"])
     decoding = decoding_options(options, about)
+    Constraints.of(decoding, Vocabulary(tuple(header["vocabulary"])))  # raises for words that the model cannot say
     batch = _batch(options, model, decoding)
     source = Source.of(options.source)
     parts = Parts(options.output, overwrite=options.overwrite)
@@ -113,8 +118,6 @@ def run(options: argparse.Namespace) -> int:
         retried = parts.remove_failures() if options.retry_failed else 0
         if retried and not options.quiet:
             report(f"{options.output}: {retried:,} pictures that failed are tried again")
-        from captioner.bulk.plan import plan
-
         planned = plan(chunks, parts.done())
         counts = planned.counts
         failures = _Failures()
