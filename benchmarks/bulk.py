@@ -105,10 +105,14 @@ class Driver:
 
 
 def actors() -> list[psutil.Process]:
+    """The actors that caption, of this process's cluster."""
     found = []
-    for one in psutil.process_iter(["cmdline"]):
-        if any("MapWorker" in word for word in one.info["cmdline"] or []):
-            found.append(one)
+    for one in psutil.Process().children(recursive=True):
+        try:
+            if "MapWorker" in " ".join(one.cmdline()):
+                found.append(one)
+        except psutil.Error:
+            continue
     return found
 
 

@@ -97,11 +97,8 @@ def test_a_worker_and_the_driver_are_killed(
     driver = subprocess.Popen([sys.executable, "-m", "captioner", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(1, output, driver)
-        victim = next(
-            one
-            for one in psutil.process_iter(["cmdline"])
-            if any("MapWorker" in word for word in one.info["cmdline"] or [])
-        )
+        workers = psutil.Process().children(recursive=True)  # those of this cluster, and of no other
+        victim = next(one for one in workers if "MapWorker" in " ".join(one.cmdline()))
         victim.send_signal(signal.SIGKILL)
         wait_for(3, output, driver)
     finally:
