@@ -29,7 +29,7 @@ class Command(namedtuple("Command", ["module", "help"])):
 
     Attributes:
         module: has ``add_arguments(parser)``, which imports nothing large, and ``run(options)``, which returns the
-            exit code.
+            exit code. It may have ``TAKES_URLS``, the options that are not files of this machine alone.
         help: one line.
     """
 
@@ -42,6 +42,7 @@ class Command(namedtuple("Command", ["module", "help"])):
 COMMANDS = {
     "caption": Command("captioner.commands.caption", "caption pictures or folders of them"),
     "ask": Command("captioner.commands.ask", "answer questions about pictures"),
+    "bulk": Command("captioner.commands.bulk", "caption very many pictures, on one machine or a Ray cluster"),
     "alt": Command("captioner.commands.alt", "propose alternative texts for the pictures of a site"),
     "evaluate": Command("captioner.commands.evaluate", "compute the scores of captions, or of answers"),
     "ground": Command("captioner.commands.ground", "measure whether the maps lie on what the words name"),
@@ -104,7 +105,7 @@ def _parse(words: list[str], module: ModuleType) -> argparse.Namespace:
 
         return SimpleNamespace(**module.DEFAULTS)  # type: ignore[return-value]
     options = _parser_of(words[0], module).parse_args(words[1:])
-    _refuse_urls(options)
+    _refuse_urls(options, ("pictures", "question", *getattr(module, "TAKES_URLS", ())))
     return options
 
 
@@ -200,12 +201,14 @@ def _module_of(name: str) -> ModuleType:
         raise OptionError(f"the command '{name}' is not part of this installation ({module} is missing)") from None
 
 
-def _refuse_urls(options: argparse.Namespace) -> None:
+def _refuse_urls(options: argparse.Namespace, but: tuple[str, ...]) -> None:
     """Options name files. A URL gets a message of its own, with the slashes that `pathlib.Path` removes."""
     import re
 
     for name, value in vars(options).items():
-        for one in value if isinstance(value, list) and name not in ("pictures", "question") else [value]:
+        if name in but:
+            continue
+        for one in value if isinstance(value, list) else [value]:
             if isinstance(one, (str, os.PathLike)) and (found := re.match(_URL, str(one))) and len(found[1]) > 1:
                 rest = str(one)[found.end() :]
                 raise OptionError(

@@ -54,12 +54,16 @@ class Captioner:
         backend: what computes the model; see `captioner.backends.base.Backend`. `load` makes one of a file.
         name: of the model, as `Caption.model` has it.
         file: the model file, for what only torch computes where the backend is another; None where there is none.
+        threads: that open pictures while the model works; None for the machine's cores, 8 at most.
     """
 
-    def __init__(self, backend: Backend, *, name: str = "model", file: Path | None = None) -> None:
+    def __init__(
+        self, backend: Backend, *, name: str = "model", file: Path | None = None, threads: int | None = None
+    ) -> None:
         self.backend = backend
         self.name = name
         self.file = file
+        self._threads = min(8, threads or os.cpu_count() or 1)
         self._torch = backend if backend.name == "torch" else None
         self._lock = threading.Lock()
         self._asker: Asker | None = None
@@ -230,7 +234,7 @@ class Captioner:
         process = os.getpid()
         raised: Exception | None = None
         # Threads open the next batch while the model works on this one.
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(max_workers=self._threads) as pool:
 
             def submit() -> "list[tuple[Picture, Future[Prepared]]]":
                 nonlocal raised
@@ -592,8 +596,9 @@ def load(
         backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" on a CPU
             for exported folders and for model files that have graphs (``graphs/NAME`` beside it, made from this very
             file), and "torch" for others and on an accelerator.
-        threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes what the environment's
-            OMP_NUM_THREADS says, or looks every few seconds how many cores others leave free.
+        threads: for the computation on a CPU, and, 8 at most, for opening pictures; None for what the runtime chooses:
+            "onnx" takes what the environment's OMP_NUM_THREADS says, or looks every few seconds how many cores others
+            leave free.
         wait: until the whole model is open. Without, the part that decodes may be opened beside the first pictures,
             and the first caption raises what is wrong with it: one caption comes sooner.
 
@@ -605,6 +610,6 @@ def load(
     device = str(device or "auto")
     opened = open_backend(backend, path, device=device, threads=threads, wait=wait)
     try:
-        return Captioner(opened, name=path.stem, file=None if path.is_dir() else path)
+        return Captioner(opened, name=path.stem, file=None if path.is_dir() else path, threads=threads)
     except (TypeError, OptionError) as error:
         raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None
