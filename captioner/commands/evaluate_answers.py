@@ -11,7 +11,7 @@ import numpy as np
 
 from captioner.commands.files import refuse_overwriting, write_whole
 from captioner.commands.ranges import check_not_negative, check_positive
-from captioner.errors import DataError, ImageError, OptionError
+from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from captioner.asking import Asker, EncodedPicture
@@ -111,6 +111,7 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
     from captioner.commands.progress import progress
     from captioner.data.questions import picture_path
     from captioner.errors import CaptionerError
+    from captioner.results import Failure
 
     asker = load_answering(
         options.model or "answers",
@@ -128,12 +129,11 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
     first: EncodedPicture | None = None
     before: tuple[list[int | str], EncodedPicture] | None = None
     with progress("answers", len(pictures)) as (advance, print_line):
-        for image, keys in pictures.items():
-            try:
-                encoded = asker.encode(picture_path(image, options.images, cache=numbers))
-            except ImageError as error:
+        files = (picture_path(image, options.images, cache=numbers) for image in pictures)
+        for (image, keys), encoded in zip(pictures.items(), asker.encode_all(files), strict=True):
+            if isinstance(encoded, Failure):
                 failed += len(keys)
-                print_line(f"captioner: {error}")
+                print_line(f"captioner: {encoded}")
                 advance()
                 continue
             try:

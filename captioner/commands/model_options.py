@@ -9,12 +9,18 @@ if TYPE_CHECKING:
     from captioner.pipeline import Captioner
 
 
-def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", *, default: str | None) -> None:
+def add_model_options(
+    parser: "argparse.ArgumentParser | argparse._ArgumentGroup",
+    *,
+    default: str | None,
+    threads: str = "of the computation on a CPU (default: onnx looks how many cores others leave free)",
+) -> None:
     """Declare --model, --device, --backend and --threads.
 
     Args:
         parser: of the command, or a group in it.
         default: the model; None where the command must know whether any of the options was given.
+        threads: the help of --threads.
     """
     parser.add_argument("--model", default=default, help="a name that 'captioner models' lists, or a model file")
     auto = None if default is None else "auto"
@@ -31,12 +37,7 @@ def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup
         help="the runtime: onnx, which starts faster; torch; or one that an installed package registers (default auto: "
         "onnx on a CPU where the model has graphs, else torch)",
     )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="of the computation on a CPU (default: onnx looks how many cores others leave free)",
-    )
+    parser.add_argument("--threads", type=int, metavar="N", help=threads)
 
 
 def check_model_options(options: argparse.Namespace) -> None:
@@ -45,8 +46,8 @@ def check_model_options(options: argparse.Namespace) -> None:
         raise OptionError(f"--threads must be from 1 to 1024, not {options.threads}")
 
 
-def load_model(options: argparse.Namespace) -> "Captioner":
-    """The model that the options ask for.
+def load_model(options: argparse.Namespace, *, wait: bool = True) -> "Captioner":
+    """The model that the options ask for; ``wait`` as in `captioner.pipeline.load`.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
@@ -61,4 +62,5 @@ def load_model(options: argparse.Namespace) -> "Captioner":
         device=options.device or "auto",
         backend=options.backend or "auto",
         threads=options.threads,
+        wait=wait,
     )
