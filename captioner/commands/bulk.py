@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from captioner.commands.console import message_line, printable, report, stopping_on_signals
 from captioner.commands.decoding_options import add_decoding_options, decoding_options, provenance_of
 from captioner.commands.model_options import add_model_options, check_model_options
+from captioner.commands.packages import require
 from captioner.commands.picture_options import add_folder_options
 from captioner.commands.ranges import check_positive
 from captioner.errors import DataError, OptionError
@@ -224,6 +225,7 @@ def _selection(options: argparse.Namespace) -> "Selection":
 
 
 def _check(options: argparse.Namespace) -> None:
+    require("ray", "captioner bulk")
     check_positive(options, "batch", "max_pixels", "actors", "part_size")
     check_model_options(options)
     if not 0 <= options.gpus_per_actor <= 64 or (options.gpus_per_actor > 1 and options.gpus_per_actor % 1):
