@@ -49,7 +49,7 @@ def connected(address: str | None) -> Iterator[Any]:
         options |= {"include_dashboard": False, "address": "local"}
     else:
         options["address"] = address
-        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "3")  # attempts; else minutes
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # attempts, of 40 seconds each
     for attempt in range(_ATTEMPTS):
         try:
             ray.init(**options)
