@@ -33,17 +33,19 @@ _LARGEST_RUN = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Staging:
-    """Where workers write parts; sent to them.
+    """Where workers write parts, and from where the driver moves them to their place; sent to both.
 
     Attributes:
         name: of the output, for messages.
         filesystem: of pyarrow.
-        path: a folder that the driver made.
+        path: a folder that was made for this run.
+        place: the folder of the parts.
     """
 
     name: str
     filesystem: "FileSystem"
     path: str
+    place: str
 
     def write(self, rows: "pa.Table") -> str:
         """Write a part and return its name, which depends on its pictures alone: a task that runs again replaces it.
@@ -67,6 +69,13 @@ class Staging:
         except (pa.ArrowException, OSError) as error:
             raise cannot_write(self.name, error) from None
         return name
+
+    def commit(self, name: str) -> None:
+        """Move a part to its place. Raises OptionError where that fails."""
+        try:
+            self.filesystem.move(posixpath.join(self.path, name), posixpath.join(self.place, name))
+        except OSError as error:
+            raise cannot_write(self.name, error) from None
 
 
 class Parts:
@@ -136,16 +145,7 @@ class Parts:
             self.filesystem.move(posixpath.join(staging, _RUN), posixpath.join(self.path, _RUN))
         except OSError as error:
             raise cannot_write(self.name, error) from None
-        return Staging(self.name, self.filesystem, staging)
-
-    def commit(self, name: str) -> None:
-        """Move a part that a worker wrote to its place. Raises OptionError where that fails."""
-        try:
-            self.filesystem.move(
-                posixpath.join(self.path, _STAGING, self._token, name), posixpath.join(self.path, name)
-            )
-        except OSError as error:
-            raise cannot_write(self.name, error) from None
+        return Staging(self.name, self.filesystem, staging, self.path)
 
     def parts(self) -> list[str]:
         """The names of the parts that are there, sorted."""

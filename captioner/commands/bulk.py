@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
         failures = _Failures()
         if planned.chunks:
             ray = stack.enter_context(connected(options.address))
-            counts = _caption(options, ray, source, parts, staging, planned, batch, failures)
+            counts = _caption(options, ray, source, staging, planned, batch, failures)
     return _finish(options, counts, failures)
 
 
@@ -132,13 +133,13 @@ def _caption(
     options: argparse.Namespace,
     ray: Any,
     source: Any,
-    parts: Any,
     staging: Any,
     planned: Any,
     batch: "CaptionBatch",
     failures: "_Failures",
 ) -> "Counts":
-    from captioner.bulk.run import Workers, run
+    from captioner.bulk.cluster import is_client
+    from captioner.bulk.run import Workers, run, run_by_client
     from captioner.commands.progress import progress
 
     workers = Workers.fitting(
@@ -152,9 +153,9 @@ def _caption(
         report(f"room for {workers.at_least} of {workers.actors} actors; the others start when machines join")
     with progress("captions", planned.total, quiet=options.quiet) as (advance, print_line):
         failures.print_line = print_line
-        return run(
+        start = partial(run_by_client, ray) if is_client(options.address) else run
+        return start(
             source,
-            parts,
             staging,
             planned,
             batch,

@@ -163,6 +163,15 @@ def test_in_a_pipeline_of_ones_own(cluster: Cluster, pictures: Path, exported: C
     assert found[1]["caption"] is None and paths[1] in found[1]["error"]
 
 
+def test_a_client_has_its_driver_on_the_cluster(
+    cluster: Cluster, pictures: Path, exported: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.bulk.cluster.is_client", lambda address: True)
+    words = ["bulk", str(pictures), "--output", str(tmp_path / "out"), "--model", str(exported("lstm-padded"))]
+    assert cli.main([*words, "--include", "00*.png", "--actors", "1"]) == 1
+    assert {row["image"] for row in rows_of(tmp_path / "out")} == {f"{i % 4}/{i:03}.png" for i in range(10)}
+
+
 def test_a_run_counts_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     chunk = SimpleNamespace(ids=("a", "b"), without=lambda done: chunk)
     planned = plan([chunk], [])  # type: ignore[list-item]
@@ -170,7 +179,7 @@ def test_a_run_counts_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("captioner.bulk.run._pipeline", lambda *_: batches)
     nothing: Any = None
     with pytest.raises(CaptionerError, match="0 of 2"):
-        run(nothing, nothing, nothing, planned, nothing, workers=nothing, part_size=1, advance=print, fail=print)
+        run(nothing, nothing, planned, nothing, workers=nothing, part_size=1, advance=print, fail=print)
 
 
 @pytest.mark.parametrize(
