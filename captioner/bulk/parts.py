@@ -124,15 +124,26 @@ class Parts:
                 remedy="start again with --overwrite, or give another --output",
             )
 
-    def begin(self) -> Staging:
-        """Make the folder ready, and return where workers write.
+    def lock(self) -> None:
+        """Make the folder, and keep other runs off it where it is local.
 
         Raises:
-            OptionError: it cannot be written, or another run writes it.
+            OptionError: it cannot be made, or another run writes it.
         """
         try:
             self.filesystem.create_dir(self.path, recursive=True)
             self._take_lock()
+        except OSError as error:
+            raise cannot_write(self.name, error) from None
+
+    def begin(self) -> Staging:
+        """Make the folder ready, and return where workers write. Parts that are to be overwritten are removed here, so
+        call it when nothing stands in the run's way any more.
+
+        Raises:
+            OptionError: it cannot be written.
+        """
+        try:
             self._remove_staging()
             if self._overwrite:
                 for part in self.parts():

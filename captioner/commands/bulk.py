@@ -116,16 +116,14 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(stopping_on_signals())
         stack.callback(parts.close)
-        staging = parts.begin()
-        retried = parts.remove_failures() if options.retry_failed else 0
-        if retried and not options.quiet:
-            report(f"{options.output}: {retried:,} pictures that failed are tried again")
-        planned = plan(chunks, parts.done())
+        parts.lock()
+        retried = options.retry_failed
+        planned = plan(chunks, (one for one in parts.done() if not (retried and one[1])))
         counts = planned.counts
         failures = _Failures()
         if planned.chunks:
             ray = stack.enter_context(connected(options.address))
-            counts = _caption(options, ray, source, staging, planned, batch, failures)
+            counts = _caption(options, ray, source, parts, planned, batch, failures)
     return _finish(options, counts, failures)
 
 
@@ -133,7 +131,7 @@ def _caption(
     options: argparse.Namespace,
     ray: Any,
     source: Any,
-    staging: Any,
+    parts: Any,
     planned: Any,
     batch: "CaptionBatch",
     failures: "_Failures",
@@ -151,6 +149,9 @@ def _caption(
     )
     if workers.at_least < workers.actors:
         report(f"room for {workers.at_least} of {workers.actors} actors; the others start when machines join")
+    staging = parts.begin()  # from here on the output changes
+    if options.retry_failed:
+        parts.remove_failures()
     with progress("captions", planned.total, quiet=options.quiet) as (advance, print_line):
         failures.print_line = print_line
         start = partial(run_by_client, ray) if is_client(options.address) else run

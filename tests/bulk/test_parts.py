@@ -28,6 +28,7 @@ def rows(*names: str, failed: str = "") -> Any:
 def opened(path: Path, *, made: Provenance = MADE, source: str = "photos", **options: Any) -> tuple[Parts, Any]:
     parts = Parts(str(path), **options)
     parts.check(made, source)
+    parts.lock()
     return parts, parts.begin()
 
 

@@ -132,7 +132,9 @@ def test_a_table_with_maps_and_failures_tried_again(
 ) -> None:
     import pyarrow as pa
 
-    some = [pictures / "0" / "000.png", pictures / "3" / "007.png"]
+    some = [tmp_path / "a.png", tmp_path / "b.png"]
+    some[0].write_bytes((pictures / "0" / "000.png").read_bytes())
+    some[1].write_bytes(b"damaged")
     pq.write_table(pa.table({"path": [str(path) for path in some], "key": ["x", "y"]}), tmp_path / "list.parquet")
     output, model = tmp_path / "out", exported("lstm-padded")
     words = ["bulk", str(tmp_path / "list.parquet"), "--key", "key", "--output", str(output), "--maps", "uint8"]
@@ -147,6 +149,13 @@ def test_a_table_with_maps_and_failures_tried_again(
     assert len(rows_of(output)) == 2
     assert cli.main([*words, "--maps", "none"]) == 2
     assert "storage uint8, not none" in capsys.readouterr().err
+    some[1].write_bytes(some[0].read_bytes())
+    with pytest.MonkeyPatch.context() as patch:  # a cluster that does not answer: nothing is removed
+        patch.setattr("ray.is_initialized", lambda: False)
+        assert cli.main([*words, "--overwrite", "--address", "127.0.0.1:1"]) == 2
+    assert len(rows_of(output)) == 2
+    assert cli.main([*words, "--retry-failed"]) == 0
+    assert sorted((row["image"], row["error"]) for row in rows_of(output)) == [("x", None), ("y", None)]
 
 
 def test_in_a_pipeline_of_ones_own(cluster: Cluster, pictures: Path, exported: Callable[[str], Path]) -> None:
