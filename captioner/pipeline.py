@@ -23,12 +23,14 @@ from captioner.options import Beam, Greedy, MapOptions
 from captioner.prepared import Prepared, check_numbers, detached, prepare
 from captioner.results import Alternative, Answer, Caption, ClipCaption, Failure, Outcome
 from captioner.shipped import DEFAULT_MODEL, find_model
+from captioner.tokenizer.subwords import Subwords
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 from captioner.word_maps import (
     WordMaps,
     caption_frames,
     encode,
     log_probabilities,
+    of_whole_words,
     place_of,
     word_contrast,
     word_heads,
@@ -289,6 +291,8 @@ class Captioner:
         encoded = encode(self.backend, ready)
         keys = [zlib.crc32(prepared.pixels.tobytes()) for prepared in ready]
         found = decode(self.backend, encoded, options or self.default_options, keys=keys)
+        if isinstance(self.vocabulary, Subwords):
+            found = [[of_whole_words(one, self.vocabulary) for one in some] for some in found]
         if not map_options.plain:
             captions = [[hypothesis.tokens for hypothesis in some] for some in found]
             explained = self._word_maps(ready, encoded, captions, map_options)
@@ -366,7 +370,8 @@ class Captioner:
             unknown = [i < len(SPECIAL) for i in some]
             p = [0.0 if lost else math.exp(one) for lost, one in zip(unknown, log_p[:-1].tolist(), strict=True)]
             score = float(log_p.sum()) / len(log_p) ** self.default_options.length_penalty
-            result = Alternative.of(words, p, maps, off_grid, score=score, unknown=unknown)
+            text = self.vocabulary.sentence(words)
+            result = Alternative.of(words, p, maps, off_grid, score=score, unknown=unknown, text=text)
             found.append(self._caption(prepared, map_options, result))
         return found
 
@@ -452,9 +457,7 @@ class Captioner:
 
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""
-        from captioner.tokenizer.ptb import tokenize  # its rules take as long to build as a picture to caption
-
-        return tokenize(caption)[: self.max_length]
+        return self.vocabulary.split(caption, self.max_length)
 
     def log_probabilities(
         self, variants: Sequence[Pixels], geometry: Geometry, captions: Sequence[Sequence[int]]
@@ -526,6 +529,7 @@ class Captioner:
             score=hypothesis.score,
             finished=hypothesis.finished,
             given=hypothesis.given,
+            text=self.vocabulary.text(hypothesis.tokens),
         )
 
     def _caption(
