@@ -221,8 +221,8 @@ class Fitting:
         window = None
         if self.mode != "squash":
             width, height = self._resized(size)
-            # Whole pixels, as image processors count them: half of what is left over, rounded down.
-            left, top = (width - self.width) // 2, (height - self.height) // 2
+            # Whole pixels, as image processors count them: half of what is left over, rounded towards 0.
+            left, top = int((width - self.width) / 2), int((height - self.height) / 2)
             across, down = size[0] / width, size[1] / height
             window = (left * across, top * down, (left + self.width) * across, (top + self.height) * down)
         return Geometry(

@@ -18,6 +18,7 @@ from captioner.backends.choice import open_backend
 from captioner.constraints import Constraints
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
+from captioner.foreign import name_of
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.prepared import Prepared, check_numbers, detached, prepare
@@ -60,7 +61,7 @@ class Captioner:
         self.backend = backend
         self.name = name
         self.file = file
-        self._torch = backend if backend.name == "torch" else None
+        self._torch = backend if backend.name in ("torch", "huggingface") else None
         self._lock = threading.Lock()
         self._asker: Asker | None = None
         self._even: Encoded | None = None
@@ -90,8 +91,10 @@ class Captioner:
 
     @property
     def model(self) -> Any:
-        """The torch module. Where captions come from another backend, it is loaded when it is first asked for, and what
-        is done to it changes no caption: load the model with ``backend="torch"`` for that.
+        """The torch module, of transformers for a foreign model.
+
+        Where captions come from another backend, it is loaded when it is first asked for, and what is done to it
+        changes no caption: load the model with ``backend="torch"`` for that.
 
         Raises:
             OptionError: torch is not installed, or the model came from no model file.
@@ -566,12 +569,13 @@ def load(
     """A model by name or path.
 
     Args:
-        model: the name of a model that ships, the path of a model file, or an exported folder.
+        model: the name of a model that ships, the path of a model file, an exported folder, a folder in the form of
+            transformers, or "hf:owner/name" for a model of the Hugging Face hub, which is fetched.
         device: where it computes: "cpu", "cuda", "cuda:1", "mps", or a device of ONNX Runtime ("coreml", "directml",
             "openvino"); "auto" (or None) for the best that there is.
         backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" on a CPU
             for exported folders and for model files that have graphs (``graphs/NAME`` beside it, made from this very
-            file), and "torch" for others and on an accelerator.
+            file), and "torch" for others and on an accelerator. A model of transformers runs on "huggingface" alone.
         threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes what the environment's
             OMP_NUM_THREADS says, or looks every few seconds how many cores others leave free.
 
@@ -583,6 +587,6 @@ def load(
     device = str(device or "auto")
     opened = open_backend(backend, path, device=device, threads=threads)
     try:
-        return Captioner(opened, name=path.stem, file=None if path.is_dir() else path)
+        return Captioner(opened, name=name_of(path), file=None if path.is_dir() else path)
     except (TypeError, OptionError) as error:
         raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None

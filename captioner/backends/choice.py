@@ -10,6 +10,9 @@ from captioner.backends.accelerators import torch_may_use_one
 from captioner.backends.base import BACKENDS, AnsweringBackend, Backend
 from captioner.backends.graph_files import ANSWERING_GRAPHS, GRAPHS, graph_folder
 from captioner.errors import OptionError
+from captioner.foreign import EXTRA, is_foreign
+
+FOREIGN = "huggingface"
 
 _OURS = ("onnx", "torch")  # registered when they are imported
 _ONNX_ONLY_DEVICES = ("coreml", "directml", "openvino")
@@ -29,6 +32,15 @@ def open_backend(backend: str, path: Path, *, device: str = "auto", threads: int
         CheckpointError: the file is damaged.
         OptionError: there is no such backend or device, or what it needs is not installed.
     """
+    if is_foreign(path):
+        if backend not in ("auto", FOREIGN):
+            raise OptionError(
+                f"{path}: a model in the form of transformers runs on {FOREIGN}, not on {backend}",
+                remedy="leave --backend out",
+            )
+        return _open_foreign(path, device=device, threads=threads)
+    if backend == FOREIGN:
+        raise OptionError(f"{path}: no model in the form of transformers", remedy="leave --backend out")
     if backend == "auto":
         return _choose(path, device, threads)
     return _open(backend, path, device=device, threads=threads)
@@ -63,6 +75,15 @@ def open_answering(backend: str, path: Path, *, device: str = "auto", threads: i
     from captioner.backends.torch_answering import open_torch
 
     return open_torch(os.fspath(path), device=device, threads=threads)
+
+
+def _open_foreign(path: Path, *, device: str, threads: int | None) -> Backend:
+    for needed in ("torch", "transformers"):
+        if importlib.util.find_spec(needed) is None:
+            raise OptionError(
+                f"{path}: a model in the form of transformers needs {needed}, which is not installed", remedy=EXTRA
+            )
+    return _open(FOREIGN, path, device=device, threads=threads)
 
 
 def _choose(path: Path, device: str, threads: int | None) -> Backend:

@@ -269,8 +269,9 @@ def _provenance(
 ) -> "Provenance":
     """What makes the captions of this run."""
     from captioner.data.writers import Provenance, digest_of
+    from captioner.foreign import name_of
     from captioner.options import MapOptions
 
     search = {"search": type(decoding).__name__.lower(), **decoding.as_dict()}
     maps = asdict(MapOptions.stored(about, options.explain))
-    return Provenance(model=model.stem, digest=digest_of(model), decoding=search, maps=maps, texts=asdict(affixes))
+    return Provenance(model=name_of(model), digest=digest_of(model), decoding=search, maps=maps, texts=asdict(affixes))

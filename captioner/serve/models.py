@@ -26,11 +26,12 @@ class Models:
     """
 
     def __init__(self, given: str, *, device: str = "auto", backend: str = "auto", threads: int | None = None) -> None:
+        from captioner.foreign import name_of
         from captioner.pipeline import load
         from captioner.shipped import find_model, shipped_models
 
         path = find_model(given)
-        self.default = path.stem
+        self.default = name_of(path)
         self.how: dict[str, Any] = {"device": device, "backend": backend, "threads": threads}
         self.paths: dict[str, Path] = {self.default: path}
         for name, shipped in shipped_models().items():
