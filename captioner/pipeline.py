@@ -425,7 +425,7 @@ class Captioner:
     def _again(self, caption: Caption) -> tuple[Prepared, list[int]]:
         """The picture of a caption, prepared once more, and the caption in ids."""
         prepared = self.prepare(caption.source)
-        return prepared, self.vocabulary.encode([word.text for word in caption.words])[1:-1]
+        return prepared, self.vocabulary.encode_made([word.text for word in caption.words])
 
     def caption_clip(self, frames: Sequence[Picture], *, options: Greedy | None = None) -> ClipCaption:
         """One caption of a clip, over the cells of all its frames; needs torch.

@@ -21,6 +21,7 @@ from captioner.tokenizer.vocabulary import END, SPECIAL, START, UNKNOWN, Vocabul
 _WORD = re.compile(r"\d+(?:[.,:]\d+)+|[^\W_]+(?:-[^\W_]+)*|['’][^\W_]+|[^\s]")
 _NO_SPACE_BEFORE = re.compile(r"[.,;:!?%)\]}…]|['’][^\W_]+")
 _NO_SPACE_AFTER = frozenset("([{$#")
+_REMEMBERED = 10_000  # captions
 
 _Key = tuple[tuple[int, ...], str]
 
@@ -52,6 +53,7 @@ class Subwords(Vocabulary):
     foreign: tuple[int, ...] = ()
     _of: dict[_Key, int] = field(default_factory=dict, repr=False)
     _keys: list[_Key] = field(default_factory=list, repr=False)
+    _made: dict[tuple[str, ...], list[int]] = field(default_factory=dict, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -142,7 +144,19 @@ class Subwords(Vocabulary):
             ends.append(max(ends[-1], len(self._decoded(pieces[: i + 1]))))
         text = self._decoded(pieces)
         groups = _grouped(text, list(pairwise(ends)))
-        return [Span(self._word(tuple(pieces[a:b]), word), word, a, b) for word, a, b in groups]
+        found = [Span(self._word(tuple(pieces[a:b]), word), word, a, b) for word, a, b in groups]
+        with self._lock:
+            self._made[tuple(word.text for word in found)] = [word.word for word in found]
+            if len(self._made) > _REMEMBERED:
+                del self._made[next(iter(self._made))]
+        return found
+
+    def encode_made(self, words: Sequence[str]) -> list[int]:
+        """As `encode`, without start and end; the pieces of one of the last thousands of captions are those that the
+        model chose, also where the tokeniser would split its text otherwise."""
+        with self._lock:
+            made = self._made.get(tuple(words))
+        return self.encode(words)[1:-1] if made is None else list(made)
 
     def _tokenize(self, text: str) -> list[tuple[int, int, int]]:
         """Pieces of a text by id, and where each begins and ends."""

@@ -76,6 +76,10 @@ class Vocabulary:
         """The words of the ids; special ones are left out."""
         return [self.words[i] for i in ids if i >= len(SPECIAL)]
 
+    def encode_made(self, words: Sequence[str]) -> list[int]:
+        """The ids of the words of a caption that the model made or read, without start and end."""
+        return self.encode(words)[1:-1]
+
     def split(self, text: str, most: int | None = None) -> list[str]:
         """The words of a sentence, at most so many, as the PTB tokeniser splits it."""
         from captioner.tokenizer.ptb import tokenize  # its rules take as long to build as a picture to caption

@@ -12,7 +12,14 @@ import torch
 import transformers
 
 from captioner.backends.base import BACKENDS
-from captioner.backends.huggingface import vision_encoder_decoder as _vision_encoder_decoder  # noqa: F401
+from captioner.backends.huggingface import (  # noqa: F401 - they register themselves
+    blip,
+    blip2,
+    conversation,
+    florence2,
+    git,
+    vision_encoder_decoder,
+)
 from captioner.backends.huggingface.backend import HuggingFaceBackend, special_ids
 from captioner.backends.huggingface.families import FAMILIES, TILED, Parts, first_of
 from captioner.backends.huggingface.inputs import fitting_of, tiled
@@ -147,10 +154,9 @@ def _model(folder: Path, wanted: str, name: str, device: str) -> Any:
 def _backend(family: Any, folder: Path, map_heads: Sequence[tuple[int, int | None]]) -> HuggingFaceBackend:
     model, tokenizer = family.model, family.parts.tokenizer
     inside = model.config.get_text_config(decoder=True)
-    ends = special_ids(
-        first_of(model.generation_config, "eos_token_id") or first_of(model.config, "eos_token_id")
-        or first_of(inside, "sep_token_id", "eos_token_id") or tokenizer.eos_token_id
-    )  # fmt: skip
+    stored = first_of(model.generation_config, "eos_token_id")
+    ends = special_ids(first_of(inside, "eos_token_id") if stored is None else stored, tokenizer.eos_token_id)
+    ends = family.ends or ends
     if not ends:
         raise CheckpointError(f"{family.parts.name}: its configuration names no eos_token_id, so captions have no end")
     pads = special_ids(

@@ -106,6 +106,11 @@ class Family:
         self.model, self.parts = model, parts
         self.size = int(model.config.get_text_config(decoder=True).vocab_size)
 
+    @property
+    def ends(self) -> list[int]:
+        """Ids that end a caption; empty for those of the configuration."""
+        return []
+
     def encode(self, pixels: Tensor) -> ForeignState:
         """The state of B pictures before the start, for inputs (B, 3, height, width), normalised."""
         raise NotImplementedError
