@@ -78,6 +78,25 @@ def fetch(name: str) -> Path:
         ) from None
 
 
+def parse_heads(text: str) -> list[tuple[int, int | None]]:
+    """Attention heads: "3" is all of layer 3, "3:0" its first, "-1" all of the last layer; several with commas.
+
+    Raises:
+        OptionError: the text has another form.
+    """
+    found: list[tuple[int, int | None]] = []
+    for part in text.split(",") if text else ():
+        layer, colon, head = (one.strip() for one in part.partition(":"))
+        digits = layer.removeprefix("-")
+        if not (digits.isdecimal() and digits.isascii()) or (colon and not (head.isdecimal() and head.isascii())):
+            raise OptionError(
+                f"heads to make maps of are LAYER or LAYER:HEAD, not '{part.strip():.40}'",
+                remedy="--map-heads 5 or --map-heads 4:0,5:2",
+            )
+        found.append((int(layer), int(head) if colon else None))
+    return found
+
+
 def name_of(path: Path) -> str:
     """What a model is called: "owner/name" for one of the hub, the folder's name for another folder, else the name of
     the file without its ending."""

@@ -18,7 +18,7 @@ from captioner.backends.choice import open_backend
 from captioner.constraints import Constraints
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
-from captioner.foreign import name_of
+from captioner.foreign import name_of, parse_heads
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.prepared import Prepared, check_numbers, detached, prepare
@@ -416,7 +416,8 @@ class Captioner:
             OptionError: the caption has no such word, the model does not know the other, or torch is not installed.
         """
         place = place_of(caption, word)
-        (other_id,) = self.vocabulary.encode([other])[1:-1]
+        before = [one.text for one in caption.words[:place]]
+        other_id = self.vocabulary.encode([*before, other])[-2]
         if other_id < len(SPECIAL):
             raise OptionError(f"the model '{self.name}' does not know the word '{other}'", remedy="name another word")
         prepared, ids = self._again(caption)
@@ -442,6 +443,10 @@ class Captioner:
             OptionError: no frames, frames of several sizes, or torch is not installed.
         """
         self._check_options(options)
+        if self.backend.name == "huggingface":
+            raise OptionError(
+                f"clips need a model of ours, and '{self.name}' is one of transformers", remedy="leave --model out"
+            )
         ready = [self.prepare(frame, keep=_FRAME_PIXELS) for frame in frames]
         found, geometry, strip = caption_frames(self.torch_backend(), ready, options or self.default_options)
         best, *others = (self._result(hypothesis) for hypothesis in found)
@@ -565,6 +570,7 @@ def load(
     device: str | None = "auto",
     backend: str = "auto",
     threads: int | None = None,
+    map_heads: str = "",
 ) -> Captioner:
     """A model by name or path.
 
@@ -578,6 +584,8 @@ def load(
             file), and "torch" for others and on an accelerator. A model of transformers runs on "huggingface" alone.
         threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes what the environment's
             OMP_NUM_THREADS says, or looks every few seconds how many cores others leave free.
+        map_heads: of a foreign model, the attention heads whose mean makes the maps, as text; see
+            `captioner.foreign.parse_heads`. "" for all. A model of ours has the choice in its file.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
@@ -585,7 +593,7 @@ def load(
     """
     path = find_model(model)
     device = str(device or "auto")
-    opened = open_backend(backend, path, device=device, threads=threads)
+    opened = open_backend(backend, path, device=device, threads=threads, map_heads=parse_heads(map_heads or ""))
     try:
         return Captioner(opened, name=name_of(path), file=None if path.is_dir() else path)
     except (TypeError, OptionError) as error:

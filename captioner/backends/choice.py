@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ _OURS = ("onnx", "torch")  # registered when they are imported
 _ONNX_ONLY_DEVICES = ("coreml", "directml", "openvino")
 
 
-def open_backend(backend: str, path: Path, *, device: str = "auto", threads: int | None = None) -> Backend:
+def open_backend(
+    backend: str,
+    path: Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    map_heads: Sequence[tuple[int, int | None]] = (),
+) -> Backend:
     """A model in a runtime.
 
     Args:
@@ -27,6 +35,7 @@ def open_backend(backend: str, path: Path, *, device: str = "auto", threads: int
         path: of a model file, or of an exported folder.
         device: to compute on.
         threads: on a CPU; None for what the runtime chooses.
+        map_heads: (layer, head) of a foreign model's heads that make the maps, head None for all; empty for all.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -38,7 +47,12 @@ def open_backend(backend: str, path: Path, *, device: str = "auto", threads: int
                 f"{path}: a model in the form of transformers runs on {FOREIGN}, not on {backend}",
                 remedy="leave --backend out",
             )
-        return _open_foreign(path, device=device, threads=threads)
+        return _open_foreign(path, device=device, threads=threads, map_heads=map_heads)
+    if map_heads:
+        raise OptionError(
+            "map_heads chooses heads of foreign models; a model of ours has its choice in its file",
+            remedy="leave --map-heads out, or measure a choice with 'captioner select-heads'",
+        )
     if backend == FOREIGN:
         raise OptionError(f"{path}: no model in the form of transformers", remedy="leave --backend out")
     if backend == "auto":
@@ -77,13 +91,13 @@ def open_answering(backend: str, path: Path, *, device: str = "auto", threads: i
     return open_torch(os.fspath(path), device=device, threads=threads)
 
 
-def _open_foreign(path: Path, *, device: str, threads: int | None) -> Backend:
+def _open_foreign(path: Path, **chosen: Any) -> Backend:
     for needed in ("torch", "transformers"):
         if importlib.util.find_spec(needed) is None:
             raise OptionError(
                 f"{path}: a model in the form of transformers needs {needed}, which is not installed", remedy=EXTRA
             )
-    return _open(FOREIGN, path, device=device, threads=threads)
+    return _open(FOREIGN, path, **{name: value for name, value in chosen.items() if value not in (None, ())})
 
 
 def _choose(path: Path, device: str, threads: int | None) -> Backend:
@@ -102,7 +116,7 @@ def _choose(path: Path, device: str, threads: int | None) -> Backend:
     return _open(name, path, device=device, threads=threads)
 
 
-def _open(backend: str, path: Path, *, device: str, threads: int | None = None) -> Backend:
+def _open(backend: str, path: Path, *, device: str, threads: int | None = None, **further: Any) -> Backend:
     """A model in one runtime, whose module is imported first.
 
     Raises:
@@ -121,4 +135,4 @@ def _open(backend: str, path: Path, *, device: str, threads: int | None = None) 
         known = ", ".join(sorted({"auto", *_OURS, *BACKENDS}))
         raise OptionError(f"no backend is called '{backend}'; there are {known}")
     chosen: dict[str, Any] = {} if threads is None else {"threads": threads}
-    return BACKENDS[backend](os.fspath(path), device=device, **chosen)
+    return BACKENDS[backend](os.fspath(path), device=device, **chosen, **further)

@@ -10,13 +10,17 @@ if TYPE_CHECKING:
 
 
 def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", *, default: str | None) -> None:
-    """Declare --model, --device, --backend and --threads.
+    """Declare --model, --device, --backend, --threads and --map-heads.
 
     Args:
         parser: of the command, or a group in it.
         default: the model; None where the command must know whether any of the options was given.
     """
-    parser.add_argument("--model", default=default, help="a name that 'captioner models' lists, or a model file")
+    parser.add_argument(
+        "--model",
+        default=default,
+        help="a name that 'captioner models' lists, a model file, a folder of transformers' form, or hf:owner/name",
+    )
     auto = None if default is None else "auto"
     parser.add_argument(
         "--device",
@@ -37,10 +41,20 @@ def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup
         metavar="N",
         help="of the computation on a CPU (default: onnx looks how many cores others leave free)",
     )
+    parser.add_argument(
+        "--map-heads",
+        metavar="LAYER[:HEAD],...",
+        help="of a foreign model: the attention heads whose mean makes the maps, counted from 0; 5 is all of layer 5, "
+        "5:0 its first, =-1 the last layer (default: all)",
+    )
 
 
 def check_model_options(options: argparse.Namespace) -> None:
-    """Raise OptionError for a number of threads that is none."""
+    """Raise OptionError for a number of threads that is none, and for heads of another form."""
+    if getattr(options, "map_heads", None) is not None:
+        from captioner.foreign import parse_heads
+
+        parse_heads(options.map_heads)
     if options.threads is not None and not 1 <= options.threads <= 1024:
         raise OptionError(f"--threads must be from 1 to 1024, not {options.threads}")
 
@@ -61,4 +75,5 @@ def load_model(options: argparse.Namespace) -> "Captioner":
         device=options.device or "auto",
         backend=options.backend or "auto",
         threads=options.threads,
+        map_heads=getattr(options, "map_heads", None) or "",
     )

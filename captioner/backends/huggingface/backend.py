@@ -158,10 +158,11 @@ class HuggingFaceBackend:
             _, weights, _ = self._read(torch.tensor([[START]], device=self._device), self.encode(blank, [geometry]))
         there = [(layer, head) for layer, one in enumerate(weights) for head in range(one.shape[1])]
         found: list[tuple[int, int]] = []
-        for layer, head in wanted or [(layer, None) for layer in range(len(weights))]:
+        for asked, head in wanted or [(layer, None) for layer in range(len(weights))]:
+            layer = asked + len(weights) if asked < 0 else asked
             some = [one for one in there if one[0] == layer and head in (None, one[1])]
             if not some:
-                which = f"layer {layer}" if head is None else f"head {layer}:{head}"
+                which = f"layer {asked}" if head is None else f"head {asked}:{head}"
                 raise OptionError(
                     f"'{self.family.parts.name}' has no {which}: it has {len(weights)} layers of "
                     f"{weights[0].shape[1]} heads, counted from 0",

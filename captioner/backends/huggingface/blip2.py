@@ -81,7 +81,10 @@ class Blip2(Family):
             found = language_model(input_ids=tokens, output_attentions=True, **cache)
             return Read(found.logits, attention_of(found, "attentions", self.parts.name))
         found = language_model(
-            decoder_input_ids=tokens, encoder_outputs=BaseModelOutput(last_hidden_state=state.rows["outputs"]), output_attentions=True, **cache
+            decoder_input_ids=tokens,
+            encoder_outputs=BaseModelOutput(last_hidden_state=state.rows["outputs"]),
+            output_attentions=True,
+            **cache,
         )
         return Read(found.logits, attention_of(found, "cross_attentions", self.parts.name))
 

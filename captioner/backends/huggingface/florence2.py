@@ -22,8 +22,10 @@ _PROMPT = "What does the image describe?"  # what its processor makes of the tas
 
 @FAMILIES.register("florence2")
 class Florence2(Family):
-    """The decoder's cross-attention over the encoder's outputs: the picture's mean, the cells, and the prompt. What goes
-    to the mean and to the prompt is off the grid."""
+    """The decoder's cross-attention over the encoder's outputs: the picture's mean, the cells, and the prompt.
+
+    What goes to the mean and to the prompt is off the grid.
+    """
 
     classes = ("Florence2ForConditionalGeneration",)
     first_cell = 1

@@ -35,7 +35,7 @@ def fitting_of(processor: Any, name: str) -> Fitting:
     width, height = _width_and_height(crop if crops else size)
     if not width:
         raise OptionError(
-            f"{name}: its image processor makes inputs of several sizes ({size or 'no size'}), and a map needs one grid",
+            f"{name}: its image processor makes inputs of several sizes ({size or 'none'}), and maps need one grid",
             remedy="use a model whose pictures have one size",
         )
     if not getattr(processor, "do_resize", True):
