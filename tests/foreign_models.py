@@ -38,7 +38,7 @@ def byte_level() -> transformers.PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|end|>", "<pad>", "<image>"]
-    alphabet = sorted(set("".join(CORPUS)) - {" "}) + ["Ġ"]
+    alphabet = [*sorted(set("".join(CORPUS)) - {" "}), "Ġ"]
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
     tokenizer.train_from_iterator(CORPUS, trainer)
     return transformers.PreTrainedTokenizerFast(

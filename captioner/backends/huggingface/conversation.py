@@ -33,8 +33,6 @@ _QWEN_SIDE = 448  # pixels: 16 x 16 cells of 28
 class Conversation(Family):
     """A decoder that reads a prompt with the picture's cells in it, once a picture."""
 
-    classes = ()
-
     def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__(model, parts)
         self.picture = int(first_of(model.config, "image_token_id", "image_token_index"))

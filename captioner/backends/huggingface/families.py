@@ -179,7 +179,7 @@ def new_cache(*, cross: bool) -> Any:
     return EncoderDecoderCache(DynamicCache(), DynamicCache()) if cross else DynamicCache()
 
 
-def attention_of(found: Any, kind: str, name: str) -> Sequence[Tensor]:
+def attention_of(found: Any, kind: str, name: str) -> tuple[Tensor, ...]:
     """The attention weights of an output.
 
     Raises:

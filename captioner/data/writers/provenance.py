@@ -60,7 +60,7 @@ class Provenance:
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, or of all files of a folder with their names, hexadecimal."""
     if is_foreign(path):  # may have gigabytes
-        return describe(path)["digest"]
+        return str(describe(path)["digest"])
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
