@@ -24,6 +24,7 @@ from tests.conftest import tiny_checkpoint
 from tests.foreign_models import BUILDERS, write
 
 _PICTURES = 4
+_WHAT = ("encode", "a piece", "read")
 
 
 def seconds(model: Captioner, pieces: int, turns: int) -> tuple[float, float, float]:
@@ -55,19 +56,16 @@ def main() -> None:
         ours = Path(place) / "ours.safetensors"
         checkpoint.save(ours, tiny_checkpoint("transformer"))
         base = seconds(load(ours, backend="torch", device="cpu"), options.pieces, options.turns)
-        print(
-            f"{'ours, Transformer':<20} encode {base[0] * 1e3:6.1f} ms  a piece {base[1] * 1e3:6.1f} ms  read ", end=""
-        )
-        print(f"{base[2] * 1e3:6.1f} ms, of {_PICTURES} pictures")
+        times = "  ".join(f"{what} {1e3 * time:6.1f} ms" for what, time in zip(_WHAT, base, strict=True))
+        print(f"{'ours, Transformer':<20} {times}, for {_PICTURES} pictures")
         for name in BUILDERS:
             folder = Path(place) / name
             folder.mkdir()
             write(name, folder)
             found = seconds(load(folder, device="cpu"), options.pieces, options.turns)
             ratios = [one / of for one, of in zip(found, base, strict=True)]
-            print(
-                f"{name:<20} encode {ratios[0]:6.2f}     a piece {ratios[1]:6.2f}     read {ratios[2]:6.2f}     of ours"
-            )
+            times = "  ".join(f"{what} {ratio:6.2f}   " for what, ratio in zip(_WHAT, ratios, strict=True))
+            print(f"{name:<20} {times} of ours")
 
 
 if __name__ == "__main__":

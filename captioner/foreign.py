@@ -34,6 +34,15 @@ def is_foreign(path: str | os.PathLike[str]) -> bool:
     return bool(_config(path).get("model_type"))
 
 
+def refuse_foreign(path: str | os.PathLike[str], what: str) -> None:
+    """Raises OptionError for a model in the form of transformers, where ``what`` needs one of ours."""
+    if is_foreign(path):
+        raise OptionError(
+            f"{os.fspath(path)}: {what} needs a model of ours, and this is one in the form of transformers",
+            remedy="name a .safetensors file or a model that ships",
+        )
+
+
 def fetch(name: str) -> Path:
     """The folder of a model of the hub, which is fetched if it is not in the hub's cache.
 

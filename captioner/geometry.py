@@ -219,21 +219,23 @@ class Fitting:
     def geometry(self, size: tuple[int, int], grid: tuple[int, int], *, orientation: int = 1) -> Geometry:
         """Where the cells lie on a picture of (width, height) pixels."""
         window = None
-        if self.mode != "squash":
+        if self.mode == "crop":
             width, height = self._resized(size)
             # Whole pixels, as image processors count them: half of what is left over, rounded towards 0.
             left, top = int((width - self.width) / 2), int((height - self.height) / 2)
             across, down = size[0] / width, size[1] / height
             window = (left * across, top * down, (left + self.width) * across, (top + self.height) * down)
+        elif self.mode == "pad":
+            scale = max(size[0] / self.width, size[1] / self.height)  # pixels of the picture in one of the input
+            # As image processors do: half of the padding, rounded down, comes first.
+            left, top = -((round(self.width * scale) - size[0]) // 2), -((round(self.height * scale) - size[1]) // 2)
+            window = (left, top, left + self.width * scale, top + self.height * scale)
         return Geometry(
             size=size, side=self.width, height=self.height, grid=grid, orientation=orientation, window=window
         )
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The whole picture's (width, height) in pixels of the input."""
-        if self.mode == "pad":
-            factor = min(self.width / size[0], self.height / size[1])
-            return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        """The whole picture's (width, height) before its middle is cut out."""
         if not isinstance(self.resized, int):
             return self.resized
         short, long = sorted(size)
@@ -242,6 +244,8 @@ class Fitting:
 
     def fit(self, image: Image.Image, geometry: Geometry) -> "NDArray[np.uint8]":
         """The input (height, width, 3) for an upright RGB picture, which may have fewer pixels than it was."""
+        if self.mode == "pad":
+            return self._padded(image, geometry)
         left, top, right, bottom = geometry.content_box
         across, down = (image.size[axis] / geometry.size[axis] for axis in (0, 1))
         x0, y0, x1, y1 = geometry.extent
@@ -257,3 +261,12 @@ class Fitting:
         canvas = np.full((self.height, self.width, 3), self.fill, dtype=np.uint8)
         canvas[top:bottom, left:right] = np.asarray(part)
         return canvas
+
+    def _padded(self, image: Image.Image, geometry: Geometry) -> "NDArray[np.uint8]":
+        """The picture on ``fill``, resized with it: the border is as soft as the picture's own edges."""
+        across, down = (image.size[axis] / geometry.size[axis] for axis in (0, 1))
+        left, top, right, bottom = geometry.extent
+        canvas = Image.new("RGB", (round((right - left) * across), round((bottom - top) * down)), self.fill)
+        canvas.paste(image, (round(-left * across), round(-top * down)))
+        resized = canvas.resize((self.width, self.height), Image.Resampling(self.resample), reducing_gap=3.0)
+        return np.asarray(resized)

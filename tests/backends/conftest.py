@@ -18,7 +18,6 @@ KINDS = ["lstm-padded", "transformer-padded", "lstm-padded in a folder", "transf
 def pair(
     request: pytest.FixtureRequest,
     exported: Callable[[str], Path],
-    foreign: Callable[[str], Captioner],
     for_all_processes: Callable[[str, Callable[[Path], object]], Path],
 ) -> tuple[Captioner, Captioner]:
     """A tiny model on torch and on ONNX Runtime: with the graphs beside its file, and as an exported folder.
@@ -27,9 +26,9 @@ def pair(
     the first has no cache and reads the whole caption at each step.
     """
     if request.param in FOREIGN:
+        model = request.getfixturevalue("foreign")(request.param)
         from tests.backends.rereading import Rereading
 
-        model = foreign(request.param)
         return Captioner(Rereading(model.backend), name=model.name), model  # type: ignore[arg-type]
     kind, _, in_folder = request.param.partition(" ")
     path = exported(kind)

@@ -251,7 +251,7 @@ def test_options_of_the_models_own_generation_are_the_defaults(copied: Path) -> 
 
 
 @pytest.mark.parametrize("command", [["export"], ["models"], ["models", "--diagram"]])
-def test_commands_for_models_of_ours(command: list[str], folder: Path, tmp_path: Path) -> None:
+def test_commands_that_list_and_those_for_models_of_ours(command: list[str], folder: Path, tmp_path: Path) -> None:
     further = {
         "export": ["--output", str(tmp_path / "out")],
         "models": [str(tmp_path / "flow.dot")][: len(command) - 1],

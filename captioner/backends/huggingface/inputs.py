@@ -28,7 +28,7 @@ def fitting_of(processor: Any, name: str) -> Fitting:
         raise tiled(name, tiles[0])
     size, crop = (_plain(getattr(processor, option, None)) for option in ("size", "crop_size"))
     resample = int(getattr(processor, "resample", None) or Image.Resampling.BICUBIC)
-    fill = tuple(round(255 * value) for value in getattr(processor, "image_mean", None) or (0.5, 0.5, 0.5))
+    fill = tuple(int(255 * value) for value in getattr(processor, "image_mean", None) or (0.5, 0.5, 0.5))
     if getattr(processor, "do_align_long_axis", False):
         raise OptionError(f"{name}: its image processor turns pictures (do_align_long_axis), so that maps would lie")
     crops = bool(getattr(processor, "do_center_crop", False)) and bool(crop)
