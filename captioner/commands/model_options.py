@@ -9,17 +9,21 @@ if TYPE_CHECKING:
     from captioner.pipeline import Captioner
 
 
-def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", *, default: str | None) -> None:
-    """Declare --model, --device, --backend, --threads and --map-heads.
+def add_model_options(
+    parser: "argparse.ArgumentParser | argparse._ArgumentGroup", *, default: str | None, foreign: bool = True
+) -> None:
+    """Declare --model, --device, --backend, --threads and, for foreign models, --map-heads.
 
     Args:
         parser: of the command, or a group in it.
         default: the model; None where the command must know whether any of the options was given.
+        foreign: the command runs foreign models too.
     """
     parser.add_argument(
         "--model",
         default=default,
-        help="a name that 'captioner models' lists, a model file, a folder of transformers' form, or hf:owner/name",
+        help="a name that 'captioner models' lists, or a model file"
+        + (", a folder in the form of transformers, hf:owner/name" if foreign else ""),
     )
     auto = None if default is None else "auto"
     parser.add_argument(
@@ -41,6 +45,8 @@ def add_model_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup
         metavar="N",
         help="of the computation on a CPU (default: onnx looks how many cores others leave free)",
     )
+    if not foreign:
+        return
     parser.add_argument(
         "--map-heads",
         metavar="LAYER[:HEAD],...",

@@ -272,8 +272,8 @@ PLACES = {
         (False, "padded"),
         (True, "cropped"),
         (False, "cropped"),
-    ]
-    + [(True, "padded on all sides")],
+        (True, "padded on all sides"),
+    ],
 )
 def test_the_page_shows_what_the_figure_shows(
     show: Callable[..., Opened], make_caption: MakeCaption, smooth: bool, place: str

@@ -171,6 +171,9 @@ def _backend(family: Any, folder: Path, map_heads: Sequence[tuple[int, int | Non
         hidden=[*ends, *family.hidden],
     )
     about = describe(folder)
+    decoding = about["about"]["decoding"]
+    for name in ("max_length", "min_length"):  # its own generation would stop there too
+        decoding[name] = min(decoding[name], family.longest)
     return HuggingFaceBackend(
         family,
         vocabulary=vocabulary,
