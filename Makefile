@@ -39,7 +39,7 @@ lint: venv
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py
@@ -57,7 +57,7 @@ node_modules/installed: package-lock.json
 test-matrix: .venv-oldest/installed .venv-newest/installed
 	for age in oldest newest; do \
 	    echo "== $$age: $$(.venv-$$age/bin/pip freeze | grep -iE '^(torch|numpy|pillow)==' | tr '\n' ' ')"; \
-	    .venv-$$age/bin/pytest --numprocesses auto --maxprocesses 2 --dist loadfile -m 'not slow' || exit 1; \
+	    .venv-$$age/bin/pytest --numprocesses auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not slow' || exit 1; \
 	done
 
 .venv-%/installed: setup.cfg requirements/%.txt

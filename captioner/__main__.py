@@ -1,8 +1,6 @@
 """``python -m captioner``: the command line."""
 
-import sys
-
-from captioner.cli import main
+from captioner.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -115,6 +115,8 @@ def share_out(candidates: _Ints, missing: _Ints, places: int) -> _Ints:
     taken = np.minimum(there, places // len(banks))
     for i in range(len(banks)):
         taken[i] += min(there[i] - taken[i], places - taken.sum())
-    rank = np.array([(bank[:i] == bank[i]).sum() for i in range(len(bank))])  # within its bank
+    by_bank = np.argsort(bank, kind="stable")
+    rank = np.empty_like(by_bank)  # of each candidate within its bank
+    rank[by_bank] = np.arange(len(bank)) - (np.cumsum(there) - there)[bank[by_bank]]
     kept: _Ints = candidates[rank < taken[bank]]
     return kept

@@ -1,8 +1,10 @@
 """Questions about pictures to answers: open, encode once, answer. `Asker` drives any answering backend."""
 
+import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -10,11 +12,10 @@ import numpy as np
 
 from captioner.backends.base import AnsweringBackend, Encoded
 from captioner.backends.choice import open_answering
-from captioner.errors import CheckpointError, OptionError
-from captioner.header import read_header, require_answers
+from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Picture
 from captioner.prepared import Prepared, prepare
-from captioner.results import Answer, OtherAnswer, QuestionWord
+from captioner.results import Answer, Failure, OtherAnswer, QuestionWord
 from captioner.shipped import DEFAULT_ANSWERING_MODEL, find_model
 from captioner.tokenizer.questions import question_words
 
@@ -105,6 +106,42 @@ class Asker:
         """
         return self.encode_prepared(prepare(picture, self.backend, max_pixels=max_pixels, keep=keep))
 
+    def encode_all(
+        self, pictures: Iterable[Picture], *, max_pixels: int = MAX_PIXELS
+    ) -> Iterator[EncodedPicture | Failure]:
+        """Encode any number of pictures as they come, on a CPU as many side by side as the backend has threads.
+
+        Yields:
+            For each picture, in order, what `encode` returns, or a `Failure` where it raises.
+        """
+
+        def encode(picture: Picture) -> EncodedPicture | Failure:
+            try:
+                return self.encode(picture, max_pixels=max_pixels)
+            except CaptionerError as error:
+                return Failure.of(picture, error)
+
+        coming = iter(pictures)
+        first = list(itertools.islice(coming, 2))
+        if len(first) < 2 or self.backend.threads == 1:
+            yield from map(encode, itertools.chain(first, coming))
+            return
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        coming = itertools.chain(first, coming)
+        with ThreadPoolExecutor(max(os.cpu_count() or 1, self.backend.threads), "encode") as pool:
+            waiting: deque[Future[EncodedPicture | Failure]] = deque()
+            try:
+                while True:
+                    room = max(1, self.backend.threads) - len(waiting)
+                    waiting.extend(pool.submit(encode, one) for one in itertools.islice(coming, max(0, room)))
+                    if not waiting:
+                        return
+                    yield waiting.popleft().result()
+            finally:
+                for one in waiting:  # whoever stops early does not wait for pictures that nobody will see
+                    one.cancel()
+
     def encode_prepared(self, prepared: Prepared) -> EncodedPicture:
         """As `encode`, of a picture that `captioner.prepared.prepare` opened for this model."""
         encoded = self.backend.encode(np.stack([prepared.pixels]), [prepared.geometry])
@@ -183,14 +220,12 @@ def load_answering(
     backend: str = "auto",
     threads: int | None = None,
 ) -> Asker:
-    """An answering model by name or path; arguments as of `captioner.pipeline.load`.
+    """An answering model by name or path, or of an exported folder; arguments as of `captioner.pipeline.load`.
 
     Raises:
         CheckpointError: there is no such model, its file is damaged, or it makes captions.
         OptionError: there is no such device or backend, or what it needs is not installed.
     """
     path = find_model(model, answering=True)
-    if path.is_dir():
-        require_answers(read_header(path), path)
     chosen: dict[str, Any] = {"device": str(device or "auto"), "threads": threads}
     return Asker(open_answering(backend, path, **chosen), name=path.stem)

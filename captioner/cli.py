@@ -11,7 +11,7 @@ import os
 import sys
 from collections import namedtuple
 
-from captioner.commands.console import exit_code, standard_streams
+from captioner.commands.console import end_process, exit_code, standard_streams
 from captioner.errors import OptionError
 from captioner.training.processes import leave
 from captioner.version import __version__
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
     from types import ModuleType
+    from typing import NoReturn
 
 
 class Command(namedtuple("Command", ["module", "help"])):
@@ -28,7 +29,7 @@ class Command(namedtuple("Command", ["module", "help"])):
 
     Attributes:
         module: has ``add_arguments(parser)``, which imports nothing large, and ``run(options)``, which returns the
-            exit code.
+            exit code. It may have ``TAKES_URLS``, the options that are not files of this machine alone.
         help: one line.
     """
 
@@ -41,6 +42,7 @@ class Command(namedtuple("Command", ["module", "help"])):
 COMMANDS = {
     "caption": Command("captioner.commands.caption", "caption pictures or folders of them"),
     "ask": Command("captioner.commands.ask", "answer questions about pictures"),
+    "bulk": Command("captioner.commands.bulk", "caption very many pictures, on one machine or a Ray cluster"),
     "alt": Command("captioner.commands.alt", "propose alternative texts for the pictures of a site"),
     "evaluate": Command("captioner.commands.evaluate", "compute the scores of captions, or of answers"),
     "ground": Command("captioner.commands.ground", "measure whether the maps lie on what the words name"),
@@ -67,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = exit_code(lambda: _run(words))
     leave(code)
     return code
+
+
+def program() -> NoReturn:
+    """The program ``captioner``: run the command line of this process, and end the process."""
+    end_process(main())
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
@@ -98,7 +105,7 @@ def _parse(words: list[str], module: ModuleType) -> argparse.Namespace:
 
         return SimpleNamespace(**module.DEFAULTS)  # type: ignore[return-value]
     options = _parser_of(words[0], module).parse_args(words[1:])
-    _refuse_urls(options)
+    _refuse_urls(options, ("pictures", "question", *getattr(module, "TAKES_URLS", ())))
     return options
 
 
@@ -194,12 +201,14 @@ def _module_of(name: str) -> ModuleType:
         raise OptionError(f"the command '{name}' is not part of this installation ({module} is missing)") from None
 
 
-def _refuse_urls(options: argparse.Namespace) -> None:
+def _refuse_urls(options: argparse.Namespace, but: tuple[str, ...]) -> None:
     """Options name files. A URL gets a message of its own, with the slashes that `pathlib.Path` removes."""
     import re
 
     for name, value in vars(options).items():
-        for one in value if isinstance(value, list) and name not in ("pictures", "question") else [value]:
+        if name in but:
+            continue
+        for one in value if isinstance(value, list) else [value]:
             if isinstance(one, (str, os.PathLike)) and (found := re.match(_URL, str(one))) and len(found[1]) > 1:
                 rest = str(one)[found.end() :]
                 raise OptionError(
@@ -209,4 +218,4 @@ def _refuse_urls(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

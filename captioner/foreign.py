@@ -21,7 +21,8 @@ PREFIX = "hf:"
 EXTRA = "pip install 'captioner[hf]'"
 
 _CONFIG = "config.json"
-_TEXTS = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
+_OURS = "captioner"  # the model type in `captioner.hub`
+_TEXTS = ("graphs/**", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 _WEIGHTS = (".safetensors", ".bin")
 _MOST_CONFIG = 64 << 20  # bytes
 _SAMPLE = 1 << 20  # bytes of a file of weights, at its beginning and its end
@@ -30,8 +31,11 @@ _DEFAULT_LENGTH = 30  # pieces, where the model says nothing
 
 
 def is_foreign(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a folder in the form of transformers. An exported folder of ours has a ``config.json`` too."""
-    return bool(_config(path).get("model_type"))
+    """Whether a path is a folder in the form of transformers.
+
+    An exported folder of ours has a ``config.json`` too, and a folder of ours in the hub's form a model type of its own.
+    """
+    return _config(path).get("model_type") not in (None, "", _OURS)
 
 
 def refuse_foreign(path: str | os.PathLike[str], what: str) -> None:
@@ -109,7 +113,7 @@ def parse_heads(text: str) -> list[tuple[int, int | None]]:
 def name_of(path: Path) -> str:
     """What a model is called: "owner/name" for one of the hub, the folder's name for another folder, else the name of
     the file without its ending."""
-    parts = path.parts
+    parts = path.parts if path.is_dir() else path.parent.parts
     if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
         return parts[-3].removeprefix("models--").replace("--", "/")
     return path.name if is_foreign(path) else path.stem

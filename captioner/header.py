@@ -319,11 +319,13 @@ def _check_about(about: Mapping[str, Any]) -> None:
     for method, values in about.get("maps", {}).items():
         if method != "explain":
             MapOptions(explain=method, **values)
-    scores = about.get("test", {}).get("scores", {})
-    if not isinstance(scores, dict) or not all(
-        _is_number(value) and abs(value) <= _LARGEST_NUMBER for value in scores.values()
-    ):
-        raise TypeError("about.test.scores are no numbers by name")
+    for split in ("dev", "test"):
+        for name in ("scores", "counts"):
+            values, most = about.get(split, {}).get(name, {}), _LARGEST_NUMBER if name == "scores" else 2**53
+            if not isinstance(values, dict) or not all(
+                _is_number(value) and abs(value) <= most for value in values.values()
+            ):
+                raise TypeError(f"about.{split}.{name} are no numbers by name")
 
 
 # Names of format version 1 and what they are now.

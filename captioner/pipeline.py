@@ -21,7 +21,7 @@ from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.foreign import name_of, parse_heads
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
-from captioner.prepared import Prepared, check_numbers, detached, prepare
+from captioner.prepared import KeptPicture, Prepared, check_numbers, detached, prepare
 from captioner.results import Alternative, Answer, Caption, ClipCaption, Failure, Outcome
 from captioner.shipped import DEFAULT_MODEL, find_model
 from captioner.tokenizer.subwords import Subwords
@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from captioner.asking import Asker, EncodedPicture
     from captioner.show.views import Contrast, Heads
 
+    Askable = Picture | EncodedPicture | KeptPicture
+
 _BATCH = 16
 _FRAME_PIXELS = 480
 
@@ -55,12 +57,16 @@ class Captioner:
         backend: what computes the model; see `captioner.backends.base.Backend`. `load` makes one of a file.
         name: of the model, as `Caption.model` has it.
         file: the model file, for what only torch computes where the backend is another; None where there is none.
+        threads: that open pictures while the model works; None for the machine's cores, 8 at most.
     """
 
-    def __init__(self, backend: Backend, *, name: str = "model", file: Path | None = None) -> None:
+    def __init__(
+        self, backend: Backend, *, name: str = "model", file: Path | None = None, threads: int | None = None
+    ) -> None:
         self.backend = backend
         self.name = name
         self.file = file
+        self._threads = min(8, threads or os.cpu_count() or 1)
         self._torch = backend if backend.name in ("torch", "huggingface") else None
         self._lock = threading.Lock()
         self._asker: Asker | None = None
@@ -126,7 +132,7 @@ class Captioner:
     @overload
     def caption(
         self,
-        pictures: Picture,
+        pictures: Picture | KeptPicture,
         *,
         options: Greedy | None = None,
         explain: str | MapOptions | None = None,
@@ -145,7 +151,7 @@ class Captioner:
     ) -> list[Outcome]: ...
     def caption(
         self,
-        pictures: Picture | list[Picture],
+        pictures: Picture | KeptPicture | list[Picture],
         *,
         options: Greedy | None = None,
         explain: str | MapOptions | None = None,
@@ -155,8 +161,8 @@ class Captioner:
         """Caption a picture, or a list of them.
 
         Args:
-            pictures: a path, bytes, a PIL image or an array (see `captioner.image.open_image`), or a list of
-                these, which returns a list of the same length: a `Caption` or a `Failure` for each.
+            pictures: a path, bytes, a PIL image or an array (see `captioner.image.open_image`); what `encode` returned;
+                or a list of pictures, which returns a list of the same length: a `Caption` or a `Failure` for each.
             options: `Greedy`, `Beam` or `Sampling`; None for those that the model's file holds.
             explain: what the words' maps are computed from: "attention", "gradient" or "occlusion" (slow), see
                 `captioner.explain`; None for the model's default.
@@ -165,7 +171,7 @@ class Captioner:
 
         Raises:
             ImageError: the one picture does not open; the message names it.
-            CheckpointError: the model's numbers are not finite.
+            CheckpointError: the model's numbers are not finite, or another model encoded the picture.
             OptionError: a number is not positive, the options are of another type or ask for more words than the
                 model can read, or the backend cannot compute such maps.
         """
@@ -176,8 +182,8 @@ class Captioner:
         check_numbers(batch=batch)
         self._check_options(options)
         map_options = self._map_options(explain)  # an unknown method is refused before the picture is opened
-        prepared = self.prepare(pictures, max_pixels=max_pixels)
-        return self.caption_prepared([prepared], options=options, explain=map_options)[0]
+        prepared, encoded = self._encoded(pictures, max_pixels=max_pixels)
+        return self.caption_prepared([prepared], options=options, explain=map_options, encoded=encoded)[0]
 
     def caption_all(
         self,
@@ -233,7 +239,7 @@ class Captioner:
         process = os.getpid()
         raised: Exception | None = None
         # Threads open the next batch while the model works on this one.
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(max_workers=self._threads) as pool:
 
             def submit() -> "list[tuple[Picture, Future[Prepared]]]":
                 nonlocal raised
@@ -285,13 +291,15 @@ class Captioner:
         *,
         options: Greedy | None = None,
         explain: str | MapOptions | None = None,
+        encoded: Encoded | None = None,
     ) -> list[Caption]:
-        """Caption pictures that `prepare` opened, all in one batch; options as of `caption`."""
+        """Caption pictures that `prepare` opened, all in one batch; options as of `caption`. ``encoded`` are the same
+        pictures, where the backend has encoded them already."""
         self._check_options(options)
         map_options = self._map_options(explain)
         if not ready:
             return []
-        encoded = encode(self.backend, ready)
+        encoded = encode(self.backend, ready) if encoded is None else encoded
         keys = [zlib.crc32(prepared.pixels.tobytes()) for prepared in ready]
         found = decode(self.backend, encoded, options or self.default_options, keys=keys)
         if isinstance(self.vocabulary, Subwords):
@@ -306,14 +314,17 @@ class Captioner:
         return [self._finish(prepared, some, map_options) for prepared, some in zip(ready, found, strict=True)]
 
     @overload
-    def ask(self, picture: "Picture | EncodedPicture", question: str, *, n_best: int = 1) -> Answer: ...
+    def ask(self, picture: "Askable", question: str, *, n_best: int = 1) -> Answer: ...
     @overload
-    def ask(self, picture: "Picture | EncodedPicture", question: list[str], *, n_best: int = 1) -> list[Answer]: ...
-    def ask(
-        self, picture: "Picture | EncodedPicture", question: str | list[str], *, n_best: int = 1
-    ) -> Answer | list[Answer]:
-        """Answer questions about a picture, by the answering model that ships; see `captioner.asking.Asker.ask`."""
-        return self.asker().ask(picture, question, n_best=n_best)
+    def ask(self, picture: "Askable", question: list[str], *, n_best: int = 1) -> list[Answer]: ...
+    def ask(self, picture: "Askable", question: str | list[str], *, n_best: int = 1) -> Answer | list[Answer]:
+        """Answer questions about a picture, or about what `encode` returned, by the answering model that ships; see
+        `captioner.asking.Asker.ask`."""
+        asker = self.asker()
+        if isinstance(picture, KeptPicture):
+            picture.require(self.backend)
+            picture = picture.for_answers(asker.backend, asker.encode_prepared)
+        return asker.ask(picture, question, n_best=n_best)
 
     def asker(self) -> "Asker":
         """The answering model that ships, on this model's device; loaded when it is first asked for."""
@@ -324,17 +335,26 @@ class Captioner:
                 self._asker = load_answering(device=self.device)
             return self._asker
 
-    def encode(self, picture: Picture, *, max_pixels: int = MAX_PIXELS) -> "EncodedPicture":
-        """Encode a picture once, for any number of later `ask`.
+    def encode(self, picture: Picture, *, max_pixels: int = MAX_PIXELS) -> KeptPicture:
+        """Encode a picture once, for any number of later `caption`, `read` and `ask`; the answering model encodes it at
+        the first question.
 
         Raises:
             ImageError: it does not open.
         """
-        return self.asker().encode(picture, max_pixels=max_pixels)
+        prepared = self.prepare(picture, max_pixels=max_pixels)
+        return KeptPicture(prepared, encode(self.backend, [prepared]), self.backend, max_pixels=max_pixels)
+
+    def _encoded(self, picture: Picture | KeptPicture, *, max_pixels: int) -> tuple[Prepared, Encoded | None]:
+        """A picture that is prepared, and encoded where it was kept."""
+        if not isinstance(picture, KeptPicture):
+            return self.prepare(picture, max_pixels=max_pixels), None
+        picture.require(self.backend)
+        return picture.prepared, picture.encoded
 
     def read(
         self,
-        picture: Picture,
+        picture: Picture | KeptPicture,
         captions: Sequence[str],
         *,
         explain: str | MapOptions | None = None,
@@ -354,18 +374,25 @@ class Captioner:
             OptionError: a text where a list of them is due, or a caption without words.
         """
         self._check_captions(captions)
-        return self.read_prepared(self.prepare(picture, max_pixels=max_pixels), captions, explain=explain)
+        prepared, encoded = self._encoded(picture, max_pixels=max_pixels)
+        return self.read_prepared(prepared, captions, explain=explain, encoded=encoded)
 
     def read_prepared(
-        self, prepared: Prepared, captions: Sequence[str], *, explain: str | MapOptions | None = None
+        self,
+        prepared: Prepared,
+        captions: Sequence[str],
+        *,
+        explain: str | MapOptions | None = None,
+        encoded: Encoded | None = None,
     ) -> list[Caption]:
-        """As `read`, of a picture that `prepare` opened."""
+        """As `read`, of a picture that `prepare` opened; ``encoded`` as of `caption_prepared`."""
         split = self._check_captions(captions)
         if not split:
             return []
         map_options = self._map_options(explain)
         ids = [self.vocabulary.encode(words)[1:-1] for words in split]
-        (explained,) = self._word_maps([prepared], encode(self.backend, [prepared]), [ids], map_options)
+        encoded = encode(self.backend, [prepared]) if encoded is None else encoded
+        (explained,) = self._word_maps([prepared], encoded, [ids], map_options)
         found = []
         for words, some, (maps, off_grid, log_p) in zip(split, ids, explained, strict=True):
             if not np.isfinite(log_p).all():
@@ -570,6 +597,7 @@ def load(
     device: str | None = "auto",
     backend: str = "auto",
     threads: int | None = None,
+    wait: bool = True,
     map_heads: str = "",
 ) -> Captioner:
     """A model by name or path.
@@ -582,8 +610,11 @@ def load(
         backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" on a CPU
             for exported folders and for model files that have graphs (``graphs/NAME`` beside it, made from this very
             file), and "torch" for others and on an accelerator. A model of transformers runs on "huggingface" alone.
-        threads: for the computation on a CPU; None for what the runtime chooses: "onnx" takes what the environment's
-            OMP_NUM_THREADS says, or looks every few seconds how many cores others leave free.
+        threads: for the computation on a CPU, and, 8 at most, for opening pictures; None for what the runtime chooses:
+            "onnx" takes what the environment's OMP_NUM_THREADS says, or looks every few seconds how many cores others
+            leave free.
+        wait: until the whole model is open. Without, the part that decodes may be opened beside the first pictures,
+            and the first caption raises what is wrong with it: one caption comes sooner.
         map_heads: of a foreign model, the attention heads whose mean makes the maps, as text; see
             `captioner.foreign.parse_heads`. "" for all. A model of ours has the choice in its file.
 
@@ -593,8 +624,9 @@ def load(
     """
     path = find_model(model)
     device = str(device or "auto")
-    opened = open_backend(backend, path, device=device, threads=threads, map_heads=parse_heads(map_heads or ""))
+    heads = parse_heads(map_heads or "")
+    opened = open_backend(backend, path, device=device, threads=threads, wait=wait, map_heads=heads)
     try:
-        return Captioner(opened, name=name_of(path), file=None if path.is_dir() else path)
+        return Captioner(opened, name=name_of(path), file=None if path.is_dir() else path, threads=threads)
     except (TypeError, OptionError) as error:
         raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None

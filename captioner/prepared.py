@@ -1,19 +1,22 @@
 """Pictures opened and fitted to the input of a model."""
 
 import contextlib
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from captioner.backends.base import AnsweringBackend, Backend, FitsPictures
-from captioner.errors import OptionError
+from captioner.backends.base import AnsweringBackend, Backend, Encoded, FitsPictures
+from captioner.errors import CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
 from captioner.results import path_of
 
+_T = TypeVar("_T")
 _REDUCED = 3  # times the model's input
 _SHARP = 640  # pixels a side, so that pages and figures of small models look well
 
@@ -76,6 +79,49 @@ def prepare(
     elif isinstance(picture, (np.ndarray, Image.Image)):
         source = image  # the caller may change what was given
     return Prepared(source, geometry, pixels, image=path_of(picture))
+
+
+class KeptPicture:
+    """A picture that a captioning model has encoded once, for any number of later captions, readings and answers.
+
+    Args:
+        prepared: the picture, and what the encoder took of it.
+        encoded: it alone, behind the border of the backend that made it.
+        backend: that made it.
+        max_pixels: that the picture may have.
+    """
+
+    def __init__(self, prepared: Prepared, encoded: Encoded, backend: Backend, *, max_pixels: int) -> None:
+        self.prepared, self.encoded, self._backend, self._max_pixels = prepared, encoded, backend, max_pixels
+        self._lock = threading.Lock()
+        self._other: tuple[AnsweringBackend, Any] | None = None
+
+    def require(self, backend: Backend) -> None:
+        """Raises CheckpointError if another model encoded it."""
+        if backend is not self._backend:
+            raise CheckpointError("the picture was encoded by another model", remedy="encode it with this one")
+
+    def for_answers(self, backend: AnsweringBackend, encode: Callable[[Prepared], _T]) -> _T:
+        """What the encoder of an answering model makes of the picture; computed at the first call, and kept.
+
+        A model with the same input takes the same pixels; for another the picture is opened once more.
+
+        Args:
+            backend: of the model.
+            encode: returns what it makes of the prepared picture.
+
+        Raises:
+            ImageError: the picture is gone.
+        """
+        with self._lock:
+            if self._other is None or self._other[0] is not backend:
+                prepared, mine = self.prepared, self._backend
+                if (backend.side, backend.pad, backend.grid_shape) != (mine.side, mine.pad, mine.grid_shape):
+                    again = prepare(prepared.picture, backend, max_pixels=self._max_pixels)
+                    prepared = replace(again, picture=prepared.picture, image=prepared.image)
+                self._other = backend, encode(prepared)
+            found: _T = self._other[1]
+            return found
 
 
 def detached(picture: Picture) -> Picture:

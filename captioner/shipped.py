@@ -6,7 +6,7 @@ import os
 from functools import cache
 
 from captioner.errors import CheckpointError
-from captioner.foreign import PREFIX, fetch
+from captioner.foreign import PREFIX, fetch, is_foreign
 from captioner.header import EXPORTED
 
 TYPE_CHECKING = False
@@ -59,7 +59,9 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
 
 @cache
 def _fetched(name: str) -> Path:
-    return fetch(name)
+    folder = fetch(name)
+    ours = folder / "model.safetensors"  # in a folder that `captioner.hub` wrote
+    return ours if ours.is_file() and not is_foreign(folder) else folder
 
 
 def shipped_models() -> dict[str, Path]:

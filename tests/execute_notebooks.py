@@ -19,7 +19,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from captioner.shipped import shipped_models
+from captioner.shipped import shipped_answering_models, shipped_models
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = tuple(sorted((ROOT / "notebooks").glob("*.ipynb")))
@@ -84,10 +84,11 @@ def execute(path: Path, folder: Path, *, timeout: int = 600, instead: Mapping[st
 def models_of(notebook: NotebookNode) -> dict[str, str]:
     """The shipped models that a notebook loads, each with a digest of its file: whose outputs are these?"""
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    names = set(re.findall(r'captioner\.load\("(\w+)"\)', code)) | (
+    names = set(re.findall(r'captioner\.load(?:_answering)?\("(\w+)"\)', code)) | (
         {"default"} if "captioner.load()" in code else set()
     )
-    return {name: hashlib.sha256(shipped_models()[name].read_bytes()).hexdigest()[:16] for name in sorted(names)}
+    files = {**shipped_models(), **shipped_answering_models()}
+    return {name: hashlib.sha256(files[name].read_bytes()).hexdigest()[:16] for name in sorted(names)}
 
 
 def main() -> int:

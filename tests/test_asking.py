@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import captioner
-from captioner import checkpoint
+from captioner import checkpoint, prepared
 from captioner.asking import Asker, load_answering
 from captioner.errors import CheckpointError, OptionError
 from captioner.results import Answer
@@ -98,6 +99,48 @@ def test_a_captioner_asks_the_model_that_ships(
     model = captioner.load(tiny_model, device="cpu")
     kept = model.encode(make_picture())
     assert model.ask(kept, "what is the dog doing").text == model.ask(make_picture(), "what is the dog doing").text
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_a_kept_picture_serves_captions_readings_and_answers(
+    pad: bool,
+    tiny_model: Path,
+    make_answering: Callable[..., checkpoint.AnswerCheckpoint],
+    make_picture: MakePicture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answering = tmp_path / "answering.safetensors"
+    checkpoint.save(answering, make_answering(pad=pad))
+    monkeypatch.setattr("captioner.asking.find_model", lambda name, **_: answering)
+    model, other = captioner.load(tiny_model, device="cpu"), captioner.load(tiny_model, device="cpu")
+    picture, question, sentence = make_picture(), "what is the dog doing", "a dog in the park"
+    caption, (reading,), answer = model.caption(picture), model.read(picture, [sentence]), other.ask(picture, question)
+    opened: list[object] = []
+    open_it = prepared.open_with_orientation
+    monkeypatch.setattr(prepared, "open_with_orientation", lambda *a, **k: opened.append(a) or open_it(*a, **k))
+    captions, answers = counted(monkeypatch, model.backend), counted(monkeypatch, model.asker().backend)
+    kept = model.encode(picture)
+    assert (len(captions), len(answers)) == (1, 0), "the answering model encodes at the first question"
+    for _ in range(2):
+        assert model.caption(kept).as_dict() == caption.as_dict()
+        assert model.read(kept, [sentence])[0].as_dict() == reading.as_dict()
+        again = model.ask(kept, [question, "how many"])[0]
+        assert (again.text, again.image, again.geometry) == (answer.text, str(picture), answer.geometry)
+        assert again.probability == pytest.approx(answer.probability, abs=1e-6)
+    assert (len(captions), len(answers)) == (1, 1)
+    assert len(opened) == (2 if pad else 1), "models of one input share the pixels"
+    for use in (other.caption, lambda one: other.read(one, [sentence]), lambda one: other.ask(one, question)):
+        with pytest.raises(CheckpointError, match="another model"):
+            use(kept)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, backend: Any) -> list[int]:
+    """A list that grows at each encoding."""
+    calls: list[int] = []
+    encode = backend.encode
+    monkeypatch.setattr(backend, "encode", lambda *given: calls.append(1) or encode(*given))
+    return calls
 
 
 def test_figure_and_page_show_question_and_answer(asker: Asker, make_picture: MakePicture, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.shipped import shipped_models
+from captioner.shipped import shipped_answering_models, shipped_models
 
 pytest.importorskip("nbclient", reason="needs nbclient, which is not installed")
 import nbformat
@@ -15,6 +15,7 @@ from execute_notebooks import NOTEBOOKS, ROOT, execute, models_of
 from nbformat import NotebookNode
 
 MODELS = {
+    "asking": ("answers", "default"),
     "caption_and_heatmaps": ("default", "transformer"),
     "coco_scores": ("default",),
     "how_attention_works": ("default",),
@@ -22,7 +23,9 @@ MODELS = {
     "the_attention_family": ("default", "transformer"),
 }
 QUICKLY = {
-    "house_style": {'"--epochs", 8': '"--epochs", 1', "< 48:": "< 16:", "< 56:": "< 24:", "< 40 else": "< 16 else"}
+    "asking": {"SCENES, TRAINED, EPOCHS = 360, 300, 24": "SCENES, TRAINED, EPOCHS = 30, 10, 1"},
+    "house_style": {'"--epochs", 8': '"--epochs", 1', "< 48:": "< 10:", "< 56:": "< 12:", "< 40 else": "< 8 else"},
+    "the_attention_family": {"steps=250": "steps=12"},
 }
 """What stands in the place of numbers, where the tests need only see that the cells run."""
 LARGEST = 800_000  # bytes of a file; a notebook that is read on the web must open at once
@@ -63,7 +66,7 @@ def test_there_are_these() -> None:
 @pytest.mark.slow
 @every_notebook
 def test_it_runs(path: Path, tmp_path: Path) -> None:
-    missing = [name for name in MODELS[path.stem] if name not in shipped_models()]
+    missing = [name for name in MODELS[path.stem] if name not in shipped_models() | shipped_answering_models()]
     if missing:
         pytest.skip(f"{path.name} needs the model {', '.join(missing)}, not in checkpoints/")
     if "write_diagram" in path.read_text(encoding="utf-8") and shutil.which("dot") is None:

@@ -192,10 +192,13 @@ class AnsweringBackend(RunningModel, Protocol):
 
     Attributes:
         answers: that it chooses from.
+        threads: how many threads may encode side by side, a picture each.
     """
 
     @property
     def answers(self) -> Sequence[str]: ...
+    @property
+    def threads(self) -> int: ...
 
     def answer(self, encoded: Encoded, questions: Tokens) -> list[list[AnswerScores]]:
         """Answer the questions of each picture, given in ids, of one word at least; aligned with ``questions``."""

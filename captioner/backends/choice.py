@@ -26,6 +26,7 @@ def open_backend(
     device: str = "auto",
     threads: int | None = None,
     map_heads: Sequence[tuple[int, int | None]] = (),
+    wait: bool = True,
 ) -> Backend:
     """A model in a runtime.
 
@@ -36,6 +37,7 @@ def open_backend(
         device: to compute on.
         threads: on a CPU; None for what the runtime chooses.
         map_heads: (layer, head) of a foreign model's heads that make the maps, head None for all; empty for all.
+        wait: see `captioner.pipeline.load`; a runtime that opens a model at once takes no notice of it.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -56,8 +58,8 @@ def open_backend(
     if backend == FOREIGN:
         raise OptionError(f"{path}: no model in the form of transformers", remedy="leave --backend out")
     if backend == "auto":
-        return _choose(path, device, threads)
-    return _open(backend, path, device=device, threads=threads)
+        backend = _choose(path, device)
+    return _open(backend, path, device=device, threads=threads, wait=wait)
 
 
 def open_answering(backend: str, path: Path, *, device: str = "auto", threads: int | None = None) -> AnsweringBackend:
@@ -69,11 +71,11 @@ def open_answering(backend: str, path: Path, *, device: str = "auto", threads: i
     """
     kind = device.partition(":")[0]
     if backend == "auto":
-        has_graphs = all((graph_folder(path) / f"{name}.onnx").is_file() for name in ANSWERING_GRAPHS)
+        has_graphs = path.is_dir() or all((graph_folder(path) / f"{name}.onnx").is_file() for name in ANSWERING_GRAPHS)
         runs_graphs = has_graphs and importlib.util.find_spec("onnxruntime") is not None
-        has_torch = importlib.util.find_spec("torch") is not None
+        has_torch = importlib.util.find_spec("torch") is not None and not path.is_dir()
         on_cpu = kind == "cpu" or (kind == "auto" and not (has_torch and torch_may_use_one()))
-        use_onnx = runs_graphs and (on_cpu or not has_torch or kind in _ONNX_ONLY_DEVICES)
+        use_onnx = path.is_dir() or (runs_graphs and (on_cpu or not has_torch or kind in _ONNX_ONLY_DEVICES))
         backend = "onnx" if use_onnx else "torch"
     if backend not in _OURS:
         raise OptionError(f"questions are answered by the backends {' and '.join(_OURS)}, not '{backend}'")
@@ -100,23 +102,24 @@ def _open_foreign(path: Path, **chosen: Any) -> Backend:
     return _open(FOREIGN, path, **{name: value for name, value in chosen.items() if value not in (None, ())})
 
 
-def _choose(path: Path, device: str, threads: int | None) -> Backend:
+def _choose(path: Path, device: str) -> str:
+    """The name of the runtime that "auto" means. Raises OptionError where none of them is installed."""
     kind = device.partition(":")[0]
     has_graphs = path.is_dir() or all((graph_folder(path) / f"{name}.onnx").is_file() for name in GRAPHS)
     has_torch = importlib.util.find_spec("torch") is not None and not path.is_dir()
     on_cpu = kind == "cpu" or (kind == "auto" and not (has_torch and torch_may_use_one()))
     runs_graphs = has_graphs and importlib.util.find_spec("onnxruntime") is not None
     if path.is_dir() or kind in _ONNX_ONLY_DEVICES or (runs_graphs and (on_cpu or not has_torch)):
-        name = "onnx"
-    elif has_torch:
-        name = "torch"
-    else:
-        runtimes, package = ("onnxruntime or torch", "onnxruntime") if has_graphs else ("torch", "torch")
-        raise OptionError(f"{path} runs on {runtimes}, which is not installed", remedy=f"pip install {package}")
-    return _open(name, path, device=device, threads=threads)
+        return "onnx"
+    if has_torch:
+        return "torch"
+    runtimes, package = ("onnxruntime or torch", "onnxruntime") if has_graphs else ("torch", "torch")
+    raise OptionError(f"{path} runs on {runtimes}, which is not installed", remedy=f"pip install {package}")
 
 
-def _open(backend: str, path: Path, *, device: str, threads: int | None = None, **further: Any) -> Backend:
+def _open(
+    backend: str, path: Path, *, device: str, threads: int | None = None, wait: bool = True, **further: Any
+) -> Backend:
     """A model in one runtime, whose module is imported first.
 
     Raises:
@@ -135,4 +138,6 @@ def _open(backend: str, path: Path, *, device: str, threads: int | None = None, 
         known = ", ".join(sorted({"auto", *_OURS, *BACKENDS}))
         raise OptionError(f"no backend is called '{backend}'; there are {known}")
     chosen: dict[str, Any] = {} if threads is None else {"threads": threads}
+    if backend == "onnx" and not wait:
+        chosen["wait"] = False
     return BACKENDS[backend](os.fspath(path), device=device, **chosen, **further)

@@ -1,5 +1,6 @@
 """Models in ONNX Runtime: the runtime of captioning on CPUs. It starts faster than torch can be imported."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -83,9 +84,11 @@ class OnnxBackend:
         vocabulary, about, digest: of the model.
         device: that the sessions compute on.
         threads: how many pictures are encoded side by side on a CPU.
+        wait: until the steps' session is open. Otherwise it is opened while the first pictures are.
 
     Raises:
-        CheckpointError: the graphs do not fit the vocabulary or the description.
+        CheckpointError: the graphs do not fit the vocabulary or the description; without ``wait`` `encode`
+            raises it for its own graph.
     """
 
     name = "onnx"
@@ -99,12 +102,12 @@ class OnnxBackend:
         digest: str,
         device: str,
         threads: Threads,
+        wait: bool = True,
     ) -> None:
         self.vocabulary, self.about, self.digest, self.device = vocabulary, about, digest, device
         self._open = open_graph
-        self._sessions = {}
-        for name in ("encode", "step"):
-            self._sessions[name], description = open_graph(name)
+        self._sessions: dict[str, InferenceSession] = {}
+        self._sessions["encode"], description = open_graph("encode")
         self.side, self.pad, self.max_length = description["side"], description["pad"], description["max_length"]
         height, width = description["grid_shape"]
         self.grid_shape = (height, width)
@@ -112,13 +115,17 @@ class OnnxBackend:
         self._axes = tuple(leaf["axis"] for leaf in description["state"])
         self._names = [leaf["name"] for leaf in description["state"]]
         self._changed = [i for i, leaf in enumerate(description["state"]) if not leaf["kept"]]
-        self._check_shapes()
         self._process = os.getpid()
         self._pool: Executor | None = None
         self._lock = threading.Lock()
+        if wait:
+            self.session("step")
+        else:
+            threading.Thread(target=self._open_ahead, args=["step"], daemon=True).start()
 
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> OnnxEncoded:
         """See `captioner.backends.base.Backend.encode`."""
+        self.session("step")  # what its start holds for a moment and what the encoder holds are not held at once
         feed: dict[str, NDArray[Any]] = {"pixels": np.ascontiguousarray(pixels)}
         if self.pad:
             feed["mask"] = np.stack([geometry.mask for geometry in geometries])
@@ -173,9 +180,9 @@ class OnnxBackend:
         """There are none; see `captioner.backends.base.Backend.gradients`."""
         raise no_gradients(self)
 
-    def _check_shapes(self) -> None:
+    def _check_shapes(self, step: InferenceSession) -> None:
         """The graphs fit the vocabulary and the description. Raises CheckpointError."""
-        outputs = {output.name: output.shape for output in self._sessions["step"].get_outputs()}
+        outputs = {output.name: output.shape for output in step.get_outputs()}
         inputs = {each.name: each.shape for each in self._sessions["encode"].get_inputs()}
         found = {
             "words": (outputs.get("log_p", [None])[-1], len(self.vocabulary)),
@@ -212,8 +219,15 @@ class OnnxBackend:
             self._after_fork()
             with self._lock:
                 if graph not in self._sessions:
-                    self._sessions[graph], _ = self._open(graph)
+                    session, _ = self._open(graph)
+                    if graph == "step":
+                        self._check_shapes(session)
+                    self._sessions[graph] = session
         return self._sessions[graph]
+
+    def _open_ahead(self, graph: str) -> None:
+        with contextlib.suppress(CheckpointError, OptionError):  # who needs the session gets the error
+            self.session(graph)
 
     def _after_fork(self) -> None:
         """A forked child has none of its parent's threads, and may have its lock."""
@@ -263,8 +277,12 @@ class OnnxBackend:
 
 
 @BACKENDS.register("onnx")
-def open_model(path: str, *, device: str = "auto", threads: int | None = None) -> OnnxBackend:
+def open_model(path: str, *, device: str = "auto", threads: int | None = None, wait: bool = True) -> OnnxBackend:
     """The backend of a model file that has graphs, ``graphs/NAME`` beside it, or of an exported folder.
+
+    Args:
+        path: of the file or folder.
+        device, threads, wait: see `captioner.pipeline.load`.
 
     Raises:
         CheckpointError: the model file or a graph is missing, damaged, or not of the other.
@@ -279,7 +297,7 @@ def open_model(path: str, *, device: str = "auto", threads: int | None = None) -
     def read(name: str) -> bytes:
         return read_graph(folder / f"{name}.onnx")
 
-    return open_graphs(file, header, folder, read, device=device, threads=threads)
+    return open_graphs(file, header, folder, read, device=device, threads=threads, wait=wait)
 
 
 def open_graphs(
@@ -290,6 +308,7 @@ def open_graphs(
     *,
     device: str = "cpu",
     threads: int | None = 1,
+    wait: bool = True,
 ) -> OnnxBackend:
     """The backend of a model's graphs.
 
@@ -300,6 +319,7 @@ def open_graphs(
         read: returns the content of a graph by name. "score" is read when it is first needed.
         device: see `find_provider`.
         threads: see `captioner.backends.threads`; None to choose them by what else the machine does.
+        wait: see `OnnxBackend`.
 
     Raises:
         CheckpointError: a file is damaged, or the graphs are of another model file.
@@ -330,4 +350,5 @@ def open_graphs(
         digest=header["digest"],
         device=found,
         threads=chosen,
+        wait=wait,
     )

@@ -21,6 +21,7 @@ from captioner.backends.graph_files import (
 )
 from captioner.backends.questions import pad_questions, unpad_answers
 from captioner.backends.sessions import InferenceSession, find_provider, make_session
+from captioner.backends.threads import Threads, check_threads
 from captioner.errors import CheckpointError, one_line
 from captioner.header import Header, damaged, read_header, require_answers
 from captioner.image import Geometry
@@ -46,6 +47,7 @@ class OnnxAnsweringBackend:
         description: of the answer graph.
         header: of the model file.
         device: that the sessions compute on.
+        threads: how many pictures are encoded side by side on a CPU, on one core each.
 
     Raises:
         CheckpointError: the graphs do not fit the model.
@@ -54,17 +56,29 @@ class OnnxAnsweringBackend:
     name = "onnx"
 
     def __init__(
-        self, sessions: Mapping[str, InferenceSession], description: Description, *, header: Header, device: str
+        self,
+        sessions: Mapping[str, InferenceSession],
+        description: Description,
+        *,
+        header: Header,
+        device: str,
+        threads: Threads,
     ) -> None:
         self.vocabulary, self.answers = Vocabulary(tuple(header["vocabulary"])), tuple(header["answers"])
         self.about, self.digest, self.device = header["about"], header["digest"], device
         self.side, self.pad, self.max_length = description["side"], description["pad"], description["max_length"]
         height, width = description["grid_shape"]
         self.grid_shape = (height, width)
+        self._threads = threads
         self._sessions = dict(sessions)
         outputs = {output.name: output.shape for output in self._sessions["answer"].get_outputs()}
         if outputs.get("log_p", [None])[-1] != len(self.answers):
             raise CheckpointError(f"the model has {len(self.answers)} answers and its graphs others: one is damaged")
+
+    @property
+    def threads(self) -> int:
+        """See `captioner.backends.base.AnsweringBackend`; chosen every few seconds where no number was asked for."""
+        return self._threads.now() if self.device == "cpu" else 1
 
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> OnnxGrid:
         """See `captioner.backends.base.AnsweringBackend.encode`; one picture at a time, which is fastest on a CPU."""
@@ -98,7 +112,7 @@ class OnnxAnsweringBackend:
 
 
 def open_onnx(path: str, *, device: str = "auto", threads: int | None = None) -> OnnxAnsweringBackend:
-    """The backend of an answering model's file that has graphs, ``graphs/NAME`` beside it.
+    """The backend of an answering model's file that has graphs, ``graphs/NAME`` beside it, or of an exported folder.
 
     Raises:
         CheckpointError: the model file or a graph is missing, damaged, or not of the other; or a captioning model.
@@ -108,24 +122,33 @@ def open_onnx(path: str, *, device: str = "auto", threads: int | None = None) ->
     find_provider(device)
     header = read_header(file)
     require_answers(header, file)
-    folder = graph_folder(file)
+    folder = file if file.is_dir() else graph_folder(file)
     graphs = {name: (folder / f"{name}.onnx", read_graph(folder / f"{name}.onnx")) for name in ANSWERING_GRAPHS}
-    return open_answering_graphs(file, header, graphs, device=device)
+    return open_answering_graphs(file, header, graphs, device=device, threads=threads)
 
 
 def open_answering_graphs(
-    file: Path, header: Header, graphs: Mapping[str, tuple[Path, bytes]], *, device: str = "cpu"
+    file: Path,
+    header: Header,
+    graphs: Mapping[str, tuple[Path, bytes]],
+    *,
+    device: str = "cpu",
+    threads: int | None = 1,
 ) -> OnnxAnsweringBackend:
-    """The backend of graphs without weights; arguments and errors as of `captioner.backends.onnx.open_graphs`."""
+    """The backend of graphs, whose weights are in the model file or in an exported folder's graphs; arguments and
+    errors as of `captioner.backends.onnx.open_graphs`."""
     found, _ = find_provider(device)
+    chosen = Threads(check_threads(threads))
     sessions, descriptions = {}, {}
     for name, (path, content) in graphs.items():
         descriptions[name] = describe(path, content, graph=name)
         check_digest(path, descriptions[name], file, header["digest"])
-        try:
-            with file.open("rb") as opened:
-                weights = make_initialisers(descriptions[name]["initialisers"], Weights(opened, header, file))
-        except (KeyError, ValueError, TypeError, OSError) as error:
-            raise damaged(file, error) from None
+        weights: Mapping[str, NDArray[Any]] = {}
+        if recipes := descriptions[name]["initialisers"]:
+            try:
+                with file.open("rb") as opened:
+                    weights = make_initialisers(recipes, Weights(opened, header, file))
+            except (KeyError, ValueError, TypeError, OSError) as error:
+                raise damaged(file, error) from None
         sessions[name] = make_session(path, content, weights, device=found)
-    return OnnxAnsweringBackend(sessions, descriptions["answer"], header=header, device=found)
+    return OnnxAnsweringBackend(sessions, descriptions["answer"], header=header, device=found, threads=chosen)

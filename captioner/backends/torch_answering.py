@@ -26,6 +26,7 @@ class TorchAnsweringBackend:
     """
 
     name = "torch"
+    threads = 1  # each encodes on all the threads of torch
 
     def __init__(self, model: AnswerCheckpoint, *, device: str | None = None, digest: str = "") -> None:
         self.model = model.model.to(device) if device is not None else model.model

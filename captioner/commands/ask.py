@@ -149,30 +149,29 @@ def _run_file(options: argparse.Namespace) -> int:
 
 def _answer_all(options: argparse.Namespace, file: "AnswersFile", folder: Path) -> int:
     """Answer what has no line yet; how many questions failed. A picture of consecutive questions is encoded once."""
-    from captioner.asking import EncodedPicture
+    from itertools import groupby
+
     from captioner.commands.progress import progress
     from captioner.data.questions import picture_path
-    from captioner.errors import CaptionerError, ImageError
+    from captioner.errors import CaptionerError
+    from captioner.results import Failure
 
     asker = load_asker(options)
     asker.check_number(options.n_best)
     numbers: dict[int, Path] = {}
     failed = 0
-    last: tuple[str | int, EncodedPicture | ImageError] | None = None
+    groups = [list(some) for _, some in groupby(file.todo, key=lambda one: one.image)]
+    pictures = (picture_path(some[0].image, folder, cache=numbers) for some in groups)
     with progress("answers", len(file.todo)) as (advance, print_line):
-        for one in file.todo:
-            try:
-                if last is None or last[0] != one.image:
-                    try:
-                        last = (one.image, asker.encode(picture_path(one.image, folder, cache=numbers)))
-                    except ImageError as error:
-                        last = (one.image, error)
-                if isinstance(last[1], ImageError):
-                    raise last[1]
-                file.write(one, asker.ask(last[1], one.question, n_best=options.n_best))
-            except CaptionerError as error:
-                failed += 1
-                file.write_failure(one, str(error))
-                print_line(printable(f"captioner: {one.name}: {error}"))
-            advance()
+        for some, encoded in zip(groups, asker.encode_all(pictures), strict=True):
+            for one in some:
+                try:
+                    if isinstance(encoded, Failure):
+                        raise CaptionerError(encoded.error, remedy=encoded.remedy)
+                    file.write(one, asker.ask(encoded, one.question, n_best=options.n_best))
+                except CaptionerError as error:
+                    failed += 1
+                    file.write_failure(one, str(error))
+                    print_line(printable(f"captioner: {one.name}: {error}"))
+                advance()
     return failed

@@ -4,26 +4,24 @@ import argparse
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from captioner.commands.caption_views import add_view_arguments, run_views
 from captioner.commands.caption_views import wanted as views_wanted
 from captioner.commands.confidence import Confidence, add_confidence_options
 from captioner.commands.console import Terminated, report, stopping_on_signals
+from captioner.commands.decoding_options import add_decoding_options, decoding_options, provenance_of
 from captioner.commands.model_options import add_model_options, load_model
 from captioner.commands.packages import require
 from captioner.commands.picture_options import add_picture_options, check_given, find_chosen
 from captioner.commands.ranges import check_positive
 from captioner.commands.sidecar_options import add_sidecar_options, affixes_of, endings_of, open_sidecars
-from captioner.commands.steering_options import add_steering_options, steering
 from captioner.errors import CaptionerError, OptionError
 
 if TYPE_CHECKING:
     from captioner.commands.caption_run import CaptionRun
-    from captioner.data.affixes import Affixes
     from captioner.data.pictures import FoundPictures
-    from captioner.data.writers import PageFile, Provenance
-    from captioner.options import Greedy
+    from captioner.data.writers import FailedFolder, FigureFiles, PageFile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,26 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--cells", action="store_true", help="show the cells of the maps without interpolation")
     add_sidecar_options(parser)
-    parser.add_argument(
-        "--explain",
-        choices=("attention", "gradient", "occlusion"),
-        help="what the maps are computed from; occlusion is slow. Default: what was measured best for the model",
-    )
-    search = parser.add_argument_group("decoding (default: what the model's file holds)")
-    search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
-    search.add_argument("--n-best", type=int, metavar="N", help="captions for each picture, the best first")
-    search.add_argument("--length-penalty", type=float, metavar="A", help="score = sum(log p) / words ** A")
-    search.add_argument("--max-length", "--max-words", type=int, metavar="N", help="most words of a caption")
-    search.add_argument("--min-length", "--min-words", type=int, metavar="N", help="fewest words of a caption")
-    search.add_argument("--no-repeat-ngram", type=int, metavar="N", help="no sequence of N words twice in a caption")
-    search.add_argument("--sample", action="store_true", help="draw words at random instead of by beam search")
-    search.add_argument("--temperature", type=float, help="of sampling; below 1 sharpens the distribution")
-    search.add_argument("--top-k", type=int, metavar="N", help="sample from the N likeliest words")
-    search.add_argument(
-        "--top-p", type=float, metavar="P", help="sample from the likeliest words that reach P together"
-    )
-    search.add_argument("--seed", type=int, help="of sampling")
-    add_steering_options(parser.add_argument_group("steering the words"))
+    add_decoding_options(parser)
     add_confidence_options(parser)
     add_view_arguments(parser)
     work = parser.add_argument_group("work")
@@ -97,14 +76,13 @@ def run(options: argparse.Namespace) -> int:
     check_given(options)
     from captioner.commands.caption_run import CaptionRun, Outputs, dry_run, raise_or_report
     from captioner.commands.files import refuse_overwriting
-    from captioner.data.writers import FailedFolder, FailuresFile, FigureFiles, open_results
     from captioner.header import read_header
     from captioner.shipped import find_model
 
     _check(options)
     if views_wanted(options):
         model = find_model(options.model)
-        return run_views(options, _decoding_options(options, dict(read_header(model)["about"])), model)
+        return run_views(options, decoding_options(options, dict(read_header(model)["about"])), model)
     Confidence(options)  # raises for what does not go together, before any work
     affixes, sidecars = affixes_of(options), open_sidecars(options)
     outputs = [Path(path) for path in (options.output, options.page, options.figure, *_of_failures(options)) if path]
@@ -116,30 +94,34 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.figure is not None:
         require("matplotlib", "--figure")
-    figures = FigureFiles(options.figure, several=found.several) if options.figure is not None else None
+    figures = _figure_files(options, found)
     page = _page_file(options, found)
     model = find_model(options.model)
     files = {"--output": options.output, "--page": options.page, "--failures": options.failures}
     if figures is not None:
         files["--figure"] = figures.target if figures.folder is None else None
         figures.refuse_pictures_inside(found.files)
-    failed = FailedFolder(options.move_failed) if options.move_failed is not None else None
+    failed = _failed_folder(options)
     if failed is not None:
         failed.refuse_pictures_inside(found.files)
     given = Path(getattr(options, "from") or "-")
     inputs = [*found.containers, model, *([given] if given.is_file() else [])]
     refuse_overwriting(files, (*found.files, *inputs))
     about = dict(read_header(model)["about"])
-    decoding = _decoding_options(options, about)
+    decoding = decoding_options(options, about)
     with ExitStack() as stack:
         stack.enter_context(stopping_on_signals())
         results = failures = None
         if options.output and not (options.dry_run and not options.output.exists()):
+            from captioner.data.writers import open_results
+
             results = stack.enter_context(open_results(options.output, overwrite=options.overwrite))
-            results.check(_provenance(model, options, decoding, about, affixes))
+            results.check(provenance_of(model, options, decoding, about, asdict(affixes)))
             if results.lost_detail and (options.n_best or 1) > 1 and not options.json:
                 report(f"{options.output}: holds {results.lost_detail}; a .jsonl file holds all {options.n_best}")
         if options.failures is not None and not options.dry_run:
+            from captioner.data.writers import FailuresFile
+
             failures = FailuresFile(options.failures)
             stack.callback(failures.close)
             failures.begin()
@@ -165,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
             return 2 if found.failures else 0
         try:
             if todo:
-                work.caption(todo, load_model(options))
+                work.caption(todo, load_model(options, wait=False))
             elif not work.failed or work.done:
                 work.begin()
         except CaptionerError as error:
@@ -227,6 +209,22 @@ def _check_watch(options: argparse.Namespace) -> None:
     check_watch(options.watch, options.pictures)
 
 
+def _figure_files(options: argparse.Namespace, found: "FoundPictures") -> "FigureFiles | None":
+    if options.figure is None:
+        return None
+    from captioner.data.writers import FigureFiles  # here and below: one caption as text starts without the writers
+
+    return FigureFiles(options.figure, several=found.several)
+
+
+def _failed_folder(options: argparse.Namespace) -> "FailedFolder | None":
+    if options.move_failed is None:
+        return None
+    from captioner.data.writers import FailedFolder
+
+    return FailedFolder(options.move_failed)
+
+
 def _page_file(options: argparse.Namespace, found: "FoundPictures") -> "PageFile | None":
     """Where the page of the pictures goes, if one is asked for."""
     if options.page is None:
@@ -240,38 +238,3 @@ def _page_file(options: argparse.Namespace, found: "FoundPictures") -> "PageFile
     title = (folder or "Captions") if count > 1 else None
     by_doubt = options.sort == "doubt"
     return PageFile(options.page, title=title, several=count > 1, smooth=not options.cells, by_doubt=by_doubt)
-
-
-def _decoding_options(options: argparse.Namespace, about: dict[str, Any]) -> "Greedy":
-    """The options of decoding: those of the command line, and for the rest those of the model's file."""
-    from captioner.options import Beam, Sampling
-
-    shared = _given(options, "max_length", "min_length", "no_repeat_ngram") | steering(options)
-    sampling = _given(options, "temperature", "top_k", "top_p", "seed")
-    beam = _given(options, "n_best", "length_penalty") | ({} if options.beam is None else {"width": options.beam})
-    if options.sample:
-        if options.beam is not None or options.length_penalty is not None:
-            raise OptionError("--sample draws at random: --beam and --length-penalty do not go with it")
-        samples = {"samples": options.n_best} if options.n_best is not None else {}
-        return Sampling(**shared, **sampling, **samples)
-    if sampling:
-        name = next(iter(sampling)).replace("_", "-")
-        raise OptionError(f"--{name} is an option of sampling: add --sample")
-    return Beam(**about.get("decoding", {})).changed(**shared, **beam)
-
-
-def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-
-
-def _provenance(
-    model: Path, options: argparse.Namespace, decoding: "Greedy", about: dict[str, Any], affixes: "Affixes"
-) -> "Provenance":
-    """What makes the captions of this run."""
-    from captioner.data.writers import Provenance, digest_of
-    from captioner.foreign import name_of
-    from captioner.options import MapOptions
-
-    search = {"search": type(decoding).__name__.lower(), **decoding.as_dict()}
-    maps = asdict(MapOptions.stored(about, options.explain))
-    return Provenance(model=name_of(model), digest=digest_of(model), decoding=search, maps=maps, texts=asdict(affixes))

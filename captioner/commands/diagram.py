@@ -11,16 +11,25 @@ def draw(model: str | None, target: str) -> int:
     from captioner.commands.files import refuse_overwriting
     from captioner.foreign import refuse_foreign
     from captioner.header import read_header
-    from captioner.pipeline import load
-    from captioner.shipped import DEFAULT_MODEL, find_model
-    from captioner.show.diagram import FORMATS, diagram, write_diagram
+    from captioner.shipped import DEFAULT_MODEL, find_model, shipped_answering_models
+    from captioner.show.dot import FORMATS, write_diagram
 
     if Path(target).suffix.lower() not in FORMATS:
         raise OptionError(f"--diagram {target}: a diagram ends in {', '.join(FORMATS)}", remedy="name such a file")
-    path = find_model(model or DEFAULT_MODEL)
+    path = find_model(model or DEFAULT_MODEL, answering=model in shipped_answering_models())
     refuse_foreign(path, "--diagram")
     refuse_overwriting({"--diagram": target}, [path])
-    source = diagram(read_header(path), load(path, device="cpu").backend.grid_shape, name=path.stem)
+    header = read_header(path)
+    if header["answers"]:
+        from captioner.asking import load_answering
+        from captioner.show.answer_diagram import answer_diagram
+
+        source = answer_diagram(header, load_answering(path, device="cpu").backend.grid_shape, name=path.stem)
+    else:
+        from captioner.pipeline import load
+        from captioner.show.diagram import diagram
+
+        source = diagram(header, load(path, device="cpu").backend.grid_shape, name=path.stem)
     written = write_diagram(source, target)
     if written != Path(target):
         report(f"{written}: the source alone, because graphviz' program dot is not installed")

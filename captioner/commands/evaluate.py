@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from captioner.errors import DataError, OptionError
 if TYPE_CHECKING:
     from captioner.commands.evaluation_report import Report
     from captioner.data.readers import Annotations, Id
+    from captioner.grounding.hallucination import Hallucination
     from captioner.metrics.cider import DocumentFrequencies
     from captioner.metrics.references import References
 
@@ -72,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more.add_argument("--compare", type=Path, metavar="FILE", help="other results: differences and their p-values")
     more.add_argument("--bootstrap", type=int, metavar="N", help="95%% intervals from N resamples, e.g. 1000")
     more.add_argument("--seed", type=int, default=0, help="of resampling (default 0)")
+    more.add_argument(
+        "--hallucination",
+        type=Path,
+        metavar="FILE",
+        help="COCO's instances_*.json: the share of captions, and of the objects that they name, that are not in the "
+        "picture (CHAIR), on the pictures where all classes are annotated",
+    )
     more.add_argument("--no-baselines", action="store_true", help="leave out the constant and the human score")
     more.add_argument("--meteor", action="store_true", help="METEOR 1.5; needs Java and pycocoevalcap")
     more.add_argument("--spice", action="store_true", help="SPICE; needs Java and pycocoevalcap")
@@ -122,13 +130,17 @@ def run(options: argparse.Namespace) -> int:
     if options.results is None and options.images is None:
         return 0
     frequencies = DocumentFrequencies.load(options.document_frequencies) if options.document_frequencies else None
+    present = _objects(options.hallucination, annotations) if options.hallucination else None
     failed = 0
     if options.images is not None:
         captions, failed = _caption_pictures(options, annotations)
     else:
         captions = name_as(read_results(options.results), annotations, partial=options.partial)
     other = name_as(read_results(options.compare), annotations, partial=options.partial) if options.compare else None
-    report, scored = _report(options, _job(options, annotations, captions, other, known), frequencies)
+    job = _job(options, annotations, captions, other, known)
+    report, scored = _report(options, job, frequencies)
+    if present is not None:
+        report = replace(report, hallucination=_hallucination(options, job, *present))
     _show(options, report, scored)
     return 1 if failed else 0
 
@@ -139,7 +151,13 @@ def _outputs(options: argparse.Namespace) -> dict[str, Path | None]:
 
 def _inputs(options: argparse.Namespace) -> Iterator[Path]:
     """Every file that the run may read. That of the model is found only where pictures are captioned."""
-    given = (options.annotations, options.results, options.compare, options.document_frequencies)
+    given = (
+        options.annotations,
+        options.results,
+        options.compare,
+        options.document_frequencies,
+        options.hallucination,
+    )
     yield from (path for path in given if path is not None)
     folder = options.annotations.parent
     yield from folder.glob("*Images.txt")  # lists of splits
@@ -182,7 +200,7 @@ def _check(options: argparse.Namespace) -> None:
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --images, not with --results")
     if options.results is None and options.images is None:
-        for name in ("per_image", "compare"):
+        for name in ("per_image", "compare", "hallucination"):
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} needs captions: give --results or --images")
     if options.meteor or options.spice:
@@ -301,6 +319,42 @@ def _caption_pictures(options: argparse.Namespace, annotations: "Annotations") -
     if failures and not options.partial:
         raise DataError(f"{failures} pictures could not be captioned; mend them, or score the others (--partial)")
     return captions, failures
+
+
+def _objects(file: Path, annotations: "Annotations") -> tuple[frozenset[str], Mapping["Id", frozenset[str]]]:
+    """The annotated classes, and those of each picture where all are annotated. Raises DataError if there is none."""
+    from captioner.grounding.hallucination import fully_annotated
+    from captioner.grounding.instances import Instances
+
+    instances = Instances(file)
+    names = {key: annotations.file_names.get(key, _coco_name(key)) for key in annotations.references}
+    present = fully_annotated(instances, names)
+    if not present:
+        raise DataError(
+            f"{file} has all classes of none of the {len(names):,} pictures of {annotations.source}",
+            remedy="give the instances of these pictures; entries with 'instances': 'person' do not count",
+        )
+    return instances.classes, present
+
+
+def _coco_name(key: "Id") -> str:
+    return f"{key:012d}.jpg" if isinstance(key, int) else key
+
+
+def _hallucination(
+    options: argparse.Namespace, job: _Job, classes: frozenset[str], present: Mapping["Id", frozenset[str]]
+) -> "Hallucination":
+    """CHAIR of the scored captions. Raises DataError if no scored picture is fully annotated."""
+    from captioner.grounding.hallucination import hallucination
+
+    captions = {key: job.captions[key] for key in job.texts if key in present}
+    if not captions:
+        raise DataError(
+            f"{options.hallucination}: all classes are annotated on none of the scored pictures",
+            remedy="score pictures that it annotates",
+        )
+    resamples = options.bootstrap or 1000
+    return hallucination(captions, job.texts, present, classes=classes, resamples=resamples, seed=options.seed)
 
 
 def _show(options: argparse.Namespace, report: "Report", captions: Mapping["Id", str]) -> None:

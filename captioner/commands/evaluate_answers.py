@@ -11,7 +11,7 @@ import numpy as np
 
 from captioner.commands.files import refuse_overwriting, write_whole
 from captioner.commands.ranges import check_not_negative, check_positive
-from captioner.errors import DataError, ImageError, OptionError
+from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from captioner.asking import Asker, EncodedPicture
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     from captioner.data.questions import read_answers, read_questions, read_vqa_annotations
     from captioner.metrics.vqa import has_wordnet
 
-    for name in ("compare", "document_frequencies", "save_document_frequencies", "per_image", "beam"):
+    for name in ("compare", "document_frequencies", "save_document_frequencies", "per_image", "beam", "hallucination"):
         if getattr(options, name) is not None:
             raise OptionError(f"--{name.replace('_', '-')} is of captions, and goes not with --questions")
     if options.results is None and options.images is None:
@@ -111,6 +111,7 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
     from captioner.commands.progress import progress
     from captioner.data.questions import picture_path
     from captioner.errors import CaptionerError
+    from captioner.results import Failure
 
     asker = load_answering(
         options.model or "answers",
@@ -128,12 +129,11 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
     first: EncodedPicture | None = None
     before: tuple[list[int | str], EncodedPicture] | None = None
     with progress("answers", len(pictures)) as (advance, print_line):
-        for image, keys in pictures.items():
-            try:
-                encoded = asker.encode(picture_path(image, options.images, cache=numbers))
-            except ImageError as error:
+        files = (picture_path(image, options.images, cache=numbers) for image in pictures)
+        for (image, keys), encoded in zip(pictures.items(), asker.encode_all(files), strict=True):
+            if isinstance(encoded, Failure):
                 failed += len(keys)
-                print_line(f"captioner: {error}")
+                print_line(f"captioner: {encoded}")
                 advance()
                 continue
             try:

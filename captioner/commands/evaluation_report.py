@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from captioner.grounding.hallucination import Hallucination
 from captioner.metrics.description import Description
 from captioner.metrics.evaluate import NAMES, Scores
 from captioner.metrics.resampling import Difference, Interval
@@ -31,6 +32,7 @@ class Report:
     human: Scores | None = None
     other: Scores | None = None
     differences: Mapping[str, Difference] | None = None
+    hallucination: Hallucination | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON holds it; figures have their full precision."""
@@ -52,6 +54,8 @@ class Report:
                 "difference": {name: change.value for name, change in self.differences.items()},
                 "p_value": {name: change.p_value for name, change in self.differences.items()},
             }
+        if self.hallucination is not None:
+            content["hallucination"] = self.hallucination.as_dict()
         return content
 
 
@@ -91,6 +95,9 @@ def _print(report: Report, console: Console) -> None:
         console.print(f"constant: '{caption}' for every picture", markup=False, highlight=False, soft_wrap=True)
     if report.human is not None:
         console.print("human: each first reference against the others", highlight=False, soft_wrap=True)
+    if report.hallucination is not None:
+        for line in report.hallucination.lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     for note in report.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print(report.signature, markup=False, highlight=False, soft_wrap=True)

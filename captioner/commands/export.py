@@ -12,6 +12,7 @@ from captioner.commands.ranges import check_positive
 from captioner.errors import OptionError
 
 if TYPE_CHECKING:
+    from captioner.checkpoint import AnswerCheckpoint, Checkpoint
     from captioner.options import Beam
 
 _SHOWN_FAULTS = 20
@@ -47,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="of photographs, such as training pictures: with --precision int8, convolutions are 8-bit integers too",
     )
-    parser.add_argument("--data", type=Path, metavar="PATH", help="captions of pictures with the splits dev and test")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="captions of pictures, or questions about them, with the splits dev and test",
+    )
     parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside --data")
     parser.add_argument("--name", default="", help="the name of the data, for the file")
     parser.add_argument("--side", type=int, metavar="N", help="the size of the model's input from now on, in pixels")
@@ -94,8 +100,10 @@ def _to_onnx(options: argparse.Namespace) -> int:
     if file.is_dir():
         raise OptionError(f"{file}: is exported already", remedy="name the model file that it was made from")
     answers = bool(read_header(file)["answers"])
-    if answers and not options.graphs:
-        raise OptionError(f"{file}: an answering model is exported with --graphs alone")
+    if answers and options.web is not None:
+        raise OptionError(
+            f"{file}: answers questions, and the page of --web captions", remedy="export it with --output"
+        )
     try:
         import torch
 
@@ -118,7 +126,10 @@ def _to_onnx(options: argparse.Namespace) -> int:
         package = options.onnxruntime_web or _ONNXRUNTIME_WEB
         found = export_web(file, options.web, onnxruntime_web=package, precision=options.precision or "fp16")
     else:
-        found = export_folder(file, options.output, precision=options.precision or "fp32", calibrate=options.calibrate)
+        from captioner.export.answering_folder import export_answering_folder
+
+        write = export_answering_folder if answers else export_folder
+        found = write(file, options.output, precision=options.precision or "fp32", calibrate=options.calibrate)
     print(json.dumps({"model": file.stem, "log_p_difference": found.log_p, "map_difference": found.maps}))
     return 0
 
@@ -127,24 +138,28 @@ def _release(options: argparse.Namespace) -> int:
     if options.output.is_dir():
         raise OptionError(f"--output {options.output}: is a folder", remedy="name a file in it")
     if options.data is None:
-        raise OptionError("--data is missing", remedy="give captions of pictures with the splits dev and test")
+        raise OptionError(
+            "--data is missing",
+            remedy="give captions of pictures, or questions about them, with the splits dev and test",
+        )
     decoding = _decoding(options.decoding) if options.decoding is not None else None
-    from captioner.shipped import find_model
+    from captioner.header import read_header
+    from captioner.shipped import find_model, shipped_answering_models
 
-    file = find_model(options.model)
+    file = find_model(options.model, answering=options.model in shipped_answering_models())
     refuse_overwriting({"--output": options.output}, [file, options.data])
+    answers = bool(read_header(file)["answers"])
+    for name in ("decoding", "side"):
+        if answers and getattr(options, name) is not None:
+            raise OptionError(f"--{name} is of captioning models, and {file} answers questions", remedy="leave it out")
     import torch
 
     from captioner import checkpoint
     from captioner.data.readers import read
     from captioner.data.records import usable
-    from captioner.training.export import as_stored, export
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    model = as_stored(checkpoint.load(file))
-    if options.side is not None:
-        model.model.set_side(options.side)
     records = [record for record in read(options.data, images=options.images) if record.split in ("dev", "test")]
     refuse_overwriting({"--output": options.output}, (r.image for r in records if isinstance(r.image, Path)))
     records, faults = usable(records)
@@ -152,10 +167,22 @@ def _release(options: argparse.Namespace) -> int:
         print(f"captioner: {what}", file=sys.stderr)
     if faults:
         print(f"captioner: {len(faults)} of {len(records) + len(faults)} pictures are left out", file=sys.stderr)
-    ready = export(model, records, name=options.name, decoding=decoding)
+    ready: AnswerCheckpoint | Checkpoint
+    if answers:
+        from captioner.training.export_answers import as_stored as answers_as_stored
+        from captioner.training.export_answers import export_answers
+
+        ready = export_answers(answers_as_stored(checkpoint.load_answering(file)), records, name=options.name)
+    else:
+        from captioner.training.export import as_stored, export
+
+        model = as_stored(checkpoint.load(file))
+        if options.side is not None:
+            model.model.set_side(options.side)
+        ready = export(model, records, name=options.name, decoding=decoding)
     checkpoint.save(options.output, ready)
     report_old_graphs(options.output)
-    print(json.dumps(ready.about["test"]))
+    print(json.dumps(ready.about.get("test") or ready.about["dev"]))
     return 1 if faults else 0
 
 

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
         "How often a noun's map peaks on the object that the noun names (pointing), and how much of the map lies on "
-        "it (mass), beside baselines. Objects come from the instances*.json beside COCO's captions*.json, or from "
-        "boxes in the captions' JSON lines."
+        "it (mass), beside baselines. Objects come from the instances*.json beside COCO's captions*.json, from "
+        "boxes in the captions' JSON lines, or from the boxes of the captions' phrases."
     )
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="captions, as for 'captioner train'")
     parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside the captions")
@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         default="both",
         help="'generated' by the model, 'references' that it reads (teacher-forced), or 'both' (default)",
+    )
+    parser.add_argument(
+        "--phrase-boxes",
+        type=Path,
+        metavar="PATH",
+        help="measure the phrases of people's captions, by type: Flickr30k Entities, its folder or one JSON file",
     )
     parser.add_argument("--masks", action="store_true", help="compare maps with outlines rather than boxes")
     parser.add_argument(
@@ -73,6 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or 1 if pictures failed. Raises CaptionerError."""
     sources = _check(options)
+    if options.phrase_boxes is not None:
+        from captioner.commands import ground_phrases
+
+        ground_phrases.check(options)
+        return ground_phrases.run(options)
     from captioner.commands.files import refuse_overwriting
     from captioner.foreign import refuse_foreign
     from captioner.grounding.report import GroundReport

@@ -10,13 +10,18 @@ if TYPE_CHECKING:
 
 
 def add_model_options(
-    parser: "argparse.ArgumentParser | argparse._ArgumentGroup", *, default: str | None, foreign: bool = True
+    parser: "argparse.ArgumentParser | argparse._ArgumentGroup",
+    *,
+    default: str | None,
+    threads: str = "of the computation on a CPU (default: onnx looks how many cores others leave free)",
+    foreign: bool = True,
 ) -> None:
     """Declare --model, --device, --backend, --threads and, for foreign models, --map-heads.
 
     Args:
         parser: of the command, or a group in it.
         default: the model; None where the command must know whether any of the options was given.
+        threads: the help of --threads.
         foreign: the command runs foreign models too.
     """
     parser.add_argument(
@@ -39,12 +44,7 @@ def add_model_options(
         help="the runtime: onnx, which starts faster; torch; or one that an installed package registers (default auto: "
         "onnx on a CPU where the model has graphs, else torch)",
     )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="of the computation on a CPU (default: onnx looks how many cores others leave free)",
-    )
+    parser.add_argument("--threads", type=int, metavar="N", help=threads)
     if not foreign:
         return
     parser.add_argument(
@@ -65,8 +65,8 @@ def check_model_options(options: argparse.Namespace) -> None:
         raise OptionError(f"--threads must be from 1 to 1024, not {options.threads}")
 
 
-def load_model(options: argparse.Namespace) -> "Captioner":
-    """The model that the options ask for.
+def load_model(options: argparse.Namespace, *, wait: bool = True) -> "Captioner":
+    """The model that the options ask for; ``wait`` as in `captioner.pipeline.load`.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
@@ -82,4 +82,5 @@ def load_model(options: argparse.Namespace) -> "Captioner":
         backend=options.backend or "auto",
         threads=options.threads,
         map_heads=getattr(options, "map_heads", None) or "",
+        wait=wait,
     )

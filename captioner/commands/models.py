@@ -70,8 +70,15 @@ def _line(name: str, path: str) -> str:
 
     model = read_header(path) if os.path.isdir(path) else read_summary(path)  # noqa: PTH112
     try:
-        config, test = model["config"], model["about"].get("test", {})
-        scores = "  ".join(f"{measure} {value:.1f}" for measure, value in test.get("scores", {}).items())
+        config, about = model["config"], model["about"]
+        test = about.get("test", {})
+        if not test and model.get("answers"):
+            test = about.get("dev", {})  # its scores, where nobody has looked at test
+        counts = test.get("counts", {})
+        scores = "  ".join(
+            f"{measure} {value:.1f}" + (f" ({counts[measure]:,})" if measure in counts else "")
+            for measure, value in test.get("scores", {}).items()
+        )
         part, answers = config.get("decoder") or config["answerer"], model.get("answers") or ()
         of_answers = f", {len(answers):,} answers" if answers else ""
         return (

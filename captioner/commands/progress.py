@@ -48,8 +48,9 @@ def span(seconds: float) -> str:
 @contextmanager
 def progress(
     what: str, total: int, *, quiet: bool = False
-) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """A function that advances the progress by one of ``total``, and one that prints a line on standard error.
+) -> Iterator[tuple[Callable[..., None], Callable[[str], None]]]:
+    """A function that advances the progress by one or so many of ``total``, and one that prints a line on standard
+    error.
 
     Args:
         what: is done: "captions".
@@ -62,14 +63,14 @@ def progress(
         print(line, file=sys.stderr, flush=True)
 
     if total < 2 or quiet:
-        yield lambda: None, print_line
+        yield lambda count=1: None, print_line
         return
     if not sys.stderr.isatty():
         printed = 0.0
 
-        def advance() -> None:
+        def advance(count: int = 1) -> None:
             nonlocal printed
-            pace.done += 1
+            pace.done += count
             if pace.seconds - printed > _SECONDS_BETWEEN_LINES and pace.done < total:
                 printed = pace.seconds
                 print_line(f"captioner: {pace.done:,} of {total:,} {what}, {pace}")
@@ -84,9 +85,9 @@ def progress(
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(what, total=total, pace="")
 
-        def advance_bar() -> None:
-            pace.done += 1
-            bar.update(task, advance=1, pace=str(pace))
+        def advance_bar(count: int = 1) -> None:
+            pace.done += count
+            bar.update(task, advance=count, pace=str(pace))
 
         yield (
             advance_bar,

@@ -69,10 +69,6 @@ def endings_of(options: argparse.Namespace) -> list[str]:
 
 def open_sidecars(options: argparse.Namespace) -> "list[BesideFiles]":
     """The sidecars that the options ask for. Raises OptionError where they do not go together."""
-    from captioner.data.sidecars import SIDECARS, Join
-    from captioner.data.writers import BesideFiles
-    from captioner.data.xmp import XmpSidecar
-
     endings = endings_of(options)
     for name in ("alt_text", "xmp_name"):
         if getattr(options, name) and not options.xmp:
@@ -83,6 +79,12 @@ def open_sidecars(options: argparse.Namespace) -> "list[BesideFiles]":
                 f"--{name} is of sidecars, and none are asked for",
                 remedy="add --sidecar or --xmp; --overwrite starts --output again",
             )
+    if not endings:
+        return []
+    from captioner.data.sidecars import SIDECARS, Join
+    from captioner.data.writers import BesideFiles
+    from captioner.data.xmp import XmpSidecar
+
     existing = options.existing or "skip"
     if options.separator is not None and existing not in ("append", "prepend"):
         raise OptionError(f"--separator goes with --existing append or prepend, not {existing}")

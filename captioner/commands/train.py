@@ -48,6 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "beside them: questions are made from their training split, for --objective answers",
     )
     parser.add_argument(
+        "--phrase-boxes",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="boxes of the phrases of training captions, for --map-supervision: Flickr30k Entities, its folder or one "
+        "JSON file",
+    )
+    parser.add_argument(
         "--text",
         type=Path,
         nargs="+",
@@ -128,6 +137,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
     if arguments.captions and recipe.objective != "answers":
         raise OptionError(f"--captions is not for the objective '{recipe.objective}'", remedy="give them as --data")
     records = read_data(first, images=arguments.images, boxes=recipe.map_supervision > 0, captions=arguments.captions)
+    if arguments.phrase_boxes:
+        records = _with_phrase_boxes(records, arguments.phrase_boxes, recipe)
     processes = Processes.join(arguments.device)
     rest = _rest(arguments, recipe, records, processes) if recipe.rehearsal else []
     _refuse_folder_of_pictures(arguments.output, [*records, *rest])
@@ -150,6 +161,26 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
         trainer.run()
     # A launcher takes any other exit code for a process that died.
     return 1 if faults and processes.count == 1 else 0
+
+
+def _with_phrase_boxes(records: list["Record"], paths: Sequence[Path], recipe: Recipe) -> list["Record"]:
+    """The records with the boxes of the phrases of their captions, in the training split alone."""
+    from captioner.data.readers.entities import PhraseBoxes
+    from captioner.grounding.phrases import attach_phrases
+
+    if not recipe.map_supervision:
+        raise OptionError(
+            "--phrase-boxes supervise maps, and map_supervision is 0", remedy="give --map-supervision 0.1"
+        )
+    if recipe.objective not in ("cross_entropy", "self_critical"):
+        raise OptionError(
+            f"--phrase-boxes are not for the objective '{recipe.objective}'", remedy="leave them out, or train captions"
+        )
+    train = [record for record in records if record.split == "train"]
+    for path in paths:
+        train = attach_phrases(train, PhraseBoxes(path))
+    changed = iter(train)
+    return [next(changed) if record.split == "train" else record for record in records]
 
 
 def _rest(arguments: argparse.Namespace, recipe: Recipe, own: list["Record"], processes: "Processes") -> list["Record"]:
@@ -210,7 +241,7 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 def _inputs(arguments: argparse.Namespace, recipe: Recipe) -> list[Path]:
     """The files that are read, besides pictures."""
-    found = [*arguments.data, *arguments.captions, *arguments.text]
+    found = [*arguments.data, *arguments.captions, *arguments.text, *arguments.phrase_boxes]
     found += [path for folder in (*arguments.data, *arguments.captions) if folder.is_dir() for path in folder.iterdir()]
     found += [Path(getattr(recipe, name)) for name in FILES if getattr(recipe, name)]
     return [*found, Path(arguments.recipe)] if arguments.recipe else found
@@ -219,7 +250,8 @@ def _inputs(arguments: argparse.Namespace, recipe: Recipe) -> list[Path]:
 def _refuse_inputs_as_output(arguments: argparse.Namespace, recipe: Recipe) -> None:
     """A folder of data is not the folder of a run. Raises OptionError."""
     output = arguments.output
-    folders = [path for path in (*arguments.data, *arguments.captions, arguments.images) if path is not None]
+    given = (*arguments.data, *arguments.captions, *arguments.phrase_boxes, arguments.images)
+    folders = [path for path in given if path is not None]
     if output.exists() and any(path.exists() and path.samefile(output) for path in folders):
         raise OptionError(f"--output {output} is an input of this run", remedy="give another --output")
 

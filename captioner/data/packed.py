@@ -55,20 +55,33 @@ class Shards:
 
     def pictures(self, path: Path, *, column: str | None) -> Iterator[Path | PackedPicture]:
         """See `Packing`."""
-        names: set[str] = set()
+        empty = True
         try:
             with tarfile.open(path, "r:") as tar:  # not compressed: pictures are read from where they lie
-                for member in tar:
-                    if not member.isfile() or member.issparse() or Path(member.name).suffix.lower() not in SUFFIXES:
-                        continue
-                    if member.name in names:
-                        raise DataError(f"{path}: holds {member.name} twice", remedy="write the shard again")
-                    names.add(member.name)
-                    yield ShardPicture(path, member.name, member.offset_data, member.size)
+                for picture in shard_members(tar, path):
+                    empty = False
+                    yield picture
         except _DAMAGED as error:
             raise DataError(f"{path}: no tar file, or cut off ({one_line(error)})") from None
-        if not names:
+        if empty:
             raise DataError(f"{path}: no pictures in this shard")
+
+
+def shard_members(tar: tarfile.TarFile, path: Path) -> Iterator[ShardPicture]:
+    """The pictures of an open tar file, without reading them; ``path`` names it.
+
+    Raises:
+        DataError: it holds a name twice.
+        OSError, ValueError, tarfile.TarError: it is damaged.
+    """
+    names: set[str] = set()
+    for member in tar:
+        if not member.isfile() or member.issparse() or Path(member.name).suffix.lower() not in SUFFIXES:
+            continue
+        if member.name in names:
+            raise DataError(f"{path}: holds {member.name} twice", remedy="write the shard again")
+        names.add(member.name)
+        yield ShardPicture(path, member.name, member.offset_data, member.size)
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,7 @@ class Parquet:
             ) from None
         try:
             file = pq.ParquetFile(path)
-            name = _column(file.schema_arrow, path, column)
+            name = picture_column(file.schema_arrow, path, column)
             kind = file.schema_arrow.field(name).type
             if pa.types.is_string(kind) or pa.types.is_large_string(kind):
                 yield from _paths(file, path, name)
@@ -139,7 +152,7 @@ def _paths(file: Any, path: Path, name: str) -> Iterator[Path]:
         raise DataError(f"{path}: no rows in this table")
 
 
-def _column(schema: "pa.Schema", path: Path, wanted: str | None) -> str:
+def picture_column(schema: "pa.Schema", path: Path, wanted: str | None) -> str:
     """The column that holds pictures. Raises DataError where there is none, or several."""
     import pyarrow as pa
 

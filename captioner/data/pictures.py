@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from captioner.data.packed import PACKED, PackedPicture
 from captioner.data.selection import Selection, relative
 from captioner.errors import CaptionerError
 from captioner.image import SUFFIXES, UNREADABLE_SUFFIXES
 from captioner.results import Failure
+
+if TYPE_CHECKING:
+    from captioner.data.packed import PackedPicture, Packing
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _FIGURE = re.compile(r"-[0-9a-f]{10}\.figure\.png$")  # as `captioner.data.writers.figures` names them
@@ -33,7 +36,7 @@ class FoundPictures:
         elsewhere: pictures that are files of their own, and of other shards.
     """
 
-    pictures: list[Path | PackedPicture]
+    pictures: "list[Path | PackedPicture]"
     numbers: list[int]
     failures: list[Failure]
     notes: list[str]
@@ -90,11 +93,11 @@ def find_pictures(
             notes += walk.notes(argument)
             for picture in sorted(walk.pictures):
                 found.add(picture, relative(picture, Path(argument)))
-        elif (suffix := Path(argument).suffix.lower()) in PACKED and os.path.exists(argument):  # noqa: PTH110
+        elif (packing := _packing(argument)) is not None and os.path.exists(argument):  # noqa: PTH110
             several = True
             try:
                 path, begun = Path(argument), False
-                for packed in PACKED[suffix]().pictures(path, column=column):
+                for packed in packing().pictures(path, column=column):
                     if not begun:  # it is an input also where it is cut off further on
                         containers.append(path)
                         begun = True
@@ -142,6 +145,16 @@ def names_in_list(content: bytes) -> list[str]:
     return names
 
 
+def _packing(argument: str) -> "type[Packing] | None":
+    """The kind of file that holds several pictures, by the ending; None for others."""
+    suffix = Path(argument).suffix.lower()
+    if suffix in SUFFIXES:  # one photograph starts without what reads tables and shards
+        return None
+    from captioner.data.packed import PACKED
+
+    return PACKED[suffix] if suffix in PACKED else None  # noqa: SIM401 - a registry is no dict
+
+
 class _Found:
     """Pictures by what is the same for all spellings of a path: the real folder, and the name in it.
 
@@ -152,7 +165,7 @@ class _Found:
         self.pictures: dict[tuple[str, str], tuple[Path | PackedPicture, str]] = {}
         self._real: dict[Path, str] = {}
 
-    def add(self, picture: Path | PackedPicture, key: str) -> None:
+    def add(self, picture: "Path | PackedPicture", key: str) -> None:
         """Add a picture under the name that shards know it by."""
         if not isinstance(picture, Path):
             self.pictures.setdefault(("", str(picture)), (picture, key))

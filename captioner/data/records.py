@@ -60,11 +60,15 @@ class AnsweredQuestion:
         text: the question.
         answers: one for each person who was asked; at least one.
         type: of the question, as the data name it; "" where they do not.
+        source: the set that it comes from, where the data join several; "" where they do not say.
+        answer: the right one, where the data say so beside ``answers``; "" for the most frequent.
     """
 
     text: str
     answers: tuple[str, ...]
     type: str = ""
+    source: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from captioner import checkpoint
-from captioner.backends.base import Backend
+from captioner.backends.base import AnsweringBackend, Backend
 from captioner.backends.graph_files import (
     GRAPHS,
     METADATA_KEY,
@@ -47,7 +47,7 @@ from captioner.prepared import prepare
 
 PRECISIONS = ("fp32", "fp16", "int8")
 _SHARED_BYTES = 1024  # of a weight; what is smaller is stored with the graph
-_TOLERANCES = {"fp16": 0.5, "int8": 3.0}
+TOLERANCES = {"fp16": 0.5, "int8": 3.0}
 """In nats: fewer bits of weights move log-probabilities, on noise more than on photographs; what is wrong moves them by
 far more."""
 
@@ -113,19 +113,19 @@ def model_files(
     if calibrate is not None and precision != "int8":
         raise OptionError(f"pictures to calibrate on are for the precision int8, not {precision}")
     header, model = read_header(path), checkpoint.load(path)
-    pixels = [] if calibrate is None else _calibration_pixels(calibrate, TorchBackend(model))
-    graphs = _stored_graphs(path, header) or export_graphs(model, digest=header["digest"])
+    pixels = [] if calibrate is None else calibration_pixels(calibrate, TorchBackend(model))
+    graphs = stored_graphs(path, header) or export_graphs(model, digest=header["digest"])
     for graph in graphs.values():
-        _own_weights(graph)
+        own_weights(graph)
     if precision == "int8":
         graphs = quantise(graphs, pixels)
     if precision != "fp32":
         for graph in graphs.values():
-            _halve(graph)
+            halve(graph)
     contents = {name: graphs[name].SerializeToString(deterministic=True) for name in ("encode", "step")}
     contents["score"] = _sharing(graphs["score"], contents["step"]).SerializeToString(deterministic=True)
     backend = open_graphs(folder, header, folder, contents.__getitem__)
-    found = check_parity(model, backend, tolerance=_TOLERANCES.get(precision))
+    found = check_parity(model, backend, tolerance=TOLERANCES.get(precision))
     config = _config(path, header, model, contents, precision, found)
     if precision == "int8":
         config["calibration"] = len(pixels)
@@ -176,11 +176,11 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         raise OptionError(f"{os.fspath(folder)}: cannot be written ({error.strerror})") from None
 
 
-def _stored_graphs(path: Path, header: Header) -> dict[str, onnx.ModelProto]:
+def stored_graphs(path: Path, header: Header, names: Collection[str] = GRAPHS) -> dict[str, onnx.ModelProto]:
     """The graphs beside a model file with its weights, which is faster than tracing the model; {} where none fit it."""
     graphs = {}
     try:
-        for name in GRAPHS:
+        for name in names:
             place = graph_folder(path) / f"{name}.onnx"
             content = read_graph(place)
             description = describe(place, content, graph=name)
@@ -196,7 +196,7 @@ def _stored_graphs(path: Path, header: Header) -> dict[str, onnx.ModelProto]:
     return graphs
 
 
-def _calibration_pixels(folder: Path, backend: Backend) -> list[NDArray[np.uint8]]:
+def calibration_pixels(folder: Path, backend: Backend | AnsweringBackend) -> list[NDArray[np.uint8]]:
     """Inputs made of some pictures of a folder, spread over it. Raises OptionError where there are none."""
     if not folder.is_dir():
         raise OptionError(f"{folder}: no such folder of pictures to calibrate on")
@@ -210,7 +210,7 @@ def _calibration_pixels(folder: Path, backend: Backend) -> list[NDArray[np.uint8
     return found
 
 
-def _own_weights(graph: onnx.ModelProto) -> None:
+def own_weights(graph: onnx.ModelProto) -> None:
     """Say in a graph that its weights are its own."""
     description = read_description(graph.SerializeToString())
     description["initialisers"] = {}
@@ -218,7 +218,7 @@ def _own_weights(graph: onnx.ModelProto) -> None:
     graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
 
 
-def _halve(graph: onnx.ModelProto) -> None:
+def halve(graph: onnx.ModelProto) -> None:
     """Store matrices and convolutions in 16 bits."""
     casts = []
     for tensor in graph.graph.initializer:
@@ -253,9 +253,20 @@ def _sharing(score: onnx.ModelProto, step: bytes) -> onnx.ModelProto:
 def _config(
     path: Path, header: Header, model: Checkpoint, contents: dict[str, bytes], precision: str, found: Parity
 ) -> dict[str, Any]:
-    about = header["about"]
-    backend = TorchBackend(model)
     decoder = model.model.decoder
+    return {
+        **common_config(path, header, TorchBackend(model), precision, found),
+        "heads": {"layers": decoder.layers, "heads": decoder.heads, "map_heads": list(decoder.map_heads)},
+        "decoding": Beam(**header["about"].get("decoding", {})).as_dict(),
+        "state": read_description(contents["step"])["state"],
+    }
+
+
+def common_config(
+    path: Path, header: Header, backend: Backend | AnsweringBackend, precision: str, found: Parity
+) -> dict[str, Any]:
+    """What ``config.json`` says of a model of any kind."""
+    about = header["about"]
     return {
         "format": EXPORTED_FORMAT,
         "version": EXPORTED_VERSION,
@@ -273,9 +284,6 @@ def _config(
         },
         "grid": list(backend.grid_shape),
         "max_length": backend.max_length,
-        "heads": {"layers": decoder.layers, "heads": decoder.heads, "map_heads": list(decoder.map_heads)},
-        "decoding": Beam(**about.get("decoding", {})).as_dict(),
-        "state": read_description(contents["step"])["state"],
         "scores": {split: about[split] for split in ("dev", "test") if split in about},
         "config": header["config"],
         "about": about,

@@ -1,8 +1,8 @@
 """Graphs in 8-bit integers, made by ONNX Runtime's quantisation.
 
-Matrix products of ``step`` are quantised dynamically: weights per output, activations by their range at each step.
-Convolutions have no such kernel; those of ``encode`` are quantised statically, from the ranges that activations have
-on pictures. ``score`` takes the weights of ``step`` and computes in 32 bits.
+Matrix products of ``step``, or of ``answer``, are quantised dynamically: weights per output, activations by their
+range at each step. Convolutions have no such kernel; those of ``encode`` are quantised statically, from the ranges that
+activations have on pictures. ``score`` takes the weights of ``step`` and computes in 32 bits.
 """
 
 import logging
@@ -28,7 +28,7 @@ def quantise(
     """Graphs with 8-bit weights.
 
     Args:
-        graphs: "encode", "step" and "score" with their weights in 32 bits.
+        graphs: "encode", "step" and "score", or "encode" and "answer", with their weights in 32 bits.
         pixels: inputs (side, side, 3) to calibrate convolutions on; without any these stay in 32 bits.
 
     Returns:
@@ -37,18 +37,20 @@ def quantise(
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     done = dict(graphs)
+    decoder = "step" if "step" in graphs else "answer"
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder, "source.onnx"), Path(folder, "target.onnx")
-        onnx.save(graphs["step"], source)
+        onnx.save(graphs[decoder], source)
         quantize_dynamic(
             source, target, op_types_to_quantize=list(_DYNAMIC), per_channel=True, weight_type=QuantType.QInt8
         )
-        done["step"] = _described(onnx.load(target), graphs["step"])
+        done[decoder] = _described(onnx.load(target), graphs[decoder])
         if pixels:
             onnx.save(graphs["encode"], source)
             _quantise_convolutions(source, target, graphs["encode"], pixels)
             done["encode"] = _described(onnx.load(target), graphs["encode"])
-    done["score"] = _with_weights_of(graphs["score"], done["step"])
+    if "score" in graphs:
+        done["score"] = _with_weights_of(graphs["score"], done["step"])
     return done
 
 

@@ -1,7 +1,9 @@
 """Means with 95% intervals: Efron's percentile bootstrap over pictures."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,17 @@ class Estimate:
 
     value: float
     interval: Interval
+
+    @classmethod
+    def unknown(cls) -> "Estimate":
+        """That of nothing."""
+        return cls(math.nan, Interval(math.nan, math.nan))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Value and interval as plain values for JSON; what is not finite is None."""
+        bounds = [bound if math.isfinite(bound) else None for bound in (self.interval.low, self.interval.high)]
+        value = self.value if math.isfinite(self.value) else None
+        return {"value": value, "interval": None if None in bounds else bounds}
 
 
 def bootstrap_means(values: Floats, pictures: Sequence[str], resamples: int = 1000, seed: int = 0) -> list[Estimate]:

@@ -115,6 +115,11 @@ class Instances:
         """The number of annotated pictures."""
         return self._count
 
+    @property
+    def classes(self) -> frozenset[str]:
+        """The names of its categories."""
+        return self._classes
+
     @cached_property
     def images(self) -> frozenset[str]:
         """The file names of the annotated pictures."""

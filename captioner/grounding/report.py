@@ -15,7 +15,7 @@ from captioner.grounding.scores import GroundingScores, ScoreEstimate
 
 _MINIMUM_NOUNS = 5  # a class with fewer has no line in the table; JSON has all
 _TITLES = {"generated": "generated captions", "references": "reference captions (teacher-forced)"}
-_ROWS = {"another word": "another word's map", "centre": "the centre", "even": "an even map"}
+ROWS = {"another word": "another word's map", "centre": "the centre", "even": "an even map"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,8 @@ def _scores_as_dict(scores: GroundingScores) -> dict[str, Any]:
         "nouns": scores.nouns,
         "pictures": scores.pictures,
         "reachable": scores.reachable,
-        "pointing": {name: _estimate_as_dict(each.pointing) for name, each in _maps_and_baselines(scores)},
-        "mass": {name: _estimate_as_dict(each.mass) for name, each in _maps_and_baselines(scores)},
+        "pointing": {name: each.pointing.as_dict() for name, each in _maps_and_baselines(scores)},
+        "mass": {name: each.mass.as_dict() for name, each in _maps_and_baselines(scores)},
         "beats_baselines": scores.beats_baselines,
     }
 
@@ -95,15 +95,10 @@ def _faithfulness_as_dict(found: Faithfulness) -> dict[str, Any]:
     return {
         "words": found.words,
         "pictures": found.pictures,
-        **{name: _estimate_as_dict(getattr(found, name)) for name in names},
+        **{name: getattr(found, name).as_dict() for name in names},
         "levels": list(LEVELS),
         "curves": {name: [_finite(value) for value in curve] for name, curve in found.curves.items()},
     }
-
-
-def _estimate_as_dict(estimate: Estimate) -> dict[str, Any]:
-    bounds = [_finite(estimate.interval.low), _finite(estimate.interval.high)]
-    return {"value": _finite(estimate.value), "interval": None if None in bounds else bounds}
 
 
 def _finite(value: float) -> float | None:
@@ -133,17 +128,17 @@ def _signature(report: GroundReport) -> str:
 
 
 def _overall(scores: GroundingScores) -> Table:
-    table = _table("all nouns", "points at it", "95% interval", "mass on it", "95% interval")
+    table = plain_table("all nouns", "points at it", "95% interval", "mass on it", "95% interval")
     table.add_row("the noun's map", *_cells(scores.maps.pointing), *_cells(scores.maps.mass), style="bold")
     for name in BASELINES:
         baseline = scores.baselines[name]
-        table.add_row(_ROWS[name], *_cells(baseline.pointing), *_cells(baseline.mass))
+        table.add_row(ROWS[name], *_cells(baseline.pointing), *_cells(baseline.mass))
     table.add_row("highest possible", f"{scores.reachable:.1%}", "", "", "", style="dim")
     return table
 
 
 def _classes(found: SourceReport) -> Table:
-    table = _table(
+    table = plain_table(
         "class",
         "nouns",
         "pictures",
@@ -164,9 +159,9 @@ def _classes(found: SourceReport) -> Table:
             f"{scores.nouns:,}",
             f"{scores.pictures:,}",
             f"{scores.maps.pointing.value:.1%}",
-            _interval(scores.maps.pointing) if enough else "",
+            interval_text(scores.maps.pointing) if enough else "",
             f"{scores.best_baseline} {baseline.value:.1%}",
-            _interval(baseline) if enough else "",
+            interval_text(baseline) if enough else "",
             f"{scores.maps.mass.value:.1%}",
             f"{scores.baselines['even'].mass.value:.1%}",
             "above all baselines" if scores.beats_baselines else "",
@@ -179,7 +174,7 @@ def _classes(found: SourceReport) -> Table:
 
 
 def _faithfulness(found: Faithfulness) -> Table:
-    table = _table(f"{found.words:,} words", "by the map", "at random", "gain", "95% interval")
+    table = plain_table(f"{found.words:,} words", "by the map", "at random", "gain", "95% interval")
     for title, own, chance, gain in (
         ("deletion: probability while cells are occluded", found.deletion, found.random_deletion, found.deletion_gain),
         (
@@ -195,7 +190,8 @@ def _faithfulness(found: Faithfulness) -> Table:
     return table
 
 
-def _table(first: str, *titles: str) -> Table:
+def plain_table(first: str, *titles: str) -> Table:
+    """An empty table: the first column at the left, the others at the right."""
     table = Table(box=box.SIMPLE, pad_edge=False, caption_justify="left")
     table.add_column(first, no_wrap=True)
     for title in titles:
@@ -204,8 +200,9 @@ def _table(first: str, *titles: str) -> Table:
 
 
 def _cells(estimate: Estimate) -> tuple[str, str]:
-    return ("-", "") if math.isnan(estimate.value) else (f"{estimate.value:.1%}", _interval(estimate))
+    return ("-", "") if math.isnan(estimate.value) else (f"{estimate.value:.1%}", interval_text(estimate))
 
 
-def _interval(estimate: Estimate) -> str:
+def interval_text(estimate: Estimate) -> str:
+    """The interval in percent."""
     return f"{100 * estimate.interval.low:.1f} to {100 * estimate.interval.high:.1f}"

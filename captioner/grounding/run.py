@@ -64,7 +64,7 @@ def _ground(
     options: Greedy | None,
     batch: int,
 ) -> Iterator[GroundedPicture | Failure]:
-    for some in _prepared(model, records, batch):
+    for some in prepared_batches(model, records, batch):
         ready = [(record, prepared) for record, prepared in some if not isinstance(prepared, Failure)]
         generated: Iterator[GroundedCaption] = iter(())
         if "generated" in sources and ready:
@@ -112,7 +112,7 @@ def annotated_references(
     return [(text, nouns) for text, nouns in annotated if nouns]
 
 
-def _prepared(
+def prepared_batches(
     model: Captioner, records: Iterable[Record], batch: int
 ) -> Iterator[list[tuple[Record, Prepared | Failure]]]:
     """Batches of records with their pictures, which threads open while the model works on the batch before."""

@@ -1,22 +1,15 @@
 """How a model attends, as a graph in the DOT language: from picture to words, with the shapes at every arrow.
 
-It is computed from what a model file says about itself. Graphviz' program ``dot`` makes pictures of it; without it the
-source can still be written, and any graphviz viewer shows it.
+It is computed from what a model file says about itself. `captioner.show.dot` writes it; `captioner.show.answer_diagram`
+draws models that answer questions.
 """
 
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from captioner.errors import OptionError
+from captioner.show.dot import graph, node
 from captioner.tokenizer.vocabulary import SPECIAL
-
-FORMATS = (".svg", ".png", ".gv")
-_SECONDS = 60
-_COLOURS = {"data": "#e8f0fe", "part": "#f5f5f5", "weights": "#fdebd0", "off": "#fadbd8", "words": "#e6f4ea"}
 
 
 @dataclass(frozen=True)
@@ -129,37 +122,30 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
         grid: (h, w) of the encoder's grid.
         name: of the model, for the title.
     """
-    config, tensors = header["config"], header["tensors"]
-    encoder, refiner, decoder = config["encoder"], config["refiner"], config["decoder"]
-    side, cells = encoder.get("side"), grid[0] * grid[1]
-    channels = next(iter(tensors.get("refiner.input_norm.weight", {}).get("shape", ())), "C")
-    width, kind = refiner.get("width", "D"), decoder.get("kind", "decoder")
-    transformer = kind == "transformer"
+    decoder = header["config"]["decoder"]
+    picture = PictureSide.of(header, grid)
+    vectors, width, pooled = picture.vectors, picture.width, picture.pooled
+    transformer = decoder.get("kind", "decoder") == "transformer"
     query_width = decoder.get("width", "E")
     attention = decoder.get("attention", "multihead" if transformer else "additive")
     options = decoder.get("attention_options", {})
     mechanism = _MECHANISMS.get(attention, _Mechanism(f"attention '{attention}'", "", "score of query and key"))
     heads, space = decoder.get("heads", 1), decoder.get("attention_width", query_width)
-    vectors, pooled = _vectors(refiner, cells)
     nodes = [
-        _node("picture", f"picture\n{side} x {side} x 3", "data"),
-        _node("encoder", _encoder_label(encoder), "part"),
-        _node("maps", f"feature maps\n{grid[0]} x {grid[1]} x {channels}", "data"),
-        _node("refiner", _refiner_label(refiner), "part"),
-        _node("grid", f"{vectors} {'vectors' if pooled else 'cells'} x {width}", "data"),
-        _node("keys", f"keys\n{vectors} x {space}", "data"),
-        _node("values", f"values\n{vectors} x {space if attention in _MANY_HEADS else width}", "data"),
-        _node("read", "words so far", "words"),
-        _node("decoder", _decoder_label(decoder), "part"),
-        _node("query", f"query\n{space}", "data"),
-        _node("scores", f"scores\n{mechanism.score}\n{heads} x {vectors}", "part"),
-        _node("weights", f"weights\n{mechanism.weigh}\n{heads} x {vectors}", "weights"),
-        _node("map", _map_label(decoder, grid, pooled), "weights"),
-        _node("context", f"context\n{mechanism.context}\n{width}", "data"),
-        _node("word", f"next word\none of {len(header['vocabulary']) - len(SPECIAL):,}, or the end", "words"),
+        *picture.nodes,
+        node("keys", f"keys\n{vectors} x {space}", "data"),
+        node("values", f"values\n{vectors} x {space if attention in _MANY_HEADS else width}", "data"),
+        node("read", "words so far", "words"),
+        node("decoder", _decoder_label(decoder), "part"),
+        node("query", f"query\n{space}", "data"),
+        node("scores", f"scores\n{mechanism.score}\n{heads} x {vectors}", "part"),
+        node("weights", f"weights\n{mechanism.weigh}\n{heads} x {vectors}", "weights"),
+        node("map", _map_label(decoder, grid, pooled), "weights"),
+        node("context", f"context\n{mechanism.context}\n{width}", "data"),
+        node("word", f"next word\none of {len(header['vocabulary']) - len(SPECIAL):,}, or the end", "words"),
     ]
     edges = [
-        "picture -> encoder -> maps -> refiner -> grid",
+        PictureSide.EDGES,
         "grid -> keys -> scores",
         "grid -> values -> context",
         "read -> decoder -> query -> scores -> weights -> context -> word",
@@ -171,30 +157,56 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
     if mechanism.beside is not None:
         label, off = mechanism.beside
         shown = "".join(f"\n{key} {value}" for key, value in options.items())
-        nodes.append(_node("beside", label + shown, "off" if off else "weights"))
+        nodes.append(node("beside", label + shown, "off" if off else "weights"))
         edges += [f"{'decoder' if attention != 'memory' else 'query'} -> beside", "beside -> weights"]
         if attention == "attention_on_attention":
             edges[-1] = "beside -> context"
         if off:
-            nodes.append(_node("off_grid", "off_grid\nhow little the picture mattered", "off"))
+            nodes.append(node("off_grid", "off_grid\nhow little the picture mattered", "off"))
             edges.append("weights -> off_grid")
     paper = f" ({mechanism.paper})" if mechanism.paper else ""
-    title = f"{name}: {mechanism.title}{paper}"
-    body = "\n".join(f"  {line};" for line in (*nodes, *edges))
-    return (
-        f"digraph attention {{\n  graph [label={_quoted(title)}, labelloc=t, rankdir=TB, fontname={_FONT}, "
-        f"nodesep=0.35, ranksep=0.4, bgcolor=white];\n"
-        f'  node [shape=box, style="rounded,filled", fontname={_FONT}, fontsize=11, color="#888888"];\n'
-        f'  edge [color="#555555", fontname={_FONT}, fontsize=10];\n{body}\n}}\n'
-    )
+    return graph(f"{name}: {mechanism.title}{paper}", (*nodes, *edges))
 
 
 _MANY_HEADS = ("multihead", "memory", "attention_on_attention")
-_FONT = '"DejaVu Sans,Helvetica,Arial,sans-serif"'
+
+
+@dataclass(frozen=True)
+class PictureSide:
+    """What models of both kinds begin with: from the picture to what is attended to.
+
+    Attributes:
+        nodes: of the graph; "grid" is what is attended to.
+        vectors, width: of what is attended to.
+        pooled: whether there are fewer vectors than cells.
+    """
+
+    EDGES = "picture -> encoder -> maps -> refiner -> grid"
+
+    nodes: tuple[str, ...]
+    vectors: int
+    width: int | str
+    pooled: bool
+
+    @classmethod
+    def of(cls, header: Mapping[str, Any], grid: tuple[int, int]) -> "PictureSide":
+        """Arguments as of `diagram`."""
+        encoder, refiner = header["config"]["encoder"], header["config"]["refiner"]
+        side, width = encoder.get("side"), refiner.get("width", "D")
+        channels = next(iter(header["tensors"].get("refiner.input_norm.weight", {}).get("shape", ())), "C")
+        vectors, pooled = _vectors(refiner, grid[0] * grid[1])
+        nodes = (
+            node("picture", f"picture\n{side} x {side} x 3", "data"),
+            node("encoder", _encoder_label(encoder), "part"),
+            node("maps", f"feature maps\n{grid[0]} x {grid[1]} x {channels}", "data"),
+            node("refiner", _refiner_label(refiner), "part"),
+            node("grid", f"{vectors} {'vectors' if pooled else 'cells'} x {width}", "data"),
+        )
+        return cls(nodes, vectors, width, pooled)
 
 
 def _vectors(refiner: Mapping[str, Any], cells: int) -> tuple[int, bool]:
-    """How many vectors the decoder attends to, and whether they are fewer than the cells."""
+    """How many vectors are attended to, and whether they are fewer than the cells."""
     if refiner.get("kind") == "latent_queries":
         return int(refiner["queries"]), True
     if refiner.get("kind") == "coarse_cells":
@@ -230,58 +242,3 @@ def _map_label(decoder: Mapping[str, Any], grid: tuple[int, int], pooled: bool) 
     heads = "all heads" if chosen == "all" else f"{len(chosen)} chosen heads"
     source = "\nthrough each vector's own map" if pooled else ""
     return f"map of the word\nmean of {heads}{source}\n{grid[0]} x {grid[1]}"
-
-
-def _node(name: str, label: str, kind: str) -> str:
-    return f'{name} [label={_quoted(label)}, fillcolor="{_COLOURS[kind]}"]'
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
-
-
-def write_diagram(source: str, path: str | Path) -> Path:
-    """Draw a diagram into a file.
-
-    Args:
-        source: what `diagram` returned.
-        path: ends in .svg, .png or .gv. Without the program ``dot``, and for .gv, the source is written.
-
-    Returns:
-        The file that was written: ``path``, or the .gv beside it where there is no ``dot``.
-
-    Raises:
-        OptionError: another ending, a file that cannot be written, or ``dot`` fails.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise OptionError(f"{path}: a diagram ends in {', '.join(FORMATS)}, not '{path.suffix}'")
-    program = shutil.which("dot")
-    if path.suffix.lower() == ".gv" or program is None:
-        path = path.with_suffix(".gv")
-        content = source.encode()
-    else:
-        content = _draw(program, source, path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None
-    return path
-
-
-def _draw(program: str, source: str, path: Path) -> bytes:
-    format_ = path.suffix.lower().lstrip(".")
-    dots = ("-Gdpi=110",) if format_ == "png" else ()
-    try:
-        done = subprocess.run(
-            [program, f"-T{format_}", *dots], input=source.encode(), capture_output=True, timeout=_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or str(error).encode()
-        raise OptionError(
-            f"{path}: graphviz' dot failed ({' '.join(reason.decode('utf-8', 'replace').split())[:200]})",
-            remedy="write a .gv file, and draw it yourself",
-        ) from None
-    return done.stdout

@@ -35,6 +35,7 @@ _LONGEST_SHAPE = 16  # a picture that is thinner than 1 : 16 is drawn as thick a
 _TALLEST_PANEL = 2.0  # height of a panel in widths; a taller picture is drawn narrower
 _MOST_COLUMNS = 12
 _ANSWER_INCHES = 3.6  # width of the picture beside a question
+_MOSTLY_OFF_GRID = 0.5
 _LONGEST_TITLE = 24  # characters
 
 # What belongs to the program and not to how a figure looks.
@@ -93,7 +94,9 @@ def _notebook_draws_figures() -> bool:
 def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
     """The picture, then once per word the picture with the word's map; titles are word and probability.
 
-    Where it was computed, how many times likelier the picture makes the word follows its probability ("12×").
+    Where it was computed, how many times likelier the picture makes the word follows its probability ("12×"). A word
+    that points at nothing, since most of its attention went to no cell, has a grey title with that share ("off-grid
+    84%").
     The figure's size is bounded by `FIGURE_PIXELS`. A picture that is thinner than 1 : 16 is drawn at that shape,
     so that its maps are visible.
 
@@ -110,9 +113,9 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
         figure = CaptionFigure(
             figsize=(columns * panel[0], rows * panel[1] + _MARGIN_INCHES), dpi=100, layout="constrained"
         )
-        title = textwrap.fill(caption.text, max(24, int(9 * columns * panel[0])), max_lines=6, placeholder=" …")
+        sentence = textwrap.fill(caption.text, max(24, int(9 * columns * panel[0])), max_lines=6, placeholder=" …")
         # A file name or a word may hold a dollar sign, which starts no formula here.
-        figure.suptitle(title, fontsize=13, parse_math=False)
+        figure.suptitle(sentence, fontsize=13, parse_math=False)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis in axes:
             axis.set_axis_off()
@@ -123,7 +126,9 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
             axis.imshow(overlay(picture, word.map, caption.geometry, top=top, smooth=smooth))
             text = word.text if len(word.text) <= _LONGEST_TITLE else f"{word.text[: _LONGEST_TITLE - 1]}…"
             gain = "" if word.gain is None else f"  {times_likelier(word.gain)}"
-            axis.set_title(f"{text}  {word.probability:.2f}{gain}", fontsize=11).set_parse_math(False)
+            mostly_off = word.off_grid >= _MOSTLY_OFF_GRID
+            title = f"{text}  {word.probability:.2f}{gain}" + f"  off-grid {word.off_grid:.0%}" * mostly_off
+            axis.set_title(title, fontsize=11, color="0.55" if mostly_off else "0").set_parse_math(False)
         draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
     return figure
 

@@ -87,12 +87,16 @@ class Batch:
             geometries: of the B pictures in their views.
         """
         targets = torch.zeros(len(self.tokens), self.steps, *geometries[0].grid)
+        known: dict[tuple[int, Boxes], Tensor] = {}  # words of a phrase, and a picture's captions, share boxes
         for row, words in enumerate(self.boxes):
-            view, geometry = self.views[row // self.copies], geometries[row // self.copies]
+            picture = row // self.copies
+            view, geometry = self.views[picture], geometries[picture]
             for word, boxes in words.items():
                 if word < self.steps:
-                    covered = np.max([geometry.coverage(view.of_box(box)) for box in boxes], axis=0)
-                    targets[row, word] = torch.from_numpy(covered)
+                    if (picture, boxes) not in known:
+                        covered = np.max([geometry.coverage(view.of_box(box)) for box in boxes], axis=0)
+                        known[picture, boxes] = torch.from_numpy(covered)
+                    targets[row, word] = known[picture, boxes]
         return targets
 
 

@@ -1,6 +1,8 @@
-"""A trained model that gets further words."""
+"""A trained model that gets further words, or a place off the grid."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -50,3 +52,35 @@ def grow(start: Checkpoint, captions: Iterable[str], *, minimum_count: int) -> t
             else:
                 tensor[size:] = old[rare:].mean()
     return model.train(start.model.training), vocabulary
+
+
+def add_slots(start: Checkpoint, decoder_options: Mapping[str, Any]) -> Checkpoint:
+    """The model with slots of memory beside the cells, where the options ask for them and it has multi-head attention.
+
+    Keys and values of the slots are 0, so that a slot weighs as much as a cell of score 0, and adds nothing: the model
+    is almost what it was, until the slots have learned.
+
+    Args:
+        start: the model; it is not changed.
+        decoder_options: of the recipe: ``{"attention": "memory", "attention_options": {"slots": 1}}``.
+
+    Returns:
+        The new model, or ``start`` where nothing is to be added.
+
+    Raises:
+        OptionError: unknown options of the attention.
+    """
+    config = start.model.config.decoder
+    if decoder_options.get("attention") != "memory" or getattr(config, "attention", "") != "multihead":
+        return start
+    options = dict(decoder_options.get("attention_options", {}))
+    config = replace(config, attention="memory", attention_options=options)
+    model = CaptionModel(replace(start.model.config, decoder=config), vocabulary_size=len(start.vocabulary))
+    before = start.model.state_dict()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name in before:
+                tensor.copy_(before[name])
+            else:
+                tensor.zero_()
+    return replace(start, model=model.train(start.model.training))

@@ -73,6 +73,23 @@ def map_supervision(maps: Tensor, targets: Tensor, *, count: int | None = None) 
     return -inside.clamp(min=1e-6).log().sum() / (count or len(inside))
 
 
+def off_grid_supervision(off_grid: Tensor, words: Tensor, *, count: int | None = None) -> Tensor:
+    """Attention of function words that stays on the picture: ``-log(off_grid)``, the mean over these words.
+
+    Args:
+        off_grid: (N, T), the weight that went to no cell.
+        words: (N, T), True where the word is a function word.
+        count: as of `caption_loss`.
+
+    Returns:
+        A scalar; 0 where there is no such word.
+    """
+    if not words.any():
+        return off_grid.sum() * 0
+    found = off_grid[words]
+    return -found.clamp(min=1e-6).log().sum() / (count or len(found))
+
+
 def hard_attention_loss(
     log_p_caption: Tensor,
     log_p_cells: Tensor,

@@ -33,6 +33,7 @@ _AT_LEAST = {
     "weight_decay": 0,
     "map_regularisation": 0,
     "map_supervision": 0,
+    "off_grid_supervision": 0,
     "cross_entropy_weight": 0,
     "bleu_reward": 0,
     "bleu_1_reward": 0,
@@ -157,6 +158,11 @@ class Recipe:
     map_supervision: float = _option(
         0.0, "weight of the penalty on maps that miss the boxes of their words, or of their answers"
     )
+    off_grid_supervision: float = _option(
+        0.0,
+        "weight of the penalty on function words ('a', 'of') that look at the picture; needs attention with an "
+        "off-grid place: adaptive or memory",
+    )
     samples: int = _option(5, "captions sampled for each picture (self_critical)")
     baseline: str = _option("samples", "baseline of a sample's reward: the other samples, or greedy (self_critical)")
     bleu_reward: float = _option(0.0, "weight of BLEU-4 (0 to 1) in the reward, beside CIDEr-D (0 to 10)")
@@ -230,7 +236,9 @@ class Recipe:
         """As `as_dict`, for a model that is passed on: only the last two parts of paths, and without the options that
         a model file decided. ``encoder_options`` stay where any was set, since the side may be changed."""
         shown = {name: "/".join(Path(getattr(self, name)).parts[-2:]) for name in FILES}
-        hidden = self.given - ({"encoder_options"} if self.encoder_options else set())
+        # The side of the pictures and slots of memory may be set for a model that is started from.
+        kept = {name for name in ("encoder_options", "decoder_options") if getattr(self, name)}
+        hidden = self.given - kept
         return {name: value for name, value in {**self.as_dict(), **shown}.items() if name not in hidden}
 
 

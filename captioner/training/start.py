@@ -16,7 +16,7 @@ from captioner.model.refiners import REFINERS
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.aliases import current
-from captioner.training.growth import grow
+from captioner.training.growth import add_slots, grow
 from captioner.training.recipe import Recipe, default_of, options
 
 
@@ -37,7 +37,7 @@ def first_model(
         DataError: the captions contain no word that is frequent enough.
     """
     if recipe.start_from:
-        start = load_checkpoint(recipe.start_from)
+        start = add_slots(load_checkpoint(recipe.start_from), recipe.decoder_options)
         _set_side(recipe, start.model)
         _agree(recipe, start.model.config)
         _check_length(recipe, start.model)
@@ -46,7 +46,7 @@ def first_model(
             return grow(start, captions, minimum_count=recipe.minimum_count)
         return start.model, start.vocabulary
     encoder = load_checkpoint(recipe.encoder_from) if recipe.encoder_from else None
-    decoder = load_checkpoint(recipe.decoder_from) if recipe.decoder_from else None
+    decoder = add_slots(load_checkpoint(recipe.decoder_from), recipe.decoder_options) if recipe.decoder_from else None
     if encoder:
         _set_side(recipe, encoder.model)
     if vocabulary is None or decoder:

@@ -11,7 +11,7 @@ from captioner.pipeline import Captioner, load
 FOREIGN = ["vit-gpt2", "git", "blip-2 opt", "qwen2-vl"]
 """One of each kind of attention: cross-attention, self-attention, both in turn, and within a conversation."""
 
-KINDS = ["lstm-padded", "transformer-padded", "lstm-padded in a folder", "transformer-padded in a folder"]
+KINDS = ["lstm-padded", "transformer-padded", "transformer-padded in a folder"]  # a folder holds the same graphs
 
 
 @pytest.fixture(scope="module", params=[*KINDS, *FOREIGN])

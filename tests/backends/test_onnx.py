@@ -16,6 +16,7 @@ import pytest
 from captioner import checkpoint
 from captioner.backends.graph_files import graph_folder
 from captioner.backends.sessions import find_provider
+from captioner.cli import main
 from captioner.data.scenes import dog_frisbee_park
 from captioner.errors import CheckpointError, OptionError
 from captioner.options import MapOptions
@@ -87,6 +88,45 @@ def test_damaged_graphs_are_named(copied: Path, graph: str, damage: str) -> None
         model.read(np.zeros((64, 64, 3), dtype=np.uint8), ["a dog"])  # the score graph is opened when it is needed
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_damaged_graph_that_is_opened_beside_the_picture_stops_the_run(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = graph_folder(copied) / "step.onnx"
+    path.write_bytes(path.read_bytes()[:-1000])
+    picture, results = tmp_path / "scene.png", tmp_path / "captions.jsonl"
+    dog_frisbee_park().image.save(picture)
+    results.write_text("")
+    assert main(["caption", str(picture), "--model", str(copied), "--backend", "onnx", "--output", str(results)]) == 2
+    assert str(path) in capsys.readouterr().err.splitlines()[-1]
+    assert results.read_text() == ""
+
+
+def test_without_waiting_the_steps_are_opened_before_the_first_caption(copied: Path) -> None:
+    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    waited, at_once = (load(copied, backend="onnx", device="cpu", wait=wait) for wait in (True, False))
+    one, other = waited.caption(picture), at_once.caption(picture)
+    assert one.text == other.text
+    np.testing.assert_array_equal(one.maps, other.maps)
+    (graph_folder(copied) / "step.onnx").write_bytes(b"")
+    lazy = load(copied, backend="onnx", device="cpu", wait=False)
+    for _ in range(2):  # the error is not raised once only
+        with pytest.raises(CheckpointError, match=r"step\.onnx"):
+            lazy.caption(picture)
+
+
+def test_a_process_that_ends_at_once_writes_all_and_runs_what_was_registered() -> None:
+    code = """
+    import atexit, sys, {module}
+    from captioner.commands.console import end_process
+    atexit.register(lambda: print("registered"))
+    sys.stdout.write("written, ")
+    end_process(3)
+    """
+    for module in ("onnxruntime", "json"):
+        done = run(code.format(module=module))
+        assert (done.stdout, done.stderr, done.returncode) == ("written, registered\n", "", 3)
 
 
 def test_a_graph_that_is_missing_is_named(copied: Path) -> None:

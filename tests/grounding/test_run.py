@@ -168,7 +168,7 @@ def test_a_caption_without_nouns_has_no_scores(model: Captioner, scenes: Path) -
 def test_maps_of_trained_models_point_at_what_they_name_and_the_model_needs_it(
     decoder: str, scenes_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    write_scenes(tmp_path, count=0, dev=60, first_seed=2_000_000, size=(192, 144))
+    write_scenes(tmp_path, count=0, dev=40, first_seed=2_000_000, size=(192, 144))
     records, truth = read(tmp_path), truth_of(tmp_path)
     model = captioner.load(scenes_model(decoder))
     found = captions_of(ground(model, records, truth))
@@ -180,11 +180,11 @@ def test_maps_of_trained_models_point_at_what_they_name_and_the_model_needs_it(
         assert scores.beats_baselines
         assert scores.maps.mass.interval.low > scores.baselines["even"].mass.interval.high
         assert scores.baselines["even"].pointing.value < 0.3
-    tried = summarise([curve for grounded in found[:40] for curve in deletion_curves(model, grounded)])
+    tried = summarise([curve for grounded in found[:24] for curve in deletion_curves(model, grounded)])
     assert tried.deletion_gain.interval.low > 0
     assert tried.insertion_gain.interval.low > 0
     # Drawn things are two or three of these cells wide: a block of three would reach beyond them.
     single_cells = MapOptions(explain="occlusion", block=1)
-    occluded = captions_of(ground(model, records[:15], truth, sources=("references",), explain=single_cells))
+    occluded = captions_of(ground(model, records[:10], truth, sources=("references",), explain=single_cells))
     hits = [score.map.pointing for grounded in occluded for score in grounded.scores]
     assert np.mean(hits) > 0.8

@@ -7,12 +7,17 @@ import pytest
 
 from captioner.cli import main
 from captioner.errors import OptionError
+from captioner.model.answer_model import AnswerConfig
+from captioner.model.answering import ANSWERERS
 from captioner.model.attention import ATTENTIONS
 from captioner.model.caption_model import ModelConfig
+from captioner.model.co_attention import CO_ATTENTIONS
 from captioner.model.encoder import EncoderConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import REFINERS
-from captioner.show.diagram import _MECHANISMS, _REFINERS, diagram, write_diagram
+from captioner.show.answer_diagram import _ANSWERERS, _CO_ATTENTIONS, answer_diagram
+from captioner.show.diagram import _MECHANISMS, _REFINERS, diagram
+from captioner.show.dot import write_diagram
 
 
 def source(attention: str = "multihead", refiner: str = "transformer_encoder") -> str:
@@ -31,6 +36,19 @@ def source(attention: str = "multihead", refiner: str = "transformer_encoder") -
     return diagram(header, (10, 10), name='my "model"')
 
 
+def answering_source(answerer: str = "hierarchical", **options: object) -> str:
+    config = AnswerConfig(
+        answerer=ANSWERERS[answerer].config(width=24, embedding=12, hidden=36, **options), blind=False
+    )
+    header = {
+        "config": config.as_dict(),
+        "tensors": {"refiner.input_norm.weight": {"shape": [320]}},
+        "vocabulary": ["<pad>", "<start>", "<end>", "<unk>", "dog"],
+        "answers": ["yes", "no"],
+    }
+    return answer_diagram(header, (10, 10), name="model")
+
+
 def test_every_mechanism_and_refiner_is_drawn() -> None:
     assert set(_MECHANISMS) == set(ATTENTIONS) and set(_REFINERS) == set(REFINERS)
     for attention in ATTENTIONS:
@@ -41,8 +59,28 @@ def test_every_mechanism_and_refiner_is_drawn() -> None:
     assert "36 vectors x 48" in source(refiner="coarse_cells")
 
 
+def test_every_answerer_and_co_attention_is_drawn() -> None:
+    assert set(_ANSWERERS) == set(ANSWERERS) and set(_CO_ATTENTIONS) == set(CO_ATTENTIONS)
+    for kind in CO_ATTENTIONS:
+        heads = 8 if kind == "multihead" else 1
+        text = answering_source(co_attention=kind, heads=heads, levels=("word", "phrase", "question"))
+        for level in ("word", "phrase", "question"):
+            assert f"first_{level} -> cells_{level} -> seen_{level}" in text and f"{level} -> first_{level}" in text
+            assert (f"seen_{level} -> words_{level}" in text) == (kind != "parallel"), "the words after the cells"
+        assert f"{heads} x 100" in text and "phrase -> lstm" in text and "one of 2" in text
+        assert "cells_question -> map" in text and "cells_word -> map" not in text
+        assert ("T x 100" in text) == (kind == "parallel"), "the affinity"
+    two = answering_source(levels=("word", "question"), heads=8, map_heads=(1, 9))
+    assert "word -> lstm" in two and "phrase" not in two
+    assert "cells_word -> map" in two and "cells_question -> map" in two and "mean of 2 heads" in two
+    pooled = answering_source("pooled", latents=6, heads=4)
+    assert "6 x 4 x 100" in pooled and "chosen -> map" in pooled and "phrase" not in pooled
+
+
 @pytest.mark.skipif(shutil.which("dot") is None, reason="needs graphviz, which is not installed")
 def test_graphviz_draws_it(tmp_path: Path) -> None:
+    for answerer in ANSWERERS:
+        assert "question" in write_diagram(answering_source(answerer), tmp_path / "answers.svg").read_text()
     svg = write_diagram(source("memory", "cbam"), tmp_path / "flow.svg").read_text()
     assert "memory slots" in svg and "10 x 10 x 320" in svg
     assert write_diagram(source(), tmp_path / "flow.png").read_bytes()[:4] == b"\x89PNG"
@@ -60,6 +98,12 @@ def test_without_graphviz_the_source_is_written(
     assert printed.out.strip() == str(tmp_path / "flow.gv")
     assert "8 x 8 x 96" in (tmp_path / "flow.gv").read_text()
     assert not (tmp_path / "flow.svg").exists()
+
+
+def test_an_answering_model_is_drawn(tiny_answers: Path, tmp_path: Path) -> None:
+    assert main(["models", str(tiny_answers), "--diagram", str(tmp_path / "flow.gv")]) == 0
+    text = (tmp_path / "flow.gv").read_text()
+    assert "64 x 64 x 3" in text and "2 x 64" in text and "T, at most 12, of 9 words" in text and "one of 5" in text
 
 
 def test_other_endings_and_inputs_are_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -172,6 +172,14 @@ def test_a_panel_says_how_much_likelier_the_picture_makes_its_word() -> None:
     assert [title.split()[-1] for title in titles[1:6]] == ["1.0×", "12×", "0.5×", "<0.1×", ">1000×"]
 
 
+def test_a_panel_says_that_its_word_points_at_nothing() -> None:
+    caption = make_caption(shapes([2.0] * 3), ["a", "dog", "of"])
+    words = tuple(replace(word, off_grid=off) for word, off in zip(caption.words, (0.0, 0.31, 0.84), strict=True))
+    titles = [axis.title for axis in draw_caption(replace(caption, words=words)).axes if axis.images][1:]
+    assert [title.get_text() for title in titles] == ["a  0.50", "dog  0.50", "of  0.50  off-grid 84%"]
+    assert [title.get_color() for title in titles] == ["0", "0", "0.55"]
+
+
 def test_a_caption_without_words_is_its_picture() -> None:
     assert len(panels_of(draw_caption(make_caption([], [])))) == 1
 

@@ -695,13 +695,20 @@ def test_no_width_makes_the_page_scroll_sideways(
 def test_how_much_of_the_attention_is_on_the_picture(show: Callable[..., Opened], make_caption: MakeCaption) -> None:
     """It is told of a word for which some of the attention went to no cell, and of no other."""
     geometry = Geometry(size=(90, 90), side=66, grid=(3, 3))
-    caption = make_caption(["a", "dog"], [one_cell(geometry, (0, 1))] * 2, geometry=geometry)
-    dog = replace(caption.words[1], probability=0.5, map=caption.words[1].map * 0.6, off_grid=0.4)
-    opened = show(replace(caption, words=(caption.words[0], dog)).page())
+    caption = make_caption(["a", "dog", "of"], [one_cell(geometry, (0, 1))] * 3, geometry=geometry)
+    first, dog, of = caption.words
+    dog = replace(dog, probability=0.5, map=dog.map * 0.6, off_grid=0.4)
+    of = replace(of, map=of.map * 0.2, off_grid=0.8)
+    opened = show(replace(caption, words=(first, dog, of)).page())
     opened.word("a").hover()
     assert "attention" not in opened.status
     opened.word("dog").hover()
     assert opened.status.endswith("60% of its attention is on the picture.")
+    opened.word("of").hover()
+    assert "nothing in the picture" in opened.status
+    assert opened.status.endswith("20% of its attention is on the picture.")
+    assert opened.page.locator(".cv-word.cv-off-grid").all_inner_texts()[0].startswith("of")
+    assert opened.page.locator(".cv-off-grid").count() == 2  # the word and its thumbnail
 
 
 def test_words_that_are_given_or_unknown_and_what_the_picture_did_are_told(

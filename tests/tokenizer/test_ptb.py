@@ -167,7 +167,7 @@ def test_words_are_their_own_words(pieces: list[str]) -> None:
         st.sampled_from([*PIECES, "www.", "http://", "a@", "no.", "&apos;", "♥", "\u0301"]), min_size=1, max_size=6
     )
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_no_pattern_makes_a_long_chunk_slow(pieces: list[str]) -> None:
     """8,000 characters of any repeated pattern; a rule that looks again from every character takes minutes."""
     pattern = "".join(pieces) or "a"
@@ -190,13 +190,13 @@ def test_no_pattern_makes_a_long_chunk_slow(pieces: list[str]) -> None:
         ("N. ", 1),
     ],
 )
-def test_captions_of_40_000_words(piece: str, words: int) -> None:
-    assert len(tokenize(piece * 40_000)) == words * 40_000
+def test_captions_of_10_000_words(piece: str, words: int) -> None:
+    assert len(tokenize(piece * 10_000)) == words * 10_000
 
 
 @pytest.mark.parametrize("piece", ["a,", "<a", "a-", "a.5,", "'x", "&lt", "(5)", "a_,", "http:/"])
 def test_a_caption_without_space_is_cut_into_what_it_holds(piece: str) -> None:
-    """Rules that look far ahead must not look again from every sign: 20,000 pieces in one chunk."""
-    letters = "".join(tokenize(piece * 20_000)).replace("-lrb-", "").replace("-rrb-", "")
+    """Rules that look far ahead must not look again from every sign: 5,000 pieces in one chunk."""
+    letters = "".join(tokenize(piece * 5_000)).replace("-lrb-", "").replace("-rrb-", "")
     kept = [sign for sign in piece if sign.isalnum()]
-    assert [letters.count(sign) for sign in kept] == [20_000 * piece.count(sign) for sign in kept]
+    assert [letters.count(sign) for sign in kept] == [5_000 * piece.count(sign) for sign in kept]

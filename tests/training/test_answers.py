@@ -1,8 +1,10 @@
 """Training answering models: questions about drawn scenes, from the reader to a model that answers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -216,6 +218,57 @@ def test_a_command_line_trains_on_captions_too(scenes: Path, captioned: Path, tm
     before = (run / "last.safetensors").read_bytes()
     assert main(command) == 0
     assert (run / "last.safetensors").read_bytes() == before
+
+
+def test_a_release_holds_the_accuracies_of_each_source(
+    make_answering: Callable[..., checkpoint.AnswerCheckpoint], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, released, folder = tmp_path / "m.safetensors", tmp_path / "released.safetensors", tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    checkpoint.save(model, make_answering(), half=False)
+    for i in range(4):
+        draw_scene(i, size=(64, 48)).image.save(folder / "images" / f"{i}.png")
+    asked = {f"{i}.png": ["what is the dog", "how many cat", "is the cat red"] for i in range(4)}
+    said = {
+        name: [answer.text for answer in load_answering(model).ask(folder / "images" / name, texts)]
+        for name, texts in asked.items()
+    }
+    others = ["yes", "no", "dog", "two", "red ball"]
+    rows = []
+    for i, (name, texts) in enumerate(asked.items()):
+        line = {"image": name, "split": "dev" if i == 3 else "test"}
+        wrong = [next(one for one in others if one != answer) for answer in said[name]]
+        rows += [
+            {**line, "question": texts[0], "answer": said[name][0], "source": "a"},
+            {**line, "question": texts[1], "answer": (said[name] if i == 0 else wrong)[1], "source": "b"},
+            # The set's own answer decides, and not the one that most people gave.
+            {**line, "question": texts[2], "answer": said[name][2], "answers": [wrong[2]] * 10, "source": "b"},
+            {**line, "question": "zxqv?", "answer": said[name][0], "source": "c"},  # which nobody can answer
+        ]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["export", str(model), "--data", str(folder), "--name", "scenes", "--output", str(released)]
+    assert main(command) == 0
+    about = checkpoint.load_answering(released).about
+    expected = {"a": 100.0, "b": 66.6667, "c": 0.0, "VQA accuracy": 0.0}
+    assert about["test"]["on"] == "scenes test" and about["test"]["scores"] == expected
+    assert about["test"]["counts"] == {"a": 3, "b": 6, "c": 3, "VQA accuracy": 3} and about["test"]["questions"] == 12
+    assert about["dev"]["scores"] == {**expected, "b": 50.0} and about["dev"]["pictures"] == 1
+    gray = np.full((64, 64, 3), 128, dtype=np.uint8)
+    blind = [answer.text for answer in load_answering(model).ask(gray, asked["0.png"])]
+    same = [blind[0] == said[f"{i}.png"][0] for i in range(3)]
+    assert about["test"]["without the picture"]["a"] == pytest.approx(100 * sum(same) / 3, abs=0.01)
+    assert json.loads(capsys.readouterr().out) == about["test"]
+    assert main(["models", str(released)]) == 0
+    assert "scenes test: a 100.0 (3)  b 66.7 (6)" in capsys.readouterr().out
+    assert released.stat().st_size < model.stat().st_size, "16 bits"
+    for option in (["--side", "64"], ["--decoding", "{}"]):
+        assert main([*command, *option]) == 2
+        assert option[0] in capsys.readouterr().err
+    for row in rows:
+        row["split"] = "train"
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(command) == 2
+    assert "dev" in capsys.readouterr().err
 
 
 def test_refused_options(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

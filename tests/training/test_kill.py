@@ -1,10 +1,7 @@
 """A training process that is killed outright, and started again by the same command."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,8 @@ from safetensors.torch import load_file
 
 from captioner.cli import main
 from captioner.data.scenes import write_scenes
+
+from .launched import command, start
 
 SMALL = {
     "lstm": {"width": 16, "embedding": 16, "output_hidden": 16, "attention_width": 16, "heads": 2},
@@ -48,20 +47,16 @@ def kill_after_steps(arguments: list[str], state: Path, saves: int) -> None:
     """Start the command in a process of its own; kill it when it has saved its state so many times anew."""
     before = state.stat().st_mtime_ns if state.exists() else None
     seen = {before}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "captioner", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as in this process: sums of several threads differ
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start(command, arguments, name=state.parent.with_name("process"))
     deadline = time.monotonic() + 300
-    while len(seen) <= saves and process.poll() is None and time.monotonic() < deadline:
+    while len(seen) <= saves and process.is_alive() and time.monotonic() < deadline:
         if state.exists():
             seen.add(state.stat().st_mtime_ns)
         time.sleep(0.001)
-    assert process.poll() is None, "it was over before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.is_alive(), "it was over before it could be killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(("decoder", "kills"), [("lstm", (3, 6)), ("transformer", (5,))])

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,10 @@ from captioner.data.readers import read
 from captioner.data.scenes import write_scenes
 from captioner.errors import DataError
 from captioner.training.loop import Trainer
+from captioner.training.processes import leave
 from captioner.training.recipe import Recipe
+
+from .launched import TOGETHER, command, free_port, launch
 
 SMALL = {
     "lstm": {"width": 16, "embedding": 16, "output_hidden": 16, "attention_width": 16, "heads": 2, "dropout": 0.0},
@@ -73,9 +75,19 @@ def test_two_processes_end_where_one_does(decoder: str, scenes: Path, tmp_path: 
     one = Trainer(Recipe(**options(decoder)), read(scenes), tmp_path / "one", device="cpu")  # type: ignore[arg-type]
     one.run()
 
-    done = launch(options(decoder), scenes, tmp_path / "two", ACCELERATE_MIXED_PRECISION="bf16")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == [str(tmp_path / "two" / "best.safetensors")], "one process speaks for both"
+    words = train(options(decoder), scenes, tmp_path / "two")
+    if decoder == "lstm":
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+        environment = {**os.environ, **TOGETHER, "ACCELERATE_MIXED_PRECISION": "bf16"}
+        line = [*launcher, "-m", "captioner", *words]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=300, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        said = done.stdout
+    else:
+        both = launch(command, words, folder=tmp_path / "out")
+        assert [one.returncode for one in both] == [0, 0], [one.stderr[-3000:] for one in both]
+        said = "".join(one.stdout for one in both)
+    assert said.split() == [str(tmp_path / "two" / "best.safetensors")], "one process speaks for both"
 
     same(tmp_path / "one", tmp_path / "two")
     for ours, theirs in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
@@ -93,33 +105,26 @@ def test_two_processes_train_on_the_reward_though_a_picture_is_missing(scenes: P
     given = options("lstm", objective="self_critical", start_from=str(start.run()), samples=2)
     for name in ("decoder", "decoder_options", "backbone", "encoder_options", "refiner_options"):
         del given[name]
-    done = launch(given, incomplete, tmp_path / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "missing.png: no such file" in done.stderr
+    both = launch(command, train(given, incomplete, tmp_path / "two"), folder=tmp_path / "out")
+    assert [one.returncode for one in both] == [0, 0], [one.stderr[-3000:] for one in both]
+    assert "missing.png: no such file" in both[0].stderr
     ends = epochs(tmp_path / "two")
     assert len(ends) == 2
     assert all(math.isfinite(line["train_loss"]) and 0 <= line["train_breaks_off"] <= 1 for line in ends)
 
 
-_KEEP_EQUAL = """
-import atexit, json, sys, torch, torch.distributed
-from captioner.data.readers import read
-from captioner.training.loop import Trainer
-from captioner.training.processes import leave
-from captioner.training.recipe import Recipe
-given = json.loads(sys.argv[1])
-trainer = Trainer(Recipe(**given), read(sys.argv[2]), sys.argv[3], device="cpu")
-before = torch.cat([p.detach().flatten() for p in trainer.model.encoder.parameters()])
-trainer.run()
-mine = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-both = [torch.empty_like(mine) for _ in range(2)]
-torch.distributed.all_gather(both, mine)
-after = torch.cat([p.detach().flatten() for p in trainer.model.encoder.parameters()])
-if trainer.is_first:
-    print(json.dumps([torch.equal(*both), (after - before).abs().max().item(), trainer._wrapped.broadcast_buffers]))
-atexit.register(print, "the interpreter ended in order, which may abort or never end")
-leave()
-"""
+def keep_equal(given: dict[str, Any], data: Path, output: Path) -> None:
+    trainer = Trainer(Recipe(**given), read(data), output, device="cpu")
+    before = torch.cat([p.detach().flatten() for p in trainer.model.encoder.parameters()])
+    trainer.run()
+    mine = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    both = [torch.empty_like(mine) for _ in range(2)]
+    torch.distributed.all_gather(both, mine)
+    after = torch.cat([p.detach().flatten() for p in trainer.model.encoder.parameters()])
+    if trainer.is_first:
+        print(json.dumps([torch.equal(*both), (after - before).abs().max().item(), trainer._wrapped.broadcast_buffers]))
+    leave()
+    print("the process was not left at once, and may now abort or never end")
 
 
 def test_an_encoder_that_learns_from_the_reward_stays_the_same_in_both_processes(scenes: Path, tmp_path: Path) -> None:
@@ -129,13 +134,9 @@ def test_an_encoder_that_learns_from_the_reward_stays_the_same_in_both_processes
     )
     for name in ("decoder", "decoder_options", "backbone", "encoder_options", "refiner_options"):
         del given[name]
-    (tmp_path / "run.py").write_text(_KEEP_EQUAL)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    command += [str(tmp_path / "run.py"), json.dumps(given), str(scenes), str(tmp_path / "two")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    equal, moved, broadcast = json.loads(done.stdout)
+    both = launch(keep_equal, given, scenes, tmp_path / "two", folder=tmp_path / "out")
+    assert [one.returncode for one in both] == [0, 0], [one.stderr[-3000:] for one in both]
+    equal, moved, broadcast = json.loads(both[0].stdout)
     assert equal, "each process drew its own samples, and both learned from all"
     assert moved > 1e-5, "the encoder learned"
     assert not broadcast, "statistics must not be written between looking and learning"
@@ -153,14 +154,13 @@ def test_rounds_end_where_one_step_does(decoder: str, scenes: Path, tmp_path: Pa
 
 
 def test_what_launched_processes_refuse_is_one_line_of_each(scenes: Path, tmp_path: Path) -> None:
-    done = launch(options("lstm", gradient_accumulation_steps=7), scenes, tmp_path / "two", TORCH_CPP_LOG_LEVEL="ERROR")
-    assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if "cannot be split over 2 processes in 7 rounds" in line]
-    assert said
-    assert all(line.startswith("captioner: ") for line in said)
-    assert "DataError" not in done.stderr, "no traceback"
-    assert "terminate called" not in done.stderr
-    assert "exitcode  : 2" in done.stderr
+    words = train(options("lstm", gradient_accumulation_steps=7), scenes, tmp_path / "two")
+    for done in launch(command, words, folder=tmp_path / "out", TORCH_CPP_LOG_LEVEL="ERROR"):
+        assert done.returncode == 2
+        (said,) = [line for line in done.stderr.splitlines() if "cannot be split over 2 processes in 7 round" in line]
+        assert said.startswith("captioner: ")
+        assert "DataError" not in done.stderr, "no traceback"
+        assert "terminate called" not in done.stderr
 
 
 def test_a_step_too_small_for_its_rounds_is_refused(scenes: Path, tmp_path: Path) -> None:
@@ -169,23 +169,13 @@ def test_a_step_too_small_for_its_rounds_is_refused(scenes: Path, tmp_path: Path
         Trainer(recipe, read(scenes), tmp_path / "run", device="cpu")
 
 
-def launch(
-    given: dict[str, object], data: Path, output: Path, **environment: str
-) -> "subprocess.CompletedProcess[str]":
-    """A run of two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    command += ["-m", "captioner", "train", "--device", "cpu", "--data", str(data), "--output", str(output)]
+def train(given: dict[str, object], data: Path, output: Path) -> list[str]:
+    """The command line of a run."""
+    words = ["train", "--device", "cpu", "--data", str(data), "--output", str(output)]
     for name, value in given.items():
         text = json.dumps(value) if isinstance(value, dict) else str(value)
-        command += [f"--{name.replace('_', '-')}", text]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+        words += [f"--{name.replace('_', '-')}", text]
+    return words
 
 
 _END = """

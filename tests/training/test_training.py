@@ -1,7 +1,8 @@
 """Batches that never depend on interruptions, and runs that resume exactly."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,31 @@ SMALL = {
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     return read(write_scenes(tmp_path_factory.mktemp("scenes"), count=20, dev=4, size=(96, 72)))
+
+
+@pytest.fixture(scope="module")
+def short_run(records: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The path of a model of one epoch with this decoder, trained once."""
+
+    @cache
+    def run(decoder: str) -> str:
+        return str(Trainer(recipe(decoder, epochs=1), records, tmp_path_factory.mktemp(decoder), device="cpu").run())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole_run(records: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trainer]:
+    """A run with this decoder that nothing stopped, trained once, saved after every step."""
+
+    @cache
+    def run(decoder: str) -> Trainer:
+        folder = tmp_path_factory.mktemp(f"whole-{decoder}") / "whole"
+        trainer = Trainer(recipe(decoder, save_minutes=1e-9), records, folder, device="cpu")
+        trainer.run()
+        return trainer
+
+    return run
 
 
 def recipe(decoder: str = "lstm", **changes: object) -> Recipe:
@@ -169,10 +195,10 @@ def test_stored_grids_are_what_the_encoder_gives(records: list[Record], tmp_path
     ("decoder", "kill_at"), [("lstm", 2), ("lstm", 3), ("lstm", 5), ("lstm", 8), ("transformer", 3), ("transformer", 8)]
 )
 def test_a_killed_and_resumed_run_ends_with_the_same_weights(
-    records: list[Record], tmp_path: Path, decoder: str, kill_at: int
+    records: list[Record], tmp_path: Path, decoder: str, kill_at: int, whole_run: Callable[[str], Trainer]
 ) -> None:
     # Saved after every step, so that the run is resumed in the middle of an epoch.
-    killed_and_resumed(recipe(decoder, save_minutes=1e-9), records, tmp_path, kill_at)
+    killed_and_resumed(whole_run(decoder), records, tmp_path, kill_at)
 
 
 @pytest.mark.parametrize(
@@ -180,24 +206,30 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(
     [("lstm", "bfloat16", False), ("transformer", "float32", False), ("lstm", "float32", True)],
 )
 def test_so_does_one_that_is_trained_on_the_reward(
-    records: list[Record], tmp_path: Path, decoder: str, precision: str, taught: bool
+    records: list[Record],
+    tmp_path: Path,
+    decoder: str,
+    precision: str,
+    taught: bool,
+    short_run: Callable[[str], str],
 ) -> None:
-    first = Trainer(recipe(decoder, epochs=1), records, tmp_path / "first", device="cpu").run()
+    first = short_run(decoder)
     options = recipe(
-        decoder, start_from=str(first), objective="self_critical", samples=3, bleu_reward=0.5, epochs=2,
-        frozen_epochs=0 if taught else 1, teacher=str(first) if taught else "",
+        decoder, start_from=first, objective="self_critical", samples=3, bleu_reward=0.5, epochs=2,
+        frozen_epochs=0 if taught else 1, teacher=first if taught else "",
         scheduled_sampling=0.2, crop=0.1, colour_jitter=0.1, precision=precision, save_minutes=1e-9,
     )  # fmt: skip
-    log = killed_and_resumed(options, records, tmp_path, 3)
+    whole = Trainer(options, records, tmp_path / "whole", device="cpu")
+    whole.run()
+    log = killed_and_resumed(whole, records, tmp_path, 3)
     ends = [line for line in log if "dev" in line]
     assert all(0 <= line["train_breaks_off"] <= 1 and line["train_reward"] >= 0 for line in ends)
     assert all((line.get("train_from_teacher", 0) > 0) == taught for line in ends)
 
 
-def killed_and_resumed(options: Recipe, records: list[Record], tmp_path: Path, kill_at: int) -> list[dict[str, Any]]:
+def killed_and_resumed(whole: Trainer, records: list[Record], tmp_path: Path, kill_at: int) -> list[dict[str, Any]]:
     """The log of a run that was killed and went on; makes sure that it ends as one that was not."""
-    whole = Trainer(options, records, tmp_path / "whole", device="cpu")
-    whole.run()
+    options = whole.recipe
     killed = Trainer(options, records, tmp_path / "killed", device="cpu")
     steps = killed.steps()
     next(step for step in steps if step.what.startswith("epoch") and step.done > kill_at)
@@ -210,12 +242,12 @@ def killed_and_resumed(options: Recipe, records: list[Record], tmp_path: Path, k
     for name, tensor in whole.state.average.weights.items():
         assert torch.equal(tensor, resumed.state.average.weights[name]), name
 
-    def lines(run: str) -> list[dict[str, Any]]:
-        found = [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+    def lines(run: Path) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         return [{k: v for k, v in line.items() if k not in ("time", "seconds")} for line in found]
 
-    assert lines("whole") == lines("killed")
-    return lines("killed")
+    assert lines(whole.folder.path) == lines(tmp_path / "killed")
+    return lines(tmp_path / "killed")
 
 
 def test_the_average_follows_the_weights(records: list[Record], tmp_path: Path) -> None:
@@ -250,9 +282,9 @@ def test_the_best_model_is_the_one_of_the_best_dev_score(records: list[Record], 
     assert Captioner(TorchBackend(best)).caption(np.zeros((20, 30, 3), dtype=np.uint8)).words, "it captions"
 
 
-def test_a_run_can_start_from_a_model(records: list[Record], tmp_path: Path) -> None:
-    first = Trainer(recipe(epochs=1), records, tmp_path / "a", device="cpu").run()
-    second = Trainer(recipe(epochs=1, start_from=str(first)), records, tmp_path / "b", device="cpu")
+def test_a_run_can_start_from_a_model(records: list[Record], tmp_path: Path, short_run: Callable[[str], str]) -> None:
+    first = short_run("lstm")
+    second = Trainer(recipe(epochs=1, start_from=first), records, tmp_path / "b", device="cpu")
     assert second.vocabulary == load(first).vocabulary
     torch.testing.assert_close(second.model.state_dict(), load(first).model.state_dict())
 
@@ -268,26 +300,33 @@ def test_a_run_can_start_from_a_model(records: list[Record], tmp_path: Path) -> 
     ],
 )
 def test_what_is_asked_of_a_model_that_is_otherwise_is_refused(
-    records: list[Record], tmp_path: Path, changes: dict[str, object], said: str
+    records: list[Record], tmp_path: Path, changes: dict[str, object], said: str, short_run: Callable[[str], str]
 ) -> None:
-    first = str(Trainer(recipe(epochs=1, frozen_epochs=1), records, tmp_path / "a", device="cpu").run())
     with pytest.raises(OptionError, match=said):
-        Trainer(recipe(start_from=first, **changes), records, tmp_path / "b", device="cpu")
+        Trainer(recipe(start_from=short_run("lstm"), **changes), records, tmp_path / "b", device="cpu")
+
+
+def test_of_a_run_that_starts_from_a_model_the_file_decides(
+    records: list[Record], tmp_path: Path, short_run: Callable[[str], str]
+) -> None:
+    first = short_run("lstm")
     about = load(Trainer(recipe(epochs=1, start_from=first), records, tmp_path / "c", device="cpu").run()).about
     assert not {"decoder", "backbone", "decoder_options"} & about["recipe"].keys(), "the file decides"
     assert about["recipe"]["precision"] == "float32", "what was computed in, not 'auto'"
 
 
 @pytest.mark.parametrize("source", ["start_from", "encoder_from"])
-def test_an_earlier_model_can_be_shown_larger_pictures(source: str, records: list[Record], tmp_path: Path) -> None:
-    small = Trainer(recipe(epochs=1), records, tmp_path / "small", device="cpu")
-    first = str(small.run())
+def test_an_earlier_model_can_be_shown_larger_pictures(
+    source: str, records: list[Record], tmp_path: Path, short_run: Callable[[str], str]
+) -> None:
+    first = short_run("lstm")
+    small = load(first).model
     # Above all of its stages the network has halved the side as often as before: four times the cells.
     larger = Trainer(
         recipe(epochs=1, encoder_options={"side": 64}, **{source: first}), records, tmp_path / "large", device="cpu"
     )
-    assert [2 * n for n in small.model.encoder.grid_shape] == list(larger.model.encoder.grid_shape)
-    learned = load(first).model.encoder.state_dict()
+    assert [2 * n for n in small.encoder.grid_shape] == list(larger.model.encoder.grid_shape)
+    learned = small.encoder.state_dict()
     assert all(torch.equal(tensor, learned[name]) for name, tensor in larger.model.encoder.state_dict().items())
     trained = load(larger.run())
     assert trained.model.config.encoder.side == 64
@@ -305,11 +344,12 @@ def test_an_earlier_model_can_be_shown_larger_pictures(source: str, records: lis
     ],
 )
 def test_a_side_that_no_encoder_takes_is_refused(
-    side: object, said: str, records: list[Record], tmp_path: Path
+    side: object, said: str, records: list[Record], tmp_path: Path, short_run: Callable[[str], str]
 ) -> None:
-    first = str(Trainer(recipe(epochs=1), records, tmp_path / "a", device="cpu").run())
     with pytest.raises(OptionError, match=said):
-        Trainer(recipe(start_from=first, encoder_options={"side": side}), records, tmp_path / "b", device="cpu")
+        Trainer(
+            recipe(start_from=short_run("lstm"), encoder_options={"side": side}), records, tmp_path / "b", device="cpu"
+        )
 
 
 def test_a_run_of_a_version_without_an_option_goes_on(records: list[Record], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from captioner.errors import DataError
 @READERS.register("questions")
 class Questions(Format):
     """``questions.jsonl`` for training answering models: ``answers`` of several people, or one ``answer``;
-    ``split`` and ``type`` where they are known.
+    ``split``, ``type`` and ``source`` where they are known.
 
     The picture of a line is named by ``image``; lines of a picture are put together.
     """
@@ -54,5 +54,6 @@ def _question(row: dict[str, object], place: str) -> AnsweredQuestion:
         raise DataError(f"{place}: 'question' is {text!r:.40}, not a text")
     if not isinstance(answers, list) or not all(isinstance(one, str) and one.strip() for one in answers):
         raise DataError(f"{place}: neither 'answers', a list of texts, nor 'answer'")
-    kind = row.get("type")
-    return AnsweredQuestion(text, tuple(answers), kind if isinstance(kind, str) else "")
+    right = row.get("answer") if row.get("answers") else ""
+    more = (value if isinstance(value, str) else "" for value in (row.get("type"), row.get("source"), right))
+    return AnsweredQuestion(text, tuple(answers), *more)

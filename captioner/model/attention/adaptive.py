@@ -43,6 +43,7 @@ class AdaptiveAttention(AdditiveAttention):
     """
 
     takes = ("sentinel",)
+    has_off_grid = True
 
     def __init__(self, *, text_width: int, image_width: int, width: int, heads: int = 1) -> None:
         super().__init__(text_width=text_width, image_width=image_width, width=width, heads=heads)

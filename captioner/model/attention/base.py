@@ -117,10 +117,12 @@ class Attention(nn.Module):
             visual sentinel of `captioner.model.attention.adaptive.VisualSentinel`; "previous" (B, T, L), the weights of
             the step before, None at the first.
         needs_steps: whether it is only for decoders with one layer of attention that go word by word.
+        has_off_grid: whether `Attended.off_grid` may be above 0.
     """
 
     takes: tuple[str, ...] = ()
     needs_steps: bool = False
+    has_off_grid: bool = False
 
     def keys_values(self, grid: Grid) -> AttentionCache:
         """Keys and values of the grid, computed once per picture."""

@@ -22,6 +22,8 @@ class MemoryAttention(MultiHeadAttention):
         slots: M, of each head.
     """
 
+    has_off_grid = True
+
     def __init__(self, *, text_width: int, image_width: int, width: int, heads: int = 8, slots: int = 40) -> None:
         super().__init__(text_width=text_width, image_width=image_width, width=width, heads=heads)
         if slots < 1:

@@ -2,8 +2,14 @@
 
 const FADE = 160; // milliseconds from one map to the next
 const PACE = 1100; // milliseconds a word while playing
+const MOSTLY = 0.5; // a word with so much of its attention off the picture points at nothing there
 const SMOOTH_PIXELS = 640; // an interpolated map needs no more along its longer side
 const THUMBNAIL = { width: 132, height: 88 };
+
+/** What is added to the name of a word that points at nothing in the picture. */
+function placeless(offGrid) {
+  return offGrid >= MOSTLY ? ", points at nothing in the picture" : "";
+}
 
 class Viewer {
   constructor(element, data, { compact = false, enlarge = null } = {}) {
@@ -173,12 +179,13 @@ class Viewer {
   buildSentence() {
     const fresh = make("div", "cv-words");
     let end = 0;
-    this.words = this.reading.words.map(({ word, probability, gain, given, unknown }, i) => {
+    this.words = this.reading.words.map(({ word, probability, off_grid: offGrid, gain, given, unknown }, i) => {
       const at = this.reading.text.indexOf(word, end);
       const glued = at === end && at > 0; // "the dog's": a clitic stands close to its word
       if (at >= 0) end = at + word.length;
       const sure = unknown ? "unknown to the model" : percent(probability);
-      const item = button(glued ? "cv-word cv-glued" : "cv-word", fresh, `${word}, ${sure}`);
+      const item = button(glued ? "cv-word cv-glued" : "cv-word", fresh, `${word}, ${sure}${placeless(offGrid)}`);
+      item.classList.toggle("cv-off-grid", offGrid >= MOSTLY);
       item.classList.toggle("cv-given", given === true);
       item.classList.toggle("cv-unknown", unknown === true);
       make("span", "cv-text", item, word);
@@ -199,8 +206,9 @@ class Viewer {
     const [width, height] = [tall * this.ratio, tall].map((side) => Math.max(1, Math.round(side)));
     if (this.data.question) return this.strip.remove(); // one map, and it is on the picture
     const fresh = make("div", "cv-thumbnails");
-    this.thumbnails = this.reading.words.map(({ word, probability }, i) => {
-      const item = button("cv-thumbnail", fresh, `${word}, ${percent(probability)}`);
+    this.thumbnails = this.reading.words.map(({ word, probability, off_grid: offGrid }, i) => {
+      const item = button("cv-thumbnail", fresh, `${word}, ${percent(probability)}${placeless(offGrid)}`);
+      item.classList.toggle("cv-off-grid", offGrid >= MOSTLY);
       const frame = make("span", "cv-frame", item);
       frame.style.width = `${width}px`;
       frame.style.height = `${height}px`;
@@ -309,7 +317,8 @@ class Viewer {
     if (unknown) this.status.append(": the model does not know this word, and read a blank in its place. ");
     else this.status.append(`, ${percent(probability)} ${given ? "likely; it was given" : "sure"}. `);
     const said = MAP_OF[this.data.explain] ?? MAP_OF.attention;
-    this.status.append(most < 1.05 ? said.evenly : `${said.most} ${where}: ${times(most)} its even share.`);
+    if (offGrid >= MOSTLY) this.status.append("It points at nothing in the picture.");
+    else this.status.append(most < 1.05 ? said.evenly : `${said.most} ${where}: ${times(most)} its even share.`);
     if (offGrid > 0) make("span", "cv-mattered", this.status, ` ${percent(1 - offGrid)} of its attention is on the picture.`);
     if (gain !== undefined) make("span", "cv-mattered", this.status, ` ${mattered(gain)}`);
   }

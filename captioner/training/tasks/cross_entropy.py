@@ -15,7 +15,8 @@ from captioner.model.attention.hard import HardAttention
 from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import Decoded
 from captioner.model.grid import Grid
-from captioner.tokenizer.vocabulary import END, PAD, UNKNOWN
+from captioner.tokenizer.function_words import is_function_word
+from captioner.tokenizer.vocabulary import END, PAD, SPECIAL, UNKNOWN
 from captioner.training.batches import CaptionBatches, word_dropout
 from captioner.training.dev import encode_records, frequencies_of, generate_captions, score_captions
 from captioner.training.epoch import Figures
@@ -26,6 +27,7 @@ from captioner.training.losses import (
     doubly_stochastic_penalty,
     hard_attention_loss,
     map_supervision,
+    off_grid_supervision,
 )
 from captioner.training.recipe import Recipe
 from captioner.training.rewards import NEVER_GENERATED
@@ -70,6 +72,7 @@ class CrossEntropy:
         if recipe.frozen_epochs < recipe.epochs:  # an unknown stage is refused now, not after the frozen epochs
             context.model.encoder.train_from(recipe.train_from)
         self._sizes: dict[int, tuple[int, int]] = {}
+        self._function_words = _function_words(context) if recipe.off_grid_supervision else None
 
     @staticmethod
     def check(recipe: Recipe) -> None:
@@ -95,10 +98,10 @@ class CrossEntropy:
         decoded = forward(images, shown)
         count = part.step.known_targets
         loss = caption_loss(decoded.logits, targets, label_smoothing=self.recipe.label_smoothing, count=count)
-        loss = loss + self.map_loss(decoded.maps.float(), targets, part, images)
+        of_maps, penalties = self.map_loss(decoded.maps.float(), decoded.off_grid.float(), targets, part, images)
         loss = loss + self.hard_loss(decoded, targets, count=count)
         distance, figures = self.teacher_loss(decoded.logits, images, inputs, targets, count=part.step.targets)
-        return loss + distance, figures
+        return loss + of_maps + distance, figures | penalties
 
     def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:
         """CIDEr-D of generated captions; with rehearsal, the mean of those of both kinds of pictures."""
@@ -136,9 +139,16 @@ class CrossEntropy:
         distance = distillation_loss(logits, self.teacher.logits(images, inputs), targets, count=count)
         return self.recipe.distillation * distance, {"from_teacher": distance.item()}
 
-    def map_loss(self, maps: Tensor, targets: Tensor, part: Part, images: Images) -> Tensor:
-        """The weighted penalties on maps (N, T, h, w) of the words (N, T)."""
+    def map_loss(
+        self, maps: Tensor, off_grid: Tensor, targets: Tensor, part: Part, images: Images
+    ) -> tuple[Tensor, Figures]:
+        """The weighted penalties on maps (N, T, h, w) of the words (N, T), and on their weight off the grid (N, T).
+
+        Returns:
+            Their sum, and the penalties of supervision before they are weighted, for the log.
+        """
         recipe, batch = self.recipe, part.batch
+        figures: Figures = {}
         loss = maps.new_zeros(())
         if recipe.map_regularisation:
             mask = getattr(images, "mask", None)
@@ -148,8 +158,16 @@ class CrossEntropy:
             loss = loss + recipe.map_regularisation * penalty
         if recipe.map_supervision and batch.boxed_words:
             boxes = batch.map_targets(list(map(self._geometry, batch.pictures, batch.views))).to(maps.device)
-            loss = loss + recipe.map_supervision * map_supervision(maps, boxes, count=part.step.boxed_words)
-        return loss
+            missed = map_supervision(maps, boxes, count=part.step.boxed_words)
+            figures["maps_missed"] = missed.item()
+            loss = loss + recipe.map_supervision * missed
+        if self._function_words is not None:
+            words = torch.isin(targets, self._function_words.to(targets.device))
+            count = int(torch.isin(part.step.tokens[:, 1:], self._function_words).sum())
+            looked = off_grid_supervision(off_grid, words, count=count)
+            figures["function_words_looked"] = looked.item()
+            loss = loss + recipe.off_grid_supervision * looked
+        return loss, figures
 
     def hard_loss(self, decoded: Decoded, targets: Tensor, *, count: int) -> Tensor:
         """REINFORCE for the cells that hard attention drew, and its baseline; 0 for other mechanisms."""
@@ -201,6 +219,19 @@ def check_refiner(recipe: Recipe, *sources: str) -> None:
     """Make sure that a refiner is trained, now or where one of these options takes it from. Raises OptionError."""
     if not recipe.train_refiner and not any(getattr(recipe, name) for name in sources):
         raise OptionError("train_refiner is false, and no trained refiner is taken", remedy=f"give {sources[0]}")
+
+
+def _function_words(context: TaskContext) -> Tensor:
+    """The ids of function words. Raises OptionError if the decoder has no place off the grid."""
+    if not any(getattr(part, "has_off_grid", False) for part in context.model.decoder.modules()):
+        raise OptionError(
+            f"off_grid_supervision is {context.recipe.off_grid_supervision}, and the decoder's attention "
+            f"'{getattr(context.model.decoder.config, 'attention', '')}' has no place off the grid",
+            remedy='give decoder_options {"attention": "memory", "attention_options": {"slots": 1}}; a model with '
+            "multihead attention that is started from keeps what it learned",
+        )
+    words = context.vocabulary.words
+    return torch.tensor([i for i, word in enumerate(words) if i >= len(SPECIAL) and is_function_word(word)])
 
 
 def device_of(images: Images) -> torch.device:

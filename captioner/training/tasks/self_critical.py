@@ -84,7 +84,8 @@ class SelfCritical:
         )
         maps = decoded.maps.float().unflatten(0, targets.shape[:2])
         maps = maps[:, k:, : batch.tokens.shape[1] - 1].flatten(0, 1)
-        loss = loss + self.captions.map_loss(maps, references[:, : maps.shape[1]], part, images)
+        off_grid = decoded.off_grid.float().unflatten(0, targets.shape[:2])[:, k:, : maps.shape[1]].flatten(0, 1)
+        of_maps, penalties = self.captions.map_loss(maps, off_grid, references[:, : maps.shape[1]], part, images)
         distance, of_teacher = self.captions.teacher_loss(
             decoded.logits,
             pixels,
@@ -93,7 +94,8 @@ class SelfCritical:
             count=step_samples * per_caption + part.step.targets,
         )
         share = len(batch.pictures) / len(part.step.pictures)
-        return loss + distance, {**{name: value * share for name, value in figures.items()}, **of_teacher}
+        figures = {name: value * share for name, value in figures.items()}
+        return loss + of_maps + distance, {**figures, **of_teacher, **penalties}
 
     @torch.no_grad()
     def _draw(self, batch: Batch, grid: Grid) -> tuple[Tensor, Tensor, Figures]:

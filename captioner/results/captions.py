@@ -1,18 +1,15 @@
-"""Results as plain data: captions, words with their maps, answers to questions, and failures."""
+"""Captions, their words with maps, and captions of clips."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from captioner.errors import CaptionerError, ImageError
-from captioner.image import Geometry, Picture, ReadsBytes, open_image
+from captioner.image import Geometry, Picture
+from captioner.results.shown import Shown, rounded
 from captioner.tokenizer.detokenize import detokenize
 
 if TYPE_CHECKING:
@@ -110,7 +107,7 @@ class Alternative:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caption:
+class Caption(Shown):
     """A caption with the words, probabilities and maps that it was made of.
 
     Attributes:
@@ -157,16 +154,6 @@ class Caption:
         """The caption with ``needs_review``: whether its `confidence` is below a minimum."""
         return replace(self, needs_review=self.confidence < min_confidence)
 
-    @property
-    def picture(self) -> Image.Image:
-        """The upright picture, RGB; the smaller copy if one was kept (``keep`` of `Captioner.prepare`).
-
-        Raises:
-            ImageError: its file is no longer there.
-        """
-        width, height = self.geometry.size
-        return open_image(self.source, max_pixels=width * height)
-
     @cached_property
     def maps(self) -> "NDArray[np.float32]":
         """The maps of all words, (len(words), h, w)."""
@@ -205,54 +192,15 @@ class Caption:
             return {}
         return {"confidence": round(self.confidence, 4), "needs_review": self.needs_review}
 
-    def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
-        """The picture, then once per word with its map laid over it; see `captioner.show.figure`.
+    def _draw(self, *, smooth: bool) -> "Figure":
+        from captioner.show.figure import draw_caption
 
-        Args:
-            path: where to save it as well: .png, .pdf, .svg or another format of matplotlib.
-            smooth: interpolate between cells; False shows the cells as they are.
-        """
-        from captioner.show.figure import draw_caption, save_figure
+        return draw_caption(self, smooth=smooth)
 
-        figure = draw_caption(self, smooth=smooth)
-        if path is not None:
-            save_figure(figure, path)
-        return figure
-
-    def page(self, path: str | Path | None = None) -> str:
-        """A self-contained HTML document: hover a word and its map glows on the picture; see `captioner.show.page`.
-
-        Args:
-            path: where to save it as well, .html.
-
-        Raises:
-            ImageError: the picture's file is no longer there.
-            OptionError: the path has another ending or cannot be written.
-        """
-        from captioner.show.page import page, save_page
-
-        document = page([self])
-        if path is not None:
-            save_page(document, path)
-        return document
-
-    def _repr_html_(self) -> str | None:
-        """The page, for notebooks; None, which leaves them the text, where the picture is gone."""
-        from captioner.show.page import notebook
-
-        try:
-            return notebook(self)
-        except ImageError:
-            return None
-
-    def _repr_jpeg_(self) -> bytes | None:
-        """The figure, for what shows notebooks without their pages; small, as notebooks keep it."""
+    def _small(self) -> bytes:
         from captioner.show.figure import small_figure
 
-        try:
-            return small_figure(self)
-        except ImageError:
-            return None
+        return small_figure(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,193 +251,6 @@ def from_strip(maps: "NDArray[np.float32]", layout: tuple[int, int]) -> "NDArray
     return tiles.reshape(n, rows * columns, height, width)
 
 
-@dataclass(frozen=True)
-class QuestionWord:
-    """A word of a question, and how much it mattered for the answer.
-
-    Attributes:
-        text: the word, a PTB token.
-        weight: the attention to it; the weights of a question sum to 1.
-        known: False for a word that the model does not know, which it read as any unknown word.
-    """
-
-    text: str
-    weight: float
-    known: bool = True
-
-
-@dataclass(frozen=True)
-class OtherAnswer:
-    """Another answer to the same question.
-
-    Attributes:
-        text: the answer.
-        probability: of it.
-    """
-
-    text: str
-    probability: float
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
-    """An answer to a question about a picture, with where the model looked, in the picture and in the question.
-
-    Attributes:
-        text: the answer, one of those that the model chooses from.
-        probability: of it, among all of them. A question that has no answer among them gets a wrong one, usually of a
-            low probability.
-        question: as it was asked.
-        words: of the question, each with its weight.
-        map: (h, w) float32, row-major like the picture; non-negative, its sum is 1.
-        image: the path of the picture, "" for one that came from memory.
-        model: the name of the model.
-        geometry: where the map's cells lie on the picture.
-        alternatives: further answers, the likeliest first, where more than one was asked for.
-        source: what was asked about, or an upright copy of it.
-    """
-
-    text: str
-    probability: float
-    question: str
-    words: tuple[QuestionWord, ...]
-    map: "NDArray[np.float32]" = field(repr=False)
-    image: str
-    model: str
-    geometry: Geometry
-    alternatives: tuple[OtherAnswer, ...] = ()
-    source: Picture = field(repr=False)
-
-    explain = "attention"  # what the map is made of, as of a caption
-
-    def __str__(self) -> str:
-        return self.text
-
-    @property
-    def picture(self) -> Image.Image:
-        """The upright picture, RGB; the smaller copy if one was kept.
-
-        Raises:
-            ImageError: its file is no longer there.
-        """
-        width, height = self.geometry.size
-        return open_image(self.source, max_pixels=width * height)
-
-    @property
-    def maps(self) -> "NDArray[np.float32]":
-        """The map alone, (1, h, w), as a caption has one for each word."""
-        return self.map[None]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, the format of the command line's JSON; the map with 5 significant digits."""
-        return {
-            "image": self.image,
-            "question": self.question,
-            "answer": self.text,
-            "probability": round(self.probability, 6),
-            "model": self.model,
-            "grid": list(self.geometry.grid),
-            "size": list(self.geometry.size),
-            "map": _rounded(self.map),
-            "words": [
-                {"word": word.text, "weight": round(word.weight, 6), **({} if word.known else {"known": False})}
-                for word in self.words
-            ],
-            "alternatives": [
-                {"answer": other.text, "probability": round(other.probability, 6)} for other in self.alternatives
-            ],
-        }
-
-    def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
-        """The picture with the map laid over it, and the question's words with their weights.
-
-        Args:
-            path: where to save it as well: .png, .pdf, .svg or another format of matplotlib.
-            smooth: interpolate between cells; False shows the cells as they are.
-        """
-        from captioner.show.figure import draw_answers, save_figure
-
-        figure = draw_answers([self], smooth=smooth)
-        if path is not None:
-            save_figure(figure, path)
-        return figure
-
-    def page(self, path: str | Path | None = None) -> str:
-        """A self-contained HTML document: the picture with the map, and the question's words by their weights.
-
-        Raises:
-            ImageError: the picture's file is no longer there.
-            OptionError: the path has another ending or cannot be written.
-        """
-        from captioner.show.page import page, save_page
-
-        document = page([self])
-        if path is not None:
-            save_page(document, path)
-        return document
-
-    def _repr_html_(self) -> str | None:
-        """The page, for notebooks; None, which leaves them the text, where the picture is gone."""
-        from captioner.show.page import notebook
-
-        try:
-            return notebook(self)
-        except ImageError:
-            return None
-
-    def _repr_jpeg_(self) -> bytes | None:
-        """The figure, for what shows notebooks without their pages."""
-        from captioner.show.figure import small_answer_figure
-
-        try:
-            return small_answer_figure(self)
-        except ImageError:
-            return None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A picture that could not be captioned; it takes the place of its `Caption`.
-
-    Attributes:
-        image: the path or name of the picture, "" for one that came from memory.
-        error: one line for the user: which picture, what is wrong, with which value.
-        remedy: what the user can do; "" where nothing is known.
-        source: what was to be captioned.
-    """
-
-    image: str
-    error: str
-    remedy: str = ""
-    source: Picture | None = field(default=None, repr=False, compare=False)
-
-    @classmethod
-    def of(cls, picture: Picture, error: CaptionerError) -> "Failure":
-        """The failure of a picture for which an error was raised."""
-        return cls(path_of(picture), str(error).removesuffix(f"; {error.remedy}"), error.remedy, picture)
-
-    def __str__(self) -> str:
-        return f"{self.error}; {self.remedy}" if self.remedy else self.error
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values: "image", "error" and, where one is known, "remedy"."""
-        return {"image": self.image, "error": self.error, **({"remedy": self.remedy} if self.remedy else {})}
-
-
-Outcome = Caption | Failure
-"""What comes out for each picture that goes in, in the same order."""
-
-
-def path_of(picture: Picture) -> str:
-    """The path of a picture, or the name of one that reads its own bytes; "" for one that came from memory."""
-    try:
-        if isinstance(picture, (str, os.PathLike)):
-            return os.fsdecode(picture)
-        return str(picture) if isinstance(picture, ReadsBytes) else ""
-    except Exception:  # a foreign class may raise anything; opening the picture reports it
-        return ""
-
-
 def _word_as_dict(word: Word) -> dict[str, Any]:
     return {
         "word": word.text,
@@ -498,10 +259,5 @@ def _word_as_dict(word: Word) -> dict[str, Any]:
         **({"given": True} if word.given else {}),
         **({"unknown": True} if word.unknown else {}),
         **({"gain": round(word.gain, 4)} if word.gain is not None else {}),
-        "map": _rounded(word.map),
+        "map": rounded(word.map),
     }
-
-
-def _rounded(map_: "NDArray[np.float32]") -> list[list[float]]:
-    """A map as plain numbers of 5 significant digits."""
-    return [[float(f"{value:.5g}") for value in row] for row in map_.tolist()]

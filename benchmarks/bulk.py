@@ -1,0 +1,202 @@
+"""`captioner bulk` on a Ray cluster of two nodes on this machine: kills, throughput, memory.
+
+    python benchmarks/bulk.py [--pictures 5000] [--many 20000] [--few 1000] [--model FILE]
+
+Pictures are 32 x 24 noise, 1% of them damaged; the model is a tiny random one unless one is named, so that the
+framework is measured and not the model. It prints
+
+- whether the output is exact after a worker and then the driver were killed with -9, and the driver started again,
+- captions a second of one process, of one actor and of two, and their ratios; start-up is left out: the rate is that
+  between the first and the last part,
+- the largest resident memory of the driver and of its actors for few and for many pictures.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / f"{i // 1000:03}" / f"{i:07}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if i % 100 == 7:
+            path.write_bytes(b"\xff\xd8 damaged")
+        else:
+            Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(path)
+
+
+def tiny_model(path: Path) -> Path:
+    """An untrained model with graphs: 8 x 8 cells on 64 x 64 pixels."""
+    import torch
+
+    from captioner import checkpoint
+    from captioner.export.graphs import write_graphs
+    from captioner.model.caption_model import CaptionModel, ModelConfig
+    from captioner.model.encoder import EncoderConfig
+    from captioner.model.lstm import LSTMConfig
+    from captioner.model.refiners import RefinerConfig
+    from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+
+    torch.manual_seed(4)
+    vocabulary = Vocabulary((*SPECIAL, "a", "dog", "cat", "ball", "red", "blue", "in", "the", "park"))
+    config = ModelConfig(
+        encoder=EncoderConfig(backbone="tiny", side=64),
+        refiner=RefinerConfig(width=16, heads=2),
+        decoder=LSTMConfig(width=32, embedding=16, output_hidden=24, attention_width=16, heads=1),
+    )
+    model = CaptionModel(config, vocabulary_size=len(vocabulary)).eval()
+    about = {"decoding": {"width": 2, "max_length": 8, "min_length": 3}}
+    checkpoint.save(path, checkpoint.Checkpoint(model=model, vocabulary=vocabulary, about=about))
+    write_graphs(path)
+    return path
+
+
+class Driver:
+    """A run of the command in a process of its own."""
+
+    def __init__(self, source: Path, output: Path, model: str, address: str, *, actors: int) -> None:
+        words = ["bulk", source, "--output", output, "--model", model, "--address", address, "--actors", str(actors)]
+        command = [sys.executable, "-m", "captioner", *map(str, words), "--part-size", "250"]
+        self.output = output
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        self.peak = {"driver": 0, "actor": 0}
+
+    def parts(self) -> list[Path]:
+        return sorted(self.output.glob("part-*.parquet"))
+
+    def wait_for_parts(self, count: int) -> None:
+        while self.process.poll() is None and len(self.parts()) < count:
+            time.sleep(0.2)
+
+    def finish(self) -> str:
+        """Wait for the end while the memory is watched; what it printed."""
+        driver = psutil.Process(self.process.pid)
+        while self.process.poll() is None:
+            for kind, some in (("driver", [driver]), ("actor", actors())):
+                for one in some:
+                    try:
+                        self.peak[kind] = max(self.peak[kind], one.memory_info().rss)
+                    except psutil.Error:
+                        continue
+            time.sleep(1)
+        assert self.process.stderr is not None
+        return self.process.stderr.read()
+
+    def rate(self) -> float:
+        """Pictures a second between the first and the last part."""
+        ends = sorted((part.stat().st_mtime, pq.ParquetFile(part).metadata.num_rows) for part in self.parts())
+        return sum(rows for _, rows in ends[1:]) / (ends[-1][0] - ends[0][0])
+
+
+def actors() -> list[psutil.Process]:
+    """The actors that caption, of this process's cluster."""
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        try:
+            if "MapWorker" in " ".join(one.cmdline()):
+                found.append(one)
+        except psutil.Error:
+            continue
+    return found
+
+
+def check(output: Path, pictures: Path, printed: str) -> None:
+    """Every picture once, and counts that add up."""
+    names = [name for part in output.glob("part-*.parquet") for name in pq.read_table(part)["image"].to_pylist()]
+    expected = {path.relative_to(pictures).as_posix() for path in pictures.rglob("*.jpg")}
+    assert len(names) == len(set(names)), "a picture twice"
+    assert set(names) == expected, "a picture is lost"
+    numbers = [
+        int(one.replace(",", "")) for one in re.findall(r"([\d,]+) (?:pictures|captioned|failed,|skipped)", printed)
+    ]
+    total, *parts = numbers[-4:]
+    assert total == len(expected) == sum(parts), printed
+
+
+def one_process(pictures: Path, model: str, count: int) -> float:
+    import captioner
+
+    loaded = captioner.load(model, device="cpu", threads=1)
+    paths: list[Path] = sorted(pictures.rglob("*.jpg"))[:count]
+    list(loaded.caption_all(paths[:50]))
+    begin = time.perf_counter()
+    done = sum(1 for _ in loaded.caption_all(paths))
+    return done / (time.perf_counter() - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--many", type=int, default=20000)
+    parser.add_argument("--few", type=int, default=1000)
+    parser.add_argument("--model")
+    options = parser.parse_args()
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        model = options.model or str(tiny_model(work / "tiny.safetensors"))
+        sources = {}
+        for count in sorted({options.pictures, options.many, options.few}):
+            make_pictures(work / str(count), count)
+            sources[count] = work / str(count)
+        node = {"num_cpus": 1, "object_store_memory": 200 << 20}
+        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        cluster.add_node(**node)
+        try:
+            source = sources[options.pictures]
+
+            def start(name: str, count: int, size: int) -> Driver:
+                return Driver(sources[size], work / name, model, cluster.address, actors=count)
+
+            first = start("killed", 2, options.pictures)
+            first.wait_for_parts(2)
+            victim = actors()[0]
+            victim.send_signal(signal.SIGKILL)
+            first.wait_for_parts(options.pictures // 250 // 2)
+            first.process.kill()
+            first.process.wait()
+            before = len(first.parts())
+            second = start("killed", 2, options.pictures)
+            printed = second.finish()
+            check(work / "killed", source, printed)
+            print(f"killed: a worker, then the driver at {before} parts; exact: {printed.splitlines()[-1]}", flush=True)
+            alone = one_process(source, model, options.pictures)
+            print(f"one process {alone:8.1f} captions/s", flush=True)
+            for count in (1, 2):
+                run = start(f"actors-{count}", count, options.pictures)
+                check(run.output, source, run.finish())
+                print(
+                    f"{count} actors    {run.rate():8.1f} captions/s  {run.rate() / alone:5.2f} x one process",
+                    flush=True,
+                )
+                shutil.rmtree(run.output)
+            for size in (options.few, options.many):
+                run = start(f"size-{size}", 2, size)
+                check(run.output, sources[size], run.finish())
+                peak = {kind: f"{value / (1 << 20):.0f} MB" for kind, value in run.peak.items()}
+                print(f"{size} pictures: {peak}, {run.rate():.1f} captions/s", flush=True)
+        finally:
+            cluster.shutdown()
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Ask about a picture with this folder: python example.py photo.jpg "what is the dog catching?"
+
+It needs numpy, pillow and onnxruntime.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+UNKNOWN = 3
+HERE = Path(__file__).resolve().parent
+
+
+def prepare(path: str, config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """A picture as the encoder takes it: (1, side, side, 3), and which cells of the grid hold picture."""
+    side, (rows, columns) = config["preprocessing"]["side"], config["grid"]
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    width = height = side
+    if config["preprocessing"]["pad"]:
+        factor = side / max(image.size)
+        width, height = (max(1, round(length * factor)) for length in image.size)
+    pixels = np.full((1, side, side, 3), 128, dtype=np.uint8)
+    pixels[0, :height, :width] = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    down, across = np.arange(rows) * side < rows * height, np.arange(columns) * side < columns * width
+    return pixels, (down[:, None] & across[None])[None]
+
+
+def ask(path: str, question: str) -> tuple[str, float, np.ndarray, dict[str, float]]:
+    """The likeliest answer and its probability, the map (h, w), and the weight of each word of the question."""
+    config = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
+    encode, answer = (onnxruntime.InferenceSession(HERE / f"{name}.onnx") for name in ("encode", "answer"))
+    pixels, mask = prepare(path, config)
+    feed = {"pixels": pixels, "mask": mask}
+    (grid,) = encode.run(None, {one.name: feed[one.name] for one in encode.get_inputs()})
+    words = re.findall("[a-z]+|[0-9]+", question.lower())
+    ids = {word: i for i, word in enumerate(config["vocabulary"])}
+    tokens = np.array([[[ids.get(word, UNKNOWN) for word in words]]])
+    feed = {"grid": grid, "tokens": tokens, "mask": mask.reshape(1, -1)}
+    results = answer.run(["log_p", "map", "words"], {one.name: feed[one.name] for one in answer.get_inputs()})
+    log_p, where, weights = (one[0, 0] for one in results)
+    best = int(log_p.argmax())
+    read = dict(zip(words, weights.tolist(), strict=True))
+    return config["answers"][best], float(np.exp(log_p[best])), where, read
+
+
+if __name__ == "__main__":
+    found, probability, place, read = ask(sys.argv[1], sys.argv[2])
+    row, column = np.unravel_index(place.argmax(), place.shape)
+    print(found)
+    print(f"{probability:.2f}; looked most at row {row}, column {column} of {place.shape[0]} x {place.shape[1]} cells")
+    print("  ".join(f"{word} {weight:.2f}" for word, weight in read.items()))

@@ -1,0 +1,110 @@
+"""Answers to questions, with where the model looked in the picture and in the question."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from captioner.image import Geometry, Picture
+from captioner.results.shown import Shown, rounded
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class QuestionWord:
+    """A word of a question, and how much it mattered for the answer.
+
+    Attributes:
+        text: the word, a PTB token.
+        weight: the attention to it; the weights of a question sum to 1.
+        known: False for a word that the model does not know, which it read as any unknown word.
+    """
+
+    text: str
+    weight: float
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class OtherAnswer:
+    """Another answer to the same question.
+
+    Attributes:
+        text: the answer.
+        probability: of it.
+    """
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer(Shown):
+    """An answer to a question about a picture, with where the model looked, in the picture and in the question.
+
+    Attributes:
+        text: the answer, one of those that the model chooses from.
+        probability: of it, among all of them. A question that has no answer among them gets a wrong one, usually of a
+            low probability.
+        question: as it was asked.
+        words: of the question, each with its weight.
+        map: (h, w) float32, row-major like the picture; non-negative, its sum is 1.
+        image: the path of the picture, "" for one that came from memory.
+        model: the name of the model.
+        geometry: where the map's cells lie on the picture.
+        alternatives: further answers, the likeliest first, where more than one was asked for.
+        source: what was asked about, or an upright copy of it.
+    """
+
+    text: str
+    probability: float
+    question: str
+    words: tuple[QuestionWord, ...]
+    map: "NDArray[np.float32]" = field(repr=False)
+    image: str
+    model: str
+    geometry: Geometry
+    alternatives: tuple[OtherAnswer, ...] = ()
+    source: Picture = field(repr=False)
+
+    explain = "attention"  # what the map is made of, as of a caption
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def maps(self) -> "NDArray[np.float32]":
+        """The map alone, (1, h, w), as a caption has one for each word."""
+        return self.map[None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, the format of the command line's JSON; the map with 5 significant digits."""
+        return {
+            "image": self.image,
+            "question": self.question,
+            "answer": self.text,
+            "probability": round(self.probability, 6),
+            "model": self.model,
+            "grid": list(self.geometry.grid),
+            "size": list(self.geometry.size),
+            "map": rounded(self.map),
+            "words": [
+                {"word": word.text, "weight": round(word.weight, 6), **({} if word.known else {"known": False})}
+                for word in self.words
+            ],
+            "alternatives": [
+                {"answer": other.text, "probability": round(other.probability, 6)} for other in self.alternatives
+            ],
+        }
+
+    def _draw(self, *, smooth: bool) -> "Figure":
+        from captioner.show.figure import draw_answers
+
+        return draw_answers([self], smooth=smooth)
+
+    def _small(self) -> bytes:
+        from captioner.show.figure import small_answer_figure
+
+        return small_answer_figure(self)
