@@ -33,7 +33,7 @@ _DEFAULT_LENGTH = 30  # pieces, where the model says nothing
 def is_foreign(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a folder in the form of transformers.
 
-    An exported folder of ours has a ``config.json`` too, and a folder of ours in the hub's form a model type of its own.
+    An exported folder of ours has a ``config.json`` too, and one in the form of the hub a model type of its own.
     """
     return _config(path).get("model_type") not in (None, "", _OURS)
 

@@ -77,7 +77,7 @@ def test_captions_that_are_read(pair: Pair) -> None:
 
 
 def test_a_sentence_longer_than_the_model_reads(pair: Pair) -> None:
-    sentence = " ".join(["a dog in the park"] * 30)
+    sentence = " ".join(["a dog in the park"] * 40)
     torch, onnx = (model.read(pictures(1)[0], [sentence, "a"]) for model in pair)
     vocabulary = pair[0].vocabulary
     if isinstance(vocabulary, Subwords):  # a word that would not fit whole is left out
