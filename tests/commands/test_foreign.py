@@ -16,7 +16,9 @@ from captioner.cli import main
 from captioner.errors import CheckpointError, OptionError
 from captioner.options import Beam, Greedy
 from captioner.pipeline import Captioner, load
+from captioner.results import Caption
 
+CORPUS = ("the dog sits", "a cat catches two red balls in the park", "one blue frisbee")
 Opened = Callable[[str], Captioner]
 
 
@@ -66,14 +68,22 @@ def test_a_cropped_picture_says_what_its_grid_covers(foreign: Opened) -> None:
 
 
 def test_words_that_are_given_forbidden_and_required(foreign: Opened) -> None:
-    model, picture = foreign("vit-gpt2"), np.full((40, 40, 3), 90, dtype=np.uint8)
-    plain = model.caption(picture, options=Beam(width=4, max_length=10))
-    asked = Beam(width=4, max_length=14, begin="a dog", forbid_words=(plain.words[0].text,), require_words=("park",))
+    model = foreign("vit-gpt2")
+    noise = [np.random.default_rng(i).integers(0, 256, (60, 60, 3), dtype=np.uint8) for i in range(6)]
+    plain = [one for one in model.caption(list(noise), options=Greedy(max_length=8)) if isinstance(one, Caption)]
+    words = {word for sentence in CORPUS for word in model.vocabulary.split(sentence)}
+    picture, forbidden = next(
+        (picture, word.text)
+        for picture, caption in zip(noise, plain, strict=True)
+        for word in caption.words
+        if word.text in words and len(word.text) > 1
+    )
+    asked = Beam(width=4, max_length=14, begin="a", forbid_words=(forbidden,), require_words=("red",))
     caption = model.caption(picture, options=asked)
-    words = [word.text for word in caption.words]
-    assert caption.text.startswith("a dog") and "park" in words
-    assert [word.given for word in caption.words[:2]] == [True, True]
-    assert plain.words[0].text not in words
+    assert caption.text.startswith("a") and "red" in [word.text for word in caption.words]
+    assert forbidden not in [word.text for word in caption.words]
+    begun = model.caption(picture, options=Beam(width=4, max_length=6, begin="the cat"))
+    assert begun.text.startswith("the cat") and begun.words[0].given and begun.words[0].map.sum() > 0
 
 
 def test_a_required_word_is_no_beginning_of_a_longer_one(foreign: Opened) -> None:
