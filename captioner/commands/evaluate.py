@@ -201,7 +201,7 @@ def _check(options: argparse.Namespace) -> None:
         if path is not None:
             _check_output(option, path)
     if options.images is None:
-        for name in ("model", "device", "backend", "threads", "beam", "save_results"):
+        for name in ("model", "device", "backend", "threads", "map_heads", "beam", "save_results"):
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --images, not with --results")
     if options.results is None and options.images is None:
