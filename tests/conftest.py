@@ -198,10 +198,10 @@ SCENES_RECIPES: dict[str, dict[str, Any]] = {
 def scenes_model(
     tmp_path_factory: pytest.TempPathFactory, for_all_processes: Callable[[str, Callable[[Path], object]], Path]
 ) -> Callable[[str], Path]:
-    """Train a model with this decoder on drawn scenes of 192 x 144, for about a minute; once for all test processes.
+    """Train a model with this decoder on drawn scenes of 192 x 144, a minute or so; once for all test processes.
 
-    The Transformer's encoder is trained with it; the LSTM reads the grids of that encoder. Nothing is asked of it but the
-    path of its file; whoever calls it is a slow test.
+    The encoder is trained with the Transformer; the LSTM reads the grids of that encoder. Nothing is asked of it but
+    the path of its file; whoever calls it is a slow test.
     """
 
     @cache
