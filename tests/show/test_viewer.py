@@ -209,7 +209,7 @@ def test_the_brightest_spot_of_a_trained_model_lies_on_what_it_names(
 ) -> None:
     """The whole chain: a scene is drawn, captioned by a model that has learnt scenes, and the page hovered."""
     scene = dog_frisbee_park(size=(384, 288))
-    caption = captioner.load(scenes_model("lstm")).caption(scene.image)
+    caption = captioner.load(scenes_model("transformer")).caption(scene.image)
     assert caption.text == scene.caption
     opened = show(caption.page())
     for place, box in scene.things().items():
