@@ -54,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--column", metavar="NAME", help="of .parquet files: the one with the pictures or their paths")
     group.add_argument("--key", metavar="NAME", help="of .parquet files: the one that names each picture")
     add_model_options(
-        parser, default="default", threads="of each actor, which takes as many CPUs of the cluster (default 1)"
+        parser,
+        default="default",
+        threads="of each actor, which takes as many CPUs of the cluster (default 1)",
+        foreign=False,
     )
     add_decoding_options(parser)
     work = parser.add_argument_group("workers")
