@@ -232,8 +232,10 @@ class _PieceIds:
         self._vocabulary = vocabulary
 
     def forbidden(self, text: str) -> list[tuple[int, ...]]:
-        forms = [form for one in (text, text[:1].upper() + text[1:]) for form in self._forms("forbid_words", one)]
-        return list(dict.fromkeys(form for form in forms if UNKNOWN not in form))
+        forms = self._forms("forbid_words", text)
+        capital = text[:1].upper() + text[1:]  # the tokeniser may know no capitals
+        forms += [self._vocabulary.pieces_of(capital, inside=inside) for inside in (False, True)]
+        return list(dict.fromkeys(form for form in forms if form and UNKNOWN not in form))
 
     def required(self, text: str, begin: tuple[int, ...]) -> list[tuple[int, ...]]:
         first, inside = (self._known("require_words", text, form) for form in self._forms("require_words", text))
