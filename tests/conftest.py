@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import numpy as np
@@ -29,6 +29,8 @@ from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+    from captioner.pipeline import Captioner
 
 hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("tests")
@@ -176,20 +178,32 @@ def exported(for_all_processes: Callable[[str, Callable[[Path], object]], Path])
     return make
 
 
-SCENES_DECODERS = {
-    "lstm": ({"width": 192, "embedding": 96, "output_hidden": 192, "attention_width": 96, "heads": 4}, 3e-3),
-    "transformer": ({"width": 128, "layers": 2, "heads": 4, "hidden": 256}, 2e-3),
-}
+SCENES_RECIPES: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "decoder_options": {"width": 128, "layers": 2, "heads": 4, "hidden": 256, "dropout": 0.1},
+        "epochs": 4,
+        "batch_pictures": 16,
+        "learning_rate": 2e-3,
+    },
+    "lstm": {
+        "decoder_options": {
+            "width": 192, "embedding": 96, "output_hidden": 192, "attention_width": 96, "heads": 4, "dropout": 0.1,
+        },
+        "epochs": 4,
+        "batch_pictures": 32,
+        "learning_rate": 3e-3,
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def scenes_model(
     tmp_path_factory: pytest.TempPathFactory, for_all_processes: Callable[[str, Callable[[Path], object]], Path]
 ) -> Callable[[str], Path]:
-    """Train a model with this decoder on drawn scenes of 192 x 144, for about a minute; once for all test processes.
+    """Train a model with this decoder on drawn scenes of 192 x 144, a minute or so; once for all test processes.
 
-    The Transformer reads the grids of the LSTM's encoder. Nothing is asked of it but the path of its file; whoever
-    calls it is a slow test.
+    The encoder is trained with the Transformer; the LSTM reads the grids of that encoder. Nothing is asked of it but
+    the path of its file; whoever calls it is a slow test.
     """
 
     @cache
@@ -206,26 +220,23 @@ def scenes_model(
         from captioner.training.loop import Trainer
         from captioner.training.recipe import Recipe
 
-        own = decoder == "lstm"
-        options, rate = SCENES_DECODERS[decoder]
+        own = decoder == "transformer"
+        options = SCENES_RECIPES[decoder]
         recipe = Recipe(
             decoder=decoder,
-            decoder_options={**options, "dropout": 0.1},
             backbone="tiny",
             refiner_options={"width": 128, "dropout": 0.0, "position": 0.5},
-            encoder_from="" if own else str(train_once("lstm")),
-            epochs=7,
-            frozen_epochs=0 if own else 7,
-            batch_pictures=16,
+            encoder_from="" if own else str(train_once("transformer")),
+            frozen_epochs=0 if own else options["epochs"],
             captions_per_picture=1,
             minimum_count=1,
-            learning_rate=rate,
-            encoder_learning_rate=rate,
+            encoder_learning_rate=options["learning_rate"],
             warmup_steps=50,
             label_smoothing=0.0,
-            map_supervision=0.3,
+            map_supervision=1.0,
             ema_decay=0.98,
             horizontal_flip=False,
+            **options,
         )
         return Trainer(recipe, scenes(), tmp_path_factory.mktemp("run"), device="cpu").run()
 
@@ -281,3 +292,18 @@ def browser() -> "Iterator[Browser]":
         chromium = playwright.chromium.launch(executable_path=program, args=list(_CHROMIUM_OPTIONS))
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def foreign(for_all_processes: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], "Captioner"]:
+    """Tiny random models in the form of transformers, by the names of `tests.foreign_models.BUILDERS`."""
+    pytest.importorskip("transformers", reason="needs transformers, which is not installed")
+    from captioner.pipeline import load
+    from tests import foreign_models
+
+    @cache
+    def opened(name: str) -> "Captioner":
+        folder = for_all_processes(f"foreign {name}", lambda target: foreign_models.write(name, target))
+        return load(folder, device="cpu")
+
+    return opened

@@ -23,7 +23,7 @@ MODELS = {
     "the_attention_family": ("default", "transformer"),
 }
 QUICKLY = {
-    "asking": {"SCENES, TRAINED, EPOCHS = 360, 300, 24": "SCENES, TRAINED, EPOCHS = 30, 10, 1"},
+    "asking": {"SCENES, TRAINED, EPOCHS = 240, 190, 16": "SCENES, TRAINED, EPOCHS = 30, 10, 1"},
     "house_style": {'"--epochs", 8': '"--epochs", 1', "< 48:": "< 10:", "< 56:": "< 12:", "< 40 else": "< 8 else"},
     "the_attention_family": {"steps=250": "steps=12"},
 }

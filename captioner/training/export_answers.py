@@ -19,6 +19,7 @@ from captioner.image import Geometry
 from captioner.metrics.vqa import vqa_accuracy
 from captioner.model.grid import Grid
 from captioner.tokenizer.questions import question_words
+from captioner.tokenizer.vocabulary import UNKNOWN
 from captioner.training.dev import encode_records
 
 EXACT, OFFICIAL = "accuracy", "VQA accuracy"
@@ -104,7 +105,9 @@ def _answers(
     """Each question and its answer, "" for a question that the model refuses: see `captioner.asking.Asker.split`."""
     split = [[question_words(one.text) for one in some] for some in questions]
     known = backend.vocabulary.ids
-    rows = [[backend.vocabulary.encode(words[: backend.max_length])[1:-1] or [0] for words in some] for some in split]
+    rows = [
+        [backend.vocabulary.encode(words[: backend.max_length])[1:-1] or [UNKNOWN] for words in some] for some in split
+    ]
     for some, words, found in zip(questions, split, backend.answer(encoded, rows), strict=True):
         for asked, own, scores in zip(some, words, found, strict=True):
             if not np.isfinite(scores.log_p).all():
