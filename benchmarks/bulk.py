@@ -8,7 +8,8 @@ framework is measured and not the model. It prints
 - whether the output is exact after a worker and then the driver were killed with -9, and the driver started again,
 - captions a second of one process, of one actor and of two, and their ratios; start-up is left out: the rate is that
   between the first and the last part,
-- the largest resident memory of the driver and of its actors for few and for many pictures.
+- the largest resident memory of the driver and of its actors for few and for many pictures, and the CPU time of all
+  processes for each further picture against that of one process, which a busy machine changes little.
 """
 
 import argparse
@@ -76,6 +77,8 @@ class Driver:
         self.output = output
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         self.peak = {"driver": 0, "actor": 0}
+        self._before = cpu_seconds()
+        self._after: dict[int, float] = {}
 
     def parts(self) -> list[Path]:
         return sorted(self.output.glob("part-*.parquet"))
@@ -88,6 +91,7 @@ class Driver:
         """Wait for the end while the memory is watched; what it printed."""
         driver = psutil.Process(self.process.pid)
         while self.process.poll() is None:
+            self._after |= cpu_seconds()
             for kind, some in (("driver", [driver]), ("actor", actors())):
                 for one in some:
                     try:
@@ -98,10 +102,27 @@ class Driver:
         assert self.process.stderr is not None
         return self.process.stderr.read()
 
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of the driver, the workers and the cluster's own processes."""
+        return sum(seconds - self._before.get(pid, 0.0) for pid, seconds in self._after.items())
+
     def rate(self) -> float:
         """Pictures a second between the first and the last part."""
         ends = sorted((part.stat().st_mtime, pq.ParquetFile(part).metadata.num_rows) for part in self.parts())
         return sum(rows for _, rows in ends[1:]) / (ends[-1][0] - ends[0][0])
+
+
+def cpu_seconds() -> dict[int, float]:
+    """CPU seconds of this process's cluster and drivers, by process."""
+    found = {}
+    for one in psutil.Process().children(recursive=True):
+        try:
+            times = one.cpu_times()
+            found[one.pid] = times.user + times.system
+        except psutil.Error:
+            continue
+    return found
 
 
 def actors() -> list[psutil.Process]:
@@ -129,15 +150,16 @@ def check(output: Path, pictures: Path, printed: str) -> None:
     assert total == len(expected) == sum(parts), printed
 
 
-def one_process(pictures: Path, model: str, count: int) -> float:
+def one_process(pictures: Path, model: str, count: int) -> tuple[float, float]:
+    """Captions a second, and CPU seconds a caption."""
     import captioner
 
     loaded = captioner.load(model, device="cpu", threads=1)
     paths: list[Path] = sorted(pictures.rglob("*.jpg"))[:count]
     list(loaded.caption_all(paths[:50]))
-    begin = time.perf_counter()
-    done = sum(1 for _ in loaded.caption_all(paths))
-    return done / (time.perf_counter() - begin)
+    begin, cpu = time.perf_counter(), time.process_time()
+    done = sum(1 for _ in loaded.caption_all(path.read_bytes() for path in paths))
+    return done / (time.perf_counter() - begin), (time.process_time() - cpu) / done
 
 
 def main() -> None:
@@ -178,8 +200,8 @@ def main() -> None:
             printed = second.finish()
             check(work / "killed", source, printed)
             print(f"killed: a worker, then the driver at {before} parts; exact: {printed.splitlines()[-1]}", flush=True)
-            alone = one_process(source, model, options.pictures)
-            print(f"one process {alone:8.1f} captions/s", flush=True)
+            alone, cpu_alone = one_process(source, model, options.pictures)
+            print(f"one process {alone:8.1f} captions/s, {1000 * cpu_alone:.2f} CPU ms a caption", flush=True)
             for count in (1, 2):
                 run = start(f"actors-{count}", count, options.pictures)
                 check(run.output, source, run.finish())
@@ -188,11 +210,15 @@ def main() -> None:
                     flush=True,
                 )
                 shutil.rmtree(run.output)
+            cpu = []
             for size in (options.few, options.many):
                 run = start(f"size-{size}", 2, size)
                 check(run.output, sources[size], run.finish())
                 peak = {kind: f"{value / (1 << 20):.0f} MB" for kind, value in run.peak.items()}
-                print(f"{size} pictures: {peak}, {run.rate():.1f} captions/s", flush=True)
+                cpu.append(run.cpu)
+                print(f"{size} pictures: {peak}, {run.rate():.1f} captions/s, {run.cpu:.1f} CPU s", flush=True)
+            more = (cpu[1] - cpu[0]) / (options.many - options.few)
+            print(f"each further picture: {1000 * more:.2f} CPU ms, {more / cpu_alone:.2f} x one process", flush=True)
         finally:
             cluster.shutdown()
     print(f"load {os.getloadavg()[0]:.1f}")

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from captioner.backends.arrays import like, namespace
 from captioner.errors import OptionError
 from captioner.options import Greedy
-from captioner.tokenizer.vocabulary import END, SPECIAL, Vocabulary
+from captioner.tokenizer.subwords import Subwords
+from captioner.tokenizer.vocabulary import END, SPECIAL, UNKNOWN, Vocabulary
 
 _Ints = NDArray[np.int64]
 _FAR = 1 << 30  # words, where no continuation holds all that is required
@@ -34,7 +35,7 @@ class Constraints:
         required: phrases in ids.
         forbidden: phrases in ids.
         begin: ids.
-        max_length: of captions, in words.
+        max_length: of captions, in words; where the vocabulary is of pieces, in these.
         vocabulary: of the model.
 
     Attributes:
@@ -65,10 +66,13 @@ class Constraints:
         letters = sorted({word for phrase in phrases for word in phrase})
         banned = [phrase[0] for phrase in forbidden if len(phrase) == 1]
         self._classes: _Ints = np.full(len(vocabulary), _OTHER, dtype=np.int64)  # of each word
+        continues = vocabulary.continues if isinstance(vocabulary, Subwords) else np.zeros(len(vocabulary), np.bool_)
+        self._classes[continues] = len(letters) + 2
         self._classes[letters] = np.arange(1, len(letters) + 1)
         self._classes[banned] = len(letters) + 1
-        self._classes[END] = len(letters) + 2
-        self._table = _transitions(required, [one for one in forbidden if len(one) > 1], letters, banned)
+        self._classes[END] = len(letters) + 3
+        several = [one for one in forbidden if len(one) > 1]
+        self._table = _transitions(required, several, letters, banned, [bool(continues[word]) for word in letters])
         full = (1 << len(required)) - 1
         accepting = np.arange(len(self._table)) * (full + 1) // len(self._table) == full
         self.missing = _distances(self._table, accepting)
@@ -85,16 +89,16 @@ class Constraints:
         """
         if not options.constrained:
             return None
-        ids = _Ids(vocabulary)
-        begin = ids.known("begin", options.begin) if options.begin else ()
+        ids = _PieceIds(vocabulary) if isinstance(vocabulary, Subwords) else _Ids(vocabulary)
+        begin = ids.begin(options.begin) if options.begin else ()
         if len(begin) > options.max_length:
             raise OptionError(
                 f"begin '{options.begin}' has {len(begin)} words, and a caption has at most {options.max_length}",
                 remedy="begin with fewer words, or allow more (--max-words)",
             )
         return cls(
-            required=[ids.known("require_words", text) for text in options.require_words],
-            forbidden=[one for text in options.forbid_words if (one := ids.find("forbid_words", text)) is not None],
+            required=[one for text in options.require_words for one in ids.required(text, begin)],
+            forbidden=[one for text in options.forbid_words for one in ids.forbidden(text)],
             begin=begin,
             max_length=options.max_length,
             vocabulary=vocabulary,
@@ -171,14 +175,21 @@ class _Ids:
 
         self._tokenize, self._vocabulary = tokenize, vocabulary
 
-    def find(self, option: str, text: str) -> tuple[int, ...] | None:
-        """The ids of a text's words; None where one is unknown."""
-        words = self._words(option, text)
+    def forbidden(self, text: str) -> list[tuple[int, ...]]:
+        """The ids of a text's words; none where one is unknown."""
+        words = self._words("forbid_words", text)
         ids = self._vocabulary.ids
-        return tuple(ids[word] for word in words) if all(map(self._is_known, words)) else None
+        return [tuple(ids[word] for word in words)] if all(map(self._is_known, words)) else []
 
-    def known(self, option: str, text: str) -> tuple[int, ...]:
-        """As `find`, of a text whose words are all known."""
+    def required(self, text: str, begin: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The ids of a text's words, which are all known, for captions that begin so."""
+        return [self._known("require_words", text)]
+
+    def begin(self, text: str) -> tuple[int, ...]:
+        """The ids of a text's words, which are all known."""
+        return self._known("begin", text)
+
+    def _known(self, option: str, text: str) -> tuple[int, ...]:
         words = self._words(option, text)
         for word in words:
             if not self._is_known(word):
@@ -207,6 +218,44 @@ class _Ids:
             f"{option}: '{word}' is not among the {len(words):,} words that the model knows",
             remedy=f"it knows {', '.join(close)}" if close else "take another word",
         )
+
+
+class _PieceIds:
+    """Texts as the pieces of a foreign tokeniser.
+
+    A required text stands after another word, and no piece follows that would make its last word longer. A forbidden
+    one is found at a caption's beginning and after another word, in its own form and with a capital letter. It is found
+    by its pieces: longer words that begin with all of them are forbidden as well.
+    """
+
+    def __init__(self, vocabulary: Subwords) -> None:
+        self._vocabulary = vocabulary
+
+    def forbidden(self, text: str) -> list[tuple[int, ...]]:
+        forms = [form for one in (text, text[:1].upper() + text[1:]) for form in self._forms("forbid_words", one)]
+        return list(dict.fromkeys(form for form in forms if UNKNOWN not in form))
+
+    def required(self, text: str, begin: tuple[int, ...]) -> list[tuple[int, ...]]:
+        first, inside = (self._known("require_words", text, form) for form in self._forms("require_words", text))
+        return [] if begin[: len(first)] == first else [inside]
+
+    def begin(self, text: str) -> tuple[int, ...]:
+        return self._known("begin", text, self._vocabulary.pieces_of(text))
+
+    def _forms(self, option: str, text: str) -> list[tuple[int, ...]]:
+        found = [self._vocabulary.pieces_of(text, inside=inside) for inside in (False, True)]
+        if not all(found):
+            raise OptionError(f"{option}: '{text}' has no words", remedy="give a word, or leave it out")
+        if any(len(form) > _LONGEST_PHRASE for form in found):
+            raise OptionError(f"{option}: '{text:.60}' has more than {_LONGEST_PHRASE} pieces", remedy="name less")
+        return found
+
+    def _known(self, option: str, text: str, pieces: tuple[int, ...]) -> tuple[int, ...]:
+        if UNKNOWN in pieces or not pieces:
+            raise OptionError(
+                f"{option}: '{text:.60}' has what the model's tokeniser does not know", remedy="take another word"
+            )
+        return pieces
 
 
 def forbid(log_p: Any, banned: tuple[_Ints, _Ints]) -> Any:
@@ -239,29 +288,38 @@ def _transitions(
     forbidden: Sequence[tuple[int, ...]],
     letters: Sequence[int],
     banned: Sequence[int],
+    continuing: Sequence[bool],
 ) -> _Ints:
     """The state after a word of each class, (S, classes): -1 where the word is forbidden, and after the end.
+
+    The classes are all other words, the letters, forbidden words, pieces that go on with a word, and the end. Right
+    after a required phrase no piece goes on with its last word; ``continuing`` has the letters that would.
 
     A state is a set of required phrases that are met, as bits, and the longest suffix that begins a phrase. State s is
     of the set s // B and of the suffix s % B, for B beginnings of phrases; 0 is the state before all words.
     """
     beginnings = sorted({phrase[:n] for phrase in (*required, *forbidden) for n in range(len(phrase) + 1)} | {()})
     number = {beginning: i for i, beginning in enumerate(beginnings)}
-    classes = len(letters) + 3
+    classes = len(letters) + 4
     if len(beginnings) * classes << len(required) > _MOST_CELLS:
         raise OptionError(
             f"{len(required)} required and {len(forbidden)} forbidden phrases are too many together",
             remedy="name fewer phrases of several words",
         )
     suffix = np.full((len(beginnings), classes), _FORBIDDEN, dtype=np.int64)  # after a word
-    suffix[:, _OTHER] = 0
+    suffix[:, [_OTHER, -2]] = 0
     met = np.zeros_like(suffix)  # the phrases that a word meets
     bits: Counter[tuple[int, ...]] = Counter()
     for i, phrase in enumerate(required):
         bits[phrase] |= 1 << i
     never = set(forbidden)
     for i, beginning in enumerate(beginnings):
+        is_whole = any(beginning[first:] in bits for first in range(len(beginning)))
+        if is_whole:
+            suffix[i, -2] = _FORBIDDEN
         for column, word in enumerate(letters, 1):
+            if is_whole and continuing[column - 1]:
+                continue
             words = (*beginning, word)
             ends = [words[first:] for first in range(len(words) + 1)]
             if word not in banned and never.isdisjoint(ends):

@@ -14,14 +14,19 @@ import os
 import struct
 
 from captioner.errors import CaptionerError, CheckpointError, one_line
+from captioner.foreign import describe, is_foreign
 
 TYPE_CHECKING = False  # here and below: 'captioner models' does without what takes longer to import than to list them
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from typing import Any, NoReturn, TypedDict
+    from typing import Any, NoReturn, TypedDict, cast
 else:
     TypedDict = dict
+
+    def cast(kind, value):
+        return value
+
 
 FORMAT = "captioner"
 FORMAT_VERSION = 2
@@ -82,6 +87,8 @@ def read_summary(path: str | Path) -> dict[str, Any]:
 def read_header(path: str | Path) -> Header:
     """Read and validate the metadata of a model file, or of an exported folder, without the weights.
 
+    Of a folder in the form of transformers it is what `captioner.foreign.describe` returns.
+
     Raises:
         CheckpointError: the file is missing, damaged, not of this program, or of another version of the format.
     """
@@ -90,6 +97,8 @@ def read_header(path: str | Path) -> Header:
 
     path = Path(path)
     if (path / EXPORTED).is_file():
+        if is_foreign(path):
+            return cast("Header", describe(path))
         return read_exported(path)
     content, model, version, start = _read_model(os.fspath(path))
     canonical = json.dumps(content, sort_keys=True).encode()  # safetensors writes its metadata in any order

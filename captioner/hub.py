@@ -187,7 +187,8 @@ def model_card(about: Mapping[str, Any], *, name: str, **more: Any) -> "ModelCar
         card = hub.ModelCardData(**data)
     except (TypeError, ValueError) as error:
         raise OptionError(f"the card does not take this metadata ({one_line(error)})") from None
-    return hub.ModelCard(f"---\n{card.to_yaml()}\n---\n\n{_text(about, name, scores)}")
+    written: ModelCard = hub.ModelCard(f"---\n{card.to_yaml()}\n---\n\n{_text(about, name, scores)}")
+    return written
 
 
 def _text(about: Mapping[str, Any], name: str, scores: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Opening pictures of every kind, and the geometry between their pixels, the model's input and the grid."""
+"""Opening pictures of every kind."""
 
 import io
 import os
@@ -17,6 +17,9 @@ from captioner.errors import CaptionerError, ImageError, one_line
 from captioner.formats import SUFFIXES as SUFFIXES
 from captioner.formats import UNREADABLE_SUFFIXES as UNREADABLE_SUFFIXES
 from captioner.formats import decode, orientation_of, pillow, too_many_pixels
+from captioner.geometry import Box as Box
+from captioner.geometry import Geometry as Geometry
+from captioner.geometry import fit as fit
 from captioner.scans import check_scans
 
 if TYPE_CHECKING:
@@ -232,137 +235,3 @@ def _name(picture: Picture) -> str:
         return os.fsdecode(getattr(picture, "filename", "") or "the picture")
     except Exception:  # a foreign class may raise anything
         return type(picture).__name__
-
-
-Box = tuple[float, float, float, float]
-"""(left, top, right, bottom) in pixels; (0, 0) is the outer corner of the top left pixel."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """Where the cells of a grid lie on a picture.
-
-    The picture is resized whole into a square input, by each side on its own (squashed) or by the same
-    factor and then padded to the right and below (``pad``); the grid tiles the input evenly.
-
-    Attributes:
-        size: (width, height) of the upright picture, in pixels.
-        side: of the square input, in pixels.
-        grid: (h, w) cells.
-        pad: the picture keeps its shape.
-        orientation: the EXIF orientation, 1 to 8, that the picture was turned from.
-    """
-
-    size: tuple[int, int]
-    side: int
-    grid: tuple[int, int]
-    pad: bool = False
-    orientation: int = 1
-
-    @property
-    def content(self) -> tuple[int, int]:
-        """(width, height) of the input that holds picture; the rest is padding."""
-        if not self.pad:
-            return self.side, self.side
-        width, height = self.size
-        factor = self.side / max(width, height)
-        return max(1, round(width * factor)), max(1, round(height * factor))
-
-    def cell_box(self, row: int, column: int) -> Box:
-        """The rectangle of the upright picture that a cell stands for; of no area where it is all padding.
-
-        Raises:
-            IndexError: the grid has no such cell.
-        """
-        rows, columns = self.grid
-        if not (0 <= row < rows and 0 <= column < columns):
-            raise IndexError(f"cell ({row}, {column}) is not in a grid of {rows} x {columns}")
-        left, right = (self._to_picture(edge, columns, 0) for edge in (column, column + 1))
-        top, bottom = (self._to_picture(edge, rows, 1) for edge in (row, row + 1))
-        return left, top, right, bottom
-
-    def _to_picture(self, edge: int, cells: int, axis: int) -> float:
-        """From an edge of one of so many cells to pixels of the upright picture, clipped to it."""
-        # Whole numbers until the last division: a cell is either empty or not, whatever floats round to.
-        whole = cells * self.content[axis]
-        return min(edge * self.side, whole) * self.size[axis] / whole
-
-    def cell_of(self, x: float, y: float) -> tuple[int, int]:
-        """The cell (row, column) in which a point of the upright picture lies.
-
-        Raises:
-            ValueError: the point is not on the picture.
-        """
-        width, height = self.size
-        if not (0 <= x <= width and 0 <= y <= height):
-            raise ValueError(f"({x}, {y}) is not on a picture of {width} x {height}")
-        return self._cell(y / height, 1), self._cell(x / width, 0)
-
-    def _cell(self, fraction: float, axis: int) -> int:
-        """The row (axis 1) or column (axis 0) at a fraction of the picture; at its very end, the last with picture."""
-        whole = self.grid[1 - axis] * self.content[axis]
-        return min(int(fraction * whole / self.side), (whole - 1) // self.side)
-
-    def coverage(self, box: Box) -> "NDArray[np.float32]":
-        """The share of each cell that a box covers, (h, w); the box in fractions of the upright picture."""
-        rows, columns = self.grid
-        # From fractions of the picture to cells.
-        across, down = columns * self.content[0] / self.side, rows * self.content[1] / self.side
-        left, top, right, bottom = box[0] * across, box[1] * down, box[2] * across, box[3] * down
-        x, y = np.arange(columns), np.arange(rows)
-        wide = (np.minimum(x + 1, right) - np.maximum(x, left)).clip(0, 1)
-        high = (np.minimum(y + 1, bottom) - np.maximum(y, top)).clip(0, 1)
-        return np.asarray(high[:, None] * wide[None], dtype=np.float32)
-
-    @property
-    def mask(self) -> "NDArray[np.bool_]":
-        """(h, w), True where a cell holds any part of the picture."""
-        rows, columns = self.grid
-        width, height = self.content
-        down, across = np.arange(rows) * self.side < rows * height, np.arange(columns) * self.side < columns * width
-        return np.asarray(down[:, None] & across[None])
-
-    @property
-    def extent(self) -> Box:
-        """The rectangle that the whole grid covers, in pixels of the upright picture.
-
-        It is the picture, and more where there is padding. A map that is drawn over this rectangle and clipped to
-        the picture lies exactly where it belongs.
-        """
-        across, down = (self.size[axis] * self.side / self.content[axis] for axis in (0, 1))
-        return 0.0, 0.0, across, down
-
-    def to_stored(self, box: Box) -> Box:
-        """From the upright picture to the pixels as the file stores them, before EXIF turned it."""
-        width, height = self.size
-        corners = [_unturn(x, y, width, height, self.orientation) for x, y in (box[:2], box[2:])]
-        (x0, y0), (x1, y1) = corners
-        return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
-
-
-def _unturn(x: float, y: float, width: int, height: int, orientation: int) -> tuple[float, float]:
-    """A point of the upright picture in the stored one; ``width`` and ``height`` are the upright picture's."""
-    return {
-        1: (x, y),
-        2: (width - x, y),
-        3: (width - x, height - y),
-        4: (x, height - y),
-        5: (y, x),
-        6: (y, width - x),
-        7: (height - y, width - x),
-        8: (height - y, x),
-    }[orientation]
-
-
-def fit(image: Image.Image, geometry: Geometry) -> "NDArray[np.uint8]":
-    """The model's input for an upright RGB picture: (side, side, 3) uint8, padded with mid-gray (128).
-
-    The image may have fewer pixels than ``geometry.size``, as `open_with_orientation` returns it with ``at_least``.
-    """
-    width, height = geometry.content
-    resized = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    if (width, height) == (geometry.side, geometry.side):
-        return np.asarray(resized)
-    canvas = np.full((geometry.side, geometry.side, 3), 128, dtype=np.uint8)
-    canvas[:height, :width] = np.asarray(resized)
-    return canvas

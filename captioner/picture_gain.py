@@ -40,7 +40,7 @@ def with_gains(backend: Backend, even: Encoded, captions: Sequence[Caption]) -> 
         all_words += [caption.words, *(other.words for other in caption.alternatives)]
     if not all_words:
         return []
-    tokens = [backend.vocabulary.encode([word.text for word in words])[1:-1] for words in all_words]
+    tokens = [backend.vocabulary.encode_made([word.text for word in words]) for words in all_words]
     scored = backend.score(even, [tokens])[0]
     gained = iter([_gained(words, one.log_p.tolist()) for words, one in zip(all_words, scored, strict=True)])
     return [

@@ -18,17 +18,20 @@ from captioner.backends.choice import open_backend
 from captioner.constraints import Constraints
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError, CheckpointError, OptionError
+from captioner.foreign import name_of, parse_heads
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.prepared import KeptPicture, Prepared, check_numbers, detached, prepare
 from captioner.results import Alternative, Answer, Caption, ClipCaption, Failure, Outcome
 from captioner.shipped import DEFAULT_MODEL, find_model
+from captioner.tokenizer.subwords import Subwords
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 from captioner.word_maps import (
     WordMaps,
     caption_frames,
     encode,
     log_probabilities,
+    of_whole_words,
     place_of,
     word_contrast,
     word_heads,
@@ -64,7 +67,7 @@ class Captioner:
         self.name = name
         self.file = file
         self._threads = min(8, threads or os.cpu_count() or 1)
-        self._torch = backend if backend.name == "torch" else None
+        self._torch = backend if backend.name in ("torch", "huggingface") else None
         self._lock = threading.Lock()
         self._asker: Asker | None = None
         self._even: Encoded | None = None
@@ -94,8 +97,10 @@ class Captioner:
 
     @property
     def model(self) -> Any:
-        """The torch module. Where captions come from another backend, it is loaded when it is first asked for, and what
-        is done to it changes no caption: load the model with ``backend="torch"`` for that.
+        """The torch module, of transformers for a foreign model.
+
+        Where captions come from another backend, it is loaded when it is first asked for, and what is done to it
+        changes no caption: load the model with ``backend="torch"`` for that.
 
         Raises:
             OptionError: torch is not installed, or the model came from no model file.
@@ -297,6 +302,8 @@ class Captioner:
         encoded = encode(self.backend, ready) if encoded is None else encoded
         keys = [zlib.crc32(prepared.pixels.tobytes()) for prepared in ready]
         found = decode(self.backend, encoded, options or self.default_options, keys=keys)
+        if isinstance(self.vocabulary, Subwords):
+            found = [[of_whole_words(one, self.vocabulary) for one in some] for some in found]
         if not map_options.plain:
             captions = [[hypothesis.tokens for hypothesis in some] for some in found]
             explained = self._word_maps(ready, encoded, captions, map_options)
@@ -393,7 +400,8 @@ class Captioner:
             unknown = [i < len(SPECIAL) for i in some]
             p = [0.0 if lost else math.exp(one) for lost, one in zip(unknown, log_p[:-1].tolist(), strict=True)]
             score = float(log_p.sum()) / len(log_p) ** self.default_options.length_penalty
-            result = Alternative.of(words, p, maps, off_grid, score=score, unknown=unknown)
+            text = self.vocabulary.sentence(words)
+            result = Alternative.of(words, p, maps, off_grid, score=score, unknown=unknown, text=text)
             found.append(self._caption(prepared, map_options, result))
         return found
 
@@ -435,7 +443,8 @@ class Captioner:
             OptionError: the caption has no such word, the model does not know the other, or torch is not installed.
         """
         place = place_of(caption, word)
-        (other_id,) = self.vocabulary.encode([other])[1:-1]
+        before = [one.text for one in caption.words[:place]]
+        other_id = self.vocabulary.encode([*before, other])[-2]
         if other_id < len(SPECIAL):
             raise OptionError(f"the model '{self.name}' does not know the word '{other}'", remedy="name another word")
         prepared, ids = self._again(caption)
@@ -444,7 +453,7 @@ class Captioner:
     def _again(self, caption: Caption) -> tuple[Prepared, list[int]]:
         """The picture of a caption, prepared once more, and the caption in ids."""
         prepared = self.prepare(caption.source)
-        return prepared, self.vocabulary.encode([word.text for word in caption.words])[1:-1]
+        return prepared, self.vocabulary.encode_made([word.text for word in caption.words])
 
     def caption_clip(self, frames: Sequence[Picture], *, options: Greedy | None = None) -> ClipCaption:
         """One caption of a clip, over the cells of all its frames; needs torch.
@@ -461,6 +470,10 @@ class Captioner:
             OptionError: no frames, frames of several sizes, or torch is not installed.
         """
         self._check_options(options)
+        if self.backend.name == "huggingface":
+            raise OptionError(
+                f"clips need a model of ours, and '{self.name}' is one of transformers", remedy="leave --model out"
+            )
         ready = [self.prepare(frame, keep=_FRAME_PIXELS) for frame in frames]
         found, geometry, strip = caption_frames(self.torch_backend(), ready, options or self.default_options)
         best, *others = (self._result(hypothesis) for hypothesis in found)
@@ -479,9 +492,7 @@ class Captioner:
 
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""
-        from captioner.tokenizer.ptb import tokenize  # its rules take as long to build as a picture to caption
-
-        return tokenize(caption)[: self.max_length]
+        return self.vocabulary.split(caption, self.max_length)
 
     def log_probabilities(
         self, variants: Sequence[Pixels], geometry: Geometry, captions: Sequence[Sequence[int]]
@@ -553,6 +564,7 @@ class Captioner:
             score=hypothesis.score,
             finished=hypothesis.finished,
             given=hypothesis.given,
+            text=self.vocabulary.text(hypothesis.tokens),
         )
 
     def _caption(
@@ -586,21 +598,25 @@ def load(
     backend: str = "auto",
     threads: int | None = None,
     wait: bool = True,
+    map_heads: str = "",
 ) -> Captioner:
     """A model by name or path.
 
     Args:
-        model: the name of a model that ships, the path of a model file, or an exported folder.
+        model: the name of a model that ships, the path of a model file, an exported folder, a folder in the form of
+            transformers, or "hf:owner/name" for a model of the Hugging Face hub, which is fetched.
         device: where it computes: "cpu", "cuda", "cuda:1", "mps", or a device of ONNX Runtime ("coreml", "directml",
             "openvino"); "auto" (or None) for the best that there is.
         backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" on a CPU
             for exported folders and for model files that have graphs (``graphs/NAME`` beside it, made from this very
-            file), and "torch" for others and on an accelerator.
+            file), and "torch" for others and on an accelerator. A model of transformers runs on "huggingface" alone.
         threads: for the computation on a CPU, and, 8 at most, for opening pictures; None for what the runtime chooses:
             "onnx" takes what the environment's OMP_NUM_THREADS says, or looks every few seconds how many cores others
             leave free.
         wait: until the whole model is open. Without, the part that decodes may be opened beside the first pictures,
             and the first caption raises what is wrong with it: one caption comes sooner.
+        map_heads: of a foreign model, the attention heads whose mean makes the maps, as text; see
+            `captioner.foreign.parse_heads`. "" for all. A model of ours has the choice in its file.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
@@ -608,8 +624,9 @@ def load(
     """
     path = find_model(model)
     device = str(device or "auto")
-    opened = open_backend(backend, path, device=device, threads=threads, wait=wait)
+    heads = parse_heads(map_heads or "")
+    opened = open_backend(backend, path, device=device, threads=threads, wait=wait, map_heads=heads)
     try:
-        return Captioner(opened, name=path.stem, file=None if path.is_dir() else path, threads=threads)
+        return Captioner(opened, name=name_of(path), file=None if path.is_dir() else path, threads=threads)
     except (TypeError, OptionError) as error:
         raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from captioner.backends.base import AnsweringBackend, Backend, Encoded
+from captioner.backends.base import AnsweringBackend, Backend, Encoded, FitsPictures
 from captioner.errors import CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture, fit, open_with_orientation
 from captioner.results import path_of
@@ -29,7 +29,7 @@ class Prepared:
         picture: what the caption shows itself on: a path, the bytes of a file, or an upright copy, which may be
             smaller, because the geometry holds the size.
         geometry: of the picture as it was opened.
-        pixels: (side, side, 3).
+        pixels: (side, side, 3), or the shape that the backend's `captioner.geometry.Fitting` makes.
         image: the path that was given, "" for a picture that came from memory.
     """
 
@@ -60,14 +60,18 @@ def prepare(
     needed = max(_REDUCED * backend.side, _SHARP)
     opened = open_with_orientation(picture, max_pixels=max_pixels, at_least=needed)
     image = opened.image
-    geometry = Geometry(
-        size=opened.size,
-        side=backend.side,
-        grid=backend.grid_shape,
-        pad=backend.pad,
-        orientation=opened.orientation,
-    )
-    pixels = fit(image, geometry)
+    if isinstance(backend, FitsPictures):
+        geometry = backend.fitting.geometry(opened.size, backend.grid_shape, orientation=opened.orientation)
+        pixels = backend.fitting.fit(image, geometry)
+    else:
+        geometry = Geometry(
+            size=opened.size,
+            side=backend.side,
+            grid=backend.grid_shape,
+            pad=backend.pad,
+            orientation=opened.orientation,
+        )
+        pixels = fit(image, geometry)
     source: Picture = picture
     if keep is not None:
         image.thumbnail((keep, keep), reducing_gap=3.0)  # upright, and shared with nobody

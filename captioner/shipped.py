@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 from captioner.errors import CheckpointError
+from captioner.foreign import PREFIX, fetch, is_foreign
 from captioner.header import EXPORTED
 
 TYPE_CHECKING = False
@@ -19,7 +21,7 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
     """The file of a model that is given by name or path.
 
     Args:
-        model: a name or a path.
+        model: a name, a path, or "hf:owner/name", which is fetched; see `captioner.foreign.fetch`.
         answering: a name is one of the models that answer questions, not of those that make captions.
 
     Raises:
@@ -28,6 +30,10 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
     from pathlib import Path
 
     text = os.fspath(model)
+    if text.startswith(PREFIX):
+        if answering:
+            raise CheckpointError(f"{text}: models of the hub make captions here, and answer no questions")
+        return _fetched(text)
     if "://" in text:
         raise CheckpointError(f"{text}: models are files", remedy="fetch it first")
     if text.endswith(".safetensors") or os.sep in text:
@@ -49,6 +55,13 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
         what = "makes captions, and answers no questions" if answering else "answers questions, and makes no captions"
         raise CheckpointError(f"the model '{text}' {what}; shipped for this: {names}")
     raise CheckpointError(f"no model is called '{text}'; shipped: {names}", remedy="a .safetensors file works too")
+
+
+@cache
+def _fetched(name: str) -> Path:
+    folder = fetch(name)
+    ours = folder / "model.safetensors"  # in a folder that `captioner.hub` wrote
+    return ours if ours.is_file() and not is_foreign(folder) else folder
 
 
 def shipped_models() -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """The maps of the words of given captions (teacher forcing): attention, gradients or occlusion; further views of a
 word; and the words of clips."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from captioner.image import Geometry, open_image
 from captioner.options import Greedy, MapOptions
 from captioner.prepared import Prepared
 from captioner.results import Caption, across_strip, strip_layout
+from captioner.tokenizer.subwords import Subwords
 
 if TYPE_CHECKING:
     from captioner.show.views import Contrast, Heads
@@ -118,6 +120,25 @@ def log_probabilities(
     return found
 
 
+def of_whole_words(hypothesis: Hypothesis, vocabulary: Subwords) -> Hypothesis:
+    """A hypothesis of pieces as one of words.
+
+    A word's probability is the product of its pieces' (its log-probability their sum); its map and its weight off the
+    grid are their means.
+    """
+    words = vocabulary.whole_words(hypothesis.tokens)
+    spans = [slice(word.start, word.stop) for word in words]
+    shape = hypothesis.maps.shape[1:]
+    return replace(
+        hypothesis,
+        tokens=tuple(word.word for word in words),
+        probabilities=tuple(math.prod(hypothesis.probabilities[span]) for span in spans),
+        maps=np.array([hypothesis.maps[span].mean(0) for span in spans], dtype=np.float32).reshape(-1, *shape),
+        off_grid=np.array([hypothesis.off_grid[span].mean() for span in spans], dtype=np.float32),
+        given=sum(word.stop <= hypothesis.given for word in words),
+    )
+
+
 def place_of(caption: Caption, word: str | int) -> int:
     """See `captioner.show.views.place_of`."""
     from captioner.show.views import place_of as find
@@ -129,7 +150,7 @@ def word_heads(on_torch: Any, prepared: Prepared, caption: Caption, ids: Sequenc
     """Every head's map of a word.
 
     Args:
-        on_torch: a `captioner.backends.torch.TorchBackend`.
+        on_torch: a `captioner.backends.base.HasHeads`.
         prepared: the caption's picture.
         caption: and ``ids``, its words.
         place: of the word.
@@ -137,9 +158,7 @@ def word_heads(on_torch: Any, prepared: Prepared, caption: Caption, ids: Sequenc
     from captioner.show.views import Heads
 
     maps = on_torch.heads(encode(on_torch, [prepared]), ids)[:, :, place]  # (layers, heads, h, w)
-    decoder = on_torch.model.decoder
-    chosen = tuple(divmod(head, decoder.heads) for head in decoder.map_heads)
-    return Heads(caption=caption, place=place, maps=maps, chosen=chosen)
+    return Heads(caption=caption, place=place, maps=maps, chosen=tuple(on_torch.map_heads))
 
 
 def word_contrast(

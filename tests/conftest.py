@@ -30,6 +30,8 @@ from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from captioner.pipeline import Captioner
+
 hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("tests")
 torch.set_num_threads(1)  # the models of the tests are so small that threads only wait for one another
@@ -281,3 +283,18 @@ def browser() -> "Iterator[Browser]":
         chromium = playwright.chromium.launch(executable_path=program, args=list(_CHROMIUM_OPTIONS))
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def foreign(for_all_processes: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], "Captioner"]:
+    """Tiny random models in the form of transformers, by the names of `tests.foreign_models.BUILDERS`."""
+    pytest.importorskip("transformers", reason="needs transformers, which is not installed")
+    from captioner.pipeline import load
+    from tests import foreign_models
+
+    @cache
+    def opened(name: str) -> "Captioner":
+        folder = for_all_processes(f"foreign {name}", lambda target: foreign_models.write(name, target))
+        return load(folder, device="cpu")
+
+    return opened

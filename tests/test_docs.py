@@ -107,6 +107,7 @@ PAGE_OF = {
     "ask": "asking.md",
     "review": "captioning.md",
     "alt": "alt-text.md",
+    "bulk": "bulk.md",
     "evaluate": "scores.md",
     "ground": "grounding.md",
     "select-heads": "grounding.md",

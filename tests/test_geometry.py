@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from captioner.geometry import Fitting
 from captioner.image import Geometry, fit
+from captioner.show.scale import on_picture
 
 sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 grids = st.tuples(st.integers(1, 20), st.integers(1, 20))
@@ -172,3 +174,60 @@ def test_an_input_that_needs_no_resizing_is_the_picture_itself() -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for pad in (False, True):
         assert (fit(Image.fromarray(pixels), Geometry(size=(64, 64), side=64, grid=(8, 8), pad=pad)) == pixels).all()
+
+
+FITTINGS = {
+    "squashed, not square": Fitting(width=96, height=48),
+    "cropped": Fitting(width=64, height=64, mode="crop", resized=64),
+    "cropped within": Fitting(width=56, height=56, mode="crop", resized=64),
+    "cropped of a fixed size": Fitting(width=56, height=48, mode="crop", resized=(64, 64)),
+    "padded on all sides": Fitting(width=64, height=64, mode="pad"),
+    "padded, not square": Fitting(width=96, height=48, mode="pad"),
+}
+
+
+@pytest.mark.parametrize("size", [(90, 60), (60, 90), (64, 64), (301, 57), (1, 7)])
+@pytest.mark.parametrize("fitting", FITTINGS.values(), ids=FITTINGS)
+def test_cells_of_a_fitting_tile_what_it_shows(fitting: Fitting, size: tuple[int, int]) -> None:
+    geometry = fitting.geometry(size, (4, 6))
+    left, top, right, bottom = geometry.extent
+    shown = (min(right, size[0]) - max(left, 0)) * (min(bottom, size[1]) - max(top, 0))
+    assert sum(area(geometry.cell_box(*cell)) for cell in cells_of(geometry)) == pytest.approx(shown, rel=1e-9)
+    for cell in cells_of(geometry):
+        box = geometry.cell_box(*cell)
+        assert geometry.mask[cell] == (area(box) > 0)
+        if geometry.mask[cell]:
+            assert geometry.cell_of((box[0] + box[2]) / 2, (box[1] + box[3]) / 2) == cell
+            within = (box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1])
+            assert geometry.coverage(within).argmax() == np.ravel_multi_index(cell, (4, 6))
+    pixels = fitting.fit(Image.new("RGB", size, (255, 255, 255)), geometry)
+    assert pixels.shape == (fitting.height, fitting.width, 3)
+    x0, y0, x1, y1 = geometry.content_box
+    assert (pixels[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] == 255).all()
+
+
+@pytest.mark.parametrize("fitting", FITTINGS.values(), ids=FITTINGS)
+def test_a_fitted_picture_has_each_part_where_its_cell_is(fitting: Fitting) -> None:
+    """One bright quarter of the picture's middle, found again in the input and on the map of the picture."""
+    size = (240, 160)
+    picture = np.zeros((160, 240, 3), dtype=np.uint8)
+    picture[80:120, 120:180] = 255
+    geometry = fitting.geometry(size, (8, 8))
+    inside = fitting.fit(Image.fromarray(picture), geometry).astype(float).mean(-1)
+    rows, columns = np.nonzero(inside > 200)
+    left, top, right, bottom = geometry.extent
+    across, down = (right - left) / fitting.width, (bottom - top) / fitting.height
+    seen = (left + columns.min() * across, top + rows.min() * down, left + (columns.max() + 1) * across)
+    assert seen == pytest.approx((120, 80, min(180, right)), abs=1.5 * max(across, down))
+    covered = geometry.coverage((0.5, 0.5, 0.75, 0.75))
+    spread = on_picture(covered, geometry, size, smooth=False)
+    assert spread[100, 150] > 0.5 and spread[20, 20] == spread[150, 20] == 0
+
+
+def test_what_was_cropped_away_has_no_map_and_no_cell() -> None:
+    geometry = FITTINGS["cropped"].geometry((128, 64), (4, 4))
+    assert geometry.extent == (32, 0, 96, 64)
+    spread = on_picture(np.ones((4, 4), dtype=np.float32), geometry, (128, 64))
+    assert (spread[:, :32] == 0).all() and (spread[:, 96:] == 0).all() and (spread[:, 32:96] == 1).all()
+    with pytest.raises(ValueError, match="sees"):
+        geometry.cell_of(10, 10)

@@ -87,5 +87,5 @@ def test_what_cannot_be(tiny_model: Path, tiny_answers: Path, tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="file"):
         hub.save_pretrained(tiny_model, tmp_path / "file")
-    with pytest.raises(OptionError, match="seven"):
+    with pytest.raises(OptionError, match="eval_results"):
         hub.model_card({}, name="mine", eval_results="seven")

@@ -6,13 +6,13 @@ arrays of its own library, until decoding has picked the few best.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import OptionError
-from captioner.image import Geometry
+from captioner.geometry import Fitting, Geometry
 from captioner.registry import Registry
 from captioner.tokenizer.vocabulary import Vocabulary
 
@@ -123,6 +123,52 @@ class Backend(RunningModel, Protocol):
 
         Raises:
             OptionError: the runtime computes no gradients.
+        """
+
+
+@runtime_checkable
+class FitsPictures(Protocol):
+    """A backend whose input is no square that shows the whole picture.
+
+    Attributes:
+        fitting: how pictures are brought to its input.
+    """
+
+    @property
+    def fitting(self) -> Fitting: ...
+
+
+@runtime_checkable
+class HasHeads(Protocol):
+    """A backend that shows what each of its attention heads looked at, and computes gradients of single words.
+
+    Attributes:
+        map_heads: (layer, head) of those that make the maps.
+    """
+
+    @property
+    def map_heads(self) -> Sequence[tuple[int, int]]: ...
+
+    def heads(self, encoded: Encoded, caption: Sequence[int]) -> NDArray[np.float32]:
+        """What every head attended to for each word of a caption of one picture, and for its end.
+
+        Returns:
+            (layers, heads, n + 1, h, w) for a caption of n words.
+        """
+
+    def word_gradients(
+        self, encoded: Encoded, caption: Sequence[int], place: int, words: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Attention times gradient, signed, for some words at one place of a caption of one picture.
+
+        Args:
+            encoded: the picture.
+            caption: in ids; what follows the place is not read.
+            place: from 0.
+            words: ids that could stand there.
+
+        Returns:
+            Log-probabilities (len(words),) and maps (len(words), h, w), not normalised.
         """
 
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,22 @@ from captioner.backends.accelerators import torch_may_use_one
 from captioner.backends.base import BACKENDS, AnsweringBackend, Backend
 from captioner.backends.graph_files import ANSWERING_GRAPHS, GRAPHS, graph_folder
 from captioner.errors import OptionError
+from captioner.foreign import EXTRA, is_foreign
+
+FOREIGN = "huggingface"
 
 _OURS = ("onnx", "torch")  # registered when they are imported
 _ONNX_ONLY_DEVICES = ("coreml", "directml", "openvino")
 
 
 def open_backend(
-    backend: str, path: Path, *, device: str = "auto", threads: int | None = None, wait: bool = True
+    backend: str,
+    path: Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    map_heads: Sequence[tuple[int, int | None]] = (),
+    wait: bool = True,
 ) -> Backend:
     """A model in a runtime.
 
@@ -26,12 +36,27 @@ def open_backend(
         path: of a model file, or of an exported folder.
         device: to compute on.
         threads: on a CPU; None for what the runtime chooses.
+        map_heads: (layer, head) of a foreign model's heads that make the maps, head None for all; empty for all.
         wait: see `captioner.pipeline.load`; a runtime that opens a model at once takes no notice of it.
 
     Raises:
         CheckpointError: the file is damaged.
         OptionError: there is no such backend or device, or what it needs is not installed.
     """
+    if is_foreign(path):
+        if backend not in ("auto", FOREIGN):
+            raise OptionError(
+                f"{path}: a model in the form of transformers runs on {FOREIGN}, not on {backend}",
+                remedy="leave --backend out",
+            )
+        return _open_foreign(path, device=device, threads=threads, map_heads=map_heads)
+    if map_heads:
+        raise OptionError(
+            "map_heads chooses heads of foreign models; a model of ours has its choice in its file",
+            remedy="leave --map-heads out, or measure a choice with 'captioner select-heads'",
+        )
+    if backend == FOREIGN:
+        raise OptionError(f"{path}: no model in the form of transformers", remedy="leave --backend out")
     if backend == "auto":
         backend = _choose(path, device)
     return _open(backend, path, device=device, threads=threads, wait=wait)
@@ -68,6 +93,15 @@ def open_answering(backend: str, path: Path, *, device: str = "auto", threads: i
     return open_torch(os.fspath(path), device=device, threads=threads)
 
 
+def _open_foreign(path: Path, **chosen: Any) -> Backend:
+    for needed in ("torch", "transformers"):
+        if importlib.util.find_spec(needed) is None:
+            raise OptionError(
+                f"{path}: a model in the form of transformers needs {needed}, which is not installed", remedy=EXTRA
+            )
+    return _open(FOREIGN, path, **{name: value for name, value in chosen.items() if value not in (None, ())})
+
+
 def _choose(path: Path, device: str) -> str:
     """The name of the runtime that "auto" means. Raises OptionError where none of them is installed."""
     kind = device.partition(":")[0]
@@ -83,7 +117,9 @@ def _choose(path: Path, device: str) -> str:
     raise OptionError(f"{path} runs on {runtimes}, which is not installed", remedy=f"pip install {package}")
 
 
-def _open(backend: str, path: Path, *, device: str, threads: int | None, wait: bool) -> Backend:
+def _open(
+    backend: str, path: Path, *, device: str, threads: int | None = None, wait: bool = True, **further: Any
+) -> Backend:
     """A model in one runtime, whose module is imported first.
 
     Raises:
@@ -104,4 +140,4 @@ def _open(backend: str, path: Path, *, device: str, threads: int | None, wait: b
     chosen: dict[str, Any] = {} if threads is None else {"threads": threads}
     if backend == "onnx" and not wait:
         chosen["wait"] = False
-    return BACKENDS[backend](os.fspath(path), device=device, **chosen)
+    return BACKENDS[backend](os.fspath(path), device=device, **chosen, **further)

@@ -108,13 +108,15 @@ class TorchBackend:
         log_p, maps = gradient_maps(self.model.decoder, grid, tokens, targets)
         return _unpad(captions, log_p, maps, torch.zeros_like(log_p))
 
+    @property
+    def map_heads(self) -> list[tuple[int, int]]:
+        """See `captioner.backends.base.HasHeads`."""
+        decoder = self.model.decoder
+        return [divmod(head, decoder.heads) for head in decoder.map_heads]
+
     @torch.inference_mode()
     def heads(self, encoded: Encoded, caption: Sequence[int]) -> NDArray[np.float32]:
-        """What every head attended to for each word of a caption of one picture, and for its end.
-
-        Returns:
-            (layers, heads, n + 1, h, w) for a caption of n words.
-        """
+        """See `captioner.backends.base.HasHeads.heads`."""
         tokens, _ = self._pad([[caption]])
         decoder = self.model.decoder
         maps = attention_heads(decoder, _grid(encoded), tokens)[0].unflatten(0, (-1, decoder.heads))
@@ -123,17 +125,7 @@ class TorchBackend:
     def word_gradients(
         self, encoded: Encoded, caption: Sequence[int], place: int, words: Sequence[int]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Attention times gradient, signed, for some words at one place of a caption of one picture.
-
-        Args:
-            encoded: the picture.
-            caption: in ids; what follows the place is not read.
-            place: from 0.
-            words: ids that could stand there.
-
-        Returns:
-            Log-probabilities (len(words),) and maps (len(words), h, w), not normalised.
-        """
+        """See `captioner.backends.base.HasHeads.word_gradients`."""
         tokens, targets = self._pad([[[*caption[:place], word] for word in words]])
         log_p, maps = gradient_maps(self.model.decoder, _grid(encoded), tokens, targets, signed=True)
         return tuple(np.asarray(x[:, place].float().cpu().numpy(), dtype=np.float32) for x in (log_p, maps))  # type: ignore[return-value]

@@ -1,6 +1,7 @@
 """Ray: connecting to a cluster or starting one here, and its errors as lines."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import re
@@ -39,17 +40,21 @@ def connected(address: str | None) -> Iterator[Any]:
             "captioner bulk needs Ray, which is not installed", remedy="pip install 'ray[data]'"
         ) from None
     if ray.is_initialized():
-        with _quiet(ray):
+        with quiet(ray):
             yield ray
         return
     if address is not None and address != "auto":
         _check_address(address)
+    if is_client(address) and importlib.util.find_spec("grpc") is None:
+        raise OptionError(
+            f"--address {address}: needs grpcio, which is not installed", remedy="pip install 'ray[client]'"
+        )
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"include_dashboard": False, "address": "local"}
     else:
         options["address"] = address
-        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "3")  # attempts; else minutes
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # attempts, of 40 seconds each
     for attempt in range(_ATTEMPTS):
         try:
             ray.init(**options)
@@ -61,10 +66,15 @@ def connected(address: str | None) -> Iterator[Any]:
                 raise CaptionerError(f"Ray does not start here ({one_line(error)})") from None
             ray.shutdown()
     try:
-        with _quiet(ray):
+        with quiet(ray):
             yield ray
     finally:
         ray.shutdown()
+
+
+def is_client(address: str | None) -> bool:
+    """Whether an address is that of a Ray client server."""
+    return address is not None and address.startswith("ray://")
 
 
 @contextlib.contextmanager
@@ -102,8 +112,8 @@ def _cause_of(error: BaseException) -> CaptionerError:
 
 
 @contextlib.contextmanager
-def _quiet(ray: Any) -> Iterator[None]:
-    """No progress bars and log lines of Ray Data: the command has its own."""
+def quiet(ray: Any) -> Iterator[None]:
+    """Inside, no progress bars and log lines of Ray Data: the command has its own."""
     context = ray.data.DataContext.get_current()
     names = ("enable_progress_bars", "print_on_execution_start")
     before = {name: getattr(context, name) for name in names if hasattr(context, name)}

@@ -33,17 +33,19 @@ _LARGEST_RUN = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Staging:
-    """Where workers write parts; sent to them.
+    """Where workers write parts, and from where the driver moves them to their place; sent to both.
 
     Attributes:
         name: of the output, for messages.
         filesystem: of pyarrow.
-        path: a folder that the driver made.
+        path: a folder that was made for this run.
+        place: the folder of the parts.
     """
 
     name: str
     filesystem: "FileSystem"
     path: str
+    place: str
 
     def write(self, rows: "pa.Table") -> str:
         """Write a part and return its name, which depends on its pictures alone: a task that runs again replaces it.
@@ -67,6 +69,13 @@ class Staging:
         except (pa.ArrowException, OSError) as error:
             raise cannot_write(self.name, error) from None
         return name
+
+    def commit(self, name: str) -> None:
+        """Move a part to its place. Raises OptionError where that fails."""
+        try:
+            self.filesystem.move(posixpath.join(self.path, name), posixpath.join(self.place, name))
+        except OSError as error:
+            raise cannot_write(self.name, error) from None
 
 
 class Parts:
@@ -115,15 +124,26 @@ class Parts:
                 remedy="start again with --overwrite, or give another --output",
             )
 
-    def begin(self) -> Staging:
-        """Make the folder ready, and return where workers write.
+    def lock(self) -> None:
+        """Make the folder, and keep other runs off it where it is local.
 
         Raises:
-            OptionError: it cannot be written, or another run writes it.
+            OptionError: it cannot be made, or another run writes it.
         """
         try:
             self.filesystem.create_dir(self.path, recursive=True)
             self._take_lock()
+        except OSError as error:
+            raise cannot_write(self.name, error) from None
+
+    def begin(self) -> Staging:
+        """Make the folder ready, and return where workers write. Parts that are to be overwritten are removed here, so
+        call it when nothing stands in the run's way any more.
+
+        Raises:
+            OptionError: it cannot be written.
+        """
+        try:
             self._remove_staging()
             if self._overwrite:
                 for part in self.parts():
@@ -136,16 +156,7 @@ class Parts:
             self.filesystem.move(posixpath.join(staging, _RUN), posixpath.join(self.path, _RUN))
         except OSError as error:
             raise cannot_write(self.name, error) from None
-        return Staging(self.name, self.filesystem, staging)
-
-    def commit(self, name: str) -> None:
-        """Move a part that a worker wrote to its place. Raises OptionError where that fails."""
-        try:
-            self.filesystem.move(
-                posixpath.join(self.path, _STAGING, self._token, name), posixpath.join(self.path, name)
-            )
-        except OSError as error:
-            raise cannot_write(self.name, error) from None
+        return Staging(self.name, self.filesystem, staging, self.path)
 
     def parts(self) -> list[str]:
         """The names of the parts that are there, sorted."""

@@ -10,7 +10,7 @@ no names that are the same in every run.
 """
 
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,8 @@ from ray.data import ActorPoolStrategy, Datasource, ReadTask, read_datasource
 from ray.data.block import BlockMetadata
 
 from captioner.bulk.batch import CaptionBatch
-from captioner.bulk.cluster import as_lines
-from captioner.bulk.parts import Parts, Staging, checksum
+from captioner.bulk.cluster import as_lines, quiet
+from captioner.bulk.parts import Staging, checksum
 from captioner.bulk.plan import Counts, Plan
 from captioner.bulk.sources import CHUNK, Chunk, Source
 from captioner.errors import CaptionerError, OptionError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 _BLOCK = 1 << 25  # bytes
+_POLL = 1.0  # seconds
 _NAMED = 100  # failures of a part that are sent to the driver
 _ROWS = pa.schema([("image", pa.string()), ("bytes", pa.binary()), ("error", pa.string()), ("remedy", pa.string())])
 
@@ -87,7 +88,6 @@ class Workers:
 
 def run(
     source: Source,
-    parts: Parts,
     staging: Staging,
     planned: Plan,
     batch: CaptionBatch,
@@ -101,8 +101,7 @@ def run(
 
     Args:
         source: of the pictures.
-        parts: the output.
-        staging: where workers write.
+        staging: where workers write, and from where parts are committed.
         planned: what is to be captioned.
         batch: captions rows with the columns ``image`` (the name) and ``bytes``.
         workers: of the cluster.
@@ -118,7 +117,7 @@ def run(
         written = _pipeline(source, staging, planned, batch, workers, part_size)
         for rows in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in rows.to_pylist():
-                parts.commit(row["part"])
+                staging.commit(row["part"])
                 counts.captioned += row["rows"] - row["failed"]
                 counts.failed += row["failed"]
                 total = (total + row["checksum"]) % (1 << 64)
@@ -131,6 +130,47 @@ def run(
             remedy="run the same command again",
         )
     return counts
+
+
+def run_by_client(ray: Any, *arguments: Any, advance: Any, fail: Any, **options: Any) -> Counts:
+    """As `run`, where this process is a client of Ray's: Ray Data needs a driver on the cluster, here an actor.
+
+    It ends with the client, so that a run that is killed leaves nothing that goes on.
+
+    Args:
+        ray: connected.
+        arguments, advance, fail, options: of `run`.
+    """
+    with as_lines():
+        driver = ray.remote(num_cpus=0, max_concurrency=2)(_Driver).remote()
+        counts = driver.run.remote(arguments, options)
+        done: list[Any] = []
+        while not done:
+            done, _ = ray.wait([counts], timeout=_POLL)
+            for event in ray.get(driver.events.remote()):
+                (fail if isinstance(event, Failure) else advance)(event)
+        found: Counts = ray.get(counts)
+    return found
+
+
+class _Driver:
+    """The driver of a run, with what happened since it was last asked."""
+
+    def __init__(self) -> None:
+        self._events: list[int | Failure] = []
+
+    def run(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> Counts:
+        """See `run`."""
+        import ray
+
+        with quiet(ray):
+            return run(*arguments, **options, advance=self._events.append, fail=self._events.append)
+
+    def events(self) -> list[int | Failure]:
+        """Counts of pictures and failures, each once."""
+        count = len(self._events)
+        found, self._events[:count] = self._events[:count], []
+        return found
 
 
 def _pipeline(

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Answer questions about a picture, or many questions of a file."
     parser.add_argument("picture", nargs="?", metavar="PICTURE", help="a picture")
     parser.add_argument("question", nargs="*", metavar="QUESTION", help="one question or more about it")
-    add_model_options(parser, default="answers")
+    add_model_options(parser, default="answers", foreign=False)
     parser.add_argument(
         "--n-best", type=int, default=1, metavar="N", help="answers to each question, the likeliest first"
     )

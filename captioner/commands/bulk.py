@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.console import message_line, printable, report, stopping_on_signals
 from captioner.commands.decoding_options import add_decoding_options, decoding_options, provenance_of
 from captioner.commands.model_options import add_model_options, check_model_options
+from captioner.commands.packages import require
 from captioner.commands.picture_options import add_folder_options
 from captioner.commands.ranges import check_positive
 from captioner.errors import DataError, OptionError
@@ -52,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--column", metavar="NAME", help="of .parquet files: the one with the pictures or their paths")
     group.add_argument("--key", metavar="NAME", help="of .parquet files: the one that names each picture")
     add_model_options(
-        parser, default="default", threads="of each actor, which takes as many CPUs of the cluster (default 1)"
+        parser,
+        default="default",
+        threads="of each actor, which takes as many CPUs of the cluster (default 1)",
+        foreign=False,
     )
     add_decoding_options(parser)
     work = parser.add_argument_group("workers")
@@ -114,16 +119,14 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(stopping_on_signals())
         stack.callback(parts.close)
-        staging = parts.begin()
-        retried = parts.remove_failures() if options.retry_failed else 0
-        if retried and not options.quiet:
-            report(f"{options.output}: {retried:,} pictures that failed are tried again")
-        planned = plan(chunks, parts.done())
+        parts.lock()
+        retried = options.retry_failed
+        planned = plan(chunks, (one for one in parts.done() if not (retried and one[1])))
         counts = planned.counts
         failures = _Failures()
         if planned.chunks:
             ray = stack.enter_context(connected(options.address))
-            counts = _caption(options, ray, source, parts, staging, planned, batch, failures)
+            counts = _caption(options, ray, source, parts, planned, batch, failures)
     return _finish(options, counts, failures)
 
 
@@ -132,12 +135,12 @@ def _caption(
     ray: Any,
     source: Any,
     parts: Any,
-    staging: Any,
     planned: Any,
     batch: "CaptionBatch",
     failures: "_Failures",
 ) -> "Counts":
-    from captioner.bulk.run import Workers, run
+    from captioner.bulk.cluster import is_client
+    from captioner.bulk.run import Workers, run, run_by_client
     from captioner.commands.progress import progress
 
     workers = Workers.fitting(
@@ -149,11 +152,14 @@ def _caption(
     )
     if workers.at_least < workers.actors:
         report(f"room for {workers.at_least} of {workers.actors} actors; the others start when machines join")
+    staging = parts.begin()  # from here on the output changes
+    if options.retry_failed:
+        parts.remove_failures()
     with progress("captions", planned.total, quiet=options.quiet) as (advance, print_line):
         failures.print_line = print_line
-        return run(
+        start = partial(run_by_client, ray) if is_client(options.address) else run
+        return start(
             source,
-            parts,
             staging,
             planned,
             batch,
@@ -224,6 +230,7 @@ def _selection(options: argparse.Namespace) -> "Selection":
 
 
 def _check(options: argparse.Namespace) -> None:
+    require("ray", "captioner bulk")
     check_positive(options, "batch", "max_pixels", "actors", "part_size")
     check_model_options(options)
     if not 0 <= options.gpus_per_actor <= 64 or (options.gpus_per_actor > 1 and options.gpus_per_actor % 1):

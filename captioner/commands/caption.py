@@ -82,7 +82,8 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if views_wanted(options):
         model = find_model(options.model)
-        return run_views(options, decoding_options(options, dict(read_header(model)["about"])), model)
+        with stopping_on_signals():
+            return run_views(options, decoding_options(options, dict(read_header(model)["about"])), model)
     Confidence(options)  # raises for what does not go together, before any work
     affixes, sidecars = affixes_of(options), open_sidecars(options)
     outputs = [Path(path) for path in (options.output, options.page, options.figure, *_of_failures(options)) if path]

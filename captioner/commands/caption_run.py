@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,9 +110,7 @@ class CaptionRun:
                     if (doubt := self.confidence.line(outcome)) is not None:
                         print_line(doubt)
                 else:
-                    self.fail(failure, print_line)
-                    if failure is outcome:
-                        self._move(picture, print_line)
+                    self.fail(failure, print_line, picture if failure is outcome else None)
 
     def begin(self) -> None:
         """Make the outputs ready, once. Raises OptionError where they cannot be written."""
@@ -127,12 +125,15 @@ class CaptionRun:
         if self.outputs.results is not None:
             self.outputs.results.begin()
 
-    def fail(self, failure: Failure, print_line: Any = None) -> None:
-        """Count a failure, print it, and put it into the table of failures."""
+    def fail(self, failure: Failure, print_line: Any = None, picture: "Path | PackedPicture | None" = None) -> None:
+        """Count a failure, print it, move its picture where that is asked for, and put it into the table of failures by
+        the path where the picture then is."""
         self.failed += 1
-        (print_line or (lambda line: print(line, file=sys.stderr, flush=True)))(message_line(failure))
+        print_line = print_line or (lambda line: print(line, file=sys.stderr, flush=True))
+        print_line(message_line(failure))
+        moved = self._move(picture, print_line)
         if self.outputs.failures is not None:
-            self.outputs.failures.write(failure)
+            self.outputs.failures.write(failure if moved is None else replace(failure, image=os.fsdecode(moved)))
 
     def finish(self) -> int:
         """Say what was done; the exit code."""
@@ -211,15 +212,17 @@ class CaptionRun:
                 self._printing = False  # the files are wanted all the same
         return None
 
-    def _move(self, picture: "Path | PackedPicture", print_line: Any) -> None:
+    def _move(self, picture: "Path | PackedPicture | None", print_line: Any) -> Path | None:
+        """Where the picture was moved; None where it stays."""
         if self.outputs.failed is None or not isinstance(picture, Path):
-            return
+            return None
         try:
             moved = self.outputs.failed.move(picture)
         except OSError as error:
             print_line(message_line(f"{picture}: cannot be moved ({error.strerror or error}), and stays"))
-            return
+            return None
         print_line(message_line(f"{picture}: moved to {moved}" if moved else f"{picture}: stays where it is"))
+        return moved
 
     def _text(self, caption: "Caption") -> str:
         """The caption on a line; further captions of the picture on lines of their own that begin with a tab."""

@@ -83,8 +83,9 @@ def provenance_of(
         more_of_maps: further options of maps.
     """
     from captioner.data.writers import Provenance, digest_of
+    from captioner.foreign import name_of
     from captioner.options import MapOptions
 
     search = {"search": type(decoding).__name__.lower(), **decoding.as_dict()}
     maps = {**asdict(MapOptions.stored(about, options.explain)), **more_of_maps}
-    return Provenance(model=model.stem, digest=digest_of(model), decoding=search, maps=maps, texts=texts)
+    return Provenance(model=name_of(model), digest=digest_of(model), decoding=search, maps=maps, texts=texts)

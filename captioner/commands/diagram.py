@@ -9,6 +9,7 @@ from captioner.errors import OptionError
 def draw(model: str | None, target: str) -> int:
     """Draw the diagram of a model; where there is no graphviz, write its source and say so. Raises CaptionerError."""
     from captioner.commands.files import refuse_overwriting
+    from captioner.foreign import refuse_foreign
     from captioner.header import read_header
     from captioner.shipped import DEFAULT_MODEL, find_model, shipped_answering_models
     from captioner.show.dot import FORMATS, write_diagram
@@ -16,6 +17,7 @@ def draw(model: str | None, target: str) -> int:
     if Path(target).suffix.lower() not in FORMATS:
         raise OptionError(f"--diagram {target}: a diagram ends in {', '.join(FORMATS)}", remedy="name such a file")
     path = find_model(model or DEFAULT_MODEL, answering=model in shipped_answering_models())
+    refuse_foreign(path, "--diagram")
     refuse_overwriting({"--diagram": target}, [path])
     header = read_header(path)
     if header["answers"]:

@@ -80,7 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="COCO's instances_*.json: the share of captions, and of the objects that they name, that are not in the "
         "picture (CHAIR), on the pictures where all classes are annotated",
     )
-    more.add_argument("--no-baselines", action="store_true", help="leave out the constant and the human score")
+    more.add_argument(
+        "--no-baselines",
+        action="store_true",
+        help="leave out the constant and the human score; with --questions, the answers without "
+        "the picture, about shuffled pictures, and the most frequent of the type",
+    )
     more.add_argument("--meteor", action="store_true", help="METEOR 1.5; needs Java and pycocoevalcap")
     more.add_argument("--spice", action="store_true", help="SPICE; needs Java and pycocoevalcap")
     output = parser.add_argument_group("output")
@@ -196,7 +201,7 @@ def _check(options: argparse.Namespace) -> None:
         if path is not None:
             _check_output(option, path)
     if options.images is None:
-        for name in ("model", "device", "backend", "threads", "beam", "save_results"):
+        for name in ("model", "device", "backend", "threads", "map_heads", "beam", "save_results"):
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --images, not with --results")
     if options.results is None and options.images is None:

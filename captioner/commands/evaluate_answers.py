@@ -106,7 +106,7 @@ def _kept(
 
 def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]) -> tuple[dict[str, Answers], int]:
     """The model's answers; those without the picture, of which a gray one takes the place; and those about the picture
-    of another question. How many failed is returned too."""
+    of another question. ``--no-baselines`` leaves the last two out. How many failed is returned too."""
     from captioner.asking import load_answering
     from captioner.commands.progress import progress
     from captioner.data.questions import picture_path
@@ -123,6 +123,7 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
     for key, one in asked.items():
         pictures.setdefault(one.image, []).append(key)
     found: dict[str, dict[int | str, str]] = {"answers": {}, "without the picture": {}, "shuffled pictures": {}}
+    baselines = not options.no_baselines
     blank = asker.encode(np.full((asker.backend.side, asker.backend.side, 3), 128, dtype=np.uint8))
     numbers: dict[int, Path] = {}
     failed = 0
@@ -138,18 +139,22 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
                 continue
             try:
                 _add(asker, encoded, asked, keys, found["answers"])
-                _add(asker, blank, asked, keys, found["without the picture"])
-                if before is not None:  # each picture goes to the questions of the one before, the first to the last
+                if baselines:
+                    _add(asker, blank, asked, keys, found["without the picture"])
+                # Each picture goes to the questions of the one before, the first to the last.
+                if baselines and before is not None:
                     _add(asker, encoded, asked, before[0], found["shuffled pictures"])
             except CaptionerError as error:
                 failed += len(keys)
                 print_line(f"captioner: {image}: {error}")
             first, before = first or encoded, (keys, encoded)
             advance()
-        if before is not None and first is not None:
+        if baselines and before is not None and first is not None:
             _add(asker, first, asked, before[0], found["shuffled pictures"])
     if before is None or first is before[1]:
         del found["shuffled pictures"]  # one picture cannot be exchanged
+    if not baselines:
+        found = {"answers": found["answers"]}
     return dict(found), failed
 
 

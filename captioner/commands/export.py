@@ -91,10 +91,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _to_onnx(options: argparse.Namespace) -> int:
+    from captioner.foreign import refuse_foreign
     from captioner.header import read_header
     from captioner.shipped import find_model, shipped_answering_models
 
     file = find_model(options.model, answering=options.model in shipped_answering_models())
+    refuse_foreign(file, "export")
     if file.is_dir():
         raise OptionError(f"{file}: is exported already", remedy="name the model file that it was made from")
     answers = bool(read_header(file)["answers"])

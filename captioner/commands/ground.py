@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
         ground_phrases.check(options)
         return ground_phrases.run(options)
     from captioner.commands.files import refuse_overwriting
+    from captioner.foreign import refuse_foreign
     from captioner.grounding.report import GroundReport
     from captioner.options import MapOptions
     from captioner.shipped import find_model
@@ -94,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
     records, ground_truth, notes = read_annotated(options)
     refuse_overwriting({"--worst": options.worst}, [model_file, *inputs_of(options, records)])
     if options.plain:
+        refuse_foreign(model_file, "--plain")
         options.backend = "torch"  # whose heads can be chosen
     model = load_model(options)
     map_options = MapOptions.stored({} if options.plain else dict(model.about), options.explain)

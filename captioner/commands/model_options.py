@@ -14,15 +14,22 @@ def add_model_options(
     *,
     default: str | None,
     threads: str = "of the computation on a CPU (default: onnx looks how many cores others leave free)",
+    foreign: bool = True,
 ) -> None:
-    """Declare --model, --device, --backend and --threads.
+    """Declare --model, --device, --backend, --threads and, for foreign models, --map-heads.
 
     Args:
         parser: of the command, or a group in it.
         default: the model; None where the command must know whether any of the options was given.
         threads: the help of --threads.
+        foreign: the command runs foreign models too.
     """
-    parser.add_argument("--model", default=default, help="a name that 'captioner models' lists, or a model file")
+    parser.add_argument(
+        "--model",
+        default=default,
+        help="a name that 'captioner models' lists, or a model file"
+        + (", a folder in the form of transformers, hf:owner/name" if foreign else ""),
+    )
     auto = None if default is None else "auto"
     parser.add_argument(
         "--device",
@@ -38,10 +45,22 @@ def add_model_options(
         "onnx on a CPU where the model has graphs, else torch)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help=threads)
+    if not foreign:
+        return
+    parser.add_argument(
+        "--map-heads",
+        metavar="LAYER[:HEAD],...",
+        help="of a foreign model: the attention heads whose mean makes the maps, counted from 0; 5 is all of layer 5, "
+        "5:0 its first, =-1 the last layer (default: all)",
+    )
 
 
 def check_model_options(options: argparse.Namespace) -> None:
-    """Raise OptionError for a number of threads that is none."""
+    """Raise OptionError for a number of threads that is none, and for heads of another form."""
+    if getattr(options, "map_heads", None) is not None:
+        from captioner.foreign import parse_heads
+
+        parse_heads(options.map_heads)
     if options.threads is not None and not 1 <= options.threads <= 1024:
         raise OptionError(f"--threads must be from 1 to 1024, not {options.threads}")
 
@@ -62,5 +81,6 @@ def load_model(options: argparse.Namespace, *, wait: bool = True) -> "Captioner"
         device=options.device or "auto",
         backend=options.backend or "auto",
         threads=options.threads,
+        map_heads=getattr(options, "map_heads", None) or "",
         wait=wait,
     )

@@ -10,6 +10,7 @@ OPTIONAL = {
     "onnxscript": "onnxscript",
     "pyarrow": "pyarrow",
     "pycocotools": "pycocotools",
+    "ray": "'ray[data]'",
     "safetensors": "safetensors",
     "scipy": "scipy",
     "torch": "torch",

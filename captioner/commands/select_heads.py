@@ -44,10 +44,12 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     from captioner.commands.files import refuse_overwriting, report_old_graphs
     from captioner.commands.ground import inputs_of, read_annotated
+    from captioner.foreign import refuse_foreign
     from captioner.pipeline import load
     from captioner.shipped import find_model
 
     model_file = find_model(options.model)
+    refuse_foreign(model_file, "select-heads")
     refuse_overwriting({"--output": options.output}, [model_file])
     records, ground_truth, _ = read_annotated(options)
     refuse_overwriting({"--output": options.output}, inputs_of(options, records))

@@ -62,7 +62,13 @@ def run(options: argparse.Namespace) -> int:
         from captioner.serve.service import Service
 
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs each damaged form
-        models = Models(options.model, device=options.device, backend=options.backend, threads=options.threads)
+        models = Models(
+            options.model,
+            device=options.device,
+            backend=options.backend,
+            threads=options.threads,
+            map_heads=options.map_heads or "",
+        )
         service = Service(models, limits)
         app = create_app(service, hosts=hosts_of(options.host, options.allow_host))
         shown = f"[{options.host}]" if ":" in options.host else options.host

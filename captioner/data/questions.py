@@ -181,5 +181,9 @@ def _result(row: Mapping[str, Any], place: str, number: int) -> tuple[int | str,
     answer = row.get("answer", "" if "error" in row else None)
     if not isinstance(answer, str):
         raise DataError(f"{place}: 'answer' is {answer!r:.40}, not a text")
-    key = row.get("question_id", number)
-    return (key if isinstance(key, (int, str)) else number), answer
+    key = row.get("question_id")
+    if key is None:
+        return number, answer
+    if not isinstance(key, (int, str)) or isinstance(key, bool):
+        raise DataError(f"{place}: 'question_id' is {key!r:.40}, neither a number nor a text")
+    return key, answer

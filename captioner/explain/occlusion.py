@@ -39,25 +39,24 @@ def occlusion_maps(
 
 def mean_colour(pixels: Pixels, geometry: Geometry) -> Pixels:
     """The model's input (side, side, 3) with all of the picture in its mean colour; padding stays."""
-    width, height = geometry.content
+    left, top, right, bottom = geometry.content_box
     filled = pixels.copy()
-    filled[:height, :width] = pixels[:height, :width].reshape(-1, 3).mean(0).round()
+    filled[top:bottom, left:right] = pixels[top:bottom, left:right].reshape(-1, 3).mean(0).round()
     return filled
 
 
 def blurred(pixels: Pixels, geometry: Geometry) -> Pixels:
     """The model's input with the picture blurred until no thing can be told from another."""
-    width, height = geometry.content
+    left, top, right, bottom = geometry.content_box
     filled = pixels.copy()
-    picture = Image.fromarray(pixels[:height, :width])
-    filled[:height, :width] = np.asarray(picture.filter(ImageFilter.GaussianBlur(geometry.side / 10)))
+    picture = Image.fromarray(pixels[top:bottom, left:right])
+    filled[top:bottom, left:right] = np.asarray(picture.filter(ImageFilter.GaussianBlur(geometry.side / 10)))
     return filled
 
 
 def occlude(pixels: Pixels, fill: Pixels, cells: NDArray[np.bool_]) -> Pixels:
     """The input with some of its cells (h, w) replaced by those of ``fill``, an input of the same shape."""
-    side = pixels.shape[0]
-    rows, columns = (_cell_of_pixels(side, count) for count in cells.shape)
+    rows, columns = (_cell_of_pixels(side, count) for side, count in zip(pixels.shape[:2], cells.shape, strict=True))
     return np.where(cells[rows[:, None], columns][:, :, None], fill, pixels)
 
 

@@ -97,7 +97,7 @@ def deletion_curves(model: "Captioner", grounded: "GroundedCaption", *, seed: in
         levels = orders_of(np.where(geometry.mask, order, -np.inf), counts)[1:-1]
         variants += [occlude(pixels, filled, cells) for cells in levels]
         variants += [occlude(blurry, pixels, cells) for cells in levels]
-    ids = model.vocabulary.encode([word.text for word in grounded.caption.words])[1:-1]
+    ids = model.vocabulary.encode_made([word.text for word in grounded.caption.words])
     log_p = model.log_probabilities(variants, geometry, [ids])  # (V, 1, words + 1), the last of the end
     probabilities = np.exp(log_p[:, 0, :-1].astype(np.float64))
     p = np.empty((2, len(orders), len(LEVELS), len(ids)))  # deletion and insertion, order, level, word

@@ -72,12 +72,10 @@ class Region:
 
 
 def cell_edges(geometry: Geometry) -> tuple[Floats, Floats]:
-    """The edges of columns (w + 1,) and rows (h + 1,) in fractions of the picture; cells of padding have no width."""
-    rows, columns = geometry.grid
-    width, height = geometry.content
-    x = np.minimum(np.arange(columns + 1) * geometry.side / (columns * width), 1.0)
-    y = np.minimum(np.arange(rows + 1) * geometry.side / (rows * height), 1.0)
-    return x, y
+    """The edges of columns (w + 1,) and rows (h + 1,) in fractions of the picture; cells of padding have no width.
+
+    Where the picture is cropped, the first is above 0 and the last below 1."""
+    return geometry.edges(0), geometry.edges(1)
 
 
 @dataclass(frozen=True, eq=False)

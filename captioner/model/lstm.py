@@ -30,7 +30,8 @@ class LSTMConfig:
         map_heads: the heads, from 0, whose mean is the map; empty for all.
         attend_after_lstm: query with the hidden state that has read the last word (the visual attention of Lu et al.
             2017, "Knowing When to Look", figure 2b) rather than with the one before it (Xu et al. 2015, eq. 4). The
-            map then knows the word it follows.
+            map then knows the word it follows. Without it, a visual sentinel ("adaptive") is gated from the memory cell
+            of the step before: there is no newer one yet, which departs from equation 10 of Lu et al. 2017.
         dropout: on embeddings and in the output.
     """
 

@@ -85,6 +85,7 @@ class Alternative:
         finished: bool = True,
         given: int = 0,
         unknown: Sequence[bool] = (),
+        text: str | None = None,
     ) -> "Alternative":
         """The sentence of n words.
 
@@ -95,13 +96,14 @@ class Alternative:
             score, finished: of the sentence.
             given: how many words at the beginning were given.
             unknown: for each word, whether the model does not know it; empty where it knows all.
+            text: the sentence, where it is not what `captioner.tokenizer.detokenize` makes of the words.
         """
         lost = unknown or [False] * len(texts)
         words = tuple(
             Word(text, probability, map_, float(off), given=i < given, unknown=lost[i])
             for i, (text, probability, map_, off) in enumerate(zip(texts, probabilities, maps, off_grid, strict=True))
         )
-        return cls(text=detokenize(texts), words=words, score=score, finished=finished)
+        return cls(text=detokenize(texts) if text is None else text, words=words, score=score, finished=finished)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,7 @@ class Caption(Shown):
             "explain": self.explain,
             "grid": list(self.geometry.grid),
             "size": list(self.geometry.size),
+            **({} if self.geometry.window is None else {"extent": [round(edge, 3) for edge in self.geometry.extent]}),
             "words": [_word_as_dict(word) for word in self.words],
             "alternatives": [
                 {

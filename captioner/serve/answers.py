@@ -1,4 +1,5 @@
-"""The answers to a request for captions: JSON, page or figure, each with a largest size, and held until it is read."""
+"""The answers to a request for captions or answers: JSON, page or figure, each with a largest size, and held until it
+is read."""
 
 import io
 import json
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from captioner.results import Answer as QuestionAnswer
 from captioner.results import Caption, Failure, Outcome
 from captioner.serve.connections import connection_of
 from captioner.serve.problems import Problem
@@ -44,11 +46,11 @@ def problem_of_all(outcomes: Sequence[Outcome]) -> Problem:
     return Problem(max(each.status for each in problems), "no-captions", detail, more={"captions": lines})
 
 
-def json_answer(outcomes: Sequence[Outcome], viewer: bool, max_bytes: int, wanted: Wanted) -> bytes:
+def json_answer(outcomes: Sequence[Outcome | QuestionAnswer], viewer: bool, max_bytes: int, wanted: Wanted) -> bytes:
     """All outcomes as JSON, in the order of the request.
 
     Args:
-        outcomes: of each picture.
+        outcomes: of each picture, or the answers to the questions about one.
         viewer: add what the page's viewer shows.
         max_bytes: the largest answer.
         wanted: whether the client still waits.
@@ -57,6 +59,7 @@ def json_answer(outcomes: Sequence[Outcome], viewer: bool, max_bytes: int, wante
         Problem: 413, the answer would be larger.
         Stopped: nobody waits for it.
     """
+    key = "answers" if any(isinstance(outcome, QuestionAnswer) for outcome in outcomes) else "captions"
     lines: list[bytes] = []
     size = 0
     for outcome in outcomes:
@@ -64,10 +67,10 @@ def json_answer(outcomes: Sequence[Outcome], viewer: bool, max_bytes: int, wante
         lines.append(_line(outcome, viewer=viewer))
         size += len(lines[-1]) + 1
         _check_size(size, max_bytes)
-    return b'{"captions":[' + b",".join(lines) + b"]}"
+    return f'{{"{key}":['.encode() + b",".join(lines) + b"]}"
 
 
-def _line(outcome: Outcome, *, viewer: bool) -> bytes:
+def _line(outcome: Outcome | QuestionAnswer, *, viewer: bool) -> bytes:
     if isinstance(outcome, Failure):
         line: dict[str, Any] = {"image": outcome.image, "problem": problem_of(outcome).as_dict()}
     else:
@@ -79,12 +82,13 @@ def _line(outcome: Outcome, *, viewer: bool) -> bytes:
     return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def page(captions: Sequence[Caption], max_bytes: int, wanted: Wanted) -> bytes:
-    """A self-contained page of captions, HTML; arguments and errors as of `json_answer`."""
+def page(captions: Sequence[Caption] | Sequence[QuestionAnswer], max_bytes: int, wanted: Wanted) -> bytes:
+    """A self-contained page of captions or answers, HTML; arguments and errors as of `json_answer`."""
     from captioner.show.page import closing, entry, name_of, opening
 
     several = len(captions) != 1
-    parts = [opening(f"{len(captions)} captions" if several else name_of(captions[0])).encode()]
+    kind = "answers" if isinstance(captions[0], QuestionAnswer) else "captions"
+    parts = [opening(f"{len(captions)} {kind}" if several else name_of(captions[0])).encode()]
     size = len(parts[0])
     for caption in captions:
         wanted.check()
@@ -95,14 +99,19 @@ def page(captions: Sequence[Caption], max_bytes: int, wanted: Wanted) -> bytes:
     return b"".join(parts)
 
 
-def figure(caption: Caption, wanted: Wanted) -> bytes:
-    """The figure of a caption, PNG, of at most `FIGURE_PIXELS` a side.
+def figure(caption: Caption | Sequence[QuestionAnswer], wanted: Wanted) -> bytes:
+    """The figure of a caption or of answers, PNG, of at most `FIGURE_PIXELS` a side.
 
     Raises:
         Stopped: nobody waits for it.
     """
     wanted.check()
-    drawn = caption.figure()
+    if isinstance(caption, Caption):
+        drawn = caption.figure()
+    else:
+        from captioner.show.figure import draw_answers
+
+        drawn = draw_answers(caption)
     wanted.check()
     _stop_when_unwanted(drawn, wanted)
     drawn.set_size_inches(*(min(side, FIGURE_PIXELS / _DPI) for side in drawn.get_size_inches()))
@@ -127,7 +136,7 @@ def _stop_when_unwanted(drawn: "Figure", wanted: Wanted) -> None:
 
 def _check_size(size: int, max_bytes: int) -> None:
     if size > max_bytes:
-        detail = f"the answer has more than {max_bytes // MEGABYTE} MB: ask for fewer captions, or send fewer pictures"
+        detail = f"the answer has more than {max_bytes // MEGABYTE} MB: ask for less, or send fewer pictures"
         raise Problem(413, "answer-too-large", detail)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Path, Request
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from captioner.results import Caption
-from captioner.serve import asking, schemas
+from captioner.serve import schemas
 from captioner.serve.answers import Answer, problem_of_all
 from captioner.serve.files import EXAMPLES, File, example, static_files
 from captioner.serve.guard import Guard
@@ -201,13 +202,12 @@ async def _answer_questions(service: Service, form: Form, account: Account) -> R
         raise Problem(422, "invalid-options", "format: this server draws no figures, because it has no matplotlib")
     async with service.turn(1):
         upload = form.files[0]
-        found = await service.asking.answer(upload, asked)
+        found = [replace(answer, image=upload.name) for answer in await service.asking.answer(upload, asked)]
         if asked.format == "png":
-            return _download(await asyncio.to_thread(asking.figure, found), account, "image/png", "answers.png")
+            return _download(await service.figure(found), account, "image/png", "answers.png")
         if asked.format == "html":
-            content = await asyncio.to_thread(asking.page, found)
-            return _download(content, account, "text/html; charset=utf-8", "answers.html")
-        content = await asyncio.to_thread(asking.json_answer, found, upload.name, viewer=asked.viewer)
+            return _download(await service.page(found), account, "text/html; charset=utf-8", "answers.html")
+        content = await service.json(found, viewer=asked.viewer)
         return Answer(content, account, media_type="application/json")
 
 

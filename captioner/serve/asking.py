@@ -1,8 +1,6 @@
-"""Questions about an upload: the answering model, in a thread of its own, and what its answers are sent as."""
+"""Questions about an upload: the answering model, in a thread of its own."""
 
 import asyncio
-import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from captioner.errors import CaptionerError, CheckpointError, ImageError, OptionError, TooManyPixelsError
@@ -11,7 +9,7 @@ from captioner.serve.problems import Problem, fault
 from captioner.serve.schemas import Question
 from captioner.serve.settings import KEPT_PIXELS, Limits
 from captioner.serve.uploads import Upload
-from captioner.serve.workers import Workers
+from captioner.serve.workers import Wanted, Workers
 
 if TYPE_CHECKING:
     from captioner.asking import Asker
@@ -46,14 +44,16 @@ class Asking:
         asker = await self._load()
         keep = KEPT_PIXELS if asked.viewer or asked.format != "json" else None
 
-        def work() -> list[Answer]:
+        def work(wanted: Wanted) -> list[Answer]:
             for question in asked.questions:
                 asker.split(question)  # a question that cannot be read is refused before the picture is opened
+            wanted.check()
             encoded = asker.encode(upload.data, max_pixels=self.limits.max_pixels, keep=keep)
+            wanted.check()
             return asker.ask(encoded, asked.questions, n_best=asked.n_best)
 
         try:
-            return await self._working.run(work)
+            return await self._working.run_while_wanted(work)
         except OptionError as error:
             raise Problem(422, "invalid-options", str(error)) from None
         except TooManyPixelsError as error:
@@ -77,34 +77,3 @@ class Asking:
                     fault(error)
                     raise Problem(500, "damaged-model", "the answering model is missing or damaged") from None
             return self._asker
-
-
-def json_answer(answers: Sequence[Answer], name: str, *, viewer: bool) -> bytes:
-    """Answers as JSON, in the order of the questions."""
-    lines = []
-    for answer in answers:
-        line = {**answer.as_dict(), "image": name}
-        if viewer:
-            from captioner.show.page import payload
-
-            line["viewer"] = payload(answer)
-        lines.append(line)
-    return json.dumps({"answers": lines}, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def figure(answers: Sequence[Answer]) -> bytes:
-    """The figure of answers, PNG."""
-    import io
-
-    from captioner.show.figure import draw_answers
-
-    buffer = io.BytesIO()
-    draw_answers(answers).savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
-
-
-def page(answers: Sequence[Answer]) -> bytes:
-    """A self-contained page of answers, HTML."""
-    from captioner.show.page import page as document
-
-    return document(answers).encode()

@@ -18,24 +18,33 @@ class Models:
     Args:
         given: the name or path of the default one, which is loaded at once.
         device: where they compute: "auto", "cpu", "cuda", "cuda:1", "mps".
-        backend, threads: as of `captioner.pipeline.load`.
+        backend, threads, map_heads: as of `captioner.pipeline.load`.
 
     Raises:
         CheckpointError: there is no such model, or its file is damaged.
         OptionError: there is no such device.
     """
 
-    def __init__(self, given: str, *, device: str = "auto", backend: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        given: str,
+        *,
+        device: str = "auto",
+        backend: str = "auto",
+        threads: int | None = None,
+        map_heads: str = "",
+    ) -> None:
+        from captioner.foreign import name_of
         from captioner.pipeline import load
         from captioner.shipped import find_model, shipped_models
 
         path = find_model(given)
-        self.default = path.stem
+        self.default = name_of(path)
         self.how: dict[str, Any] = {"device": device, "backend": backend, "threads": threads}
         self.paths: dict[str, Path] = {self.default: path}
         for name, shipped in shipped_models().items():
             self.paths.setdefault(name, shipped)
-        self._loaded: dict[str, Captioner] = {self.default: load(path, **self.how)}
+        self._loaded: dict[str, Captioner] = {self.default: load(path, **self.how, map_heads=map_heads)}
         self._loading: dict[str, asyncio.Task[Captioner]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
 

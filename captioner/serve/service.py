@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from captioner.errors import ImageError, OptionError, TooManyPixelsError
-from captioner.results import Caption, Outcome
+from captioner.results import Answer, Caption, Outcome
 from captioner.serve import answers
 from captioner.serve.asking import Asking
 from captioner.serve.batches import Batcher, Request
@@ -136,17 +136,17 @@ class Service:
         finally:
             self._done += 1
 
-    async def json(self, outcomes: Sequence[Outcome], *, viewer: bool) -> bytes:
+    async def json(self, outcomes: Sequence[Outcome] | Sequence[Answer], *, viewer: bool) -> bytes:
         """All outcomes as JSON; see `captioner.serve.answers.json_answer`."""
         most = self.limits.max_answer * MEGABYTE
         return await self._writing.run_while_wanted(answers.json_answer, outcomes, viewer, most)
 
-    async def figure(self, caption: Caption) -> bytes:
-        """The figure of a caption, PNG."""
+    async def figure(self, caption: Caption | Sequence[Answer]) -> bytes:
+        """The figure of a caption or of answers, PNG."""
         return await self._drawing.run_while_wanted(answers.figure, caption)
 
-    async def page(self, captions: Sequence[Caption]) -> bytes:
-        """A self-contained page of captions, HTML."""
+    async def page(self, captions: Sequence[Caption] | Sequence[Answer]) -> bytes:
+        """A self-contained page of captions or answers, HTML."""
         most = self.limits.max_answer * MEGABYTE
         return await self._drawing.run_while_wanted(answers.page, captions, most)
 

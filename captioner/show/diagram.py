@@ -127,7 +127,7 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
     vectors, width, pooled = picture.vectors, picture.width, picture.pooled
     transformer = decoder.get("kind", "decoder") == "transformer"
     query_width = decoder.get("width", "E")
-    attention = decoder.get("attention", "multihead" if transformer else "additive")
+    attention = decoder.get("attention", "multihead")  # the default of every decoder here
     options = decoder.get("attention_options", {})
     mechanism = _MECHANISMS.get(attention, _Mechanism(f"attention '{attention}'", "", "score of query and key"))
     heads, space = decoder.get("heads", 1), decoder.get("attention_width", query_width)

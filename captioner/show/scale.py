@@ -97,14 +97,18 @@ def on_picture(
     """
     values: NDArray[Any] = map_
     for axis in (0, 1):  # down, then across
-        cells, content, pixels = geometry.grid[axis], geometry.content[1 - axis], size[1 - axis]
-        # In cells; the picture covers only a part of the grid, the rest is padding.
-        places = (np.arange(pixels) + 0.5) / pixels * (cells * content / geometry.side)
+        cells, pixels, (start, stop) = geometry.grid[axis], size[1 - axis], geometry.span(1 - axis)
+        # In cells; where there is padding the picture covers only a part of the grid, and where it is cropped the grid
+        # only a part of the picture.
+        places = ((np.arange(pixels) + 0.5) / pixels * geometry.size[1 - axis] - start) / (stop - start) * cells
+        with_picture = np.flatnonzero(np.diff(geometry.edges(1 - axis)) > 0)
+        first, last = int(with_picture[0]), int(with_picture[-1])
         if smooth:
-            with_picture = values.take(range(-(-cells * content // geometry.side)), axis)
-            values = interpolate(with_picture, places, axis)
+            values = interpolate(values.take(with_picture, axis), places - first, axis)
         else:
-            values = values.take(np.minimum(places.astype(int), cells - 1), axis)
+            values = values.take(np.clip(places.astype(int), first, last), axis)
+        seen = (places >= 0) & (places <= cells)
+        values = np.where(seen[:, None] if axis == 0 else seen, values, 0)
     return np.asarray(values, dtype=np.float32)
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from unicodedata import category
 
 from captioner.errors import DataError
+from captioner.tokenizer.detokenize import detokenize
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 PAD, START, END, UNKNOWN = range(len(SPECIAL))  # the first ids of every vocabulary
@@ -74,3 +75,21 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The words of the ids; special ones are left out."""
         return [self.words[i] for i in ids if i >= len(SPECIAL)]
+
+    def encode_made(self, words: Sequence[str]) -> list[int]:
+        """The ids of the words of a caption that the model made or read, without start and end."""
+        return self.encode(words)[1:-1]
+
+    def split(self, text: str, most: int | None = None) -> list[str]:
+        """The words of a sentence, at most so many, as the PTB tokeniser splits it."""
+        from captioner.tokenizer.ptb import tokenize  # its rules take as long to build as a picture to caption
+
+        return tokenize(text)[:most]
+
+    def sentence(self, words: Sequence[str]) -> str:
+        """The sentence that words make."""
+        return detokenize(words)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The sentence that words make, by id."""
+        return self.sentence(self.decode(ids))

@@ -28,6 +28,7 @@ def rows(*names: str, failed: str = "") -> Any:
 def opened(path: Path, *, made: Provenance = MADE, source: str = "photos", **options: Any) -> tuple[Parts, Any]:
     parts = Parts(str(path), **options)
     parts.check(made, source)
+    parts.lock()
     return parts, parts.begin()
 
 
@@ -36,7 +37,7 @@ def output(tmp_path: Path) -> Path:
     """A folder with two parts, and a third that was never committed."""
     parts, staging = opened(tmp_path / "out")
     for some in (rows("a", "b"), rows("c", "d", failed="d")):
-        parts.commit(staging.write(some))
+        staging.commit(staging.write(some))
     staging.write(rows("e"))
     (tmp_path / "out" / "_staging" / "half.parquet").write_bytes(b"PAR1 half")
     os.close(parts._lock)  # as a kill does
@@ -54,7 +55,7 @@ def test_what_is_committed_counts(output: Path) -> None:
 
 def test_failures_are_removed_to_be_tried_again(output: Path) -> None:
     parts, staging = opened(output)
-    parts.commit(staging.write(rows("e", failed="e")))
+    staging.commit(staging.write(rows("e", failed="e")))
     assert parts.remove_failures() == 2
     assert sorted(parts.done()) == [("a", False), ("b", False), ("c", False)]
     assert len(parts.parts()) == 2

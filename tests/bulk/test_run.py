@@ -132,7 +132,9 @@ def test_a_table_with_maps_and_failures_tried_again(
 ) -> None:
     import pyarrow as pa
 
-    some = [pictures / "0" / "000.png", pictures / "3" / "007.png"]
+    some = [tmp_path / "a.png", tmp_path / "b.png"]
+    some[0].write_bytes((pictures / "0" / "000.png").read_bytes())
+    some[1].write_bytes(b"damaged")
     pq.write_table(pa.table({"path": [str(path) for path in some], "key": ["x", "y"]}), tmp_path / "list.parquet")
     output, model = tmp_path / "out", exported("lstm-padded")
     words = ["bulk", str(tmp_path / "list.parquet"), "--key", "key", "--output", str(output), "--maps", "uint8"]
@@ -147,6 +149,13 @@ def test_a_table_with_maps_and_failures_tried_again(
     assert len(rows_of(output)) == 2
     assert cli.main([*words, "--maps", "none"]) == 2
     assert "storage uint8, not none" in capsys.readouterr().err
+    some[1].write_bytes(some[0].read_bytes())
+    with pytest.MonkeyPatch.context() as patch:  # a cluster that does not answer: nothing is removed
+        patch.setattr("ray.is_initialized", lambda: False)
+        assert cli.main([*words, "--overwrite", "--address", "127.0.0.1:1"]) == 2
+    assert len(rows_of(output)) == 2
+    assert cli.main([*words, "--retry-failed"]) == 0
+    assert sorted((row["image"], row["error"]) for row in rows_of(output)) == [("x", None), ("y", None)]
 
 
 def test_in_a_pipeline_of_ones_own(cluster: Cluster, pictures: Path, exported: Callable[[str], Path]) -> None:
@@ -163,6 +172,15 @@ def test_in_a_pipeline_of_ones_own(cluster: Cluster, pictures: Path, exported: C
     assert found[1]["caption"] is None and paths[1] in found[1]["error"]
 
 
+def test_a_client_has_its_driver_on_the_cluster(
+    cluster: Cluster, pictures: Path, exported: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.bulk.cluster.is_client", lambda address: True)
+    words = ["bulk", str(pictures), "--output", str(tmp_path / "out"), "--model", str(exported("lstm-padded"))]
+    assert cli.main([*words, "--include", "00*.png", "--actors", "1"]) == 1
+    assert {row["image"] for row in rows_of(tmp_path / "out")} == {f"{i % 4}/{i:03}.png" for i in range(10)}
+
+
 def test_a_run_counts_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     chunk = SimpleNamespace(ids=("a", "b"), without=lambda done: chunk)
     planned = plan([chunk], [])  # type: ignore[list-item]
@@ -170,7 +188,7 @@ def test_a_run_counts_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("captioner.bulk.run._pipeline", lambda *_: batches)
     nothing: Any = None
     with pytest.raises(CaptionerError, match="0 of 2"):
-        run(nothing, nothing, nothing, planned, nothing, workers=nothing, part_size=1, advance=print, fail=print)
+        run(nothing, nothing, planned, nothing, workers=nothing, part_size=1, advance=print, fail=print)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """``captioner caption`` with --frames, --heads and --contrast."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,11 @@ def test_a_clip_gets_one_caption_a_filmstrip_and_a_page(command: Command, clip: 
     run = command("caption", clip, tmp_path / "nowhere.gif", "--frames", 4)
     assert run.code == 1 and "nowhere.gif" in run.err and run.out.startswith(f"{clip}\t")
     assert command("caption", tmp_path / "nowhere.gif", "--frames", 4).code == 2
+
+
+def test_a_request_to_stop_ends_it_in_order(command: Command, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captioner.commands.caption_views._caption", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert command("caption", clip, "--frames", 2).code == 128 + signal.SIGTERM
 
 
 def test_heads_and_contrast_are_drawn(command: Command, make_picture: Callable[..., Path], tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ def test_wrong_kinds_of_values_are_named(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "a.json").write_text(json.dumps({"annotations": [annotation]}))
     assert main(command) == 2
     assert "question_id" in capsys.readouterr().err
+    for key in ([1], {"a": 1}, 1.5, True):
+        (tmp_path / "of.json").write_text(json.dumps([{"question_id": key, "answer": "two"}]))
+        assert main([*_official(tmp_path), "--results", str(tmp_path / "of.json")]) == 2
+        assert "question_id" in capsys.readouterr().err
     lines = tmp_path / "lines.jsonl"
     lines.write_text(json.dumps({"image": "a.jpg", "question": "what?", "answers": "dog"}) + "\n")
     assert main(["evaluate", "--questions", str(lines), "--annotations", str(lines), *command[-2:]]) == 2
@@ -115,6 +119,8 @@ def test_a_model_is_scored_beside_its_blind_self(
         "most frequent of the type",
     }
     assert [row["question_id"] for row in json.loads(saved.read_text())] == [0, 1, 2]
+    assert main([*command[:-2], "--json", "--no-baselines"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["types"]["all"]["exact"]) == {"answers"}
     picture = tmp_path / "photos" / "0.png"
     before = picture.read_bytes()
     assert main([*command[:-1], str(picture)]) == 2

@@ -95,8 +95,11 @@ def test_pictures_that_do_not_open_are_moved_where_nothing_is_lost(command: Comm
     (photos / "link.jpg").symlink_to("sub/bad.jpg")
     Path("failed").mkdir()
     Path("failed/bad.jpg").write_text("of a former run")
-    run = command("caption", photos, "--move-failed", "failed", "--quiet")
+    run = command("caption", photos, "--move-failed", "failed", "--failures", "failed.csv", "--quiet")
     assert run.code == 1
+    with Path("failed.csv").open(newline="") as file:
+        rows = [row["path"] for row in csv.DictReader(file)]
+    assert sorted(rows) == ["failed/bad-2.jpg", "failed/bad-3.jpg", "photos/link.jpg"], "where they are now"
     kept = {path.name: path.read_text() for path in Path("failed").iterdir()}
     assert kept == {"bad.jpg": "of a former run", "bad-2.jpg": "in photos", "bad-3.jpg": "in sub"}
     assert not (photos / "bad.jpg").exists()

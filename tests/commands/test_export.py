@@ -33,10 +33,10 @@ def test_graphs_are_written_beside_the_model_file(
 
 
 def test_a_folder_is_written_and_captions(
-    model_file: Path, tmp_path: Path, make_picture: MakePicture, capsys: pytest.CaptureFixture[str]
+    quick_model: Path, tmp_path: Path, make_picture: MakePicture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, picture = tmp_path / "exported", make_picture()
-    assert main(["export", str(model_file), "--output", str(folder), "--precision", "fp16"]) == 0
+    assert main(["export", str(quick_model), "--output", str(folder), "--precision", "fp16"]) == 0
     assert json.loads((folder / "config.json").read_text())["precision"] == "fp16"
     capsys.readouterr()
     assert main(["caption", str(picture), "--model", str(folder)]) == 0

@@ -2,10 +2,34 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from captioner import checkpoint
+from captioner.header import read_header
 
 
 @pytest.fixture(scope="session")
 def model_file(exported: Callable[[str], Path]) -> Path:
     return exported("lstm-padded")
+
+
+@pytest.fixture
+def traced_again(
+    model_file: Path, for_all_processes: Callable[[str, Callable[[Path], object]], Path]
+) -> Callable[..., dict[str, Any]]:
+    """In the place of `captioner.export.graphs.export_graphs`: the graphs of ``model_file``, which were traced a second
+    time, once for all test processes."""
+
+    onnx = pytest.importorskip("onnx", reason="needs the extra 'export', which is not installed")
+
+    def trace(folder: Path) -> None:
+        from captioner.export.graphs import export_graphs
+
+        graphs = export_graphs(checkpoint.load(model_file), digest=read_header(model_file)["digest"])
+        for name, graph in graphs.items():
+            onnx.save(graph, folder / f"{name}.onnx")
+
+    folder = for_all_processes("traced-again", trace)
+    return lambda *_, **__: {name: onnx.load(folder / f"{name}.onnx") for name in ("encode", "step", "score")}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -238,7 +239,7 @@ def test_what_is_missing_or_of_another_model_is_named(
 
 
 def test_graphs_beside_the_model_file_are_used(
-    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traced_again: Callable[..., Any]
 ) -> None:
     path = tmp_path / "mine.safetensors"
     shutil.copyfile(model_file, path)
@@ -251,5 +252,6 @@ def test_graphs_beside_the_model_file_are_used(
     assert found.text == expected.text
     np.testing.assert_allclose(found.maps, expected.maps, atol=1e-5)
     (tmp_path / "graphs" / "mine" / "step.onnx").write_bytes(b"damaged")
+    monkeypatch.setattr("captioner.export.folder.export_graphs", traced_again)
     export_folder(path, tmp_path / "again")
     assert load(tmp_path / "again").caption(PICTURE).text == expected.text

@@ -55,6 +55,21 @@ def test_context_weights_and_off_grid_have_the_promised_shapes_and_sum_to_one(at
     torch.testing.assert_close(attended.weights.sum(-1) + attended.off_grid, torch.ones(B, heads, T))
 
 
+@pytest.mark.parametrize("name", ["dot", "multihead", "memory"])
+def test_scores_of_strong_features_stay_finite_in_half_precision(name: str) -> None:
+    """256 products of 20 by 20 are more than 65504; divided by the root of the width they are not."""
+    built = build_attention(name, text_width=256, image_width=256, width=256, heads=1).eval()
+    with torch.no_grad():
+        for layer in (built.query, built.key):
+            layer.weight.copy_(torch.eye(256))
+    built.query.bias.data.zero_()
+    signs = torch.sign(torch.randn(2, 256, generator=torch.Generator().manual_seed(0)))
+    grid = Grid(20 * signs[None].half(), (1, 2))
+    attended = answer(built.half(), 20 * signs[None, :1].half(), grid)
+    assert attended.weights[0, 0, 0].tolist() == [1, 0]
+    assert attended.context.isfinite().all()
+
+
 def test_the_cache_knows_the_grid_and_can_drop_pictures(attention: Attention) -> None:
     query, features = made()
     cache = attention.keys_values(Grid(features, (2, 3)))

@@ -54,6 +54,23 @@ def _check(found: CoAttended, b: int, k: int, cells: np.ndarray, kept: np.ndarra
     assert found.words[b, 0, k, len(words) :].abs().sum() == 0
 
 
+def test_scores_of_strong_features_stay_finite_in_half_precision() -> None:
+    """256 products of 20 by 20 are more than 65504; divided by the root of the width they are not."""
+    mechanism = CO_ATTENTIONS["multihead"](width=256, heads=1).eval()
+    with torch.no_grad():
+        mechanism.learned.fill_(20)
+        for layer in (mechanism.word_key, mechanism.cell_key):
+            layer.weight.copy_(torch.eye(256))
+        for layer in (mechanism.cell_query, mechanism.word_query):
+            layer.weight.zero_()
+            layer.bias.fill_(20)
+    mechanism = mechanism.half()
+    grid = Grid(torch.tensor([20.0, -20.0]).half()[None, :, None].expand(1, 2, 256), (1, 2))
+    words = grid.features[:, None]  # (1, 1, 2, 256)
+    found = mechanism(words, torch.ones(1, 1, 2, dtype=torch.bool), mechanism.prepare(grid))
+    assert found.cells.flatten().tolist() == found.words.flatten().tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_parallel_is_its_equations(masked: bool) -> None:
     m, found, words, _, grid = _run("parallel", masked=masked)

@@ -12,6 +12,7 @@ from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig, GridEncoder
 from captioner.model.grid import Grid
 from captioner.model.grid_attention import BLOCKS, Block, build_block
+from captioner.model.grid_attention.base import masked_max, masked_mean
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import REFINERS, Refiner
 from captioner.model.transformer import TransformerConfig, TransformerDecoder
@@ -51,6 +52,15 @@ def padded() -> Tensor:
     mask[1, :, 3:] = False
     mask[1, :, :, 4:] = False
     return mask
+
+
+def test_a_picture_of_which_no_cell_is_left_is_weighed_as_an_even_one() -> None:
+    mask = padded()
+    mask[1] = False
+    assert masked_max(features(), mask)[1].tolist() == masked_mean(features(), mask)[1].tolist() == [0] * D
+    assert torch.equal(masked_max(features(), mask)[0], features()[0].amax((1, 2)))
+    out, weights = build("cbam")(features(), mask)
+    assert out.isfinite().all() and weights["channels"].isfinite().all()
 
 
 def test_shapes_stay_and_weights_are_shares(block: Block) -> None:

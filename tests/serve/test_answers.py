@@ -1,5 +1,7 @@
 """POST /v1/answers: answers as the command line's, formats, and requests that cannot be answered."""
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,11 @@ import httpx2
 import pytest
 
 from captioner.asking import load_answering
-from captioner.serve import schemas
+from captioner.serve import answers, schemas
+from captioner.serve.problems import Problem
+from captioner.serve.workers import Stopped, Wanted
 
-from .conftest import Running, problem_of
+from .conftest import Running, Serve, problem_of
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +56,35 @@ def test_what_cannot_be_answered_is_a_problem(server: Running, picture: bytes) -
     assert "not an image" in problem_of(_ask(server, ("a.txt", b"text"), question="the dog"), 422)["detail"]
     assert "not about 2" in problem_of(_ask(server, file, file, question="the dog"), 422)["detail"]
     assert "beam" in problem_of(_ask(server, file, question="the dog", beam=3), 422)["detail"]
+
+
+def test_an_answer_has_a_largest_size(tiny_answers: Path, picture: bytes) -> None:
+    found = load_answering(tiny_answers).ask(picture, ["the dog", "how many"])
+    for whole in (answers.json_answer(found, True, 10**9, Wanted()), answers.page(found, 10**9, Wanted())):
+        assert len(whole) > 1000
+    for make in (lambda: answers.json_answer(found, True, 1000, Wanted()), lambda: answers.page(found, 1000, Wanted())):
+        with pytest.raises(Problem) as problem:
+            make()
+        assert problem.value.status == 413
+
+
+def test_what_nobody_waits_for_is_not_made(
+    serve: Serve, tiny_model: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = threading.Event()
+
+    def endless(shown: object, wanted: Wanted) -> bytes:
+        while True:
+            try:
+                wanted.check()
+            except Stopped:
+                stopped.set()
+                raise
+            time.sleep(0.01)
+
+    with serve(tiny_model, timeout=1) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr(answers, "figure", endless)
+            problem_of(_ask(running, ("photo.png", picture), question="the dog", format="png"), 503)
+            assert stopped.wait(10)
+        running.wait_until(lambda running: running.service.batcher.places == running.service.held.bytes == 0)

@@ -59,6 +59,13 @@ def test_every_mechanism_and_refiner_is_drawn() -> None:
     assert "36 vectors x 48" in source(refiner="coarse_cells")
 
 
+def test_an_attention_that_is_not_named_is_the_default_of_the_decoder() -> None:
+    config = ModelConfig(decoder=LSTMConfig()).as_dict()
+    del config["decoder"]["attention"]
+    text = diagram({"config": config, "tensors": {}, "vocabulary": ["a"] * 5}, (2, 2))
+    assert "multi-head attention" in text and "additive" not in text
+
+
 def test_every_answerer_and_co_attention_is_drawn() -> None:
     assert set(_ANSWERERS) == set(ANSWERERS) and set(_CO_ATTENTIONS) == set(CO_ATTENTIONS)
     for kind in CO_ATTENTIONS:

@@ -255,13 +255,31 @@ def test_as_cells_a_cell_covers_exactly_its_rectangle(
         assert seen == pytest.approx(expected, abs=1.01)
 
 
-@pytest.mark.parametrize("smooth", [True, False])
-@pytest.mark.parametrize("pad", [False, True])
+PLACES = {
+    "squashed": {},
+    "padded": {"pad": True},
+    "cropped": {"window": (50.0, 0.0, 350.0, 300.0)},
+    "padded on all sides": {"window": (0.0, -50.0, 400.0, 350.0)},
+}
+
+
+@pytest.mark.parametrize(
+    ("smooth", "place"),
+    [
+        (True, "squashed"),
+        (False, "squashed"),
+        (True, "padded"),
+        (False, "padded"),
+        (True, "cropped"),
+        (False, "cropped"),
+        (True, "padded on all sides"),
+    ],
+)
 def test_the_page_shows_what_the_figure_shows(
-    show: Callable[..., Opened], make_caption: MakeCaption, smooth: bool, pad: bool
+    show: Callable[..., Opened], make_caption: MakeCaption, smooth: bool, place: str
 ) -> None:
     """Pixel for pixel, but for the map's bytes, the colours' interpolation and the picture's compression."""
-    geometry = Geometry(size=(400, 300), side=224, grid=(7, 7), pad=pad)
+    geometry = Geometry(size=(400, 300), side=224, grid=(7, 7), **PLACES[place])  # type: ignore[arg-type]
     map_ = np.random.default_rng(3).random((7, 7)).astype(np.float32) ** 3 * geometry.mask
     map_ /= map_.sum()
     plain = Image.new("RGB", (400, 300), (90, 140, 200))

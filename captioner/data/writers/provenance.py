@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from captioner.foreign import describe, is_foreign
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
@@ -57,6 +59,8 @@ class Provenance:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, or of all files of a folder with their names, hexadecimal."""
+    if is_foreign(path):  # may have gigabytes
+        return str(describe(path)["digest"])
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

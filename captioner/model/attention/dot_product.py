@@ -12,4 +12,5 @@ class DotProductAttention(SingleHeadAttention):
     """Text and image in a common space; scores are ``q . k / sqrt(A)``."""
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        return query @ keys.transpose(1, 2) / math.sqrt(query.shape[-1])
+        # Divided before the product, which would otherwise leave the range of half precision.
+        return query / math.sqrt(query.shape[-1]) @ keys.transpose(1, 2)

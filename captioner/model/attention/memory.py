@@ -35,12 +35,13 @@ class MemoryAttention(MultiHeadAttention):
     def forward(self, query: Tensor, cache: AttentionCache) -> Attended:
         """See `Attention.forward`."""
         q = self._split(self.query(query))  # (B, H, T, A / H)
+        q = q / math.sqrt(q.shape[-1])  # before the products, which would otherwise leave the range of half precision
         cells = q @ cache.keys.transpose(2, 3)  # (B, H, T, L)
         slots = q @ self.slot_keys.transpose(1, 2)  # (B, H, T, M)
         mask = cache.mask
         if mask is not None:
             mask = torch.cat((mask, mask.new_ones(mask.shape[0], slots.shape[-1])), 1)[:, None, None]
-        both = masked_softmax(torch.cat((cells, slots), 3) / math.sqrt(q.shape[-1]), mask)
+        both = masked_softmax(torch.cat((cells, slots), 3), mask)
         weights, memory = both.split((cells.shape[-1], slots.shape[-1]), 3)
         context = self.output(self._join(weights @ cache.values + memory @ self.slot_values))
         return Attended(context, weights, memory.sum(-1), {"slots": memory.transpose(1, 2)})

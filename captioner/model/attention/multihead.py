@@ -32,7 +32,8 @@ class MultiHeadAttention(Attention):
     def forward(self, query: Tensor, cache: AttentionCache) -> Attended:
         """See `Attention.forward`."""
         q = self._split(self.query(query))  # (B, H, T, A / H)
-        scores = q @ cache.keys.transpose(2, 3) / math.sqrt(q.shape[-1])  # (B, H, T, L)
+        # Divided before the product, which would otherwise leave the range of half precision.
+        scores = q / math.sqrt(q.shape[-1]) @ cache.keys.transpose(2, 3)  # (B, H, T, L)
         weights = masked_softmax(scores, None if cache.mask is None else cache.mask[:, None, None])
         return Attended.on_grid(self.output(self._join(weights @ cache.values)), weights)
 

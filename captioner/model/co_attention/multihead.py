@@ -45,7 +45,8 @@ class MultiHeadCoAttention(CoAttention):
         learned = self._heads(self.learned).to(keys.dtype)  # (H, A)
         _, summary = self._over_words(learned.expand(*keys.shape[:3], keys.shape[-1]), keys, values, mask)
         query = self._heads(self.cell_query(summary)).transpose(1, 2)  # (B, H, k, A)
-        scores = query @ cells.keys.transpose(2, 3) / math.sqrt(query.shape[-1])  # (B, H, k, L)
+        # Divided before the product, which would otherwise leave the range of half precision; so below.
+        scores = query / math.sqrt(query.shape[-1]) @ cells.keys.transpose(2, 3)  # (B, H, k, L)
         a_cells = masked_softmax(scores, None if cells.mask is None else cells.mask[:, None, None])
         picture = self.picture_norm(self.cell_output((a_cells @ cells.values).transpose(1, 2).flatten(2)))  # (B, k, D)
         a_words, question = self._over_words(self._heads(self.word_query(picture)), keys, values, mask)
@@ -53,7 +54,7 @@ class MultiHeadCoAttention(CoAttention):
 
     def _over_words(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B, k, H, A) over the words of each question: weights (B, k, H, T) and context (B, k, D)."""
-        scores = (keys @ query.unsqueeze(-1)).squeeze(-1) / math.sqrt(query.shape[-1])
+        scores = (keys @ (query / math.sqrt(query.shape[-1])).unsqueeze(-1)).squeeze(-1)
         weights = masked_softmax(scores, mask.unsqueeze(2))
         return weights, (weights.unsqueeze(3) @ values).squeeze(3).flatten(2)
 

@@ -92,7 +92,8 @@ def masked_mean(features: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def masked_max(features: Tensor, mask: Tensor | None) -> Tensor:
-    """The largest value of each channel over the cells that hold picture, (B, D)."""
-    if mask is not None:
-        features = features.masked_fill(~mask, torch.finfo(features.dtype).min)
-    return features.amax((2, 3))
+    """The largest value of each channel over the cells that hold picture, (B, D); 0 where none does."""
+    if mask is None:
+        return features.amax((2, 3))
+    largest = features.masked_fill(~mask, torch.finfo(features.dtype).min).amax((2, 3))
+    return largest * (mask.sum((2, 3)) > 0)

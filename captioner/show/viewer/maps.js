@@ -51,13 +51,15 @@ function decode(caption, cells) {
 /** For each pixel along an axis: the cells whose centres it lies between, and the weights of their values and slopes. */
 function between(pixels, length, start, end, cells, smooth) {
   const perCell = (end - start) / cells;
-  const last = Math.min(cells, Math.ceil((length - start) / perCell - 1e-6)) - 1; // beyond it is only padding
+  const lowest = Math.max(0, Math.floor(-start / perCell + 1e-6)); // before it, and beyond the last, is only padding
+  const last = Math.min(cells, Math.ceil((length - start) / perCell - 1e-6)) - 1;
   const first = new Uint16Array(pixels);
   const second = new Uint16Array(pixels);
   const weights = new Float32Array(pixels * 4);
   for (let i = 0; i < pixels; i++) {
     const place = (((i + 0.5) * length) / pixels - start) / perCell;
-    const from = Math.max(0, Math.min(last, smooth ? place - 0.5 : Math.floor(place)));
+    if (place < 0 || place > cells) continue; // what was cropped away has no map
+    const from = Math.max(lowest, Math.min(last, smooth ? place - 0.5 : Math.floor(place)));
     first[i] = Math.floor(from);
     second[i] = Math.min(first[i] + 1, last);
     const share = from - first[i];
@@ -65,14 +67,14 @@ function between(pixels, length, start, end, cells, smooth) {
     weights.set([(1 + 2 * share) * rest * rest, share * share * (3 - 2 * share)], i * 4);
     weights.set([share * rest * rest, -share * share * rest], i * 4 + 2);
   }
-  return { first, second, weights, last };
+  return { first, second, weights, lowest, last };
 }
 
 /** Slopes at the centres of a line of cells between which a cubic neither overshoots nor adds a peak (Fritsch and
     Butland 1984): the harmonic mean of the steps to both sides, and level at peaks, valleys and ends. */
-function slopes(values, start, stride, last, into) {
-  for (let i = 0, at = start; i <= last; i++, at += stride) {
-    const before = i > 0 ? values[at] - values[at - stride] : 0;
+function slopes(values, start, stride, lowest, last, into) {
+  for (let i = lowest, at = start + lowest * stride; i <= last; i++, at += stride) {
+    const before = i > lowest ? values[at] - values[at - stride] : 0;
     const after = i < last ? values[at + stride] - values[at] : 0;
     into[at] = before * after > 0 ? (2 * before * after) / (before + after) : 0;
   }
@@ -87,7 +89,7 @@ function paint(canvas, glow, data, smooth) {
   const across = between(width, data.size[0], left, right, columns, smooth);
   const down = between(height, data.size[1], upper, lower, rows, smooth);
   const downSlopes = new Float32Array(glow.length);
-  for (let column = 0; column < columns; column++) slopes(glow, column, columns, down.last, downSlopes);
+  for (let column = 0; column < columns; column++) slopes(glow, column, columns, down.lowest, down.last, downSlopes);
   const line = new Float32Array(columns);
   const lineSlopes = new Float32Array(columns);
   const context = canvas.getContext("2d");
@@ -100,7 +102,7 @@ function paint(canvas, glow, data, smooth) {
     for (let i = 0; i < columns; i++) {
       line[i] = glow[one + i] * a + glow[two + i] * b + downSlopes[one + i] * c + downSlopes[two + i] * d;
     }
-    slopes(line, 0, 1, across.last, lineSlopes);
+    slopes(line, 0, 1, across.lowest, across.last, lineSlopes);
     for (let x = 0; x < width; x++, at += 4) {
       const first = across.first[x];
       const second = across.second[x];

@@ -1,0 +1,211 @@
+"""Foreign models: our decoding makes what their own generation makes, and their maps lie where they belong."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("transformers", reason="needs transformers, which is not installed")
+
+from captioner.backends.huggingface.inputs import normalise
+from captioner.options import Greedy
+from captioner.pipeline import Captioner
+from captioner.tokenizer.vocabulary import END, SPECIAL, START
+from tests.foreign_models import BUILDERS
+
+Opened = Callable[[str], Captioner]
+
+WORDS = 6
+
+
+def pictures() -> list[np.ndarray]:
+    """Noise in several shapes, smooth enough for two ways of resizing to agree."""
+    generator = np.random.default_rng(3)
+    return [
+        np.asarray(Image.fromarray(generator.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize(size, 3))
+        for size in ((60, 40), (33, 70), (64, 64))
+    ]
+
+
+def inputs_of(model: Captioner) -> tuple[np.ndarray, list[Any]]:
+    ready = [model.prepare(picture) for picture in pictures()]
+    return np.stack([one.pixels for one in ready]), [one.geometry for one in ready]
+
+
+def generated(model: Captioner, pixels: np.ndarray) -> list[list[int]]:
+    """What the model's own generation makes of inputs (B, height, width, 3), in our ids, without the end."""
+    family = model.backend.family  # type: ignore[attr-defined]
+    kind = type(family).__name__
+    values = normalise(pixels, family.parts.image_processor, torch.device("cpu"), torch.float32)
+    given: dict[str, Any] = {"pixel_values": values}
+    if kind == "Git":
+        given["input_ids"] = torch.full((len(pixels), 1), family.start)
+    elif kind == "Florence2":
+        image = [family.picture] * (1 + family.grid[0] * family.grid[1])
+        given["input_ids"] = torch.tensor([[*image, *family.prompt]] * len(pixels))
+    elif kind in ("Llava", "Qwen2VL"):
+        given["input_ids"] = torch.tensor([[*family.prompt, family.start]] * len(pixels))
+    if kind == "Qwen2VL":  # its processor cuts pictures into patches
+        given |= dict(family.parts.image_processor(list(pixels), do_resize=False, return_tensors="pt"))
+        given["mm_token_type_ids"] = (given["input_ids"] == family.picture).int()
+    vocabulary = model.vocabulary
+    emitted = {*vocabulary.foreign[len(SPECIAL) :], vocabulary.foreign[END]}  # type: ignore[attr-defined]
+    never = [i for i in range(family.size) if i not in emitted]
+    found = model.model.generate(
+        **given, max_new_tokens=WORDS, do_sample=False, num_beams=1, min_new_tokens=1, suppress_tokens=never
+    )
+    ours = {foreign: i for i, foreign in enumerate(vocabulary.foreign) if i >= len(SPECIAL)}  # type: ignore[attr-defined]
+    rows = []
+    for row in found.tolist():
+        after = row[-WORDS:] if len(row) >= WORDS else row
+        while after and after[0] not in ours:  # the start, or the prompt
+            after = after[1:]
+        ends = [i for i, piece in enumerate(after) if piece not in ours]
+        rows.append([ours[piece] for piece in after[: ends[0] if ends else None]])
+    return rows
+
+
+@pytest.fixture(params=BUILDERS)
+def any_foreign(request: pytest.FixtureRequest, foreign: Opened) -> Captioner:
+    return foreign(request.param)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_greedy_decoding_equals_the_models_own_generation(name: str, foreign: Opened) -> None:
+    from captioner.decoding import decode
+
+    model = foreign(name)
+    pixels, geometries = inputs_of(model)
+    encoded = model.backend.encode(pixels, geometries)
+    ours = decode(model.backend, encoded, Greedy(max_length=WORDS))
+    assert [list(some[0].tokens) for some in ours] == generated(model, pixels)
+
+
+@pytest.mark.parametrize("name", ["vit-gpt2", "vit-gpt2 wide", "blip", "git", "florence-2", "llava"])
+def test_inputs_equal_those_of_the_models_own_image_processor(name: str, foreign: Opened) -> None:
+    model = foreign(name)
+    processor = model.backend.family.parts.image_processor  # type: ignore[attr-defined]
+    for picture in pictures():
+        prepared = model.prepare(picture)
+        theirs = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"]
+        ours = normalise(prepared.pixels[None], processor, torch.device("cpu"), torch.float32)
+        assert ours.shape == theirs.shape
+        # A crop that is off by a pixel differs by 0.2 and more.
+        assert float((ours - theirs).abs().mean()) < 0.06
+
+
+def test_steps_read_what_scoring_reads(any_foreign: Captioner) -> None:
+    backend = any_foreign.backend
+    encoded = backend.encode(*inputs_of(any_foreign))
+    caption = any_foreign.vocabulary.encode(["a", "dog", "in", "the", "park"])[1:-1]
+    pieces = [piece for word in caption for piece in any_foreign.vocabulary.pieces(word)]  # type: ignore[attr-defined]
+    scored = backend.score(encoded, [[pieces]] * len(encoded))
+    state = backend.begin(encoded)
+    for i, piece in enumerate([START, *pieces]):
+        step = backend.step(np.full(len(encoded), piece), state)
+        state = step.state
+        for image, (one,) in enumerate(scored):
+            np.testing.assert_allclose(step.maps[image], one.maps[i], atol=1e-5)
+            assert step.off_grid[image] == pytest.approx(one.off_grid[i], abs=1e-5)
+            total = step.maps[image].sum() + step.off_grid[image]
+            assert total == pytest.approx(1, abs=1e-5)
+            if i < len(pieces) and not any_foreign.vocabulary.tokenizer.unk_token:  # type: ignore[attr-defined]
+                assert step.log_p[image, pieces[i]] == pytest.approx(one.log_p[i], abs=1e-4)
+
+
+def test_a_words_log_probability_is_the_sum_of_its_pieces_and_its_map_their_mean(foreign: Opened) -> None:
+    model = foreign("vit-gpt2")
+    encoded = model.backend.encode(*inputs_of(model))
+    words = model.vocabulary.encode(["a", "frisbees", "cat"])[1:-1]
+    pieces = [model.vocabulary.pieces(word) for word in words]  # type: ignore[attr-defined]
+    assert len(pieces[1]) > 1
+    (whole,) = model.backend.score(encoded.select(np.array([0])), [[words]])[0]  # type: ignore[attr-defined]
+    (apart,) = model.backend.score(encoded.select(np.array([0])), [[sum(pieces, ())]])[0]  # type: ignore[attr-defined]
+    inside = slice(len(pieces[0]), len(pieces[0]) + len(pieces[1]))
+    assert whole.log_p[1] == pytest.approx(apart.log_p[inside].sum(), abs=1e-5)
+    np.testing.assert_allclose(whole.maps[1], apart.maps[inside].mean(0), atol=1e-6)
+    assert whole.maps[1].sum() + whole.off_grid[1] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit-gpt2", "blip", "git", "llava", "florence-2"])
+def test_maps_are_the_attention_of_the_models_own_forward_pass(name: str, foreign: Opened) -> None:
+    """Without a cache, in one pass over picture and words, and with the layer and head that were chosen."""
+    from captioner.backends.huggingface import open_foreign
+
+    opened = foreign(name)
+    folder = opened.model.config.name_or_path
+    backend = open_foreign(folder, device="cpu", map_heads=[(1, 0)])
+    family, vocabulary = backend.family, backend.vocabulary
+    pixels, geometries = inputs_of(opened)
+    caption = vocabulary.encode(["a", "dog", "in", "the", "park"])[1:-1]
+    pieces = [piece for word in caption for piece in vocabulary.pieces(word)]
+    (ours,) = backend.score(backend.encode(pixels[:1], geometries[:1]), [[pieces]])[0]
+    values = normalise(pixels[:1], family.parts.image_processor, torch.device("cpu"), torch.float32)
+    read = torch.tensor([[family.start, *(vocabulary.foreign[piece] for piece in pieces)]])
+    cells = family.grid[0] * family.grid[1]
+    given: dict[str, Any] = {"pixel_values": values, "output_attentions": True, "return_dict": True}
+    with torch.no_grad():
+        if name == "vit-gpt2":
+            found = family.model(decoder_input_ids=read, **given).cross_attentions[1][0, 0, :, 1:]
+        elif name == "blip":
+            outputs = family.model.vision_model(values).last_hidden_state
+            found = family.model.text_decoder(
+                input_ids=read, encoder_hidden_states=outputs, output_attentions=True, use_cache=False
+            ).cross_attentions[1][0, 0, :, 1:]
+        elif name == "git":
+            found = family.model(input_ids=read, **given).attentions[1][0, 0, -read.shape[1] :, 1 : 1 + cells]
+        elif name == "llava":
+            prompt = torch.tensor([family.prompt])
+            first = family.prompt.index(family.picture)
+            found = family.model(input_ids=torch.cat((prompt, read), 1), **given).attentions[1]
+            found = found[0, 0, -read.shape[1] :, first : first + cells]
+        else:
+            prompt = torch.tensor([[family.picture] * (1 + cells) + family.prompt])
+            found = family.model(input_ids=prompt, decoder_input_ids=read, **given).cross_attentions[1]
+            found = found[0, 0, :, 1 : 1 + cells]
+    mask = geometries[0].mask
+    np.testing.assert_allclose(ours.maps, found.reshape(-1, *family.grid).numpy() * mask, atol=1e-5)
+
+
+SHAPES = {"vit-gpt2": (90, 60), "vit-gpt2 wide": (90, 60), "swin-gpt2": (60, 90), "git": (160, 64), "llava": (64, 160)}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_patch_that_draws_all_attention_glows_where_it_lies_in_the_picture(name: str, foreign: Opened) -> None:
+    """One bright square in the original picture: squashed, cropped, padded, on a grid that is not square.
+
+    The keys of attention are replaced by the brightness of the cells, which the encoder would have to learn.
+    """
+    model = foreign(name)
+    backend = model.backend
+    width, height = SHAPES[name]
+    for across, down in ((0.5, 0.5), (0.35, 0.4), (0.6, 0.7)):
+        picture = np.zeros((height, width, 3), dtype=np.uint8)  # its cells have no weight
+        x, y, reach = int(across * width), int(down * height), 6
+        picture[y - reach : y + reach, x - reach : x + reach] = 255
+        prepared = model.prepare(picture)
+        rows, columns = backend.grid_shape
+        left, top, right, bottom = prepared.geometry.content_box
+        inside = np.zeros(prepared.pixels.shape[:2])
+        inside[top:bottom, left:right] = prepared.pixels.mean(-1)[top:bottom, left:right]
+        down_pixels, across_pixels = inside.shape[0] // rows, inside.shape[1] // columns
+        brightness = inside.reshape(rows, down_pixels, columns, across_pixels).mean((1, 3)) * prepared.geometry.mask
+        family = backend.family  # type: ignore[attr-defined]
+        keys = family.first_cell + rows * columns + 3
+        weights = torch.full((1, 2, 1, keys), 1e-6)
+        weights[..., family.first_cell : family.first_cell + rows * columns] = torch.tensor(brightness.ravel()).float()
+        weights = weights / weights.sum(-1, keepdim=True)
+        state = backend.encode(prepared.pixels[None], [prepared.geometry])
+        maps, off_grid = backend._maps([weights, weights], state)  # type: ignore[attr-defined]
+        map_ = maps[0, 0].numpy()
+        boxes = np.array([[prepared.geometry.cell_box(i, j) for j in range(columns)] for i in range(rows)])
+        centre = (map_[..., None] * (boxes[..., :2] + boxes[..., 2:]) / 2).sum((0, 1)) / map_.sum()
+        cell = boxes[..., 2:].max((0, 1)) - boxes[..., :2].min((0, 1))
+        cell = cell / (columns, rows)
+        assert np.isfinite(centre).all()
+        assert abs(centre - (x, y)).max() <= 0.5 * cell.max() + 1, (name, centre, (x, y), cell)
+        assert float(off_grid[0, 0]) == pytest.approx(0, abs=1e-3)
+        assert prepared.geometry.cell_of(x, y) == tuple(np.argwhere(map_ >= map_.max() - 0.2)[0]) or map_.max() < 0.6
