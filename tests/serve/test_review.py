@@ -143,8 +143,24 @@ def test_a_folder_is_walked_by_keyboard_and_nothing_is_lost(
         page.keyboard.press("p")
         at(page, 2)
         assert page.locator("#status").inner_text() == "flagged"
-        page.keyboard.press("u")
+        page.keyboard.press("p")
+        at(page, 1)
+        page.keyboard.press("e")  # a picture that was decided stays so while its text is changed
+        page.keyboard.type("s")
+        sync_api.expect(page.locator("#status")).to_have_text("edited", timeout=PATIENCE)
+        page.keyboard.press("Backspace")
+        sync_api.expect(page.locator("#status")).to_have_text("accepted", timeout=PATIENCE)
+        page.keyboard.press("Escape")
+        page.route(
+            "**/api/pictures/1", lambda route: route.fulfill(status=500, json={"detail": "a fault of the program"})
+        )
+        page.keyboard.press("n")
+        page.get_by_text("a fault of the program").wait_for()
+        at(page, 2)  # and the keys work on
+        page.unroute("**/api/pictures/1")
+        page.keyboard.press("n")
         at(page, 3)
+        assert page.locator("#notice").is_hidden()
         page.keyboard.press("e")
         page.keyboard.type(" in Oslo")
         page.locator(".cv-unknown").wait_for()

@@ -17,6 +17,7 @@
   let typed = null; // the timer after the last key
   let saved = ""; // the text that the program has
   let moving = false; // a decision is on its way
+  let writing = Promise.resolve(); // what is written is written in the order of the decisions
 
   const now = () => text.value.trim().replace(/\s+/g, " ");
   const say = (words) => (find("said").textContent = words);
@@ -68,8 +69,18 @@
     document.querySelector(".card").setAttribute("aria-busy", "true");
     find("place").textContent = `${to + 1} of ${count}`;
     say("");
-    const found = await ask(`/api/pictures/${to}`);
+    let found;
+    try {
+      found = await ask(`/api/pictures/${to}`);
+    } catch (error) {
+      if (to === index) {
+        notice(error.message);
+        document.querySelector(".card").setAttribute("aria-busy", "false");
+      }
+      return;
+    }
     if (to !== index) return;
+    notice("");
     item = found;
     find("name").textContent = found.name;
     find("problem").textContent = found.problem ?? "";
@@ -101,10 +112,14 @@
     return undefined;
   }
 
-  /** Write a decision; true once it is on the disk. */
-  async function write(status) {
+  /** Write a decision, after those before it; true once it is on the disk. */
+  function write(status) {
     const words = now();
     const of = index;
+    return (writing = writing.then(() => send(of, status, words)));
+  }
+
+  async function send(of, status, words) {
     const put = { method: "PUT", body: JSON.stringify({ status, caption: words }), keepalive: true };
     try {
       const { progress, next_open: open } = await ask(`/api/pictures/${of}`, put);
@@ -122,12 +137,19 @@
     }
   }
 
+  /** What becomes of a text that is typed: a draft, but a decision about the picture stays one. */
+  function undecided() {
+    if (!now() || !["accepted", "edited", "flagged"].includes(item.status)) return "draft";
+    if (item.status === "flagged") return "flagged";
+    return now() === item.original ? "accepted" : "edited";
+  }
+
   /** What was typed and is not saved yet. */
   async function keep() {
     clearTimeout(typed);
     typed = null;
     if (!item) return true; // what stands there is still the text of the picture before
-    return now() === saved || (await write("draft"));
+    return now() === saved || (await write(undecided()));
   }
 
   async function move(step) {
