@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 
 from captioner.errors import CheckpointError, OptionError, one_line
 
 TYPE_CHECKING = False  # 'captioner models' does without what takes longer to import than to list them
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -48,7 +49,7 @@ def refuse_foreign(path: str | os.PathLike[str], what: str) -> None:
 
 
 def fetch(name: str) -> Path:
-    """The folder of a model of the hub, which is fetched if it is not in the hub's cache.
+    """The folder of a model of the hub, fetched if the hub's cache lacks it; what is there is not looked up again.
 
     Args:
         name: "hf:owner/name", or "hf:owner/name@revision".
@@ -69,13 +70,10 @@ def fetch(name: str) -> Path:
         raise OptionError(f"{name} needs huggingface_hub, which is not installed", remedy=EXTRA) from None
     wanted: dict[str, Any] = {"repo_id": repository, "revision": revision or None}
     try:
-        try:
+        with _without_log("huggingface_hub"):  # which says each of its tries
+            if (cached := _cached(wanted)) is not None:
+                return cached
             files = huggingface_hub.list_repo_files(**wanted)
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
-            raise
-        except Exception:  # not reachable, or told to stay offline: what the cache has will do
-            cached = huggingface_hub.snapshot_download(**wanted, local_files_only=True)
-            return Path(cached)
         # Weights in safetensors, and others only where there are none.
         ending = next((one for one in _WEIGHTS if any(file.endswith(one) for file in files)), _WEIGHTS[0])
         return Path(huggingface_hub.snapshot_download(**wanted, allow_patterns=[*_TEXTS, f"*{ending}"]))
@@ -89,6 +87,42 @@ def fetch(name: str) -> Path:
             f"{name}: cannot be fetched, and the hub's cache has no such model ({type(error).__name__})",
             remedy="try again with a connection, or give the path of a folder",
         ) from None
+
+
+def _cached(wanted: Mapping[str, Any]) -> Path | None:
+    """What the hub's cache has of a model; None where it lacks the configuration or weights."""
+    from pathlib import Path
+
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        folder = Path(huggingface_hub.snapshot_download(**wanted, local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None
+    files = {file.name for file in folder.rglob("*")}
+    parts: set[str] = set()
+    for index in folder.glob("*.index.json"):  # which a download that was stopped has, and not all of its parts
+        try:
+            parts.update(json.loads(index.read_bytes())["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+    whole = _CONFIG in files and parts <= files and any(name.endswith(_WEIGHTS) for name in files)
+    return folder if whole else None
+
+
+@contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    """Inside, a library's logger is silent but for what is critical."""
+    import logging
+
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def parse_heads(text: str) -> list[tuple[int, int | None]]:

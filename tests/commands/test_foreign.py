@@ -1,6 +1,7 @@
 """Foreign models on the command line: what works as with ours, and what is refused in one line."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -218,11 +219,19 @@ def test_what_is_not_installed_is_named(missing: str, folder: Path, monkeypatch:
 
 
 def test_a_model_of_the_hub_comes_from_its_cache_or_is_named(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     import huggingface_hub
 
+    asked = []
+
     def offline(**wanted: Any) -> list[str]:
+        asked.append(wanted["repo_id"])
+        logging.getLogger("huggingface_hub.utils").warning("Retrying in 1s")
         raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
 
     snapshot = tmp_path / "models--me--mine" / "snapshots" / "0123"
@@ -238,8 +247,15 @@ def test_a_model_of_the_hub_comes_from_its_cache_or_is_named(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
     shipped._fetched.cache_clear()
     assert load("hf:me/mine", device="cpu").name == "me/mine"
+    assert asked == []  # what is there is not looked up again
     with pytest.raises(CheckpointError, match=r"hf:me/other.*connection"):
         load("hf:me/other")
+    (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    shipped._fetched.cache_clear()
+    with pytest.raises(CheckpointError, match=r"hf:me/mine.*connection"):
+        load("hf:me/mine")
+    assert asked == ["me/other", "me/mine"]
+    assert "Retrying" not in caplog.text + capfd.readouterr().err
     for wrong in ("hf:mine", "hf:/x", "hf:a/b/c"):
         with pytest.raises(CheckpointError, match="hf:owner/name"):
             load(wrong)
