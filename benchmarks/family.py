@@ -255,7 +255,7 @@ def temporal(encoder: Path, scenes: Sequence[Scene], *, supervision: float, epoc
         rows = [[START, *vocabulary.encode(clips.scenes[i].words)[1:-1], END] for i in chosen]
         longest = max(map(len, rows))
         tokens = torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows])
-        decoded = model.decoder(model.refiner(clips.grid(chosen, random)), tokens[:, :-1])
+        decoded = model.decoder(refined(model, clips.grid(chosen, random)), tokens[:, :-1])
         loss = caption_loss(decoded.logits, tokens[:, 1:])
         if supervision:
             boxes = clips.boxes(chosen, longest - 1)
@@ -269,6 +269,14 @@ def temporal(encoder: Path, scenes: Sequence[Scene], *, supervision: float, epoc
     return measure_clips(model.eval(), vocabulary, Clips(model, scenes, seed=3), 1000 * float(np.median(times)))
 
 
+def refined(model: CaptionModel, clips: Grid) -> Grid:
+    """Clips whose frames are each refined as a picture is, (B, frames * L, width)."""
+    cells = clips.shape[0] * clips.shape[1]
+    found = model.refiner(Grid(clips.features.reshape(-1, cells, clips.features.shape[-1]), clips.shape))
+    joined = found.features.reshape(len(clips), clips.frames * cells, -1)
+    return Grid(joined, clips.shape, frames=clips.frames)
+
+
 def orders(random: np.random.Generator, epochs: int) -> Iterator[list[int]]:
     for _ in range(epochs):
         order = random.permutation(TRAIN).tolist()
@@ -278,7 +286,7 @@ def orders(random: np.random.Generator, epochs: int) -> Iterator[list[int]]:
 @torch.no_grad()
 def measure_clips(model: CaptionModel, vocabulary: Any, clips: Clips, step_time: float) -> Result:
     chosen = list(range(len(clips.scenes)))
-    state = model.decoder.begin(model.refiner(clips.grid(chosen, np.random.default_rng(4))))
+    state = model.decoder.begin(refined(model, clips.grid(chosen, np.random.default_rng(4))))
     token, tokens, maps = torch.full((len(chosen),), START), [], []
     for _ in range(16):
         step = model.decoder.step(token, state)
