@@ -135,7 +135,7 @@ def _open(
                     remedy=f"pip install {error.name}",
                 ) from None
     if backend not in BACKENDS:
-        known = ", ".join(sorted({"auto", *_OURS, *BACKENDS}))
+        known = ", ".join(sorted({"auto", "huggingface", *_OURS, *BACKENDS}))
         raise OptionError(f"no backend is called '{backend}'; there are {known}")
     chosen: dict[str, Any] = {} if threads is None else {"threads": threads}
     if backend == "onnx" and not wait:

@@ -236,10 +236,17 @@ class Recipe:
         """As `as_dict`, for a model that is passed on: only the last two parts of paths, and without the options that
         a model file decided. ``encoder_options`` stay where any was set, since the side may be changed."""
         shown = {name: "/".join(Path(getattr(self, name)).parts[-2:]) for name in FILES}
+        found = {**self.as_dict(), **shown}
         # The side of the pictures and slots of memory may be set for a model that is started from.
-        kept = {name for name in ("encoder_options", "decoder_options") if getattr(self, name)}
-        hidden = self.given - kept
-        return {name: value for name, value in {**self.as_dict(), **shown}.items() if name not in hidden}
+        kept = {"encoder_options"} if self.encoder_options else set()
+        if added := {name: self.decoder_options[name] for name in _ADDED if name in self.decoder_options}:
+            kept.add("decoder_options")
+            if "decoder_options" in self.given:
+                found["decoder_options"] = added
+        return {name: value for name, value in found.items() if name not in self.given - kept}
+
+
+_ADDED = ("attention", "attention_options")  # of the decoder's options, what a model that is started from may gain
 
 
 def options() -> tuple["Field[Any]", ...]:

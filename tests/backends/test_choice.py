@@ -81,5 +81,5 @@ def test_a_gpu_counts_where_torch_is_built_for_it(tmp_path: Path, monkeypatch: p
 
 
 def test_a_backend_that_is_not_there_is_named_beside_those_that_are(model: Path) -> None:
-    with pytest.raises(OptionError, match=r"'nope'.* auto, onnx, torch"):
+    with pytest.raises(OptionError, match=r"'nope'.* auto, huggingface, onnx, torch"):
         choice.open_backend("nope", model)

@@ -162,7 +162,7 @@ def broken(config: dict[str, object], damage: str) -> str:
         "empty": "",
         "cut": json.dumps(config)[:200],
         "list": "[]",
-        "foreign": json.dumps({"model_type": "bert"}),
+        "foreign": json.dumps({"architectures": ["Bert"]}),
         "newer": json.dumps({**config, "version": 99}),
         "no words": json.dumps({key: value for key, value in config.items() if key != "vocabulary"}),
         "no digest": json.dumps({**config, "digest": None}),

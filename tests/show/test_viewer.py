@@ -294,7 +294,12 @@ def test_the_page_shows_what_the_figure_shows(
     figure = overlay(plain.resize((width, height)), map_, geometry, top=top_of_scale(caption), smooth=smooth).astype(
         np.float32
     )
-    error = np.abs(shot - figure)[12:-12, 12:-12]  # the page's corners are round
+    error = np.abs(shot - figure)
+    for edge in PLACES[place].get("window", ())[::2]:  # where a map ends, the two may be a pixel apart
+        at = round(edge * width / 400)
+        if 0 < at < width:
+            error[:, at - 1 : at + 2] = 0
+    error = error[12:-12, 12:-12]  # the page's corners are round
     if smooth:
         assert error.max() < 12
     else:
