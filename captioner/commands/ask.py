@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from captioner.commands.console import printable, report, stopping_on_signals
 from captioner.commands.model_options import add_model_options, check_model_options
-from captioner.commands.packages import require
+from captioner.commands.packages import import_numpy, require
 from captioner.errors import OptionError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, 1 if some questions failed, 2 if all did. Raises CaptionerError."""
+    import_numpy()
     check_model_options(options)
     if options.questions is not None:
         return _run_file(options)

@@ -12,7 +12,7 @@ from captioner.commands.confidence import Confidence, add_confidence_options
 from captioner.commands.console import Terminated, report, stopping_on_signals
 from captioner.commands.decoding_options import add_decoding_options, decoding_options, provenance_of
 from captioner.commands.model_options import add_model_options, load_model
-from captioner.commands.packages import require
+from captioner.commands.packages import import_numpy, require
 from captioner.commands.picture_options import add_picture_options, check_given, find_chosen
 from captioner.commands.ranges import check_positive
 from captioner.commands.sidecar_options import add_sidecar_options, affixes_of, endings_of, open_sidecars
@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, 1 if some pictures failed, 2 if all did. Raises CaptionerError."""
+    import_numpy()
     check_given(options)
     from captioner.commands.caption_run import CaptionRun, Outputs, dry_run, raise_or_report
     from captioner.commands.files import refuse_overwriting

@@ -1,5 +1,7 @@
 """Packages that not every installation has."""
 
+import os
+
 from captioner.errors import OptionError
 
 OPTIONAL = {
@@ -40,3 +42,18 @@ def missing(module: str, needed_by: str = "this command") -> OptionError:
     """The error of a module of `OPTIONAL` that is not installed."""
     package = OPTIONAL[module]
     return OptionError(f"{needed_by} needs {package}, which is not installed", remedy=f"pip install {package}")
+
+
+def import_numpy() -> None:
+    """Import numpy without threads for linear algebra, unless OPENBLAS_NUM_THREADS asks for them.
+
+    Captioning multiplies no matrices in numpy, and starting a thread for each core takes as long as the encoder does.
+    """
+    name = "OPENBLAS_NUM_THREADS"
+    if name in os.environ:
+        return
+    os.environ[name] = "1"
+    try:
+        import numpy  # noqa: F401
+    finally:
+        del os.environ[name]  # programs that are started from here may have use for them

@@ -82,3 +82,18 @@ def test_serve(scenes: Path) -> None:
         server.send_signal(signal.SIGTERM)
         _, errors = server.communicate(timeout=60)
     assert errors.splitlines()[-1:] == ["0 []"], errors
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux shows them")
+@pytest.mark.parametrize("asked", [None, "1"])
+def test_numpy_starts_no_threads_for_a_caption(asked: str | None) -> None:
+    code = (
+        "import os; from captioner.commands.packages import import_numpy; import_numpy(); "
+        "print(len(os.listdir('/proc/self/task')), os.environ.get('OPENBLAS_NUM_THREADS'))"
+    )
+    around = {
+        name: value for name, value in os.environ.items() if name not in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+    }
+    environment = around | ({} if asked is None else {"OPENBLAS_NUM_THREADS": asked})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["1", str(asked)]
