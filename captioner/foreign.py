@@ -182,13 +182,13 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _decoding(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `captioner.options.Beam` from those of the model's own ``generate``."""
+    """Options of `captioner.options.Beam` from those of the model's own ``generate``, within the bounds of our files."""
     values = {**config, **generation}
 
     def number(name: str, low: float, high: float) -> Any:
         value = values.get(name)
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-        return value if good else None
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= low
+        return min(value, high) if good else None
 
     given = {
         "width": number("num_beams", 1, _WIDEST),

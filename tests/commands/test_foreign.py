@@ -1,5 +1,6 @@
 """Foreign models on the command line: what works as with ours, and what is refused in one line."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -14,7 +15,7 @@ from PIL import Image
 from captioner import foreign as foreign_form
 from captioner import shipped
 from captioner.cli import main
-from captioner.errors import CheckpointError, OptionError
+from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.options import Beam, Greedy
 from captioner.pipeline import Captioner, load
 from captioner.results import Caption
@@ -274,6 +275,27 @@ def test_options_of_the_models_own_generation_are_the_defaults(copied: Path) -> 
     changed(copied / "generation_config.json", num_beams=4, max_length=9, length_penalty=0.6, no_repeat_ngram_size=3)
     options = load(copied, device="cpu").default_options
     assert (options.width, options.max_length, options.length_penalty, options.no_repeat_ngram) == (4, 8, 0.6, 3)
+
+
+def test_bounds_of_our_own_files_hold_for_what_a_model_asks(copied: Path) -> None:
+    changed(copied / "generation_config.json", num_beams=400, max_new_tokens=1024)
+    decoding = foreign_form.describe(copied)["about"]["decoding"]
+    assert (decoding["width"], decoding["max_length"]) == (100, 200)
+    assert load(copied, device="cpu").default_options.max_length == 45, "the words that the model can read"
+
+
+def test_code_in_a_folder_is_never_executed(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = tmp_path / "ran"
+    (copied / "evil.py").write_text(f"open({str(ran)!r}, 'w').write('ran')\nclass Evil: pass\n")
+    (copied / "chat_template.jinja").write_text("{{ messages }}")
+    named = {"AutoProcessor": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"], "AutoConfig": "evil.Evil"}
+    (copied / "processor_config.json").write_text(json.dumps({"processor_class": "Evil", "auto_map": named}))
+    for name in ("tokenizer_config.json", "preprocessor_config.json", "config.json"):
+        changed(copied / name, auto_map=named)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with contextlib.suppress(CaptionerError):
+        load(copied, device="cpu")
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("command", [["export"], ["models"], ["models", "--diagram"]])

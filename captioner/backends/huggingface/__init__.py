@@ -129,7 +129,7 @@ def _parts(folder: Path, name: str, kind: str) -> Parts:
         raise OptionError(f"{name}: its tokeniser ({type(tokenizer).__name__}) does not say where its pieces stand")
     processor = None
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     own = getattr(FAMILIES[kind], "fitting_of", None)
     fitting: Fitting = fitting_of(image_processor, name) if own is None else own(image_processor, name)
     return Parts(tokenizer, image_processor, processor, fitting, name)
@@ -143,6 +143,7 @@ def _model(folder: Path, wanted: str, name: str, device: str) -> Any:
         attn_implementation="eager",
         dtype=dtype,
         local_files_only=True,
+        trust_remote_code=False,
         output_loading_info=True,
     )
     missing = sorted(report["missing_keys"])
