@@ -182,7 +182,7 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _decoding(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `captioner.options.Beam` from those of the model's own ``generate``, within the bounds of our files."""
+    """Options of `captioner.options.Beam` from those of the model's own ``generate``, within our bounds."""
     values = {**config, **generation}
 
     def number(name: str, low: float, high: float) -> Any:
