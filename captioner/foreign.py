@@ -186,7 +186,7 @@ def _decoding(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[
     values = {**config, **generation}
 
     def number(name: str, low: float, high: float) -> Any:
-        value = values.get(name)
+        value: Any = values.get(name)
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= low
         return min(value, high) if good else None
 

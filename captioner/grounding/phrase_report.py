@@ -26,7 +26,7 @@ class PhraseReport:
         map_options: how maps were made.
         scores: of all phrases.
         by_type: of each type.
-        off_grid: by class of words, how many there are and their mean weight off the grid.
+        off_grid: by class of words, how many there are, on how many pictures, and their mean weight off the grid.
         notes: lines for the user.
     """
 
@@ -36,13 +36,13 @@ class PhraseReport:
     map_options: dict[str, Any]
     scores: PhraseScores
     by_type: Mapping[str, PhraseScores]
-    off_grid: Mapping[str, tuple[int, Estimate]]
+    off_grid: Mapping[str, tuple[int, int, Estimate]]
     notes: tuple[str, ...] = ()
 
     @property
     def leaves_the_grid(self) -> bool:
         """Whether any word has weight off the grid."""
-        return any(estimate.value > 0 for _, estimate in self.off_grid.values())
+        return any(estimate.value > 0 for *_, estimate in self.off_grid.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what has no value is None, never NaN."""
@@ -53,7 +53,10 @@ class PhraseReport:
             "maps": self.map_options,
             "all": _as_dict(self.scores),
             "types": {name: _as_dict(scores) for name, scores in self.by_type.items()},
-            "off_grid": {name: {"words": count, **mean.as_dict()} for name, (count, mean) in self.off_grid.items()},
+            "off_grid": {
+                name: {"words": count, "pictures": pictures, **mean.as_dict()}
+                for name, (count, pictures, mean) in self.off_grid.items()
+            },
             "notes": list(self.notes),
         }
 
@@ -85,7 +88,7 @@ def print_phrase_report(report: PhraseReport, console: Console) -> None:
         overall.add_row(
             title,
             _percent(found["pointing"]),
-            interval_text(found["pointing"]),
+            _interval(found["pointing"], scores.pictures),
             *(_percent(found[measure]) for measure in MEASURES[1:]),
             style="bold" if name == "maps" else "",
         )
@@ -94,8 +97,8 @@ def print_phrase_report(report: PhraseReport, console: Console) -> None:
     console.print(_types(report))
     if report.leaves_the_grid:
         table = plain_table("weight off the grid", "words", "mean", "95% interval")
-        for name, (count, estimate) in report.off_grid.items():
-            table.add_row(name, f"{count:,}", _percent(estimate), interval_text(estimate))
+        for name, (count, pictures, estimate) in report.off_grid.items():
+            table.add_row(name, f"{count:,}", _percent(estimate), _interval(estimate, pictures))
         console.print(table)
     else:
         console.print("no word has weight off the grid: this model has no such place", highlight=False)
@@ -114,7 +117,7 @@ def _types(report: PhraseReport) -> Any:
             _NAMES.get(type_, type_),
             f"{scores.phrases:,}",
             _percent(pointing["maps"]),
-            interval_text(pointing["maps"]) if scores.pictures >= MINIMUM_PICTURES else "",
+            _interval(pointing["maps"], scores.pictures),
             *(_percent(pointing[name]) for name in BASELINES),
             _percent(mass["maps"]),
             _percent(mass["even"]),
@@ -127,3 +130,7 @@ def _types(report: PhraseReport) -> Any:
 
 def _percent(estimate: Estimate) -> str:
     return f"{estimate.value:.1%}" if estimate.value == estimate.value else "-"
+
+
+def _interval(estimate: Estimate, pictures: int) -> str:
+    return interval_text(estimate) if pictures >= MINIMUM_PICTURES else ""

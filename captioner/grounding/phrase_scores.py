@@ -10,12 +10,14 @@ The map of a phrase is that of its head, its last content word: what a reader se
   boxes, above 0.5); their boxes are a detector's proposals, and their mean is one over classes of words.
 - correctness: the attention correctness of Liu et al. 2017, "Attention Correctness in Neural Image Captioning": the
   share of the attention that lies in the boxes, of the word of the phrase where it is largest; each word's attention
-  sums to 1 over the picture, whatever went off the grid.
+  sums to 1 over the picture, whatever went off the grid. The baseline of another word is then the largest of as many
+  other words as the phrase has, on average over all such choices.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,7 @@ MEASURES = ("pointing", "mass", "box", "correctness")
 WORD_CLASSES = ("things", "attributes", "function words", "other words")
 """Heads of phrases with boxes; their other content words; function words; verbs and all else."""
 
+_CORRECTNESS = MEASURES.index("correctness")
 _OVERLAP = 0.5
 _Map = Floats | NDArray[np.float32]
 
@@ -77,11 +80,13 @@ def score_phrases(caption: Caption, phrases: Sequence[CaptionPhrase], picture: s
         others = [i for i in range(len(maps)) if i not in same]
 
         own = _values([(maps[phrase.head], boxes[phrase.head])], region, phrase.boxes)
-        words = [maps[i] for i in phrase.words if i < len(maps)]
-        own[MEASURES.index("correctness")] = max(_correctness(map_, region) for map_ in words)
+        words = [_correctness(maps[i], region) for i in phrase.words if i < len(maps)]
+        own[_CORRECTNESS] = max(words)
+        another = _values([(maps[i], boxes[i]) for i in others], region, phrase.boxes)
+        another[_CORRECTNESS] = expected_maximum([_correctness(maps[i], region) for i in others], len(words))
         columns = [
             own,
-            _values([(maps[i], boxes[i]) for i in others], region, phrase.boxes),
+            another,
             *(_values([one], region, phrase.boxes) for one in fixed),
         ]
         types = tuple(type_ for type_ in phrase.types if type_ in PHRASE_TYPES) or ("other",)
@@ -100,6 +105,17 @@ def _values(maps: Sequence[tuple[_Map, Box]], region: CellRegion, boxes: Sequenc
 
 def _correctness(map_: _Map, region: CellRegion) -> float:
     return region.mass(map_) / max(float(map_.sum()), 1e-9)
+
+
+def expected_maximum(values: Sequence[float], count: int) -> float:
+    """The largest of ``count`` of the values, or of all if they are fewer, on average over all choices of so many.
+
+    NaN without values.
+    """
+    n, k = len(values), min(count, len(values))
+    if not n:
+        return float("nan")
+    return sum(value * comb(i, k - 1) for i, value in enumerate(sorted(values))) / comb(n, k)
 
 
 def half_maximum_box(map_: _Map, geometry: Geometry) -> Box:
@@ -219,8 +235,8 @@ def _average(scores: Sequence[PhraseScore], resamples: int, seed: int) -> Phrase
 
 def average_off_grid(
     words: Sequence[tuple[str, str, float]], *, resamples: int = 1000, seed: int = 0
-) -> dict[str, tuple[int, Estimate]]:
-    """The number of words of each class and their mean weight off the grid.
+) -> dict[str, tuple[int, int, Estimate]]:
+    """The number of words of each class, the number of their pictures, and their mean weight off the grid.
 
     Args:
         words: picture, class and weight of each.
@@ -231,5 +247,6 @@ def average_off_grid(
         some = [(picture, weight) for picture, class_, weight in words if class_ == name]
         if some:
             values = np.array([[weight] for _, weight in some])
-            found[name] = len(some), bootstrap_means(values, [picture for picture, _ in some], resamples, seed)[0]
+            pictures = [picture for picture, _ in some]
+            found[name] = len(some), len(set(pictures)), bootstrap_means(values, pictures, resamples, seed)[0]
     return found

@@ -63,6 +63,8 @@ def test_both_forms_say_the_same(tmp_path: Path) -> None:
         ({"boxes": []}, "boxes"),
         ({"sentences": None}, "sentences"),
         ({"sentences": [{"words": "a dog"}]}, "words"),
+        ({"sentences": [{"words": ["dog"], "phrases": None}]}, "None"),
+        ({"sentences": [{"words": ["dog"], "phrases": 7}]}, "7"),
         ({"sentences": [{"words": ["dog"], "phrases": [{"start": 0, "end": 2, "entity": "7", "types": []}]}]}, "2"),
         ({"sentences": [{"words": ["dog"], "flickr8k_caption": "1"}]}, "flickr8k_caption"),
     ],

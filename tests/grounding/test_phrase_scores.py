@@ -1,5 +1,6 @@
 """Scores of phrases' maps: pointing, mass, the box around the half-maximum region, correctness; weight off the grid."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from captioner.grounding.phrase_scores import (
     PhraseScore,
     average_off_grid,
     average_phrases,
+    expected_maximum,
     half_maximum_box,
     off_grid_by_class,
     overlaps,
@@ -99,9 +101,9 @@ def test_each_word_has_a_class() -> None:
     ]
     assert [name for name, _ in off_grid_by_class(CAPTION, [replace(BALL, boxes=())])][1:3] == ["other words"] * 2
     found = average_off_grid([("a", "things", 0.2), ("b", "things", 0.4), ("b", "function words", 1.0)], resamples=9)
-    assert {name: (count, mean.value) for name, (count, mean) in found.items()} == {
-        "things": (2, pytest.approx(0.3)),
-        "function words": (1, 1.0),
+    assert {name: (count, pictures, mean.value) for name, (count, pictures, mean) in found.items()} == {
+        "things": (2, 2, pytest.approx(0.3)),
+        "function words": (1, 1, 1.0),
     }
 
 
@@ -123,3 +125,12 @@ def test_means_are_over_phrases_and_by_each_of_their_types() -> None:
     assert average_phrases(many, resamples=20)[0].beats_baselines
     with pytest.raises(DataError, match="phrase"):
         average_phrases([])
+
+
+def test_the_expected_maximum_is_the_mean_over_all_choices() -> None:
+    values = [0.5, 0.1, 0.9, 0.3]
+    for count in (1, 2, 3, 4):
+        every = [max(some) for some in itertools.combinations(values, count)]
+        assert expected_maximum(values, count) == pytest.approx(np.mean(every))
+    assert expected_maximum(values, 9) == 0.9
+    assert math.isnan(expected_maximum([], 2))

@@ -102,7 +102,7 @@ def _read_file(path: Path) -> dict[str, tuple[PhraseSentence, ...]]:
         size = _size(entry.get("width"), entry.get("height"), place)
         given = entry.get("boxes", {})
         if not isinstance(given, dict) or not all(isinstance(some, list) for some in given.values()):
-            raise DataError(f"{place}: 'boxes' must map entities to lists of boxes, not {given!s:.60}")
+            raise DataError(f"{place}: 'boxes' must map entities to lists of boxes, not {given!s:.60}", remedy=_FORM)
         boxes = {key: tuple(_fractions(box, size, place) for box in some) for key, some in given.items()}
         found[name] = tuple(_sentence(one, boxes, place) for one in entry["sentences"])
     return found
@@ -114,9 +114,14 @@ def _sentence(given: Any, boxes: Mapping[str, Boxes], place: str) -> PhraseSente
         raise DataError(f"{place}: a sentence has no list of 'words': {given!s:.60}", remedy=_FORM)
     caption = given.get("flickr8k_caption")
     if caption is not None and (not _is_whole(caption) or caption < 0):
-        raise DataError(f"{place}: 'flickr8k_caption' must be the number of a caption or null, not {caption!r:.40}")
+        raise DataError(
+            f"{place}: 'flickr8k_caption' must be the number of a caption or null, not {caption!r:.40}", remedy=_FORM
+        )
+    marked = given.get("phrases", [])
+    if not isinstance(marked, list):
+        raise DataError(f"{place}: 'phrases' must be a list, not {marked!r:.40}", remedy=_FORM)
     phrases = []
-    for one in given.get("phrases", []):
+    for one in marked:
         values = [one.get(key) for key in ("start", "end", "entity", "types")] if isinstance(one, dict) else [None] * 4
         start, end, entity, types = values
         if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(words)):
@@ -125,7 +130,9 @@ def _sentence(given: Any, boxes: Mapping[str, Boxes], place: str) -> PhraseSente
                 remedy="'start' is its first word from 0, 'end' the word behind its last",
             )
         if not isinstance(types, list) or not all(isinstance(type_, str) for type_ in types):
-            raise DataError(f"{place}: the 'types' of a phrase must be a list of names, not {types!r:.40}")
+            raise DataError(
+                f"{place}: the 'types' of a phrase must be a list of names, not {types!r:.40}", remedy=_FORM
+            )
         phrases.append(Phrase(start, end, str(entity), tuple(types), boxes.get(str(entity), ())))
     return PhraseSentence(tuple(words), tuple(sorted(phrases, key=lambda phrase: phrase.start)), caption)
 
@@ -172,7 +179,7 @@ def _annotated_boxes(file: Path) -> dict[str, Boxes]:
             raise DataError(f"{file} declares entities of XML", remedy="remove them")
         document = parseString(content)
     except (OSError, ExpatError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read ({error})") from None
+        raise DataError(f"{file}: cannot be read ({error})", remedy="put a whole file there") from None
     size = _size(_number(document, "width"), _number(document, "height"), str(file))
     found: dict[str, list[Box]] = {}
     for one in document.getElementsByTagName("object"):
