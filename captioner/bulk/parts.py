@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ _RUN = "_run.json"
 _STAGING = "_staging"
 _LOCK = "_lock"
 _LARGEST_RUN = 1 << 20  # bytes
+_PART = re.compile(r"part-[0-9a-f]{24}\.parquet")  # as `Staging.write` names them
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,10 @@ class Parts:
             OptionError: it did not, or the folder holds Parquet files of something else.
         """
         self._run = {**provenance.as_dict(), "source": source}
-        if self._overwrite or not self.parts():
+        if not self.parts():
+            return
+        if self._overwrite:
+            self._check_ours()
             return
         stored = self._stored()
         differences = provenance.differences(stored)
@@ -138,15 +143,15 @@ class Parts:
 
     def begin(self) -> Staging:
         """Make the folder ready, and return where workers write. Parts that are to be overwritten are removed here, so
-        call it when nothing stands in the run's way any more.
+        call it when nothing stands in the run's way any more. Nothing is removed that no run wrote.
 
         Raises:
             OptionError: it cannot be written.
         """
         try:
             self._remove_staging()
-            if self._overwrite:
-                for part in self.parts():
+            if self._overwrite and self._has_run():
+                for part in filter(_PART.fullmatch, self.parts()):
                     self.filesystem.delete_file(posixpath.join(self.path, part))
             staging = posixpath.join(self.path, _STAGING, self._token)
             self.filesystem.create_dir(staging, recursive=True)
@@ -176,8 +181,11 @@ class Parts:
             rows = self._read(part, ["image", "error"])
             yield from zip(rows["image"].to_pylist(), rows["error"].is_valid().to_pylist(), strict=True)
 
-    def remove_failures(self) -> int:
-        """Take the pictures that failed out of the parts, so that they are tried again; returns how many.
+    def remove_failures(self, names: Collection[str]) -> int:
+        """Take pictures that failed out of the parts, so that they are tried again; returns how many.
+
+        Args:
+            names: of the pictures that this run tries; the failures of others stay.
 
         Raises:
             DataError: a part is damaged.
@@ -187,9 +195,11 @@ class Parts:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
+        wanted = pa.array(sorted(names), type=pa.string())
         removed = 0
         for part in self.parts():
-            failed = self._read(part, ["error"])["error"].is_valid()
+            rows = self._read(part, ["image", "error"])
+            failed = pc.and_(rows["error"].is_valid(), pc.is_in(rows["image"], value_set=wanted))
             count = pc.sum(failed).as_py() or 0
             if not count:
                 continue
@@ -233,11 +243,26 @@ class Parts:
             if not isinstance(stored, dict):
                 raise ValueError("it is no object")
         except (OSError, ValueError, RecursionError) as error:
+            again = ", or start again with --overwrite" if self._has_run() else ""
             raise OptionError(
                 f"{self.name}: holds Parquet files, and nothing says what made them ({one_line(error)})",
-                remedy="give another --output, or start again with --overwrite",
+                remedy=f"give another --output{again}",
             ) from None
         return stored
+
+    def _check_ours(self) -> None:
+        """Raise OptionError for files that --overwrite would have to remove, and that no run wrote."""
+        foreign = [part for part in self.parts() if not (_PART.fullmatch(part) and self._has_run())]
+        if foreign:
+            raise OptionError(
+                f"{self.name}: holds {foreign[0]}, which no run wrote, so that --overwrite does not remove it",
+                remedy="move it away, or give another --output",
+            )
+
+    def _has_run(self) -> bool:
+        from pyarrow.fs import FileType
+
+        return bool(self.filesystem.get_file_info(posixpath.join(self.path, _RUN)).type == FileType.File)
 
     def _check(self) -> None:
         from pyarrow.fs import FileType

@@ -316,13 +316,16 @@ def open_place(name: str, *, what: str) -> "tuple[FileSystem, str, bool]":
         raise OptionError(
             f"{what} {name}: needs pyarrow, which is not installed", remedy="pip install pyarrow"
         ) from None
+    if not name:
+        raise OptionError(f"{what} is empty", remedy="give a path or a URL")
     if "://" not in name:
         return LocalFileSystem(), os.path.realpath(name), True
     try:
         filesystem, path = FileSystem.from_uri(name)
     except (ArrowException, OSError, ValueError) as error:
         raise OptionError(f"{what} {name}: cannot be opened ({_reason(error)})") from None
-    return filesystem, path, isinstance(filesystem, LocalFileSystem)
+    local = isinstance(filesystem, LocalFileSystem)
+    return filesystem, os.path.realpath(path) if local else path, local
 
 
 def _info(filesystem: "FileSystem", path: str, name: str) -> "FileInfo":

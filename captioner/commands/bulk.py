@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     batch = _batch(options, model, decoding)
     source = Source.of(options.source)
     parts = Parts(options.output, overwrite=options.overwrite)
-    _refuse_output_in_source(source, parts)
+    _refuse_source_in_output(source, parts)
     parts.check(provenance_of(model, options, decoding, about, {}, storage=options.maps), source.name)
     notes: list[str] = []
     chunks = list(
@@ -113,6 +113,7 @@ def run(options: argparse.Namespace) -> int:
             column=options.column, key=options.key, selection=_selection(options), leave_out=[parts.path], notes=notes
         )
     )
+    _refuse_files_in_output(chunks, source, parts)
     if not options.quiet:
         for line in notes:
             report(line)
@@ -154,7 +155,7 @@ def _caption(
         report(f"room for {workers.at_least} of {workers.actors} actors; the others start when machines join")
     staging = parts.begin()  # from here on the output changes
     if options.retry_failed:
-        parts.remove_failures()
+        parts.remove_failures({name for chunk in planned.chunks for name in chunk.ids})
     with progress("captions", planned.total, quiet=options.quiet) as (advance, print_line):
         failures.print_line = print_line
         start = partial(run_by_client, ray) if is_client(options.address) else run
@@ -245,7 +246,22 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError("--overwrite starts again, and nothing is left to retry", remedy="leave --retry-failed out")
 
 
-def _refuse_output_in_source(source: Any, parts: Any) -> None:
-    """The output's Parquet files would be pictures of the next run. Raises DataError."""
-    if source.path.rstrip("/") == parts.path.rstrip("/") and type(source.filesystem) is type(parts.filesystem):
+def _refuse_source_in_output(source: Any, parts: Any) -> None:
+    """The output's Parquet files would be pictures of the next run, and the source's would be taken for parts. Raises
+    DataError."""
+    if type(source.filesystem) is not type(parts.filesystem):
+        return
+    output = parts.path.rstrip("/")
+    if source.path.rstrip("/") == output:
         raise DataError(f"--output {parts.name}: is the folder of the pictures", remedy="name a folder of its own")
+    if source.path.startswith(output + "/"):
+        raise DataError(f"--output {parts.name}: holds the source {source.name}", remedy="name a folder of its own")
+
+
+def _refuse_files_in_output(chunks: Any, source: Any, parts: Any) -> None:
+    """As `_refuse_source_in_output`, for tables and shards that the source holds by links. Raises DataError."""
+    if not (source.local and parts.local):
+        return
+    for file in sorted({chunk.file for chunk in chunks if hasattr(chunk, "file")}):
+        if os.path.realpath(file).startswith(parts.path.rstrip("/") + "/"):
+            raise DataError(f"--output {parts.name}: holds {file} of the source", remedy="name a folder of its own")

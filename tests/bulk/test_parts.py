@@ -56,7 +56,9 @@ def test_what_is_committed_counts(output: Path) -> None:
 def test_failures_are_removed_to_be_tried_again(output: Path) -> None:
     parts, staging = opened(output)
     staging.commit(staging.write(rows("e", failed="e")))
-    assert parts.remove_failures() == 2
+    assert parts.remove_failures({"a", "e"}) == 1  # the failures of others stay
+    assert sorted(parts.done()) == [("a", False), ("b", False), ("c", False), ("d", True)]
+    assert parts.remove_failures({"d", "e"}) == 1
     assert sorted(parts.done()) == [("a", False), ("b", False), ("c", False)]
     assert len(parts.parts()) == 2
 
@@ -90,9 +92,35 @@ def test_what_is_no_output(output: Path, tmp_path: Path) -> None:
     parts, _ = opened(output)
     with pytest.raises(DataError, match=r"part-damaged\.parquet"):
         list(parts.done())
-    (output / "_run.json").unlink()
+    (output / "_run.json").write_text("{")
     with pytest.raises(OptionError, match="--overwrite"):
         Parts(str(output)).check(MADE, "photos")
+    (output / "_run.json").unlink()
+    with pytest.raises(OptionError, match="--output") as error:
+        Parts(str(output)).check(MADE, "photos")
+    assert "--overwrite" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["photos.parquet", "part-1.parquet"])
+def test_overwriting_removes_nothing_of_others(output: Path, name: str) -> None:
+    parts, _ = opened(output, overwrite=True)
+    parts.close()
+    (output / name).write_bytes(b"PAR1")
+    with pytest.raises(OptionError, match=name):
+        opened(output, overwrite=True)
+    assert (output / name).read_bytes() == b"PAR1"
+    parts = Parts(str(output), overwrite=True)
+    parts._run = {}
+    parts.lock()
+    parts.begin()  # a file that came after the check
+    assert parts.parts() == [name]
+
+
+def test_overwriting_takes_parts_without_a_run_for_those_of_others(output: Path) -> None:
+    (output / "_run.json").unlink()
+    with pytest.raises(OptionError, match="part-"):
+        opened(output, overwrite=True)
+    assert len(Parts(str(output)).parts()) == 2
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_parts(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:

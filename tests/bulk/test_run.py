@@ -260,6 +260,9 @@ def test_the_command_line_is_checked_before_ray(
     words = ["bulk", str(tmp_path / "photos"), "--model", str(tiny_model)]
     for more, value in [
         (["--output", str(tmp_path / "photos")], "folder of the pictures"),
+        (["--output", str(tmp_path), "--overwrite"], "holds the source"),
+        (["--output", f"file://{tmp_path}"], "holds the source"),
+        (["--output", ""], "--output is empty"),
         (["--gpus-per-actor", "1.5"], "1.5"),
         (["--device", "cuda"], "--gpus-per-actor 1"),
         (["--actors", "0"], "--actors"),
@@ -272,4 +275,22 @@ def test_the_command_line_is_checked_before_ray(
         assert cli.main([*words, *output, *more]) == 2
         printed = capsys.readouterr().err
         assert value in printed and len(printed.splitlines()) == 1
+    assert cli.main(["bulk", "", "--output", str(tmp_path / "out"), "--model", str(tiny_model)]) == 2
+    assert "SOURCE is empty" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["photos"]  # noqa: PTH208
+
+
+def test_the_source_is_never_overwritten(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pyarrow as pa
+
+    table, links = tmp_path / "d" / "photos.parquet", tmp_path / "links"
+    table.parent.mkdir()
+    links.mkdir()
+    pq.write_table(pa.table({"picture": [b"x"]}), table)
+    (links / "1.parquet").symlink_to(table)
+    (table.parent / "_run.json").write_text("{}")
+    for source in (table, links):
+        words = ["bulk", str(source), "--output", str(table.parent), "--model", str(tiny_model), "--overwrite"]
+        assert cli.main(words) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert pq.read_table(table).num_rows == 1
