@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from captioner.bulk.chunks import Chunk
 from captioner.bulk.parts import checksum
-from captioner.bulk.sources import Chunk
 from captioner.errors import DataError
 
 

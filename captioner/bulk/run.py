@@ -20,10 +20,11 @@ from ray.data import ActorPoolStrategy, Datasource, ReadTask, read_datasource
 from ray.data.block import BlockMetadata
 
 from captioner.bulk.batch import CaptionBatch
+from captioner.bulk.chunks import Chunk, escaped
 from captioner.bulk.cluster import as_lines, quiet
 from captioner.bulk.parts import Staging, checksum
 from captioner.bulk.plan import Counts, Plan
-from captioner.bulk.sources import CHUNK, Chunk, Source
+from captioner.bulk.sources import CHUNK, Source
 from captioner.errors import CaptionerError, OptionError
 from captioner.results import Failure
 
@@ -238,7 +239,8 @@ def _read(source: Source, chunk: Chunk) -> Iterable[pa.Table]:
     held: list[dict[str, Any]] = []
     size = 0
     for row in chunk.rows(source.filesystem):
-        held.append({"image": row.image, "bytes": row.data, "error": row.error, "remedy": row.remedy})
+        error, remedy = (None if text is None else escaped(text) for text in (row.error, row.remedy))
+        held.append({"image": row.image, "bytes": row.data, "error": error, "remedy": remedy})
         size += len(row.data or b"")
         if size >= _BLOCK:
             yield pa.Table.from_pylist(held, schema=_ROWS)

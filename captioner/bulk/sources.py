@@ -8,12 +8,11 @@ work, a `Chunk` at a time; a file that cannot be read gives a row with an error.
 import os
 import posixpath
 import tarfile
-from collections.abc import Container, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from captioner.bulk.chunks import Broken, Chunk, Files, Members, TableRows, escaped, reason_of
 from captioner.data.packed import picture_column, shard_members
 from captioner.data.pictures import find_pictures
 from captioner.data.selection import Selection, relative
@@ -26,121 +25,7 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 """Pictures that a task reads, at most."""
-_READERS = 8  # threads of a task
-_LARGEST = 1 << 29  # bytes of a file
 _DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError)
-
-
-class Row(NamedTuple):
-    """A picture that was read: its name, and its bytes, or what is wrong with it."""
-
-    image: str
-    data: bytes | None
-    error: str | None = None
-    remedy: str | None = None
-
-
-class Chunk(Protocol):
-    """Pictures that one task reads.
-
-    Attributes:
-        ids: their names, the same in every run.
-    """
-
-    ids: tuple[str, ...]
-
-    def without(self, done: Container[str]) -> "Self":
-        """The chunk without pictures that are done."""
-        ...
-
-    def rows(self, filesystem: "FileSystem") -> Iterator[Row]:
-        """Read the pictures, in order."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Pictures by their places, which the subclasses know how to read."""
-
-    ids: tuple[str, ...]
-    places: tuple[Any, ...]
-
-    def without(self, done: Container[str]) -> Self:
-        kept = [(one, place) for one, place in zip(self.ids, self.places, strict=True) if one not in done]
-        return replace(self, ids=tuple(one for one, _ in kept), places=tuple(place for _, place in kept))
-
-
-@dataclass(frozen=True)
-class Files(_Chunk):
-    """Files of their own; a place is a path."""
-
-    def rows(self, filesystem: "FileSystem") -> Iterator[Row]:
-        with ThreadPoolExecutor(max_workers=min(_READERS, len(self.ids) or 1)) as pool:
-            for start in range(0, len(self.ids), 2 * _READERS):  # so that few are held
-                some = slice(start, start + 2 * _READERS)
-                yield from pool.map(partial(_file_row, filesystem), self.ids[some], self.places[some])
-
-
-@dataclass(frozen=True)
-class Members(_Chunk):
-    """Members of a tar file; a place is where a member's bytes begin, and how many there are."""
-
-    file: str
-
-    def rows(self, filesystem: "FileSystem") -> Iterator[Row]:
-        try:
-            with filesystem.open_input_file(self.file) as stream:
-                for one, (offset, size) in zip(self.ids, self.places, strict=True):
-                    stream.seek(offset)
-                    yield Row(one, stream.read(size))
-        except OSError as error:
-            yield from _failed(self.ids, f"{self.file}: cannot be read ({_reason(error)})")
-
-
-@dataclass(frozen=True)
-class TableRows(_Chunk):
-    """Rows of a row group of a Parquet table; a place is a row's number in the group."""
-
-    file: str
-    column: str
-    group: int
-
-    def rows(self, filesystem: "FileSystem") -> Iterator[Row]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        wanted = dict(zip(self.places, self.ids, strict=True))
-        given: set[str] = set()
-        try:
-            with pq.ParquetFile(self.file, filesystem=filesystem, pre_buffer=False) as table:
-                row = 0
-                for batch in table.iter_batches(batch_size=16, row_groups=[self.group], columns=[self.column]):
-                    for value in batch.column(0):
-                        if row in wanted:
-                            given.add(wanted[row])
-                            yield self._row(wanted[row], value.as_py(), filesystem)
-                        row += 1
-        except (pa.ArrowException, OSError, ValueError) as error:
-            yield from _failed(
-                [one for one in self.ids if one not in given], f"{self.file}: cannot be read ({_reason(error)})"
-            )
-
-    def _row(self, one: str, value: Any, filesystem: "FileSystem") -> Row:
-        value = value.get("bytes") if isinstance(value, dict) else value
-        if not value:
-            return Row(one, None, f"{one}: the column '{self.column}' is empty")
-        if isinstance(value, str):
-            return _file_row(filesystem, one, posixpath.join(posixpath.dirname(self.file), value))
-        return Row(one, value)
-
-
-@dataclass(frozen=True)
-class Broken(_Chunk):
-    """What the listing could not read; a place is the error and its remedy."""
-
-    def rows(self, filesystem: "FileSystem") -> Iterator[Row]:
-        for one, (error, remedy) in zip(self.ids, self.places, strict=True):
-            yield Row(one, None, error, remedy)
 
 
 @dataclass(frozen=True)
@@ -198,8 +83,10 @@ class Source:
         if not packed:
             yield from self._pictures(selection, leave_out, notes)
         for path in packed:
-            name = relative(path, self.path) or posixpath.basename(path)
-            if path.lower().endswith(".tar"):
+            name = self._id(path)
+            if name != (relative(path, self.path) or posixpath.basename(path)):
+                yield from _split(Broken, [(name, (f"{name}: the name is not UTF-8", "rename it"))])
+            elif path.lower().endswith(".tar"):
                 yield from self._members(path, name)
             else:
                 yield from self._table(path, name, column, key)
@@ -220,21 +107,57 @@ class Source:
             raise DataError(f"{self.name}: holds files of several kinds ({counts})", remedy="choose with --include")
         return sorted(next(iter(kinds.values()))) if kinds and "pictures" not in kinds else []
 
+    def in_folder(self, folder: str, selection: Selection) -> str | None:
+        """A file of the source in a folder below it, or None; tables of the folder itself are the output's."""
+        for path in self._walk(selection, ()):
+            below = path.removeprefix(folder.rstrip("/") + "/")
+            suffix = posixpath.splitext(path)[1].lower()
+            table = suffix == ".parquet" and "/" in below
+            if below != path and (suffix in SUFFIXES or suffix == ".tar" or table):
+                return path
+        return None
+
     def _walk(self, selection: Selection, leave_out: Sequence[str]) -> Iterator[str]:
+        """The files of a folder that are taken; hidden ones, and what a run has not committed, are none."""
+        for path in self._local_files(selection) if self.local else self._files(selection):
+            below = relative(path, self.path)
+            *folders, name = below.split("/")
+            if any(part.startswith(".") for part in (*folders, name)):
+                continue
+            if "_staging" in folders and name.lower().endswith(".parquet"):
+                continue
+            if any(path.startswith(folder.rstrip("/") + "/") for folder in leave_out):
+                continue
+            if selection.takes(below) and _entered(selection, below):
+                yield path
+
+    def _files(self, selection: Selection) -> Iterator[str]:
         from pyarrow.fs import FileSelector, FileType
 
         try:
             found = self.filesystem.get_file_info(FileSelector(self.path, recursive=selection.recursive))
-        except OSError as error:
-            raise DataError(f"{self.name}: cannot be read ({_reason(error)})") from None
-        for one in found:
-            below = relative(one.path, self.path)
-            if one.type != FileType.File or any(part.startswith((".", "_")) for part in below.split("/")):
+        except (OSError, UnicodeError) as error:
+            raise DataError(f"{self.name}: cannot be read ({reason_of(error)})") from None
+        yield from (one.path for one in found if one.type == FileType.File)
+
+    def _local_files(self, selection: Selection) -> Iterator[str]:
+        """As `_files`, through links; Arrow's own listing stops at a name that is not UTF-8."""
+
+        def fail(error: OSError) -> None:
+            if error.filename == self.path:
+                raise DataError(f"{self.name}: cannot be read ({reason_of(error)})") from None
+
+        seen: set[tuple[int, int]] = set()
+        for folder, folders, names in os.walk(self.path, followlinks=True, onerror=fail):
+            status = os.stat(folder)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()  # a link that leads back
                 continue
-            if any(one.path.startswith(folder.rstrip("/") + "/") for folder in leave_out):
-                continue
-            if selection.takes(below) and _entered(selection, below):
-                yield one.path
+            seen.add((status.st_dev, status.st_ino))
+            if not selection.recursive:
+                folders.clear()
+            folders.sort()
+            yield from (posixpath.join(folder, name) for name in names)
 
     def _pictures(self, selection: Selection, leave_out: Sequence[str], notes: list[str]) -> Iterator[Chunk]:
         if self.local:
@@ -254,14 +177,19 @@ class Source:
         yield from _split(Broken, [(self._id(one.image), (one.error, one.remedy)) for one in failures])
 
     def _id(self, path: str) -> str:
-        return relative(path, self.path) or posixpath.basename(path)
+        return escaped(relative(path, self.path) or posixpath.basename(path))
 
     def _members(self, path: str, name: str) -> Iterator[Chunk]:
         found: list[tuple[str, tuple[int, int]]] = []
         failure: Failure | None = None
         try:
             with self.filesystem.open_input_file(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-                found += [(f"{name}/{one.name}", (one.offset, one.size)) for one in shard_members(tar, _path(path))]
+                for one in shard_members(tar, _path(path)):  # so that those before a cut are kept
+                    found.append((escaped(f"{name}/{one.name}"), (one.offset, one.size)))
+                stream.seek(tar.offset)  # where tarfile stopped, which says nothing of a damaged header
+                after = stream.read(tarfile.BLOCKSIZE)
+                if 0 < len(after) < tarfile.BLOCKSIZE or after.strip(b"\0"):
+                    raise tarfile.ReadError("a header is damaged")
             if not found:
                 failure = Failure(name, f"{path}: no pictures in this shard")
         except DataError as error:
@@ -299,7 +227,7 @@ class Source:
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, OptionError):
                 raise
-            broken = f"{path}: no Parquet table, or damaged ({_reason(error)})"
+            broken = f"{path}: no Parquet table, or damaged ({reason_of(error)})"
             yield from _split(Broken, [(name, (broken, "copy or write it again"))])
 
 
@@ -318,13 +246,15 @@ def open_place(name: str, *, what: str) -> "tuple[FileSystem, str, bool]":
         ) from None
     if not name:
         raise OptionError(f"{what} is empty", remedy="give a path or a URL")
-    if "://" not in name:
-        return LocalFileSystem(), os.path.realpath(name), True
+    if escaped(name) != name:
+        raise OptionError(f"{what} {escaped(name)}: the name is not UTF-8", remedy="rename it")
     try:
-        filesystem, path = FileSystem.from_uri(name)
+        filesystem, path = FileSystem.from_uri(name) if "://" in name else (LocalFileSystem(), name)
     except (ArrowException, OSError, ValueError) as error:
-        raise OptionError(f"{what} {name}: cannot be opened ({_reason(error)})") from None
+        raise OptionError(f"{what} {name}: cannot be opened ({reason_of(error)})") from None
     local = isinstance(filesystem, LocalFileSystem)
+    if local and escaped(real := os.path.realpath(path)) != real:
+        raise OptionError(f"{what} {name}: leads to {escaped(real)}, which is not UTF-8", remedy="rename it")
     return filesystem, os.path.realpath(path) if local else path, local
 
 
@@ -332,7 +262,7 @@ def _info(filesystem: "FileSystem", path: str, name: str) -> "FileInfo":
     try:
         return filesystem.get_file_info(path)
     except OSError as error:
-        raise OptionError(f"{name}: cannot be reached ({_reason(error)})") from None
+        raise OptionError(f"{name}: cannot be reached ({reason_of(error)})") from None
 
 
 def _is_there(info: "FileInfo") -> bool:
@@ -360,29 +290,6 @@ def _split(kind: Any, found: Sequence[tuple[str, Any]], *, size: int = CHUNK, **
     for start in range(0, len(found), max(1, size)):
         ids, places = zip(*found[start : start + size], strict=True)
         yield kind(ids, places, **shared)
-
-
-def _file_row(filesystem: "FileSystem", one: str, path: str) -> Row:
-    try:
-        with filesystem.open_input_file(path) as stream:
-            if stream.size() > _LARGEST:
-                return Row(one, None, f"{one}: {stream.size():,} bytes are too many for a picture")
-            return Row(one, stream.read())
-    except FileNotFoundError:
-        return Row(one, None, f"{one}: no such file")
-    except OSError as error:
-        return Row(one, None, f"{one}: cannot be read ({_reason(error)})")
-
-
-def _failed(ids: Iterable[str], error: str) -> Iterator[Row]:
-    for one in ids:
-        yield Row(one, None, error)
-
-
-def _reason(error: BaseException) -> str:
-    """What the system says, without the path that pyarrow puts before it."""
-    number = getattr(error, "errno", None)
-    return os.strerror(number) if isinstance(number, int) else one_line(error)
 
 
 def _path(name: str) -> Any:

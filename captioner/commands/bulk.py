@@ -108,12 +108,11 @@ def run(options: argparse.Namespace) -> int:
     _refuse_source_in_output(source, parts)
     parts.check(provenance_of(model, options, decoding, about, {}, storage=options.maps), source.name)
     notes: list[str] = []
+    selection = _selection(options)
     chunks = list(
-        source.chunks(
-            column=options.column, key=options.key, selection=_selection(options), leave_out=[parts.path], notes=notes
-        )
+        source.chunks(column=options.column, key=options.key, selection=selection, leave_out=[parts.path], notes=notes)
     )
-    _refuse_files_in_output(chunks, source, parts)
+    _refuse_files_in_output(chunks, source, parts, selection)
     if not options.quiet:
         for line in notes:
             report(line)
@@ -258,10 +257,14 @@ def _refuse_source_in_output(source: Any, parts: Any) -> None:
         raise DataError(f"--output {parts.name}: holds the source {source.name}", remedy="name a folder of its own")
 
 
-def _refuse_files_in_output(chunks: Any, source: Any, parts: Any) -> None:
-    """As `_refuse_source_in_output`, for tables and shards that the source holds by links. Raises DataError."""
-    if not (source.local and parts.local):
-        return
-    for file in sorted({chunk.file for chunk in chunks if hasattr(chunk, "file")}):
-        if os.path.realpath(file).startswith(parts.path.rstrip("/") + "/"):
-            raise DataError(f"--output {parts.name}: holds {file} of the source", remedy="name a folder of its own")
+def _refuse_files_in_output(chunks: Any, source: Any, parts: Any, selection: "Selection") -> None:
+    """As `_refuse_source_in_output`, for single files, and for tables and shards by links. Raises DataError."""
+    inside = parts.path.rstrip("/") + "/"
+    found = None
+    if type(source.filesystem) is type(parts.filesystem) and inside.startswith(source.path.rstrip("/") + "/"):
+        found = source.in_folder(parts.path, selection)
+    if found is None and source.local and parts.local:
+        files = sorted({chunk.file for chunk in chunks if hasattr(chunk, "file")})
+        found = next((file for file in files if os.path.realpath(file).startswith(inside)), None)
+    if found is not None:
+        raise DataError(f"--output {parts.name}: holds {found} of the source", remedy="name a folder of its own")

@@ -275,6 +275,10 @@ def test_the_command_line_is_checked_before_ray(
         assert cli.main([*words, *output, *more]) == 2
         printed = capsys.readouterr().err
         assert value in printed and len(printed.splitlines()) == 1
+    (tmp_path / "photos" / "in").mkdir()
+    (tmp_path / "photos" / "in" / "b.png").write_bytes(b"x")
+    assert cli.main([*words, "--output", str(tmp_path / "photos" / "in")]) == 2
+    assert "b.png of the source" in capsys.readouterr().err
     assert cli.main(["bulk", "", "--output", str(tmp_path / "out"), "--model", str(tiny_model)]) == 2
     assert "SOURCE is empty" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["photos"]  # noqa: PTH208

@@ -4,6 +4,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from captioner.errors import DataError, OptionError
 pa = pytest.importorskip("pyarrow", reason="needs the extra 'parquet', which is not installed")
 import pyarrow.parquet as pq  # noqa: E402
 
+from captioner.bulk.chunks import Row  # noqa: E402
 from captioner.bulk.plan import plan  # noqa: E402
-from captioner.bulk.sources import Row, Source  # noqa: E402
+from captioner.bulk.sources import Source  # noqa: E402
 from captioner.data.selection import Selection  # noqa: E402
 
 
@@ -63,7 +65,7 @@ def test_a_file_that_goes_or_may_not_be_read_is_a_row(photos: Path, monkeypatch:
     source = Source.of(str(photos))
     chunks = list(source.chunks())
     (photos / "a.png").unlink()
-    monkeypatch.setattr("captioner.bulk.sources._LARGEST", 10)
+    monkeypatch.setattr("captioner.bulk.chunks._LARGEST", 10)
     rows = {row.image: row for chunk in chunks for row in chunk.rows(source.filesystem)}
     assert "no such file" in str(rows["a.png"].error)
     assert "too many" in str(rows["sub/b.png"].error)
@@ -81,6 +83,94 @@ def test_shards(photos: Path, tmp_path: Path) -> None:
     assert set(found) == {"0.tar/sub/b.png", "1.tar/sub/deep/c.png", "2.tar"}
     assert found["1.tar/sub/deep/c.png"].data == (photos / "sub/deep/c.png").read_bytes()
     assert "2.tar" in str(found["2.tar"].error)
+
+
+def test_a_shard_that_is_cut_off_gives_what_is_whole(photos: Path, tmp_path: Path) -> None:
+    shard = tmp_path / "0.tar"
+    with tarfile.open(shard, "w") as tar:
+        for one in ("a.png", "sub/b.png", "sub/deep/c.png"):
+            tar.add(photos / one, one)
+    with tarfile.open(shard) as tar:
+        last = tar.getmembers()[-1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: last.offset + 100])  # in a header
+    found = read(Source.of(str(shard)))
+    assert list(found) == ["0.tar/a.png", "0.tar/sub/b.png", "0.tar"]
+    assert found["0.tar/sub/b.png"].data == (photos / "sub/b.png").read_bytes()
+    assert "cut off" in str(found["0.tar"].error)
+
+
+def test_what_fails_in_mid_shard_comes_once(photos: Path, tmp_path: Path) -> None:
+    shard = tmp_path / "0.tar"
+    with tarfile.open(shard, "w") as tar:
+        for one in ("a.png", "sub/b.png", "sub/deep/c.png"):
+            tar.add(photos / one, one)
+    with tarfile.open(shard) as tar:
+        last = tar.getmembers()[-1]
+    source = Source.of(str(shard))
+    (chunk,) = source.chunks()
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: last.offset_data + 5])  # it is written while it is read
+    rows = list(chunk.rows(source.filesystem))
+    assert [row.image for row in rows] == list(chunk.ids)
+    assert [row.data is None for row in rows] == [False, False, True] and "5 of" in str(rows[2].error)
+
+    class Failing:
+        reads = 0
+
+        def __enter__(self) -> "Failing":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def seek(self, offset: int) -> None: ...
+
+        def read(self, size: int) -> bytes:
+            self.reads += 1
+            if self.reads == 2:
+                raise OSError("gone")
+            return bytes(size)
+
+    filesystem: Any = SimpleNamespace(open_input_file=lambda _: Failing())
+    rows = list(chunk.rows(filesystem))
+    assert [(row.image, row.data is None) for row in rows] == list(zip(chunk.ids, [False, True, True], strict=True))
+
+
+def test_names_that_are_not_utf8(photos: Path, tmp_path: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    found = read(Source.of(str(photos)))
+    name = "\\udcff.png"
+    assert set(found) == {"a.png", "sub/b.png", "sub/deep/c.png", name}
+    assert "UTF-8" in str(found[name].error) and found[name].remedy
+    assert name not in read(Source.of(str(photos)), done=[(name, True)])
+    with pytest.raises(OptionError, match="UTF-8"):
+        Source.of(os.fsdecode(os.fsencode(photos) + b"/\xff.png"))
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for shard in (b"/\xff.tar", b"/0.tar"):
+        with tarfile.open(os.fsdecode(os.fsencode(folder) + shard), "w") as tar:
+            tar.add(photos / "a.png", os.fsdecode(b"\xff.png"))
+    found = read(Source.of(str(folder)))
+    assert set(found) == {"\\udcff.tar", "0.tar/\\udcff.png"}
+    assert found["0.tar/\\udcff.png"].data == (photos / "a.png").read_bytes()
+
+
+def test_folders_that_begin_with_an_underscore(photos: Path, tmp_path: Path) -> None:
+    (photos / "sub").rename(photos / "_sub")
+    local = Source.of(str(photos))
+    remote = Source("s3://bucket/photos", local.filesystem, local.path, local=False)
+    assert set(read(remote)) == set(read(local)) == {"a.png", "_sub/b.png", "_sub/deep/c.png"}
+    (tmp_path / "tables" / "out" / "_staging" / "1").mkdir(parents=True)
+    for name in ("a.parquet", "out/_staging/1/part.parquet"):
+        pq.write_table(pa.table({"picture": [b"x"]}), tmp_path / "tables" / name)
+    assert set(read(Source.of(str(tmp_path / "tables")))) == {"a.parquet/00000000"}
+
+
+def test_folders_that_link_to_each_other(tables: Path) -> None:
+    (tables / "again").symlink_to(tables)
+    assert len(read(Source.of(str(tables)))) == 5
 
 
 @pytest.fixture
@@ -107,6 +197,15 @@ def test_tables(tables: Path, photos: Path) -> None:
     assert found["bytes.parquet/00000002"].data == (photos / "sub/deep/c.png").read_bytes()
     assert found["paths.parquet/00000000"].data == (photos / "a.png").read_bytes()
     assert "no such file" in str(found["paths.parquet/00000001"].error)
+
+
+def test_structs_with_paths(photos: Path) -> None:
+    values = [{"bytes": None, "path": "a.png"}, {"bytes": b"x", "path": "a.png"}, {"bytes": None, "path": None}]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(values, type=kind)}), photos / "hf.parquet")
+    one, two, three = read(Source.of(str(photos / "hf.parquet"))).values()
+    assert (one.data, two.data, three.data) == ((photos / "a.png").read_bytes(), b"x", None)
+    assert "empty" in str(three.error)
 
 
 def test_keys_of_tables(tables: Path) -> None:
