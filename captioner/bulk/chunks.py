@@ -42,6 +42,10 @@ class Chunk(Protocol):
         """The chunk without pictures that are done."""
         ...
 
+    def split(self, size: int) -> "Iterator[Self]":
+        """Chunks of at most so many pictures."""
+        ...
+
     def rows(self, filesystem: "FileSystem") -> Iterator[Row]:
         """Read the pictures, in order."""
         ...
@@ -57,6 +61,11 @@ class _Chunk:
     def without(self, done: Container[str]) -> Self:
         kept = [(one, place) for one, place in zip(self.ids, self.places, strict=True) if one not in done]
         return replace(self, ids=tuple(one for one, _ in kept), places=tuple(place for _, place in kept))
+
+    def split(self, size: int) -> Iterator[Self]:
+        for start in range(0, len(self.ids), size):
+            some = slice(start, start + size)
+            yield replace(self, ids=self.ids[some], places=self.places[some])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import socket
+import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,7 +59,8 @@ def connected(address: str | None) -> Iterator[Any]:
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # attempts, of 40 seconds each
     for attempt in range(_ATTEMPTS):
         try:
-            ray.init(**options)
+            with _without_log_level():
+                ray.init(**options)
             break
         except Exception as error:  # it raises Exception itself where a busy machine starts slowly
             if address is not None:
@@ -97,7 +100,8 @@ def _cause_of(error: BaseException) -> CaptionerError:
         if one is None or any(one is other for other in seen):
             continue
         if isinstance(one, CaptionerError) and type(one).__module__.startswith("captioner."):
-            return one
+            message = (str(one).splitlines() or [""])[0]  # ours are of one line, and Ray adds its own
+            return type(one)(message.removesuffix(f"; {one.remedy}"), remedy=one.remedy)
         seen.append(one)
         waiting += [getattr(one, "cause", None), one.__cause__, one.__context__]
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
@@ -132,12 +136,37 @@ def quiet(ray: Any) -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def _without_log_level() -> Iterator[None]:
+    """Inside, Ray's line that it has read the log level is not printed; it comes from below Python. All else is."""
+    sys.stderr.flush()
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                    os.write(2, line)
+
+
 def _check_address(address: str) -> None:
     """Ray waits for minutes for a host that is not there. Raises OptionError where nothing answers."""
     found = _ADDRESS.fullmatch(address)
     port = int(found[2] or (_CLIENT_PORT if address.startswith("ray://") else 0)) if found else 0
     if found is None or not 0 < port < 1 << 16:
-        raise OptionError(f"--address '{address}': is none", remedy="give auto, HOST:PORT or ray://HOST:10001")
+        raise OptionError(
+            f"--address '{address}': is no address of a cluster", remedy="give auto, HOST:PORT or ray://HOST:10001"
+        )
     try:
         socket.create_connection((found[1].strip("[]"), port), timeout=_PATIENCE).close()
     except OSError as error:

@@ -96,6 +96,7 @@ class Parts:
         self.filesystem, self.path, self.local = open_place(name, what="--output")
         self._overwrite = overwrite
         self._lock = -1
+        self._made = False
         self._token = secrets.token_hex(8)
         self._check()
 
@@ -104,6 +105,10 @@ class Parts:
         if not self.local or self._lock >= 0:
             self._remove_staging()
         if self._lock >= 0:
+            if self._made and not self._has_run():  # the run was refused before it began: nothing is left of it
+                with contextlib.suppress(OSError):
+                    os.unlink(posixpath.join(self.path, _LOCK))  # noqa: PTH108
+                    os.rmdir(self.path)  # noqa: PTH106
             os.close(self._lock)
             self._lock = -1
 
@@ -136,10 +141,11 @@ class Parts:
             OptionError: it cannot be made, or another run writes it.
         """
         try:
+            self._made = self.local and not os.path.isdir(self.path)  # noqa: PTH112
             self.filesystem.create_dir(self.path, recursive=True)
             self._take_lock()
         except OSError as error:
-            raise cannot_write(self.name, error) from None
+            raise cannot_write(self.name, error, begun=False) from None
 
     def begin(self) -> Staging:
         """Make the folder ready, and return where workers write. Parts that are to be overwritten are removed here, so
@@ -270,15 +276,16 @@ class Parts:
         try:
             found = self.filesystem.get_file_info(self.path)
         except OSError as error:
-            raise cannot_write(self.name, error) from None
+            raise cannot_write(self.name, error, begun=False) from None
         if found.type not in (FileType.Directory, FileType.NotFound):
             raise OptionError(f"--output {self.name}: is no folder", remedy="name a folder")
 
     def _take_lock(self) -> None:
         if not self.local:
             return
-        descriptor = os.open(posixpath.join(self.path, _LOCK), os.O_RDWR | os.O_CREAT, 0o666)
-        if not try_lock(descriptor):
+        path = posixpath.join(self.path, _LOCK)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not try_lock(descriptor) or not _is_at(descriptor, path):
             os.close(descriptor)
             raise OptionError(
                 f"{self.name}: is being written by another run", remedy="wait for it, or give another --output"
@@ -292,6 +299,14 @@ class Parts:
     def _remove_staging(self) -> None:
         with contextlib.suppress(OSError):
             self.filesystem.delete_dir(posixpath.join(self.path, _STAGING))
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Whether an open file still has its name: a run that was refused removes its lock."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116
+    except FileNotFoundError:
+        return False
 
 
 def part_digest(ids: Iterable[str]) -> str:
@@ -310,11 +325,11 @@ def checksum(ids: Sequence[str]) -> int:
     return total % (1 << 64)
 
 
-def cannot_write(name: str, error: BaseException) -> CaptionerError:
-    """The error of an output that cannot be written; the parts that are there stay."""
+def cannot_write(name: str, error: BaseException, *, begun: bool = True) -> CaptionerError:
+    """The error of an output that cannot be written."""
     number = getattr(error, "errno", None)
     reason = os.strerror(number) if isinstance(number, int) else one_line(error)
-    return OptionError(
-        f"--output {name}: cannot be written ({reason}); the parts that are there stay",
-        remedy="mend it, and run the same command again",
-    )
+    what = f"--output {name}: cannot be written ({reason})"
+    if not begun:
+        return OptionError(what, remedy="give another --output, or mend it")
+    return OptionError(f"{what}; the parts that are there stay", remedy="mend it, and run the same command again")

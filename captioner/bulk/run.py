@@ -178,20 +178,24 @@ def _pipeline(
     source: Source, staging: Staging, planned: Plan, batch: CaptionBatch, workers: Workers, part_size: int
 ) -> "Dataset":
     writers = max(1, workers.actors // 2)
-    block = min(4 * batch.batch, CHUNK, part_size)  # rows that an actor takes at a time
+    share = -(-planned.total // workers.at_least)  # few pictures are spread over all actors
+    block = max(1, min(4 * batch.batch, CHUNK, part_size, share))  # rows that an actor takes at a time
+    chunks = planned.chunks
+    if share < CHUNK:
+        chunks = [part for chunk in chunks for part in chunk.split(block)]
     # Reading and writing take no CPUs of the scheduler's: the actors may hold them all.
     rows = read_datasource(
-        PictureSource(source, planned.chunks),
+        PictureSource(source, chunks),
         num_cpus=0,
         concurrency=writers,
-        override_num_blocks=len(planned.chunks),
+        override_num_blocks=len(chunks),
     )
     outcomes = rows.map_batches(
         CaptionBatch,
         fn_constructor_kwargs=vars(batch),
         batch_size=block,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=workers.at_least, max_size=workers.actors),
+        compute=ActorPoolStrategy(min_size=min(workers.at_least, len(chunks)), max_size=workers.actors),
         num_cpus=workers.threads,
         num_gpus=workers.gpus,
     )

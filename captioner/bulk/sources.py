@@ -7,6 +7,7 @@ work, a `Chunk` at a time; a file that cannot be read gives a row with an error.
 
 import os
 import posixpath
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class Source:
                 kinds.setdefault(suffix if suffix in (".tar", ".parquet") else "pictures", []).append(path)
         if len(kinds) > 1:
             counts = ", ".join(f"{len(paths)} {kind}" for kind, paths in sorted(kinds.items()))
+            counts = re.sub(r"\b1 pictures", "1 picture", counts)
             raise DataError(f"{self.name}: holds files of several kinds ({counts})", remedy="choose with --include")
         return sorted(next(iter(kinds.values()))) if kinds and "pictures" not in kinds else []
 

@@ -194,7 +194,7 @@ def _finish(options: argparse.Namespace, counts: "Counts", failures: _Failures) 
         before = f", {counts.failed_before:,} of them failed: --retry-failed" if counts.failed_before else ""
         skipped = f"{counts.skipped:,} skipped (there before{before})"
         done = f"{counts.captioned:,} captioned, {counts.failed:,} failed, {skipped}"
-        line = f"{options.output}: {counts.pictures:,} pictures: {done}"
+        line = f"{options.output}: {counts.pictures:,} {'picture' if counts.pictures == 1 else 'pictures'}: {done}"
         print(printable(line), file=sys.stderr, flush=True)
     failed = counts.failed + counts.failed_before
     return (2 if failed == counts.pictures else 1) if failed else 0

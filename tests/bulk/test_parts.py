@@ -123,6 +123,29 @@ def test_overwriting_takes_parts_without_a_run_for_those_of_others(output: Path)
     assert len(Parts(str(output)).parts()) == 2
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_does_not_begin_leaves_nothing(tmp_path: Path, there: bool) -> None:
+    output = tmp_path / "new"
+    if there:
+        opened(output)[0].close()
+    parts = Parts(str(output))
+    parts.lock()
+    parts.close()
+    assert output.exists() == there
+
+
+def test_a_folder_that_cannot_be_made_has_no_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(str(tmp_path / "new"))
+
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(parts, "_take_lock", refused)
+    with pytest.raises(OptionError, match="Permission denied") as error:
+        parts.lock()
+    assert "parts" not in str(error.value) and "--output" in error.value.remedy
+
+
 def test_a_full_disk_is_one_line_and_keeps_the_parts(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, staging = opened(output)
 

@@ -24,9 +24,10 @@ import pyarrow.parquet as pq  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from captioner.bulk import CaptionBatch, maps_of  # noqa: E402
-from captioner.bulk.cluster import _cause_of, connected  # noqa: E402
+from captioner.bulk.chunks import Files  # noqa: E402
+from captioner.bulk.cluster import _cause_of, _without_log_level, connected  # noqa: E402
 from captioner.bulk.plan import plan  # noqa: E402
-from captioner.bulk.run import Workers, run  # noqa: E402
+from captioner.bulk.run import Workers, _pipeline, run  # noqa: E402
 from captioner.errors import CaptionerError, DataError, OptionError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,12 +237,48 @@ def test_errors_of_workers_become_lines() -> None:
     full = OptionError("--output out: cannot be written (No space left on device)", remedy="mend it")
     error = ray.exceptions.RayTaskError("f", "Traceback\nOptionError", full)
     assert _cause_of(error.as_instanceof_cause()) is full or str(_cause_of(error)) == str(full)
+    full.args = (f"{full}\nFailed to apply UDF transform after 1/1 attempts (total backoff 0.0s).",)  # as Ray adds
+    assert str(_cause_of(full)) == "--output out: cannot be written (No space left on device); mend it"
+    assert isinstance(_cause_of(full), OptionError) and _cause_of(full).remedy == "mend it"
     other = ray.exceptions.RayTaskError(
         "f", "Traceback (most recent call last):\nValueError: seven", ValueError("seven")
     )
     assert "ValueError: seven" in str(_cause_of(other)) and _cause_of(other).remedy
     lacks = ray.exceptions.RaySystemError("System error: No module named 'captioner.bulk'")
     assert "install" in _cause_of(lacks).remedy
+
+
+def test_of_what_ray_prints_one_line_is_left_out(capfd: pytest.CaptureFixture[str]) -> None:
+    with _without_log_level():
+        os.write(2, b"logging.cc: from environment variable RAY_BACKEND_LOG_LEVEL to 3\nother\n")
+    assert capfd.readouterr().err == "other\n"
+
+
+def test_few_pictures_are_spread_over_all_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    class Rows:
+        def map_batches(self, *_: Any, **options: Any) -> "Rows":
+            asked.setdefault("actors", options.get("compute"))
+            asked.setdefault("batch_size", options["batch_size"])
+            return self
+
+    def read(source: Any, **options: Any) -> Rows:
+        asked["chunks"] = [len(chunk.ids) for chunk in source._chunks]
+        return Rows()
+
+    monkeypatch.setattr("captioner.bulk.run.read_datasource", read)
+    nothing: Any = None
+    for total, actors, chunks, batch, least in (
+        (10, 4, [3, 3, 3, 1], 3, 4),
+        (2, 4, [1, 1], 1, 2),
+        (500, 4, [500], 64, 1),
+    ):
+        asked.clear()
+        names = tuple(map(str, range(total)))
+        planned = plan([Files(names, names)], [])
+        _pipeline(nothing, nothing, planned, CaptionBatch(), Workers(actors=actors, at_least=actors), 1000)
+        assert (asked["chunks"], asked["batch_size"], asked["actors"].min_size) == (chunks, batch, least)
 
 
 def test_names_that_stand_for_two_pictures() -> None:

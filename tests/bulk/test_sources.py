@@ -248,7 +248,7 @@ def test_sources_that_are_none(tmp_path: Path, tables: Path, photos: Path) -> No
     with pytest.raises(DataError, match="no pictures"):
         read(Source.of(str(tmp_path / "empty")))
     (tables / "a.png").write_bytes((photos / "a.png").read_bytes())
-    with pytest.raises(DataError, match=r"1 pictures.*--include"):
+    with pytest.raises(DataError, match=r"1 picture\).*--include"):
         read(Source.of(str(tables)))
     assert set(read(Source.of(str(tables)), selection=Selection(include=("*.png",)))) == {"a.png"}
     with pytest.raises(OptionError, match="--key"):
