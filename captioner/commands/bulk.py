@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the folder of the Parquet files, a path or a URL; a run that was stopped goes on where it was",
     )
-    parser.add_argument("--overwrite", action="store_true", help="start the output again")
+    parser.add_argument("--overwrite", action="store_true", help="remove the files of former runs, and start again")
     parser.add_argument("--retry-failed", action="store_true", help="try pictures again that failed in an earlier run")
     parser.add_argument(
         "--maps", choices=_MAPS, default="none", help="store the words' maps: 4, 2 or 1 byte a cell (default none)"
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         default="default",
         threads="of each actor, which takes as many CPUs of the cluster (default 1)",
-        foreign=False,
+        heads=False,
     )
     add_decoding_options(parser)
     work = parser.add_argument_group("workers")

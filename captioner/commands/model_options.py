@@ -15,6 +15,7 @@ def add_model_options(
     default: str | None,
     threads: str = "of the computation on a CPU (default: onnx looks how many cores others leave free)",
     foreign: bool = True,
+    heads: bool = True,
 ) -> None:
     """Declare --model, --device, --backend, --threads and, for foreign models, --map-heads.
 
@@ -23,6 +24,7 @@ def add_model_options(
         default: the model; None where the command must know whether any of the options was given.
         threads: the help of --threads.
         foreign: the command runs foreign models too.
+        heads: and takes their maps from the heads that --map-heads names.
     """
     parser.add_argument(
         "--model",
@@ -45,7 +47,7 @@ def add_model_options(
         "onnx on a CPU where the model has graphs, else torch)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help=threads)
-    if not foreign:
+    if not (foreign and heads):
         return
     parser.add_argument(
         "--map-heads",
