@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, 1 if some questions failed, 2 if all did. Raises CaptionerError."""
-    import_numpy()
     check_model_options(options)
+    import_numpy()
     if options.questions is not None:
         return _run_file(options)
     for name in ("images", "output"):

@@ -38,6 +38,7 @@ DAMAGED = {i for i in range(PICTURES) if i % 100 == 7}
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes of one CPU each; this process is connected."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", str(ROOT))
@@ -57,6 +58,8 @@ def cluster() -> Iterator[Cluster]:
         yield started
         ray.shutdown()
         started.shutdown()
+    for number, handler in before.items():  # Ray leaves its own
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
