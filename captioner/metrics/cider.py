@@ -28,6 +28,7 @@ from captioner.metrics.ngrams import MAX_ORDER, Ngrams, Order, distinct_sorted, 
 
 _SIGMA = 6.0
 _FORMAT = "captioner document frequencies 1"
+_MOST_PICTURES = 2**53  # larger numbers have no exact logarithm
 
 Floats = NDArray[np.float64]
 
@@ -56,10 +57,21 @@ class DocumentFrequencies:
         return cls(len(references), counts)
 
     def save(self, path: str | Path) -> None:
-        """Write the table as JSON. Raises DataError where that is not possible."""
+        """Write the table as JSON, whole or not at all. Raises DataError where that is not possible."""
+        from captioner.data.writers.partial import PartialFile  # scoring starts without the writers
+
         content = {"format": _FORMAT, "pictures": self.pictures, "counts": dict(self.counts)}
+        place = Path(path).resolve()
         try:
-            Path(path).write_text(json.dumps(content), encoding="utf-8")
+            if place.exists() and not place.is_file():  # a device or a pipe
+                place.write_text(json.dumps(content), encoding="utf-8")
+                return
+            partial = PartialFile(place)
+            try:
+                partial.path.write_text(json.dumps(content), encoding="utf-8")
+                partial.commit()
+            finally:
+                partial.discard()
         except OSError as error:
             raise DataError(f"cannot write document frequencies to {path}: {error.strerror}") from None
 
@@ -74,11 +86,11 @@ class DocumentFrequencies:
                 "captioner evaluate --annotations FILE --save-document-frequencies TABLE"
             )
         pictures, counts = content.get("pictures"), content.get("counts")
-        if not isinstance(pictures, int) or pictures < 1 or not isinstance(counts, dict):
+        if type(pictures) is not int or not 1 <= pictures <= _MOST_PICTURES or not isinstance(counts, dict):
             raise DataError(f"{path}: 'pictures' must be a positive number and 'counts' an object")
-        wrong = next((gram for gram, count in counts.items() if type(count) is not int or count < 0), None)
+        wrong = next((g for g, count in counts.items() if type(count) is not int or not 0 <= count <= pictures), None)
         if wrong is not None:
-            raise DataError(f"{path}: the count of {wrong!r} is {counts[wrong]!r}, not a number of pictures")
+            raise DataError(f"{path}: the count of {wrong!r} is {counts[wrong]!r}, not a number of its pictures")
         return cls(pictures, counts)
 
     @cached_property

@@ -170,6 +170,9 @@ def test_a_table_of_few_pictures_is_warned_of() -> None:
         ("[]", "no document frequencies"),
         ('{"format": "captioner document frequencies 1", "pictures": 0, "counts": {}}', "positive"),
         ('{"format": "captioner document frequencies 1", "pictures": 2, "counts": {"a": "x"}}', "'a' is 'x'"),
+        ('{"format": "captioner document frequencies 1", "pictures": true, "counts": {}}', "positive"),
+        ('{"format": "captioner document frequencies 1", "pictures": 1%s, "counts": {}}' % ("0" * 30), "positive"),
+        ('{"format": "captioner document frequencies 1", "pictures": 2, "counts": {"a": 3}}', "'a' is 3"),
     ],
 )
 def test_damaged_document_frequencies(tmp_path: Path, content: str, message: str) -> None:
@@ -240,3 +243,20 @@ def test_signatures_tell_sets_apart_and_not_orders() -> None:
 def test_document_frequencies_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot write document frequencies"):
         DocumentFrequencies(1, {}).save(tmp_path / "nowhere" / "table.json")
+
+
+def test_a_table_that_was_there_stays_whole_where_the_new_one_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "table.json"
+    DocumentFrequencies(2, {"a": 2}).save(table)
+
+    def full(self: Path, *_: object, **__: object) -> int:
+        self.write_bytes(b"{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DataError, match="No space left"):
+        DocumentFrequencies(3, {"a": 3}).save(table)
+    assert DocumentFrequencies.load(table).pictures == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
