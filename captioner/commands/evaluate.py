@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.files import refuse_overwriting, write_whole
+from captioner.commands.files import check_output, refuse_overwriting, write_whole
 from captioner.commands.model_options import add_model_options, load_model
-from captioner.commands.ranges import check_not_negative, check_positive
+from captioner.commands.ranges import check_not_negative, check_positive, check_resamples
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -196,10 +195,11 @@ def _check(options: argparse.Namespace) -> None:
     if options.results is None and options.images is None and options.save_document_frequencies is None:
         raise OptionError("give captions to score: --results FILE, or --images DIR to caption its pictures first")
     check_positive(options, "bootstrap", "beam")
+    check_resamples(options)
     check_not_negative(options, "references", "seed")
     for option, path in _outputs(options).items():  # checked now and not after an hour of captioning
         if path is not None:
-            _check_output(option, path)
+            check_output(option, path)
     if options.images is None:
         for name in ("model", "device", "backend", "threads", "map_heads", "beam", "save_results"):
             if getattr(options, name) is not None:
@@ -214,15 +214,6 @@ def _check(options: argparse.Namespace) -> None:
         lacking = missing()
         if lacking is not None:
             raise OptionError(f"{'--meteor' if options.meteor else '--spice'} needs {lacking}")
-
-
-def _check_output(option: str, path: Path) -> None:
-    if not path.parent.is_dir():
-        raise OptionError(f"{option}: cannot write {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise OptionError(f"{option}: cannot write {path}: Is a directory", remedy="give the name of a file")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise OptionError(f"{option}: cannot write {path}: Permission denied", remedy="give another file")
 
 
 def _job(

@@ -9,14 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captioner.commands.files import refuse_overwriting, write_whole
-from captioner.commands.ranges import check_not_negative, check_positive
+from captioner.commands.files import check_output, refuse_overwriting, write_whole
+from captioner.commands.ranges import check_not_negative, check_positive, check_resamples
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from captioner.asking import Asker, EncodedPicture
     from captioner.data.questions import AskedQuestion
 
+_OF_CAPTIONS = (
+    "references",
+    "document_frequencies",
+    "save_document_frequencies",
+    "compare",
+    "hallucination",
+    "meteor",
+    "spice",
+    "per_image",
+    "map_heads",
+    "beam",
+)
 _MEASURES = ("VQA accuracy", "exact", "WUPS 0.9", "WUPS 0.0")
 Answers = Mapping[int | str, str]
 
@@ -26,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
     from captioner.data.questions import read_answers, read_questions, read_vqa_annotations
     from captioner.metrics.vqa import has_wordnet
 
-    for name in ("compare", "document_frequencies", "save_document_frequencies", "per_image", "beam", "hallucination"):
-        if getattr(options, name) is not None:
+    for name in _OF_CAPTIONS:
+        if getattr(options, name) not in (None, 0, False):  # their defaults
             raise OptionError(f"--{name.replace('_', '-')} is of captions, and goes not with --questions")
     if options.results is None and options.images is None:
         raise OptionError("give answers to score: --results FILE, or --images DIR to answer the questions first")
@@ -36,11 +48,16 @@ def run(options: argparse.Namespace) -> int:
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --images, not with --results")
     check_positive(options, "bootstrap", "threads")
+    check_resamples(options)
     check_not_negative(options, "seed")
+    if options.save_results is not None:
+        check_output("--save-results", options.save_results)
     refuse_overwriting({"--save-results": options.save_results}, _inputs(options))
-    questions = {
-        one.id if one.id is not None else number: one for number, one in enumerate(read_questions(options.questions))
-    }
+    questions: dict[int | str, AskedQuestion] = {}
+    for number, one in enumerate(read_questions(options.questions)):
+        key = one.id if one.id is not None else number
+        if questions.setdefault(key, one) is not one:
+            raise DataError(f"{options.questions}: two questions have the id {key!r}", remedy="give each its own")
     truth = read_vqa_annotations(options.annotations)
     kept = _kept(questions, truth, options)
     columns: dict[str, Answers] = {}
@@ -48,14 +65,14 @@ def run(options: argparse.Namespace) -> int:
     if options.images is not None:
         asked = {key: questions[key] for key in kept}
         columns, failed = _ask(options, asked)
+        if options.save_results is not None:
+            rows = [{"question_id": key, "answer": answer} for key, answer in columns["answers"].items()]
+            write_whole(options.save_results, json.dumps(rows))
         if failed and not options.partial:
             raise DataError(
                 f"{failed} questions could not be answered",
                 remedy="mend their pictures, or score the others (--partial)",
             )
-        if options.save_results is not None:
-            rows = [{"question_id": key, "answer": answer} for key, answer in columns["answers"].items()]
-            write_whole(options.save_results, json.dumps(rows))
     else:
         columns = {"answers": read_answers(options.results)}
     lacking = [key for key in kept if key not in columns["answers"]]

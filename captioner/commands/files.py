@@ -89,6 +89,16 @@ def _identity(path: FilePath) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
+def check_output(option: str, path: Path) -> None:
+    """Make sure that a file can be written, before any work is done for it. Raises OptionError."""
+    if not path.parent.is_dir():
+        raise OptionError(f"{option}: cannot write {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise OptionError(f"{option}: cannot write {path}: Is a directory", remedy="give the name of a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OptionError(f"{option}: cannot write {path}: Permission denied", remedy="give another file")
+
+
 def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a text file in UTF-8; it is as it was before, or whole. Devices and pipes are written as they are.
 

@@ -4,6 +4,8 @@ import argparse
 
 from captioner.errors import OptionError
 
+_MOST_RESAMPLES = 1_000_000
+
 
 def check_positive(options: argparse.Namespace, *names: str) -> None:
     """Each of these options is at least 1 where it is given. Raises OptionError."""
@@ -19,6 +21,12 @@ def check_not_negative(options: argparse.Namespace, *names: str) -> None:
         value = getattr(options, name)
         if value < 0:
             raise OptionError(f"--{name.replace('_', '-')} must be 0 or more, not {value}")
+
+
+def check_resamples(options: argparse.Namespace) -> None:
+    """``--bootstrap`` is a number of resamples that fits into memory. Raises OptionError."""
+    if options.bootstrap is not None and options.bootstrap > _MOST_RESAMPLES:
+        raise OptionError(f"--bootstrap must be at most {_MOST_RESAMPLES}, not {options.bootstrap}")
 
 
 def check_split(split: str) -> None:

@@ -65,21 +65,39 @@ def _question(row: Any, place: str) -> AskedQuestion:
     image = row.get("image", row.get("image_id"))
     if not isinstance(image, (str, int)) or isinstance(image, bool) or image == "":
         raise DataError(f"{place}: 'image' is {image!r:.40}, not the name of a picture")
-    key = row.get("question_id", row.get("id"))
     given = row.get("answers") or []
     if not isinstance(given, list):
         raise DataError(f"{place}: 'answers' is {given!r:.40}, not a list of texts")
-    answers = tuple(map(str, given))
-    answer = row["answer"] if row.get("answer") is not None else max(answers, key=answers.count, default="")
+    answers = tuple(_text_of(one, "one of 'answers'", place) for one in given)
+    most = max(answers, key=answers.count, default="")
+    answer = most if row.get("answer") is None else _text_of(row["answer"], "'answer'", place)
     return AskedQuestion(
         image=image,
         question=question,
-        id=key if isinstance(key, (int, str)) and not isinstance(key, bool) else None,
+        id=_id_of(row, place),
         type=str(row.get("type") or ""),
         answers=answers,
-        answer=answer if isinstance(answer, str) else str(answer),
+        answer=answer,
         split=str(row.get("split") or ""),
     )
+
+
+def _id_of(row: Mapping[str, Any], place: str) -> int | str | None:
+    """The id of a question, under either of its names; None where it has none. Raises DataError."""
+    for name in ("question_id", "id"):
+        key = row.get(name)
+        if key is not None:
+            if not isinstance(key, (int, str)) or isinstance(key, bool):
+                raise DataError(f"{place}: '{name}' is {key!r:.40}, neither a number nor a text")
+            return key
+    return None
+
+
+def _text_of(answer: object, what: str, place: str) -> str:
+    """An answer as text, which may be written as a number. Raises DataError for what is no answer."""
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
+        raise DataError(f"{place}: {what} is {answer!r:.40}, not a text")
+    return str(answer)
 
 
 def picture_path(image: str | int, folder: Path, *, cache: dict[int, Path] | None = None) -> Path:
@@ -137,7 +155,7 @@ def read_vqa_annotations(path: Path) -> dict[int | str, AskedQuestion]:
 
 def _annotation(row: Any, place: str) -> AskedQuestion:
     try:
-        answers = tuple(str(one["answer"]) for one in row["answers"])
+        answers = tuple(_text_of(one["answer"], "'answer'", place) for one in row["answers"])
         if not isinstance(row["question_id"], (int, str)):
             raise TypeError("'question_id' is neither a number nor a text")
         if not answers:
@@ -181,9 +199,5 @@ def _result(row: Mapping[str, Any], place: str, number: int) -> tuple[int | str,
     answer = row.get("answer", "" if "error" in row else None)
     if not isinstance(answer, str):
         raise DataError(f"{place}: 'answer' is {answer!r:.40}, not a text")
-    key = row.get("question_id")
-    if key is None:
-        return number, answer
-    if not isinstance(key, (int, str)) or isinstance(key, bool):
-        raise DataError(f"{place}: 'question_id' is {key!r:.40}, neither a number nor a text")
-    return key, answer
+    key = _id_of(row, place)
+    return (number if key is None else key), answer

@@ -57,6 +57,53 @@ def test_what_does_not_fit_together_is_named(tmp_path: Path, capsys: pytest.Capt
     assert "--compare" in capsys.readouterr().err
 
 
+def _lines(file: Path, *rows: dict[str, object]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_answers_are_found_by_the_id_that_their_questions_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [{"image": "a.jpg", "question": "what?", "answer": text, "id": i} for i, text in enumerate(("dog", "cat"))]
+    questions = _lines(tmp_path / "q.jsonl", *asked)
+    results = _lines(tmp_path / "r.jsonl", {"id": 1, "answer": "cat"}, {"id": 0, "answer": "dog"})
+    command = ["evaluate", "--questions", questions, "--annotations", questions, "--results", results, "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["types"]["all"]["exact"]["answers"]["value"] == 100
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"id": 0}, "id 0"),  # as the line before
+        ({"answers": [{"answer": "dog"}]}, "'answers'"),
+        ({"answers": [None]}, "'answers'"),
+        ({"answer": ["dog"]}, "'answer'"),
+        ({"id": 1.5}, "'id'"),
+    ],
+)
+def test_what_is_no_id_and_no_answer_is_refused(
+    changed: dict[str, object], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first: dict[str, object] = {"image": "a.jpg", "question": "what?", "answer": "dog", "id": 0}
+    questions = _lines(tmp_path / "q.jsonl", first, {**first, "id": 1, **changed})
+    annotations = _lines(tmp_path / "a.jsonl", first, {**first, "id": 1})
+    results = _lines(tmp_path / "r.jsonl", {"id": 0, "answer": "dog"}, {"id": 1, "answer": "dog"})
+    assert main(["evaluate", "--questions", questions, "--annotations", annotations, "--results", results]) == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [["--meteor"], ["--spice"], ["--references", "2"], ["--map-heads", "1"], ["--bootstrap", "1" + "0" * 12]]
+)
+def test_options_that_change_nothing_here_are_refused(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*_official(tmp_path), "--results", str(tmp_path / "r.json"), *option]) == 2
+    assert option[0] in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--bootstrap", "--seed"])
 def test_numbers_of_resampling_out_of_range_are_named(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -125,3 +172,8 @@ def test_a_model_is_scored_beside_its_blind_self(
     before = picture.read_bytes()
     assert main([*command[:-1], str(picture)]) == 2
     assert picture.read_bytes() == before
+    assert main([*command[:-1], str(tmp_path / "nowhere" / "r.json"), "--model", "none"]) == 2
+    assert "no folder" in capsys.readouterr().err, "found before the model is opened"
+    (tmp_path / "photos" / "1.png").write_bytes(b"no picture")
+    assert main(command) == 2
+    assert [row["question_id"] for row in json.loads(saved.read_text())] == [0, 2], "what was answered is not lost"
