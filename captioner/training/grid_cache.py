@@ -61,7 +61,7 @@ class GridCache:
         """
         if processes.is_first:
             self._remove_stale()
-        exists = self.file.exists() and self.masks.exists()
+        exists = _is_whole(self.file, self.shape) and _is_whole(self.masks, self.shape[:3])
         if processes.any(exists) and exists:
             return
         partial = self.file.with_suffix(".partial")
@@ -109,6 +109,14 @@ class GridCache:
             if path not in (self.file, self.masks) or not self.file.exists():
                 with suppress(OSError):
                     path.unlink()
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether an array file is there and has not been cut off, as by a copy of the folder that stopped."""
+    try:
+        return np.load(path, mmap_mode="r").shape == shape
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _allocate(path: Path, kind: type, shape: tuple[int, ...]) -> None:
