@@ -69,10 +69,14 @@ def read_run(folder: Path) -> RunLog:
         scores = [{str(name): float(value) for name, value in line["dev"].items()} for line in ends]
         losses = [float(line["train_loss"]) for line in ends]
         found = RunLog(name=folder.resolve().name, pictures=pictures, hours=hours, scores=scores, losses=losses)
-        if not all(found.measure in one for one in scores):
+        measure = found.measure
+        if not all(measure in one for one in scores):
             raise ValueError("its epochs have different scores")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
-        raise DataError(f"{folder}: recipe.json or log.jsonl is damaged ({error})") from None
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, OverflowError, RecursionError
+    ) as error:  # fmt: skip
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{folder}: recipe.json or log.jsonl is damaged ({reason})") from None
     return found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from captioner.data.records import Record
+from captioner.errors import DataError
 from captioner.results import Caption
 from captioner.training.run_folder import read_log
 
@@ -46,26 +47,40 @@ def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own:
 
     Raises:
         CheckpointError: the model does not load.
+        DataError: ``rest.jsonl`` cannot be written.
     """
     train = [record for record in rest if record.split == "train"]
     most = max(_LEAST, 2 * own)
     train = [train[len(train) * i // most] for i in range(most)] if len(train) > most else train
     file = folder / "rest.jsonl"
-    if not file.exists():
+    captions = _captions_of(file)
+    if captions is None:
         from captioner.pipeline import load
 
         outcomes = load(model).caption_all([record.image for record in train])
-        lines = [
-            json.dumps([str(record.image), outcome.text]) + "\n"
+        captions = {
+            str(record.image): outcome.text  # ids of two data sets may be alike
             for record, outcome in zip(train, outcomes, strict=True)
             if isinstance(outcome, Caption)
-        ]
+        }
         partial = file.with_suffix(".partial")
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(file)
-    captions = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines()))  # ids of two data sets may be alike
+        try:
+            partial.write_text("".join(json.dumps(pair) + "\n" for pair in captions.items()), encoding="utf-8")
+            partial.replace(file)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise DataError(f"{file}: cannot be written ({error.strerror or error})") from None
     kept = [replace(one, captions=(text,), boxes=()) for one in train if (text := captions.get(str(one.image)))]
     return [*kept, *(record for record in rest if record.split == "dev")]
+
+
+def _captions_of(file: Path) -> dict[str, str] | None:
+    """The captions of ``rest.jsonl``, by picture; None where it is not there or damaged."""
+    try:
+        found = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return found if all(isinstance(text, str) for text in found.values()) else None
 
 
 def mixed_order(random: np.random.Generator, *, own: int, rest: int, batch: int, share: float) -> list[int]:
@@ -97,7 +112,8 @@ def rest_of_batch(batch: int, share: float) -> int:
 def before_and_after(folder: Path) -> str:
     """The dev scores of a run before and after, on its own pictures and on the rest, in a line; "" where the log has
     none."""
-    scores = [line for line in read_log(folder) if "dev" in line and "rest_cider" in line["dev"]]
+    ends = [line for line in read_log(folder) if isinstance(line.get("dev"), dict) and isinstance(line.get("epoch"), int)]
+    scores = [line for line in ends if {"cider", "rest_cider"} <= line["dev"].keys()]
     if len(scores) < 2 or scores[0]["epoch"] >= 0:
         return ""
     first, best = scores[0]["dev"], max(scores[1:], key=lambda line: _both(line["dev"]))

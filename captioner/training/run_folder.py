@@ -144,7 +144,7 @@ class RunFolder:
     def forget_log_after(self, step: int) -> None:
         """Remove the lines of steps that will be computed again. Raises DataError if it cannot be written."""
         if self.first and self.log_file.exists():
-            kept = [json.dumps(line) + "\n" for line in read_log(self.path) if line["step"] <= step]
+            kept = [json.dumps(line) + "\n" for line in read_log(self.path) if 0 < step >= line["step"]]
             self._write(self.log_file, "".join(kept))
 
     def save_state(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
@@ -206,7 +206,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         return []
     lines = []
     for line in text.splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(line)
             if isinstance(value, dict) and isinstance(value.get("step"), int):
                 lines.append(value)

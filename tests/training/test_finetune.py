@@ -9,6 +9,7 @@ import torch
 
 from captioner import checkpoint, cli
 from captioner.data.scenes import draw_scene
+from captioner.data.records import Record
 from captioner.errors import OptionError
 from captioner.model.grid import Grid
 from captioner.pipeline import load
@@ -17,7 +18,7 @@ from captioner.training.growth import grow
 from captioner.training.plot import read_run
 from captioner.training.recipe import Recipe, read_recipe
 from captioner.training.rehearsal import mixed_order
-from captioner.training.run_folder import read_log
+from captioner.training.run_folder import RunFolder, read_log
 
 OWN = {"boat": "sloop", "car": "roadster", "road": "causeway", "water": "bay"}
 
@@ -114,3 +115,22 @@ def test_own_words_are_learned_and_the_rest_is_not_forgotten(
     # The same command again finds the run at its end, and the scenes as they were drawn.
     assert cli.main(command) == 0
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["rehearsal"] == 0.3
+
+
+def test_a_damaged_file_of_rehearsed_captions_is_made_again(tmp_path: Path, tiny_model: Path) -> None:
+    rest = [Record(tmp_path / "gone.png", ("a dog",), split, split) for split in ("train", "dev")]
+    for damage in ('["gone.png", "a d', "[1, 2, 3]\n", '["gone.png", 7]\n', "[" * 100_000):
+        (tmp_path / "rest.jsonl").write_text(damage)
+        assert rehearsal.as_first_captioned(rest, model=str(tiny_model), folder=tmp_path, own=1) == rest[1:]
+        assert (tmp_path / "rest.jsonl").read_text() == ""
+
+
+def test_scores_before_a_run_are_not_logged_twice(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.log({"epoch": -1, "step": 0, "dev": {"cider": 1.0, "rest_cider": 1.0}})
+    folder.forget_log_after(0)  # the run was killed before it saved anything, and scores once more
+    assert read_log(folder.path) == []
+    for line in ({"step": 1, "dev": 3}, {"step": 2, "dev": {"rest_cider": 1}, "epoch": 1}):  # edited by hand
+        folder.log(line)
+    assert rehearsal.before_and_after(folder.path) == ""
+    folder.release()

@@ -26,7 +26,10 @@ def test_the_command_draws_and_summarises(scene_run: Path, tmp_path: Path, capsy
     assert "6 epochs of 100 pictures" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", ["", "recipe", "log", "half a line"])
+_END = '{"step": 3, "seconds": 1, "train_loss": 2, "dev": %s}\n'
+
+
+@pytest.mark.parametrize("damage", ["", "recipe", "log", "half a line", "no scores", "too large", "too deep"])
 def test_a_folder_without_a_whole_run_is_one_line(
     damage: str, scene_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -39,6 +42,12 @@ def test_a_folder_without_a_whole_run_is_one_line(
         (run / "recipe.json").write_text("[1")
     elif damage == "log":
         (run / "log.jsonl").write_text('{"step": 3, "dev": {"cider": "x"}, "seconds": 1, "train_loss": 2}\n')
+    elif damage == "no scores":
+        (run / "log.jsonl").write_text(_END % "{}")
+    elif damage == "too large":
+        (run / "recipe.json").write_text('{"training_pictures": Infinity}')
+    elif damage == "too deep":
+        (run / "log.jsonl").write_text("[" * 100_000 + "\n")
     elif damage:
         log = (run / "log.jsonl").read_text()
         (run / "log.jsonl").write_text('{"step": 1, "ep\n\x00\n' + log + '{"epoch": 7, "st')
