@@ -102,6 +102,11 @@ class AnswerModel(nn.Module):
         self.answerer.config = replace(self.answerer.config, map_heads=tuple(heads))
         self.config = replace(self.config, answerer=self.answerer.config)
 
+    def set_side(self, side: int) -> None:
+        """Take pictures of another size from now on; see `GridEncoder.set_side`."""
+        self.encoder.set_side(side)
+        self.config = replace(self.config, encoder=self.encoder.config)
+
     def encode(self, pixels: Tensor, mask: Tensor | None = None) -> Grid:
         """The grid that is attended to; arguments as of `GridEncoder.forward`."""
         return self.refine(self.encoder(pixels, mask))

@@ -95,8 +95,9 @@ class QuestionBatches:
 
     The k questions of a picture are some of its own and those made for the epoch, which get half of the rows, or as
     many as its own leave free. A picture with fewer questions than k is filled up with rows without an answer. A
-    mirrored picture has "left" and "right" exchanged in its questions and answers. Every batch is full: the last of an
-    epoch is filled up with the epoch's first pictures.
+    mirrored picture has "left" and "right" exchanged in its questions and answers; one where a word or an answer has no
+    such counterpart is not mirrored. Every batch is full: the last of an epoch is filled up with the epoch's first
+    pictures.
 
     Args:
         records: the pictures.
@@ -145,7 +146,19 @@ class QuestionBatches:
         self._sides = {
             vocabulary.ids[a]: vocabulary.ids[b] for a, b in _SIDES.items() if {a, b} <= vocabulary.ids.keys()
         }
-        self._answer_sides = {numbers[a]: numbers[b] for a, b in _SIDES.items() if {a, b} <= numbers.keys()}
+        mirrored = {answer: _mirrored(answer) for answer in answers}
+        self._answer_sides = {numbers[a]: numbers[b] for a, b in mirrored.items() if a != b and b in numbers}
+        # What has no counterpart on the other side would be false of the mirrored picture.
+        lonely = {vocabulary.ids[word] for word in _SIDES if word in vocabulary.ids} - self._sides.keys()
+        lonely_answers = {numbers[a] for a, b in mirrored.items() if b not in numbers}
+        self.may_flip = [
+            horizontal_flip
+            and not any(
+                lonely.intersection(one.tokens) or lonely_answers.intersection(number for number, _ in one.target)
+                for one in (*own, *(one for _, one in some))
+            )
+            for own, some in zip(self.questions, self.made, strict=True)
+        ]
 
     @property
     def size(self) -> int:
@@ -166,7 +179,7 @@ class QuestionBatches:
             rows: list[EncodedQuestion] = []
             views: list[View] = []
             for picture in pictures.tolist():
-                flip = bool(self.horizontal_flip and draw.random() < 0.5)
+                flip = bool(self.horizontal_flip and draw.random() < 0.5) and self.may_flip[picture]
                 views.append(View(flip=flip))
                 chosen = self._choose(picture, draw, presence.get(picture, ()))
                 rows += [self._mirrored(one) for one in chosen] if flip else chosen
@@ -233,6 +246,11 @@ class QuestionBatches:
         """The question about the mirrored picture; a batch mirrors the boxes by its views."""
         tokens = [self._sides.get(i, i) for i in one.tokens]
         return replace(one, tokens=tokens, target=tuple((self._answer_sides.get(i, i), p) for i, p in one.target))
+
+
+def _mirrored(answer: str) -> str:
+    """An answer about the mirrored picture."""
+    return " ".join(_SIDES.get(word, word) for word in answer.split(" "))
 
 
 def _target(answers: Sequence[str], numbers: dict[str, int]) -> Target:

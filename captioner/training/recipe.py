@@ -259,6 +259,16 @@ def default_of(option: "Field[Any]") -> Any:
     return option.default_factory() if option.default_factory is not MISSING else option.default
 
 
+def refuse_options(recipe: Recipe, *names: str) -> None:
+    """Make sure that options which the objective does not read have their defaults. Raises OptionError."""
+    defaults = {option.name: default_of(option) for option in options()}
+    for name in names:
+        if (value := getattr(recipe, name)) != defaults[name]:
+            raise OptionError(
+                f"{name} is {value!r}, and the objective '{recipe.objective}' has no use for it", remedy="leave it out"
+            )
+
+
 def named_recipes() -> list[str]:
     """The names of the recipes in the package."""
     folder = files(__package__).joinpath("recipes")

@@ -1,6 +1,6 @@
 """The model that a run starts from: new, or made of parts of earlier ones."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from captioner.checkpoint import load as load_checkpoint
 from captioner.data.records import Record
 from captioner.errors import CheckpointError, DataError, OptionError
 from captioner.header import read_header
+from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.decoder import DECODERS
 from captioner.model.encoder import EncoderConfig
@@ -38,8 +39,8 @@ def first_model(
     """
     if recipe.start_from:
         start = add_slots(load_checkpoint(recipe.start_from), recipe.decoder_options)
-        _set_side(recipe, start.model)
-        _agree(recipe, start.model.config)
+        set_side(recipe, start.model)
+        refuse_other_options(recipe, start.model.config, given=recipe.given)
         _check_length(recipe, start.model)
         if recipe.grow_vocabulary:
             captions = (caption for record in records for caption in record.captions)
@@ -48,11 +49,11 @@ def first_model(
     encoder = load_checkpoint(recipe.encoder_from) if recipe.encoder_from else None
     decoder = add_slots(load_checkpoint(recipe.decoder_from), recipe.decoder_options) if recipe.decoder_from else None
     if encoder:
-        _set_side(recipe, encoder.model)
+        set_side(recipe, encoder.model)
     if vocabulary is None or decoder:
         vocabulary = decoder.vocabulary if decoder else build_vocabulary(recipe, records)
     config = _config(recipe, encoder, decoder)
-    _agree(recipe, config)
+    refuse_other_options(recipe, config, given=recipe.given)
     model = CaptionModel(config, vocabulary_size=len(vocabulary), weights=None if encoder else recipe.weights or None)
     _check_length(recipe, model)
     if encoder:
@@ -105,30 +106,46 @@ def _check_length(recipe: Recipe, model: CaptionModel) -> None:
         )
 
 
-def _set_side(recipe: Recipe, model: CaptionModel) -> None:
+def set_side(recipe: Recipe, model: CaptionModel | AnswerModel) -> None:
     """The size of the pictures is not learned: the recipe may change it."""
     if recipe.encoder_options.get("side") is not None:
         model.set_side(recipe.encoder_options["side"])
 
 
-def _agree(recipe: Recipe, config: ModelConfig) -> None:
-    """Make sure that options of parts that come from files have the values of these files."""
-    parts = {"encoder_options": config.encoder, "decoder_options": config.decoder, "refiner_options": config.refiner}
+def refuse_other_options(recipe: Recipe, config: ModelConfig | AnswerConfig, *, given: Collection[str]) -> None:
+    """Make sure that options of parts that come from files have the values of these files.
+
+    Args:
+        recipe: of the run.
+        config: of the model.
+        given: the options that files decide.
+
+    Raises:
+        OptionError: one has another value.
+    """
     asked: list[tuple[str, Any, Any]] = []
-    if "backbone" in recipe.given:
-        asked.append(("backbone", recipe.backbone, config.encoder.backbone))
-    if "decoder" in recipe.given:
-        asked.append(("decoder", recipe.decoder, config.decoder_name))
     defaults = {option.name: default_of(option) for option in options()}
-    asked = [one for one in asked if one[1] != defaults[one[0]]]
-    for option in recipe.given & parts.keys():
-        for name, value in getattr(recipe, option).items():
-            asked.append((f"{option}: {name}", value, getattr(parts[option], name, None)))
+    names = {"decoder": "decoder_name", "answerer": "answerer_name"}
+    for option in ("backbone", *names):
+        if option in given and getattr(recipe, option) != defaults[option]:
+            found = config.encoder.backbone if option == "backbone" else getattr(config, names[option])
+            asked.append((option, getattr(recipe, option), found))
+    for part in ("encoder", "refiner", "decoder", "answerer"):
+        if f"{part}_options" in given:
+            for name, value in getattr(recipe, f"{part}_options").items():
+                asked.append((f"{part}_options: {name}", value, _value_of(config, part, name)))
     for name, wanted, found in asked:
         if wanted != found and wanted != _as_json(found):
             raise OptionError(
                 f"{name} is {found!r} in the model that is started from, not {wanted!r}", remedy="leave it out"
             )
+
+
+def _value_of(config: ModelConfig | AnswerConfig, part: str, name: str) -> Any:
+    found = getattr(config, part)
+    if part == "refiner" and name == "kind":
+        return REFINERS.name_of(found)
+    return getattr(found, name, None)
 
 
 def _as_json(value: Any) -> Any:

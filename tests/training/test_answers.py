@@ -23,6 +23,9 @@ from captioner.training.captioned import add_captions
 from captioner.training.made_questions import MadeQuestion
 from captioner.training.presence import PresenceQuestions
 from captioner.training.questions import QuestionBatch, QuestionBatches, frequent_answers, padded_questions
+from captioner.training.recipe import Recipe
+from captioner.training.start import first_model
+from captioner.training.tasks.answers import AnswerTask
 
 OPTIONS = [
     "--objective", "answers", "--backbone", "tiny", "--encoder-options", '{"side": 64}', "--frozen-epochs", "0",
@@ -147,6 +150,29 @@ def test_made_questions_are_weighed_and_have_the_boxes_of_their_classes() -> Non
     assert batch.weight == sum(w for w, t in zip(batch.weights, batch.targets_of, strict=True) if t)
     assert sum(part.weight for part in batch.parts(2)) == batch.weight  # type: ignore[attr-defined]
     assert batch.tokens.tolist() == next(batches.epoch(0)).tokens.tolist()
+
+
+@pytest.mark.parametrize(
+    ("known", "answers", "flips"),
+    [
+        (("what", "left", "right"), ("on left", "on right"), True),
+        (("what", "left", "right"), ("on left", "red"), False),  # "on right" cannot be learned
+        (("what", "left"), ("red", "blue"), False),
+        (("what",), ("red", "blue"), True),
+    ],
+)
+def test_a_picture_is_not_mirrored_where_its_sides_have_no_counterpart(
+    known: tuple[str, ...], answers: tuple[str, ...], flips: bool
+) -> None:
+    asked = AnsweredQuestion("what left?", (answers[0],))
+    batches = QuestionBatches(
+        [Record(Path("a.png"), (), "train", "a", questions=(asked,))], Vocabulary((*SPECIAL, *known)), answers,
+        batch_pictures=1, questions_per_picture=1, max_length=9, horizontal_flip=True, seed=1,
+    )  # fmt: skip
+    seen = [(batch.views[0].flip, batch.targets_of[0][0][0]) for i in range(20) for batch in batches.epoch(i)]
+    assert {flip for flip, _ in seen} == {False, flips}
+    if "on right" in answers:
+        assert {answers[number] for flip, number in seen if flip} == {"on right"}
 
 
 def test_drop_grid() -> None:
@@ -278,6 +304,35 @@ def test_refused_options(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "--data" in capsys.readouterr().err
     assert main([*base, *OPTIONS, "--no-train-refiner"]) == 2
     assert "encoder_from" in capsys.readouterr().err
+    for option in (["--crop", "0.1"], ["--rehearsal", "0.3"], ["--off-grid-supervision", "1"], ["--train-from", "99"]):
+        assert main([*base, *OPTIONS, *option]) == 2, "before any epoch"
+        assert option[1] in capsys.readouterr().err
+    language = ["--objective", "language_model", "--text", str(scenes / "questions.jsonl"), "--rehearsal", "0.3"]
+    assert main([*base, *language]) == 2
+    assert "rehearsal" in capsys.readouterr().err
+
+
+def test_what_a_model_file_decides_cannot_be_another(
+    scenes: Path, tiny_model: Path, make_answering: Callable[..., checkpoint.AnswerCheckpoint], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    checkpoint.save(tmp_path / "start.safetensors", make_answering())
+    base = ["train", "--objective", "answers", "--data", str(scenes), "--output", str(tmp_path / "run")]
+    start, encoder = ["--start-from", str(tmp_path / "start.safetensors")], ["--encoder-from", str(tiny_model)]
+    for option in (
+        [*start, "--answerer-options", '{"hidden": 4321}'],
+        [*start, "--answerer", "pooled"],
+        [*start, "--answers", "4321"],
+        [*encoder, "--refiner-options", '{"width": 4321}'],
+        [*encoder, "--backbone", "resnet18"],
+    ):
+        assert main([*base, *option]) == 2
+        assert option[-1].strip("{}").rpartition(" ")[2] in capsys.readouterr().err
+    recipe = Recipe(objective="answers", start_from=start[1], encoder_options={"side": 96}, captions_per_picture=1)
+    model, _ = AnswerTask.first_model(recipe, read(scenes))
+    assert model.config.encoder.side == 96
+    kind = Recipe(start_from=str(tiny_model), refiner_options={"kind": "transformer_encoder"})
+    first_model(kind, [])  # as the file has it
 
 
 def test_the_recipe_keeps_encoder_and_refiner(scenes: Path, captioned: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -34,11 +34,25 @@ from captioner.training.questions import (
     frequent_answers,
     padded_questions,
 )
-from captioner.training.recipe import Recipe
+from captioner.training.recipe import Recipe, default_of, refuse_options
 from captioner.training.sizes import upright_size
+from captioner.training.start import refuse_other_options, set_side
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import check_refiner, device_of
 
+_OF_CAPTIONS = (
+    "decoder",
+    "decoder_options",
+    "decoder_from",
+    "grow_vocabulary",
+    "rehearsal",
+    "scheduled_sampling",
+    "map_regularisation",
+    "off_grid_supervision",
+    "teacher",
+    "crop",
+    "colour_jitter",
+)
 _MADE_COUNT = 20  # words of made questions that are rarer are <unk>: captions have many that questions never have
 
 
@@ -74,6 +88,8 @@ class AnswerTask:
             presence_per_picture=recipe.presence_questions,
             made_weight=recipe.made_weight,
         )
+        if recipe.frozen_epochs < recipe.epochs and not recipe.blind:  # an unknown stage is refused now, not after them
+            context.model.encoder.train_from(recipe.train_from)
         self.uses_images = not recipe.blind
         self._sizes: dict[int, tuple[int, int]] = {}
         for name, records in (("train", context.train), ("dev", context.dev)):
@@ -84,9 +100,7 @@ class AnswerTask:
     def check(recipe: Recipe) -> None:
         """Raises OptionError for options of captions, and for a refiner that nobody has trained."""
         check_refiner(recipe, "encoder_from", "start_from")
-        for name in ("decoder_from", "teacher"):
-            if getattr(recipe, name):
-                raise OptionError(f"{name} is of captions, and goes not with the objective 'answers'")
+        refuse_options(recipe, *_OF_CAPTIONS)
 
     @staticmethod
     def build_vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:
@@ -110,6 +124,7 @@ class AnswerTask:
     ) -> tuple[AnswerModel, Vocabulary]:
         """The model before its first step; arguments and errors as of `captioner.training.start.first_model`."""
         answers = _answers(recipe, records)
+        given = recipe.given
         if recipe.start_from:
             start = load_answering(recipe.start_from)
             if start.model.config.blind != recipe.blind:
@@ -117,12 +132,19 @@ class AnswerTask:
                     f"blind is {recipe.blind}, and {recipe.start_from} is of a model for which it is not",
                     remedy="give what that model has",
                 )
+            if recipe.answers not in (len(answers), default_of(Recipe.__dataclass_fields__["answers"])):
+                raise OptionError(
+                    f"answers is {recipe.answers}, and {recipe.start_from} has {len(answers)}", remedy="leave it out"
+                )
+            set_side(recipe, start.model)
+            refuse_other_options(recipe, start.model.config, given={*given, "answerer", "answerer_options"})
             return start.model, start.vocabulary
         if vocabulary is None:
             vocabulary = AnswerTask.build_vocabulary(recipe, records)
         source = load_captions(recipe.encoder_from) if recipe.encoder_from else None
-        if source is not None and recipe.encoder_options.get("side") is not None:
-            source.model.set_side(recipe.encoder_options["side"])
+        if source is not None:
+            set_side(recipe, source.model)
+            refuse_other_options(recipe, source.model.config, given={*given, "refiner_options"})
         refiner = dict(recipe.refiner_options)
         kind = refiner.pop("kind", "transformer_encoder")
         try:

@@ -9,7 +9,7 @@ from captioner.training.dev import perplexity
 from captioner.training.epoch import Figures
 from captioner.training.images import Images
 from captioner.training.losses import caption_loss
-from captioner.training.recipe import Recipe
+from captioner.training.recipe import Recipe, refuse_options
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
 
 
@@ -37,11 +37,12 @@ class LanguageModel:
 
     @staticmethod
     def check(recipe: Recipe) -> None:
-        """No teacher: it needs the pictures. Raises OptionError."""
+        """No teacher and no rehearsal: they need the pictures. Raises OptionError."""
         if recipe.teacher:
             raise OptionError(
                 "a teacher needs the pictures, and language_model training reads none", remedy="leave teacher out"
             )
+        refuse_options(recipe, "rehearsal")
 
     def set_trainable(self, *, frozen: bool) -> None:
         """The decoder alone, with dropout."""
