@@ -373,6 +373,7 @@ class Captioner:
             ImageError: the picture does not open.
             OptionError: a text where a list of them is due, or a caption without words.
         """
+        captions = self._texts(captions)
         self._check_captions(captions)
         prepared, encoded = self._encoded(picture, max_pixels=max_pixels)
         return self.read_prepared(prepared, captions, explain=explain, encoded=encoded)
@@ -523,14 +524,21 @@ class Captioner:
             )
         Constraints.of(options, self.vocabulary)  # raises for words that the model cannot say
 
-    def _check_captions(self, captions: Sequence[str]) -> list[list[str]]:
-        is_list = isinstance(captions, Iterable) and not isinstance(captions, (str, bytes))
-        if not is_list or not all(isinstance(caption, str) for caption in captions):
+    @staticmethod
+    def _texts(captions: Iterable[str]) -> list[str]:
+        """Captions as a list; an iterator is read once. Raises OptionError for what is none of texts."""
+        is_list = isinstance(captions, Iterable) and not isinstance(captions, (str, bytes, bytearray))
+        texts = list(captions) if is_list else []
+        if not is_list or not all(isinstance(caption, str) for caption in texts):
             raise OptionError(
                 f"captions to read are a list of texts, not {captions!r:.60}", remedy="put it into a list"
             )
-        split = [self.split(caption) for caption in captions]
-        for caption, words in zip(captions, split, strict=True):
+        return texts
+
+    def _check_captions(self, captions: Sequence[str]) -> list[list[str]]:
+        texts = self._texts(captions)
+        split = [self.split(caption) for caption in texts]
+        for caption, words in zip(texts, split, strict=True):
             if not words:
                 raise OptionError(f"the caption '{caption}' has no words to read")
         return split

@@ -345,7 +345,12 @@ def test_whoever_stops_early_waits_for_no_other_picture(
     assert len(opened) < 200
 
 
-@pytest.mark.parametrize("captions", ["a dog", [3], [None]])
+def test_captions_to_read_may_come_from_an_iterator(model: Captioner, make_picture: MakePicture) -> None:
+    picture, texts = make_picture(), ["a dog", "a cat"]
+    assert model.read(picture, iter(texts)) == model.read(picture, texts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("captions", ["a dog", [3], [None], iter(["a dog", 3]), bytearray(b"a")])
 def test_a_text_where_a_list_of_captions_is_due_is_refused(
     model: Captioner, make_picture: MakePicture, captions: Any
 ) -> None:
