@@ -208,6 +208,8 @@ def test_models_are_listed(
     captured = capsys.readouterr()
     assert captured.out.startswith("default")
     assert str(damaged) in captured.err
+    assert main(["models", str(damaged)]) == 2, "nothing could be done"
+    assert str(damaged) in capsys.readouterr().err
     monkeypatch.setattr("captioner.shipped.shipped_files", dict)
     assert main(["models"]) == 2
     assert "give a model file" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command: 0, or 1 if a file is damaged. Raises DataError if no model ships, and
+    """Run the command: 0, 1 if some files are damaged, 2 if all are. Raises DataError if no model ships, and
     CaptionerError where a diagram cannot be drawn."""
     from captioner.shipped import shipped_answering_files, shipped_files
 
@@ -47,14 +47,14 @@ def run(options: argparse.Namespace) -> int:
         models = {found.stem: str(found)}
     if not models:
         raise DataError("no models ship with this installation", remedy="give a model file")
-    code = 0
+    damaged = 0
     for name, path in models.items():
         try:
             print(_as_json(name, path) if options.json else _line(name, path))
         except CheckpointError as error:
             report(error)
-            code = 1
-    return code
+            damaged += 1
+    return 0 if not damaged else 2 if damaged == len(models) else 1
 
 
 def _as_json(name: str, path: str) -> str:

@@ -98,6 +98,12 @@ def _line(scores: Scores) -> str:
     return "  ".join(f"{name} {value:.1f}" for name, value in figures(scores).items())
 
 
+def _stored(decoding: Beam) -> dict[str, Any]:
+    """The options that the scores are measured with: the three that are chosen, and others that were given."""
+    chosen, usual = ("width", "length_penalty", "no_repeat_ngram"), Beam().as_dict()
+    return {name: value for name, value in decoding.as_dict().items() if name in chosen or value != usual[name]}
+
+
 def export(
     model: checkpoint.Checkpoint, records: Sequence[Record], *, name: str = "", decoding: Beam | None = None
 ) -> checkpoint.Checkpoint:
@@ -124,7 +130,7 @@ def export(
     test_figures = figures(score(model, test, encode_records(model.model, test, device=device), decoding)[0])
     about: dict[str, Any] = {
         **model.about,
-        "decoding": {option: getattr(decoding, option) for option in ("width", "length_penalty", "no_repeat_ngram")},
+        "decoding": _stored(decoding),
         "dev": {"on": f"{name} dev".strip(), "scores": dev_figures},
         "test": {"on": f"{name} test".strip(), "pictures": len(test), "scores": test_figures},
     }
