@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.files import refuse_overwriting, report_old_graphs
+from captioner.commands.files import check_model_output, refuse_overwriting, report_old_graphs
 from captioner.commands.ranges import check_positive
 from captioner.errors import OptionError
 
@@ -135,8 +135,7 @@ def _to_onnx(options: argparse.Namespace) -> int:
 
 
 def _release(options: argparse.Namespace) -> int:
-    if options.output.is_dir():
-        raise OptionError(f"--output {options.output}: is a folder", remedy="name a file in it")
+    check_model_output(options.output)
     if options.data is None:
         raise OptionError(
             "--data is missing",

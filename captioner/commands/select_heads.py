@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.files import check_model_output, refuse_overwriting, report_old_graphs
 from captioner.commands.packages import require
 from captioner.commands.ranges import check_not_negative, check_positive, check_split
 from captioner.errors import DataError, OptionError
@@ -42,7 +43,6 @@ def run(options: argparse.Namespace) -> int:
     """Run the command: 0, or 1 if pictures failed. Raises CaptionerError."""
     require("torch", "selecting heads")
     _check(options)
-    from captioner.commands.files import refuse_overwriting, report_old_graphs
     from captioner.commands.ground import inputs_of, read_annotated
     from captioner.foreign import refuse_foreign
     from captioner.pipeline import load
@@ -110,5 +110,4 @@ def _check(options: argparse.Namespace) -> None:
     check_split(options.split)
     if options.output.suffix != ".safetensors":
         raise OptionError(f"--output {options.output}: a model file ends in .safetensors", remedy="add the ending")
-    if options.output.is_dir():
-        raise OptionError(f"--output {options.output}: is a folder", remedy="name a file in it")
+    check_model_output(options.output)

@@ -16,6 +16,7 @@ from captioner.decoding import Beam
 from captioner.errors import CheckpointError, OptionError
 from captioner.metrics import Scores, tokenize
 from captioner.metrics.description import Description, describe
+from captioner.pipeline import load
 from captioner.training import export as ship
 from captioner.training.dev import encode_records, generate_captions, score_captions
 
@@ -143,6 +144,7 @@ def test_the_decoding_of_the_best_scores_together_is_chosen(
         ({"--decoding": '{"widht": 3}'}, "length_penalty"),
         ({"--threads": "0"}, "--threads must be at least 1, not 0"),
         ({"--side": "7"}, "not 7"),
+        ({"--output": f"{__file__}/x/y.safetensors"}, "is no folder"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -174,3 +176,10 @@ def test_a_decoding_that_is_given_is_not_chosen(scene_run: Path, data: Path, tmp
     command = ["export", str(scene_run / "best.safetensors"), "--data", str(data), "--output", str(output)]
     assert main([*command, "--decoding", '{"width": 2, "length_penalty": 0.4}']) == 0
     assert checkpoint.load(output).about["decoding"] == {"width": 2, "length_penalty": 0.4, "no_repeat_ngram": 0}
+    assert main([*command, "--decoding", '{"width": 2, "max_length": 5, "forbid_words": ["red"]}']) == 0
+    # The scores are measured with all of them, so the file holds all of them.
+    stored = checkpoint.load(output).about["decoding"]
+    assert stored == {
+        "width": 2, "length_penalty": 0.7, "no_repeat_ngram": 0, "max_length": 5, "forbid_words": ["red"]
+    }  # fmt: skip
+    assert load(output).default_options == Beam(**stored)
