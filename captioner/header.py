@@ -270,12 +270,14 @@ def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: 
 
 
 def _checked_answers(answers: Any) -> list[str]:
-    """The answers of an answering model, which are texts that are not blank, each once."""
+    """The answers of an answering model, which are texts that are not blank and without controls, each once."""
+    from captioner.tokenizer.vocabulary import LONGEST_WORD, is_word
+
     if not isinstance(answers, list) or not 1 <= len(answers) <= _MOST_WORDS:
         raise TypeError("its answers are no list of texts")
     for answer in answers:
-        if not isinstance(answer, str) or not answer.strip() or len(answer) > _LONGEST_OPTION:
-            raise TypeError(f"{answer!r:.60} is no answer: text of 1 to {_LONGEST_OPTION} characters")
+        if not is_word(answer) or not answer.strip():
+            raise TypeError(f"{answer!r:.60} is no answer: text of 1 to {LONGEST_WORD} characters")
     if len(set(answers)) != len(answers):
         raise ValueError("an answer is there twice")
     return answers
@@ -312,6 +314,10 @@ def _check_about(about: Mapping[str, Any]) -> None:
     for name in ("decoding", "maps", "test", "dev", "recipe"):
         if not isinstance(about.get(name, {}), dict):
             raise TypeError(f"about.{name} is a {type(about[name]).__name__}")
+    for name in ("earlier", "teacher"):
+        recipes = about.get(name, [])
+        if not isinstance(recipes, list) or not all(isinstance(one, dict) for one in recipes):
+            raise TypeError(f"about.{name} is no list of recipes")
     beam = Beam(**about.get("decoding", {}))
     if beam.width > _WIDEST_STORED_BEAM or beam.max_length > _LONGEST_STORED_CAPTION:
         raise ValueError(f"about.decoding asks for a beam of {beam.width} and {beam.max_length} words")

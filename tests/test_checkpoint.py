@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from captioner import checkpoint
+from captioner.cli import main
 from captioner.errors import CheckpointError, OldNameWarning
 from captioner.header import OLD_BLOCK_WEIGHTS, OLD_WEIGHTS
 from captioner.pipeline import load
@@ -230,6 +231,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "scores that are text": (with_header(lambda h: h.update(about={"test": {"scores": {"CIDEr": "x"}}})), "scores"),
     "deep nesting": (lambda path: rewritten(path, model="[" * 100_000 + "]" * 100_000), "damaged"),
     "decoding that is a number": (with_header(lambda h: h.update(about={"decoding": 3})), "damaged"),
+    "teachers that are a number": (with_header(lambda h: h.update(about={"teacher": 3})), "teacher"),
+    "earlier recipes that are texts": (with_header(lambda h: h.update(about={"earlier": ["x"]})), "earlier"),
 }
 
 
@@ -245,6 +248,29 @@ def test_damaged_files(tmp_path: Path, make_checkpoint: MakeCheckpoint, what: st
     assert message.startswith(f"{path}: ")
     assert words in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("answer", ["\ud800", "a\nb", "\x1b[2J", " ", "x" * 201, 3])
+def test_answers_that_no_terminal_and_no_page_can_show(
+    answer: object, tmp_path: Path, make_answering: Callable[..., checkpoint.AnswerCheckpoint]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, make_answering())
+    with_header(lambda h: h["answers"].__setitem__(0, answer))(path)
+    with pytest.raises(CheckpointError, match="is no answer"):
+        checkpoint.read_header(path)
+
+
+@pytest.mark.parametrize("scores", [{"a": 10**400}, {"a": "x"}, [1], {"\x1b[2J": 1.0}])
+def test_what_is_listed_of_a_strangers_file_is_one_line(
+    scores: object, tmp_path: Path, make_checkpoint: MakeCheckpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, make_checkpoint("lstm"))
+    with_header(lambda h: h.update(about={"test": {"scores": scores, "on": "\x1b[2J\ndev"}}))(path)
+    assert main(["models", str(path)]) in (0, 2)
+    found = "".join(capsys.readouterr())
+    assert found.count("\n") == 1 and "\x1b" not in found
 
 
 @settings(max_examples=60, derandomize=True, database=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from captioner.commands.console import report
+from captioner.commands.console import printable, report
 from captioner.errors import CheckpointError, DataError
 
 TYPE_CHECKING = False
@@ -81,12 +81,12 @@ def _line(name: str, path: str) -> str:
         )
         part, answers = config.get("decoder") or config["answerer"], model.get("answers") or ()
         of_answers = f", {len(answers):,} answers" if answers else ""
-        return (
+        return printable(  # nothing in the file is validated
             f"{name:<12} {_size(path) / 1e6:5.1f} MB  {config['encoder'].get('backbone', '?')} + "
             f"{part.get('kind', '?')}, {len(model['vocabulary']) - _SPECIAL:,} words{of_answers}  "
             f"{test.get('on', '')}{': ' if scores else ''}{scores}"
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise damaged(path, error) from None
 
 

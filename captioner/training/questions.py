@@ -12,7 +12,7 @@ from captioner.data.records import AnsweredQuestion, Boxes, Record
 from captioner.errors import DataError
 from captioner.grounding.objects import name_objects
 from captioner.tokenizer.questions import question_words
-from captioner.tokenizer.vocabulary import UNKNOWN, Vocabulary
+from captioner.tokenizer.vocabulary import UNKNOWN, Vocabulary, is_word
 from captioner.training.batches import Batch, pad
 from captioner.training.made_questions import KINDS, MadeQuestion
 from captioner.training.presence import PresenceQuestions
@@ -65,6 +65,8 @@ class QuestionBatch(Batch):
 def frequent_answers(records: Sequence[Record], count: int) -> tuple[str, ...]:
     """The most frequent answers to the records' questions, each question's own most frequent one counted.
 
+    An answer that a model file cannot hold (`captioner.tokenizer.vocabulary.is_word`) is none of them.
+
     Raises:
         DataError: there are no questions.
     """
@@ -72,9 +74,10 @@ def frequent_answers(records: Sequence[Record], count: int) -> tuple[str, ...]:
     for record in records:
         for asked in record.questions:
             found[Counter(asked.answers).most_common(1)[0][0]] += 1
-    if not found:
+    if not any(map(is_word, found)):
         raise DataError("the data has no questions with answers", remedy="the objective 'answers' trains on questions")
-    return tuple(answer for answer, _ in sorted(found.items(), key=lambda one: (-one[1], one[0]))[:count])
+    kept = [(answer, times) for answer, times in found.items() if is_word(answer)]
+    return tuple(answer for answer, _ in sorted(kept, key=lambda one: (-one[1], one[0]))[:count])
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,9 @@ class HierarchicalConfig:
             raise OptionError(
                 f"the levels are {', '.join(LEVELS)} in this order, with question, not {self.levels!r:.60}"
             )
+        for name in ("shared", "products"):
+            if type(getattr(self, name)) is not bool:
+                raise OptionError(f"the answerer's {name} must be true or false, not {getattr(self, name)!r:.60}")
         object.__setattr__(self, "map_heads", tuple(int(head) for head in self.map_heads))
         for name in ("embedding", "width", "heads", "hidden", "max_length"):
             if getattr(self, name) < 1:
