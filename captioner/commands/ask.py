@@ -124,6 +124,7 @@ def _unknown(answer: "Answer") -> str:
 def _run_file(options: argparse.Namespace) -> int:
     from captioner.commands.files import refuse_overwriting
     from captioner.data.questions import read_questions
+    from captioner.data.writers import Provenance, digest_of
     from captioner.data.writers.answers import AnswersFile
     from captioner.shipped import find_model
 
@@ -140,7 +141,9 @@ def _run_file(options: argparse.Namespace) -> int:
     model = find_model(options.model, answering=True)
     refuse_overwriting({"--output": options.output}, (options.questions, model))
     asked = read_questions(options.questions)
-    with stopping_on_signals(), AnswersFile(options.output, asked, overwrite=options.overwrite) as file:
+    made_by = Provenance(model=model.stem, digest=digest_of(model), decoding={"n_best": options.n_best})
+    opened = AnswersFile(options.output, asked, provenance=made_by, overwrite=options.overwrite)
+    with stopping_on_signals(), opened as file:
         failed = _answer_all(options, file, folder) if file.todo else 0
         there = f" ({file.resumed} were there)" if file.resumed else ""
         print(printable(f"{options.output}: {len(asked)} answers{there}"), file=sys.stderr)
@@ -159,6 +162,7 @@ def _answer_all(options: argparse.Namespace, file: "AnswersFile", folder: Path) 
 
     asker = load_asker(options)
     asker.check_number(options.n_best)
+    file.begin()
     numbers: dict[int, Path] = {}
     failed = 0
     groups = [list(some) for _, some in groupby(file.todo, key=lambda one: one.image)]

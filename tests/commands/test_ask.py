@@ -64,6 +64,58 @@ def test_many_questions_have_a_line_each_and_a_stopped_run_goes_on(
     assert "other" in json.loads(output.read_text())["error"]
 
 
+def test_answers_of_another_run_and_files_of_others_are_kept(
+    tiny_answers: Path, make_picture: MakePicture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = make_picture("photos/0.png")
+    questions, output = tmp_path / "q.jsonl", tmp_path / "a.jsonl"
+    asked = [{"image": "0.png", "question": "the dog"}, {"image": "0.png", "question": "the cat"}]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    command = ["ask", "--questions", str(questions), "--images", str(picture.parent), "--model", str(tiny_answers)]
+    command += ["--output", str(output)]
+    assert main([*command, "--n-best", "99"]) == 2
+    assert not output.exists(), "a run that is refused leaves nothing"
+    assert main(command) == 0
+    whole = output.read_bytes()
+    # An editor leaves the last line without a line feed; it is a whole line all the same.
+    mine = whole.splitlines()[0].replace(b'"answer": "', b'"answer": "my own ')
+    output.write_bytes(mine)
+    assert main(command) == 0
+    assert output.read_bytes() == mine + b"\n" + whole.splitlines(keepends=True)[1]
+    before = output.read_bytes()
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(tiny_answers.read_bytes())
+    capsys.readouterr()
+    for more, named in (
+        (["--n-best", "2"], "n-best 1"),  # other options
+        (["--overwrite", "--n-best", "99"], "99"),  # found out before the answers are removed
+        (["--overwrite", "--device", "cuda:77"], "cuda:77"),
+        (["--output", str(tmp_path / "photo.jsonl"), "--overwrite"], "line 1"),  # a link to a picture
+        (["--output", str(tmp_path / "more.jsonl")], "line 1"),  # questions, which have no answers
+        (["--output", str(tmp_path / "text.jsonl")], "line 1"),  # no line feed, and no line of ours
+        (["--output", str(tmp_path / "deep.jsonl")], "line 1"),
+    ):
+        (tmp_path / "photo.jsonl").unlink(missing_ok=True)
+        (tmp_path / "photo.jsonl").symlink_to(picture)
+        (tmp_path / "more.jsonl").write_bytes(questions.read_bytes())
+        (tmp_path / "text.jsonl").write_text("years of work")
+        (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+        kept = [picture.read_bytes(), *(file.read_bytes() for file in sorted(tmp_path.glob("*.jsonl")))]
+        assert main([*command, *more]) == 2
+        assert named in capsys.readouterr().err
+        assert kept == [picture.read_bytes(), *(file.read_bytes() for file in sorted(tmp_path.glob("*.jsonl")))]
+    assert output.read_bytes() == before
+    from captioner import checkpoint
+
+    renamed = checkpoint.load_answering(tiny_answers)
+    renamed.about["seed"] = 2
+    checkpoint.save(other, renamed)
+    assert main([*command, "--model", str(other)]) == 2
+    assert "model tiny-answers, not other" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert output.read_bytes() == whole
+
+
 def test_the_official_questions_file_is_read(tiny_answers: Path, make_picture: MakePicture, tmp_path: Path) -> None:
     make_picture("photos/COCO_val2014_000000000042.png")
     questions, output = tmp_path / "q.json", tmp_path / "a.jsonl"

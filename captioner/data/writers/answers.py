@@ -2,22 +2,31 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from captioner.data.questions import AskedQuestion
-from captioner.data.writers.partial import place_of, try_lock
+from captioner.data.writers.partial import PartialFile, place_of, remove_stale, try_lock
+from captioner.data.writers.provenance import Provenance
 from captioner.errors import OptionError
 from captioner.results import Answer
+
+_BEGINNING = b'{"image": '  # of every line
 
 
 class AnswersFile:
     """The results of a run; used as ``with AnswersFile(path, asked) as file``. A stopped run goes on after its last
-    whole line, which must be of the same questions.
+    whole line, which must be of the same questions, of the same model and of the same options.
+
+    Until `begin` nothing that was there is changed. A line that a kill cut off is then removed; a whole line without a
+    line feed, as editors leave it, gets one. What made the answers stands in a hidden file beside them,
+    ``.answers.jsonl.run.json`` beside ``answers.jsonl``.
 
     Args:
         path: of the file, .jsonl.
         asked: all questions, in order.
+        provenance: what answers them; None where that is not to be compared.
         overwrite: start again.
 
     Attributes:
@@ -26,60 +35,124 @@ class AnswersFile:
         failed_before: how many of them are failures.
 
     Raises:
-        OptionError: another ending, a file of other questions, one that another run writes, or that cannot be written.
+        OptionError: another ending, a file of other questions, of another model or of something else, one that another
+            run writes, or that cannot be written.
     """
 
-    def __init__(self, path: Path, asked: Sequence[AskedQuestion], *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        asked: Sequence[AskedQuestion],
+        *,
+        provenance: Provenance | None = None,
+        overwrite: bool = False,
+    ) -> None:
         if path.suffix.lower() not in (".jsonl", ".ndjson"):
             raise OptionError(f"--output {path}: answers go to a .jsonl file, not to '{path.suffix}'")
-        self.path, self.todo = path, list(asked)
+        self.path = path
         self.resumed = self.failed_before = 0
-        place = place_of(path, option="--output")
+        self._provenance = provenance
+        self._end, self._lacks_line_feed, self._begun = 0, False, False
+        self._place = place_of(path, option="--output")
+        self._sidecar = self._place.with_name(f".{self._place.name}.run.json")
+        self._created = not self._place.exists()
         try:
-            self._file = place.open("r+b" if place.exists() else "w+b")
+            self._file = self._place.open("w+b" if self._created else "r+b")
         except OSError as error:
             raise OptionError(f"--output {path}: cannot be written ({error.strerror})") from None
         if not try_lock(self._file.fileno()):
             self._file.close()
             raise OptionError(f"--output {path} is written by another run", remedy="wait for it, or name another file")
         try:
-            end = 0 if overwrite else self._whole_lines(asked)
+            if overwrite:
+                self._refuse_foreign()
+            else:
+                self._read_lines(asked)
+                self._compare()
         except BaseException:
             self._file.close()
             raise
-        self._file.seek(end)
-        self._file.truncate()
         self.todo = list(asked[self.resumed :])
 
-    def _whole_lines(self, asked: Sequence[AskedQuestion]) -> int:
-        """Where the last whole line ends; the lines before are those of the first questions."""
-        end = 0
+    def _refuse_foreign(self) -> None:
+        """A file that something else wrote is not overwritten. Raises OptionError."""
+        if line := self._file.readline():
+            self._row(line, 1)
+
+    def _read_lines(self, asked: Sequence[AskedQuestion]) -> None:
+        """Find the end of the last whole line; the lines before are those of the first questions."""
         for line in self._file:
-            if not line.endswith(b"\n"):
-                break  # a kill cut it off
-            try:
-                row = json.loads(line)
-                there = (str(row["image"]), row["question"])
-            except (ValueError, KeyError, TypeError):
-                raise OptionError(
-                    f"--output {self.path}: line {self.resumed + 1} is no answer of this program",
-                    remedy="name another file, or give --overwrite",
-                ) from None
+            row = self._row(line, self.resumed + 1)
+            if row is None:
+                break
+            there = str(row["image"]), row["question"]
             if self.resumed == len(asked) or there != (asked[self.resumed].name, asked[self.resumed].question):
                 raise OptionError(
-                    f"--output {self.path}: line {self.resumed + 1} answers another question ({there[1][:60]!r}) than "
-                    "that line of --questions",
+                    f"--output {self.path}: line {self.resumed + 1} answers another question ({str(there[1])[:60]!r}) "
+                    "than that line of --questions",
                     remedy="name another file, or give --overwrite",
                 )
             self.resumed += 1
             self.failed_before += "error" in row
-            end += len(line)
-        return end
+            self._end += len(line)
+            self._lacks_line_feed = not line.endswith(b"\n")
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any] | None:
+        """A line that `write` wrote; None for one that a kill cut off. Raises OptionError for any other."""
+        try:
+            row = json.loads(line)
+            if isinstance(row, dict) and row.keys() >= {"image", "question"} and row.keys() & {"answer", "error"}:
+                return row
+        except (ValueError, RecursionError):
+            if not line.endswith(b"\n") and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line)):
+                return None
+        raise OptionError(
+            f"--output {self.path}: line {number} is no answer of this program", remedy="name another file"
+        ) from None
+
+    def _compare(self) -> None:
+        """Raises OptionError where another model or other options gave the answers that are there."""
+        if self._provenance is None or not self.resumed:
+            return
+        try:
+            stored = json.loads(self._sidecar.read_bytes())
+        except (OSError, ValueError, RecursionError):  # of an older version, or removed
+            return
+        differences = self._provenance.differences(stored) if isinstance(stored, dict) else []
+        if differences:
+            raise OptionError(
+                f"--output {self.path}: holds answers of another run: {'; '.join(differences)}",
+                remedy="start again with --overwrite, or give another --output",
+            )
+
+    def begin(self) -> None:
+        """Make the file ready for further lines. Raises OptionError if it cannot be written."""
+        self._begun = True
+        try:
+            self._file.seek(self._end)
+            self._file.truncate()
+            if self._lacks_line_feed:
+                self._file.write(b"\n")
+                self._file.flush()
+            if self._provenance is not None and (not self.resumed or not self._sidecar.exists()):
+                remove_stale(self._place.parent)
+                partial = PartialFile(self._sidecar)
+                try:
+                    content = json.dumps(self._provenance.as_dict(), indent=1)
+                    partial.path.write_text(f"{content}\n", encoding="utf-8")
+                    partial.commit()
+                finally:
+                    partial.discard()
+        except OSError as error:
+            raise OptionError(f"--output {self.path}: cannot be written ({error.strerror})") from None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._created and not self._begun:
+            with suppress(OSError):
+                self._place.unlink()
         self._file.close()
 
     def write(self, asked: AskedQuestion, answer: Answer) -> None:
