@@ -32,11 +32,15 @@ def write_shards(
         The files, and for each picture that cannot be read, by its path, what is wrong. Such pictures are left out.
 
     Raises:
-        DataError: the folder holds shards or cannot be written, or no picture can be read.
+        DataError: the folder holds shards or cannot be written, no picture can be read, or a record has questions.
     """
     folder = Path(folder)
     if pictures < 1:
         raise DataError(f"a shard needs at least 1 picture, not {pictures}")
+    if asked := next((record for record in records if record.questions), None):
+        raise DataError(
+            f"{asked.image} has questions, which shards do not hold", remedy="train on the file of questions itself"
+        )
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file", remedy="give a folder for the shards")
     if any(folder.glob("*.tar")):

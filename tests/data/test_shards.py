@@ -212,6 +212,14 @@ def test_pictures_that_cannot_be_read_are_named_and_the_others_written(
     assert [record.id for record in read(tmp_path / "out")] == ["a.jpeg", "odd.picture"]
 
 
+def test_questions_are_not_lost_in_shards(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture())
+    (tmp_path / "questions.jsonl").write_text('{"image": "a.jpg", "question": "what?", "answer": "dog"}\n')
+    with pytest.raises(DataError, match=r"a\.jpg has questions"):
+        shards.run(arguments(tmp_path / "questions.jsonl", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_left_of_shards_that_could_not_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").write_bytes(picture())
     records = [Record(tmp_path / "a.jpg", ("a dog",), "train", str(i)) for i in range(5)]
