@@ -124,7 +124,7 @@ def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
         DataError: it cannot be written.
     """
     target = path.resolve()  # the file that a link leads to, and not the link, is replaced
-    partial = target.with_name(f".{target.name[:200]}.{os.getpid()}.partial")
+    partial = target.with_name(f".{os.urandom(8).hex()}.partial")  # short, whatever the name
     try:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8", newline="", errors=errors)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from captioner.errors import OptionError
 from captioner.show import FIGURE_PIXELS
+from captioner.show.page import written_whole
 from captioner.show.scale import MAP_OF, colours, opacity, overlay, times_likelier, top_of_scale
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def small_figure(caption: "Caption") -> bytes:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure in the format that the path's ending names.
+    """Write a figure in the format that the path's ending names; a kill while writing leaves the old file whole.
 
     Raises:
         OptionError: the ending is no format of matplotlib, or the file cannot be written.
@@ -241,8 +242,5 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
         raise OptionError(f"{path}: a figure ends in .png, .pdf or .svg, not '{path.suffix}'")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=_DPI)
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=_DPI, format=path.suffix.lstrip(".").lower())

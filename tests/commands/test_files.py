@@ -60,6 +60,7 @@ def test_a_file_is_whole_or_as_it_was(source: Path, monkeypatch: pytest.MonkeyPa
     assert source.read_bytes() == b"new\r\n"
     assert source.with_name("soft.json").is_symlink()
     assert source.stat().st_mode & 0o777 == 0o640
+    write_whole(source.with_name("\u72d7" * 80 + ".json"), "x")  # 245 bytes
     names = set(source.parent.iterdir())
 
     def full(self: Path, *arguments: object, **more: object) -> int:

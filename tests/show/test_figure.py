@@ -18,6 +18,7 @@ from captioner.image import Geometry
 from captioner.options import EXPLAIN
 from captioner.results import Caption, Word
 from captioner.show.figure import FIGURE_PIXELS, _layout, draw_caption, save_figure
+from captioner.show.page import save_page
 from captioner.show.scale import MAP_OF, on_picture, overlay, top_of_scale
 
 GEOMETRIES = [
@@ -320,3 +321,25 @@ def test_a_figure_opens_the_picture_once(monkeypatch: pytest.MonkeyPatch) -> Non
     draw_caption(make_caption(shapes([8.0]), ["dog"]))
     assert len(opened) == 1
     assert (picture.size, picture.tobytes()) == ((120, 90), before)  # it may be the caption's own
+
+
+@pytest.mark.parametrize("ending", [".png", ".html"])
+def test_what_was_there_stays_where_a_figure_or_a_page_cannot_be_written(ending: str, tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        save_figure(figure, path) if ending == ".png" else save_page("new", path)
+
+    class Full(Figure):
+        def savefig(self, fname: Path, **_: object) -> None:  # type: ignore[override]
+            fname.write_bytes(b"half a fig")
+            raise OSError(28, "No space left on device")
+
+    figure = Figure(figsize=(1, 1))
+    long = tmp_path / f"{'x' * (255 - len(ending))}{ending}"  # the longest name that there is
+    write(long)
+    assert long.read_bytes().startswith(b"\x89PNG" if ending == ".png" else b"new")
+    if ending == ".png":
+        figure, before = Full(), long.read_bytes()
+        with pytest.raises(OptionError, match="No space left"):
+            write(long)
+        assert long.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [long]
