@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.console import printable, report
+from captioner.commands.console import ReaderGone, printable, report
 from captioner.commands.model_options import load_model
 from captioner.commands.packages import require
 from captioner.errors import CaptionerError, OptionError
@@ -79,7 +79,11 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
             failed += 1
             continue
         text = f"{printable(str(picture))}\t{caption.text}" if len(pictures) > 1 else caption.text
-        print(json.dumps(caption.as_dict()) if options.json else text, flush=True)
+        try:
+            print(json.dumps(caption.as_dict()) if options.json else text, flush=True)
+        except ReaderGone:
+            if not (options.figure or options.page):
+                raise  # else the files are wanted all the same
         shown += [caption, *(view.as_caption() for view in views)]
         if options.figure:
             (views[0] if views else caption).figure(options.figure, smooth=not options.cells)

@@ -194,7 +194,7 @@ def _save_frequencies(annotations: "Annotations", path: Path, known: "References
 def _check(options: argparse.Namespace) -> None:
     if options.results is None and options.images is None and options.save_document_frequencies is None:
         raise OptionError("give captions to score: --results FILE, or --images DIR to caption its pictures first")
-    check_positive(options, "bootstrap", "beam")
+    check_positive(options, "beam")
     check_resamples(options)
     check_not_negative(options, "references", "seed")
     for option, path in _outputs(options).items():  # checked now and not after an hour of captioning

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         for name in ("model", "device", "backend", "threads", "save_results"):
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --images, not with --results")
-    check_positive(options, "bootstrap", "threads")
+    check_positive(options, "threads")
     check_resamples(options)
     check_not_negative(options, "seed")
     if options.save_results is not None:

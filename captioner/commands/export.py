@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.files import check_model_output, refuse_overwriting, report_old_graphs
+from captioner.commands.files import check_new_output, refuse_overwriting, report_old_graphs
 from captioner.commands.ranges import check_positive
 from captioner.errors import OptionError
 
@@ -135,7 +135,7 @@ def _to_onnx(options: argparse.Namespace) -> int:
 
 
 def _release(options: argparse.Namespace) -> int:
-    check_model_output(options.output)
+    check_new_output("--output", options.output)
     if options.data is None:
         raise OptionError(
             "--data is missing",

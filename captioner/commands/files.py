@@ -89,17 +89,17 @@ def _identity(path: FilePath) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
-def check_model_output(path: Path) -> None:
-    """Make sure that a model file can be written, before any work is done for it. Raises OptionError."""
+def check_new_output(option: str, path: Path) -> None:
+    """As `check_output`, for a file whose folders are made if need be. Raises OptionError."""
     folder = path.parent
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent  # the folders below it are made
     if not folder.is_dir():
-        raise OptionError(f"--output {path}: {folder} is no folder", remedy="name a file in a folder")
+        raise OptionError(f"{option} {path}: {folder} is no folder", remedy="name a file in a folder")
     if path.is_dir():
-        raise OptionError(f"--output {path}: is a folder", remedy="name a file in it")
+        raise OptionError(f"{option} {path}: is a folder", remedy="name a file in it")
     if not os.access(folder, os.W_OK):
-        raise OptionError(f"--output {path}: {folder} cannot be written", remedy="name a file in another folder")
+        raise OptionError(f"{option} {path}: {folder} cannot be written", remedy="name a file in another folder")
 
 
 def check_output(option: str, path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.commands.model_options import add_model_options, load_model
-from captioner.commands.ranges import check_not_negative, check_positive, check_split
+from captioner.commands.ranges import check_not_negative, check_positive, check_resamples, check_split
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -194,7 +194,8 @@ def _check(options: argparse.Namespace) -> tuple[str, ...]:
     """Refuse options out of range, and return the sources of captions."""
     from captioner.grounding.grounded import SOURCES
 
-    check_positive(options, "pictures", "resamples", "beam")
+    check_positive(options, "pictures", "beam")
+    check_resamples(options, "resamples")
     check_not_negative(options, "seed")
     check_split(options.split)
     source = options.captions
@@ -209,8 +210,10 @@ def _check(options: argparse.Namespace) -> tuple[str, ...]:
 def _page(options: argparse.Namespace) -> "PageFile | None":
     if options.worst is None:
         return None
+    from captioner.commands.files import check_new_output
     from captioner.data.writers import PageFile
 
+    check_new_output("--worst", options.worst)
     return PageFile(options.worst, title="Where the maps were wrong", several=True)
 
 

@@ -23,10 +23,12 @@ def check_not_negative(options: argparse.Namespace, *names: str) -> None:
             raise OptionError(f"--{name.replace('_', '-')} must be 0 or more, not {value}")
 
 
-def check_resamples(options: argparse.Namespace) -> None:
-    """``--bootstrap`` is a number of resamples that fits into memory. Raises OptionError."""
-    if options.bootstrap is not None and options.bootstrap > _MOST_RESAMPLES:
-        raise OptionError(f"--bootstrap must be at most {_MOST_RESAMPLES}, not {options.bootstrap}")
+def check_resamples(options: argparse.Namespace, name: str = "bootstrap") -> None:
+    """A number of resamples, where it is given, that fits into memory and ends. Raises OptionError."""
+    check_positive(options, name)
+    value = getattr(options, name)
+    if value is not None and value > _MOST_RESAMPLES:
+        raise OptionError(f"--{name} must be at most {_MOST_RESAMPLES}, not {value}")
 
 
 def check_split(split: str) -> None:

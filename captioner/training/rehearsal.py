@@ -112,8 +112,8 @@ def rest_of_batch(batch: int, share: float) -> int:
 def before_and_after(folder: Path) -> str:
     """The dev scores of a run before and after, on its own pictures and on the rest, in a line; "" where the log has
     none."""
-    ends = [line for line in read_log(folder) if isinstance(line.get("dev"), dict) and isinstance(line.get("epoch"), int)]
-    scores = [line for line in ends if {"cider", "rest_cider"} <= line["dev"].keys()]
+    ends = [line for line in read_log(folder) if isinstance(line.get("dev"), dict)]
+    scores = [line for line in ends if "epoch" in line and {"cider", "rest_cider"} <= line["dev"].keys()]
     if len(scores) < 2 or scores[0]["epoch"] >= 0:
         return ""
     first, best = scores[0]["dev"], max(scores[1:], key=lambda line: _both(line["dev"]))

@@ -155,7 +155,8 @@ def test_made_questions_are_weighed_and_have_the_boxes_of_their_classes() -> Non
 def test_an_answer_that_no_model_file_can_hold_is_not_learned() -> None:
     long = AnsweredQuestion("what?", ("x" * 201,))
     odd, usual = AnsweredQuestion("what?", ("a\x07",)), AnsweredQuestion("what?", ("dog",))
-    assert frequent_answers([Record(Path("a.png"), (), "train", "a", questions=(long, long, odd, usual))], 9) == ("dog",)
+    records = [Record(Path("a.png"), (), "train", "a", questions=(long, long, odd, usual))]
+    assert frequent_answers(records, 9) == ("dog",)
     with pytest.raises(DataError, match="no questions"):
         frequent_answers([Record(Path("a.png"), (), "train", "a", questions=(long,))], 9)
 
