@@ -1,21 +1,26 @@
 """The model that a run starts from: new, or made of parts of earlier ones."""
 
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from captioner.checkpoint import Checkpoint
 from captioner.checkpoint import load as load_checkpoint
 from captioner.data.records import Record
-from captioner.errors import CheckpointError, DataError, OptionError
+from captioner.errors import CaptionerError, CheckpointError, DataError, OptionError, one_line
 from captioner.header import read_header
 from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.decoder import DECODERS
 from captioner.model.encoder import EncoderConfig
+from captioner.model.grid import Grid
 from captioner.model.refiners import REFINERS
 from captioner.tokenizer.ptb import tokenize
-from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.tokenizer.vocabulary import START, Vocabulary
 from captioner.training.aliases import current
 from captioner.training.growth import add_slots, grow
 from captioner.training.recipe import Recipe, default_of, options
@@ -42,6 +47,7 @@ def first_model(
         set_side(recipe, start.model)
         refuse_other_options(recipe, start.model.config, given=recipe.given)
         _check_length(recipe, start.model)
+        try_once(start.model, torch.tensor([[START]]))
         if recipe.grow_vocabulary:
             captions = (caption for record in records for caption in record.captions)
             return grow(start, captions, minimum_count=recipe.minimum_count)
@@ -54,8 +60,11 @@ def first_model(
         vocabulary = decoder.vocabulary if decoder else build_vocabulary(recipe, records)
     config = _config(recipe, encoder, decoder)
     refuse_other_options(recipe, config, given=recipe.given)
-    model = CaptionModel(config, vocabulary_size=len(vocabulary), weights=None if encoder else recipe.weights or None)
+    weights = None if encoder else recipe.weights or None
+    with naming_options():
+        model = CaptionModel(config, vocabulary_size=len(vocabulary), weights=weights)
     _check_length(recipe, model)
+    try_once(model, torch.tensor([[START]]))
     if encoder:
         model.encoder.load_state_dict(encoder.model.encoder.state_dict())
     if decoder:
@@ -70,6 +79,34 @@ def first_model(
         if not tensor.isfinite().all():
             raise CheckpointError(f"{recipe.weights}: {name} is not finite", remedy="give other --weights")
     return model, vocabulary
+
+
+@contextlib.contextmanager
+def naming_options() -> Iterator[None]:
+    """Within it, whatever comes of options that do not fit a part of the model is an OptionError."""
+    try:
+        yield
+    except CaptionerError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise OptionError(
+            f"no model can be built with these options ({one_line(error)})",
+            remedy="correct encoder_options, refiner_options, decoder_options or answerer_options",
+        ) from None
+
+
+@torch.no_grad()
+def try_once(model: CaptionModel | AnswerModel, tokens: Tensor) -> None:
+    """Read tokens with a blank grid, so that parts that do not fit together are refused before the first epoch.
+
+    Raises:
+        OptionError: a mechanism does not take the encoder's grid.
+    """
+    training = model.training
+    height, width = model.encoder.grid_shape
+    blank = Grid(torch.zeros(1, height * width, model.encoder.channels), (height, width))
+    model.eval()(blank, tokens)
+    model.train(training)
 
 
 def build_vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:
@@ -156,7 +193,7 @@ def _as_json(value: Any) -> Any:
 def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | None) -> ModelConfig:
     refiner = dict(recipe.refiner_options)
     kind = refiner.pop("kind", "transformer_encoder")
-    try:
+    with naming_options():
         config = ModelConfig(
             encoder=encoder.model.config.encoder
             if encoder
@@ -164,8 +201,6 @@ def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | No
             refiner=REFINERS[kind].config(**refiner),
             decoder=DECODERS[recipe.decoder].config(**recipe.decoder_options),
         )
-    except TypeError as error:
-        raise OptionError(f"an option of the model is not known: {error}") from None
     if decoder is None:
         return config
     # What is learned comes from the file; what is not learned, such as dropout, the recipe may change.

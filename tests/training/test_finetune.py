@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from captioner import checkpoint, cli
-from captioner.data.scenes import draw_scene
 from captioner.data.records import Record
+from captioner.data.scenes import draw_scene
 from captioner.errors import OptionError
 from captioner.model.grid import Grid
 from captioner.pipeline import load

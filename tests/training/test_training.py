@@ -1,6 +1,7 @@
 """Batches that never depend on interruptions, and runs that resume exactly."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -20,7 +21,7 @@ from captioner.data.scenes import write_scenes
 from captioner.errors import DataError, OptionError
 from captioner.image import Geometry
 from captioner.pipeline import Captioner
-from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 from captioner.training.batches import Batch, CaptionBatches
 from captioner.training.distributed import Processes
 from captioner.training.grid_cache import GridCache
@@ -28,6 +29,7 @@ from captioner.training.images import ImageDataset, encode_images
 from captioner.training.loop import Trainer
 from captioner.training.precision import has_bfloat16  # before the tests' own takes its place
 from captioner.training.recipe import Recipe
+from captioner.training.start import first_model
 from captioner.training.views import View
 
 pytestmark = pytest.mark.filterwarnings("ignore::captioner.metrics.evaluate.FewPicturesWarning")  # 4 on dev
@@ -431,6 +433,28 @@ def test_what_a_task_or_a_model_cannot_do_is_named(
 def test_unknown_options_of_the_model_are_named(records: list[Record], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="wings"):
         Trainer(recipe(decoder_options={"wings": 2}), records, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decoder_options": {"width": math.inf}},
+        {"decoder_options": {"width": 10**8}},  # more than the memory
+        {"decoder_options": {"map_heads": ["x"]}},
+        {"refiner_options": {"kind": "latent_queries", "width": 16, "pooling_heads": 0}},
+        # What does not fit the grid comes before the first epoch, whose grids may take hours.
+        {"decoder_options": {"attention": "hierarchical", "heads": 1, "attention_options": {"regions": 99}}},
+        {
+            "decoder_options": {"attention": "local", "heads": 1},
+            "refiner_options": {"kind": "latent_queries", "width": 16},
+        },
+        {"refiner_options": {"kind": "coarse_cells", "width": 16, "regions": 99}},
+    ],
+)
+def test_options_that_make_no_model_are_refused_before_the_first_epoch(changes: dict[str, Any]) -> None:
+    with pytest.raises(OptionError) as raised:
+        first_model(recipe(**changes), [], vocabulary=Vocabulary((*SPECIAL, "dog")))
+    assert "\n" not in str(raised.value)
 
 
 def test_a_picture_that_was_turned_is_trained_on_upright(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from captioner.model.grid import Grid
 from captioner.model.refiners import REFINERS
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.questions import question_words
-from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.tokenizer.vocabulary import UNKNOWN, Vocabulary
 from captioner.training.batches import word_dropout
 from captioner.training.dev import encode_records
 from captioner.training.epoch import Figures
@@ -36,7 +36,7 @@ from captioner.training.questions import (
 )
 from captioner.training.recipe import Recipe, default_of, refuse_options
 from captioner.training.sizes import upright_size
-from captioner.training.start import refuse_other_options, set_side
+from captioner.training.start import naming_options, refuse_other_options, set_side, try_once
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import check_refiner, device_of
 
@@ -138,6 +138,7 @@ class AnswerTask:
                 )
             set_side(recipe, start.model)
             refuse_other_options(recipe, start.model.config, given={*given, "answerer", "answerer_options"})
+            try_once(start.model, torch.tensor([[[UNKNOWN]]]))
             return start.model, start.vocabulary
         if vocabulary is None:
             vocabulary = AnswerTask.build_vocabulary(recipe, records)
@@ -147,7 +148,7 @@ class AnswerTask:
             refuse_other_options(recipe, source.model.config, given={*given, "refiner_options"})
         refiner = dict(recipe.refiner_options)
         kind = refiner.pop("kind", "transformer_encoder")
-        try:
+        with naming_options():
             config = AnswerConfig(
                 encoder=source.model.config.encoder
                 if source is not None
@@ -156,14 +157,13 @@ class AnswerTask:
                 answerer=ANSWERERS[recipe.answerer].config(**recipe.answerer_options),
                 blind=recipe.blind,
             )
-        except TypeError as error:
-            raise OptionError(f"an option of the model is not known: {error}") from None
-        model = AnswerModel(
-            config,
-            vocabulary_size=len(vocabulary),
-            answers=len(answers),
-            weights=None if source is not None else recipe.weights or None,
-        )
+            model = AnswerModel(
+                config,
+                vocabulary_size=len(vocabulary),
+                answers=len(answers),
+                weights=None if source is not None else recipe.weights or None,
+            )
+        try_once(model, torch.tensor([[[UNKNOWN]]]))
         if source is not None:
             model.encoder.load_state_dict(source.model.encoder.state_dict())
             model.refiner.load_state_dict(source.model.refiner.state_dict())
