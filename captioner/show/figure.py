@@ -5,7 +5,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,14 +233,21 @@ def small_figure(caption: "Caption") -> bytes:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure in the format that the path's ending names; a kill while writing leaves the old file whole.
+    """Write a figure in the format that the path's ending names; what was there stays until the new file is whole.
 
     Raises:
         OptionError: the ending is no format of matplotlib, or the file cannot be written.
     """
     path = Path(path)
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in known:
+    format_ = path.suffix.lstrip(".").lower()
+    if format_ not in figure.canvas.get_supported_filetypes():
         raise OptionError(f"{path}: a figure ends in .png, .pdf or .svg, not '{path.suffix}'")
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=_DPI, format=path.suffix.lstrip(".").lower())
+    try:
+        empty = path.stat().st_size == 0  # made and locked by the caller, who moves it to its place
+    except (OSError, ValueError):
+        empty = False
+    try:
+        with nullcontext(path) if empty else written_whole(path) as partial:
+            figure.savefig(partial, dpi=_DPI, format=format_)
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -114,7 +114,7 @@ class GridCache:
 def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
     """Whether an array file is there and has not been cut off, as by a copy of the folder that stopped."""
     try:
-        return np.load(path, mmap_mode="r").shape == shape
+        return bool(np.load(path, mmap_mode="r").shape == shape)
     except (OSError, ValueError, EOFError):
         return False
 

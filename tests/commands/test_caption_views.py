@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from captioner.commands.console import ReaderGone
 from tests.commands.conftest import Command
 
 
@@ -70,3 +71,17 @@ def test_no_output_is_written_onto_an_input(command: Command, clip: Path) -> Non
     before = clip.read_bytes()
     run = command("caption", clip, "--frames", 2, "--figure", clip)
     assert run.code == 2 and clip.read_bytes() == before
+
+
+def test_views_are_written_when_nobody_reads_their_captions(
+    command: Command, make_picture: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_picture()
+    word = command("caption", path).out.split()[0]
+
+    def gone(*_: object, **__: object) -> None:
+        raise ReaderGone
+
+    monkeypatch.setattr("captioner.commands.caption_views.print", gone, raising=False)
+    assert command("caption", path, "--heads", word, "--page", "heads.html").code == 0
+    assert (tmp_path / "heads.html").exists()

@@ -227,3 +227,15 @@ def test_json_has_no_nan(tiny_model: Path, tmp_path: Path, capsys: pytest.Captur
         assert baseline["value"] == 1
         intervals.append(baseline["interval"])
     assert None in intervals and [1.0, 1.0] in intervals
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--resamples", "1" + "0" * 14), ("--resamples", "0"), ("--worst", f"{__file__}/x/worst.html")],
+)
+def test_what_would_fail_at_the_end_is_refused_before_the_work(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ground", "--data", "none", "--model", "none", option, value]) == 2
+    line = capsys.readouterr().err
+    assert option in line and "none" not in line
