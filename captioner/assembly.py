@@ -14,7 +14,7 @@ from captioner.word_maps import WordMaps
 
 
 def list_of_texts(captions: Iterable[str]) -> list[str]:
-    """Captions that are to be read as a list; an iterator is read once. Raises OptionError for what is none of texts."""
+    """Captions to read, as a list; an iterator is read once. Raises OptionError for what is none of texts."""
     is_list = isinstance(captions, Iterable) and not isinstance(captions, (str, bytes, bytearray))
     texts = list(captions) if is_list else []
     if not is_list or not all(isinstance(caption, str) for caption in texts):

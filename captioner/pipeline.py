@@ -445,6 +445,10 @@ class Captioner:
             raise OptionError(
                 f"clips need a model of ours, and '{self.name}' is one of transformers", remedy="leave --model out"
             )
+        if isinstance(frames, (str, bytes, os.PathLike)):
+            raise OptionError(
+                f"frames are a list of pictures, not {frames!r:.60}", remedy="read them with captioner.data.clips"
+            )
         ready = [self.prepare(frame, keep=_FRAME_PIXELS) for frame in frames]
         found, geometry, strip = caption_frames(self.torch_backend(), ready, options or self.default_options)
         best, *others = (decoded_alternative(hypothesis, self.vocabulary) for hypothesis in found)

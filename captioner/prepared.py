@@ -116,7 +116,8 @@ class KeptPicture:
         with self._lock:
             if self._other is None or self._other[0] is not backend:
                 prepared, mine = self.prepared, self._backend
-                if (backend.side, backend.pad, backend.grid_shape) != (mine.side, mine.pad, mine.grid_shape):
+                same = (backend.side, backend.pad, backend.grid_shape) == (mine.side, mine.pad, mine.grid_shape)
+                if not same or isinstance(mine, FitsPictures):  # a foreign model may crop, which ours never do
                     again = prepare(prepared.picture, backend, max_pixels=self._max_pixels)
                     prepared = replace(again, picture=prepared.picture, image=prepared.image)
                 self._other = backend, encode(prepared)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from captioner import Beam, Captioner, Greedy, Sampling, checkpoint
 from captioner.backends.torch import TorchBackend
 from captioner.errors import CheckpointError, ImageError, OptionError
 from captioner.pipeline import load
+from captioner.prepared import KeptPicture
 from captioner.results import Failure
 from captioner.shipped import find_model, shipped_models
 
@@ -290,6 +292,22 @@ def test_a_kept_picture_needs_its_file_no_more(model: Captioner, make_picture: M
     assert caption.geometry.size == (300, 200)
     assert caption.picture.size == (100, 67)
     assert caption.page()
+
+
+def test_what_a_foreign_model_cropped_is_not_what_is_asked_about(model: Captioner, make_picture: MakePicture) -> None:
+    prepared, backend = model.prepare(make_picture(size=(120, 40))), model.backend
+    cropped = replace(prepared, pixels=prepared.pixels * 0)
+    like = {"side": backend.side, "pad": backend.pad, "grid_shape": backend.grid_shape}
+    for foreign, fit in ((True, prepared.pixels), (False, cropped.pixels)):
+        mine = SimpleNamespace(**like, **({"fitting": None} if foreign else {}))
+        kept = KeptPicture(cropped, None, mine, max_pixels=10**6)  # type: ignore[arg-type]
+        assert (kept.for_answers(SimpleNamespace(**like), lambda one: one.pixels) == fit).all()  # type: ignore[arg-type]
+
+
+def test_a_path_is_no_list_of_frames(model: Captioner, make_picture: MakePicture) -> None:
+    for path in (make_picture(), str(make_picture())):
+        with pytest.raises(OptionError, match="list of pictures"):
+            model.caption_clip(path)  # type: ignore[arg-type]
 
 
 def test_what_a_model_sees_does_not_depend_on_whether_it_is_shown(model: Captioner, tmp_path: Path) -> None:
