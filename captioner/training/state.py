@@ -56,7 +56,9 @@ class TrainingState:
         if found is not None:
             try:
                 self._restore(*found)
-            except (KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+            except (
+                KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError, OverflowError
+            ) as error:  # fmt: skip
                 raise folder.damaged_state(error) from None
         folder.forget_log_after(self.step)  # 0 for a run that was killed before it saved anything
 

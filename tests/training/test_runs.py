@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import math
 import os
 import shutil
 import signal
@@ -284,6 +285,11 @@ def test_a_state_with_numbers_that_are_not_finite_is_not_resumed(
     assert main(command(data, run, epochs="1")) == 2
     line = one_line(capsys)
     assert name in line and "state.safetensors" in line
+    if part == "model.":
+        tensors[name].view(-1)[0] = 0.0
+        checkpoint.write_tensors(folder.state, tensors, {"progress": json.dumps({**progress, "step": math.inf})})
+        assert main(command(data, run, epochs="1")) == 2
+        assert "state.safetensors" in one_line(capsys)
 
 
 @pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
