@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from typing import Any, NoReturn, TypedDict, cast
+
+    from captioner.options import Beam
 else:
     TypedDict = dict
 
@@ -319,7 +321,7 @@ def _check_about(about: Mapping[str, Any]) -> None:
         if not isinstance(recipes, list) or not all(isinstance(one, dict) for one in recipes):
             raise TypeError(f"about.{name} is no list of recipes")
     beam = Beam(**about.get("decoding", {}))
-    if beam.width > _WIDEST_STORED_BEAM or beam.max_length > _LONGEST_STORED_CAPTION:
+    if not can_store(beam):
         raise ValueError(f"about.decoding asks for a beam of {beam.width} and {beam.max_length} words")
     MapOptions.stored(dict(about))
     for method, values in about.get("maps", {}).items():
@@ -332,6 +334,11 @@ def _check_about(about: Mapping[str, Any]) -> None:
                 _is_number(value) and abs(value) <= most for value in values.values()
             ):
                 raise TypeError(f"about.{split}.{name} are no numbers by name")
+
+
+def can_store(beam: Beam) -> bool:
+    """Whether a model file may hold these options of decoding: what it asks for ends soon."""
+    return beam.width <= _WIDEST_STORED_BEAM and beam.max_length <= _LONGEST_STORED_CAPTION
 
 
 # Names of format version 1 and what they are now.

@@ -177,6 +177,8 @@ def _release(options: argparse.Namespace) -> int:
         model = as_stored(checkpoint.load(file))
         if options.side is not None:
             model.model.set_side(options.side)
+        if decoding is not None:
+            _refuse_misfit(decoding, model)
         ready = export(model, records, name=options.name, decoding=decoding)
     checkpoint.save(options.output, ready)
     report_old_graphs(options.output)
@@ -186,6 +188,7 @@ def _release(options: argparse.Namespace) -> int:
 
 def _decoding(text: str) -> "Beam":
     """The options of a beam. Raises OptionError."""
+    from captioner.header import can_store
     from captioner.options import Beam
 
     known = [field.name for field in fields(Beam)]
@@ -198,6 +201,24 @@ def _decoding(text: str) -> "Beam":
             f"--decoding {text}: no JSON object of decoding options", remedy=f"there are {', '.join(known)}"
         )
     try:
-        return Beam(**values)
+        beam = Beam(**values)
     except TypeError as error:
         raise OptionError(f"--decoding {text}: {error}") from None
+    if not can_store(beam):
+        raise OptionError(
+            f"--decoding {text}: a model file holds no such wide beam, and no captions so long",
+            remedy="ask for a width of at most 100, and a max_length of at most 200",
+        )
+    return beam
+
+
+def _refuse_misfit(decoding: "Beam", model: "Checkpoint") -> None:
+    """Make sure that the model can decode so, before pictures are captioned. Raises OptionError."""
+    from captioner.constraints import Constraints
+
+    if decoding.max_length > (most := model.model.decoder.max_length):
+        raise OptionError(
+            f"--decoding: max_length is {decoding.max_length}, and the model reads at most {most} words",
+            remedy="ask for fewer",
+        )
+    Constraints.of(decoding, model.vocabulary)

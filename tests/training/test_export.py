@@ -142,6 +142,9 @@ def test_the_decoding_of_the_best_scores_together_is_chosen(
         ({"--precision": "fp16"}, "--precision is for a folder"),
         ({"--decoding": "[1]"}, "[1]"),
         ({"--decoding": '{"widht": 3}'}, "length_penalty"),
+        ({"--decoding": '{"width": 500}'}, "at most 100"),  # the file would not load
+        ({"--decoding": '{"max_length": 150}'}, "at most 100 words"),
+        ({"--decoding": '{"require_words": ["zxqv"]}'}, "zxqv"),
         ({"--threads": "0"}, "--threads must be at least 1, not 0"),
         ({"--side": "7"}, "not 7"),
         ({"--output": f"{__file__}/x/y.safetensors"}, "is no folder"),
