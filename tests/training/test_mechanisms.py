@@ -1,6 +1,8 @@
 """Training with mechanisms of the family: the estimator of hard attention, and a run of several parts of it."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from captioner.pipeline import load
 from captioner.training.loop import Trainer
 from captioner.training.losses import hard_attention_loss
 from captioner.training.recipe import Recipe
+from captioner.training.tasks.cross_entropy import CrossEntropy
 
 
 def test_the_estimator_is_the_gradient_of_the_expected_reward() -> None:
@@ -35,6 +38,18 @@ def test_the_estimator_is_the_gradient_of_the_expected_reward() -> None:
     zero = torch.zeros(1, 2)
     loss = hard_attention_loss(zero[:, 0], zero, entropy, torch.zeros(()), reward=1.0, entropy_weight=0.2)
     assert torch.autograd.grad(loss, entropy)[0].tolist() == [[pytest.approx(-0.2), pytest.approx(-0.2)]]
+
+
+def test_the_baselines_of_several_processes_stay_the_same() -> None:
+    """Each follows the mean over all of them; its own captions alone would set them apart."""
+    logits, targets = torch.zeros(1, 2, 8), torch.tensor([[5, 2]])
+    decoded = SimpleNamespace(logits=logits, maps=torch.full((1, 2, 1, 3), 1 / 3), others={"log_p": torch.zeros(1, 2)})
+    attention = HardAttention(text_width=4, image_width=4, width=4)
+    processes = SimpleNamespace(count=2, sum=lambda values: [values[0] - 10.0])  # another's captions are less likely
+    model = SimpleNamespace(decoder=SimpleNamespace(attention=attention))
+    task = SimpleNamespace(context=SimpleNamespace(model=model, processes=processes))
+    CrossEntropy.hard_loss(task, decoded, targets, count=1)  # type: ignore[arg-type]
+    assert attention.baseline.item() == pytest.approx((-2 * math.log(8) - 10) / 2)
 
 
 @pytest.fixture(scope="module")

@@ -177,13 +177,15 @@ class CrossEntropy:
         spoken = targets != PAD  # (N, T)
         with torch.no_grad():
             log_p = log_probabilities(decoded.logits, targets).masked_fill(~spoken | (targets == UNKNOWN), 0.0).sum(1)
+        processes = self.context.processes  # their baselines stay the same, as all buffers do
+        mean = processes.sum([log_p.float().mean().item()])[0] / processes.count
         probabilities = decoded.maps.float().flatten(2)  # (N, T, L)
         entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1).masked_fill(~spoken, 0.0)
         loss = hard_attention_loss(
             log_p,
             decoded.others["log_p"].masked_fill(~spoken, 0.0),
             entropy,
-            attention.follow(log_p),
+            attention.follow(log_p.new_tensor([mean])),
             reward=attention.reward_weight,
             entropy_weight=attention.entropy_weight,
         )
