@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captioner.commands.files import refuse_overwriting, write_whole
+from captioner.commands.files import model_files, refuse_overwriting, write_whole
 from captioner.commands.ranges import check_not_negative, check_positive
 from captioner.errors import DataError, OptionError
 
@@ -80,7 +80,7 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path]:
         from captioner.shipped import find_model
 
         yield from pictures_in(options.images)
-        yield find_model(options.model or "answers", answering=True)
+        yield from model_files(find_model(options.model or "answers", answering=True))
 
 
 def _kept(
