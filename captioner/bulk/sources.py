@@ -79,8 +79,10 @@ class Source:
         selection = selection or Selection()
         notes = [] if notes is None else notes
         packed = self._packed(selection, leave_out)
-        if key is not None and not all(path.lower().endswith(".parquet") for path in packed or [""]):
-            raise OptionError("--key names a column of Parquet tables, and the source holds none")
+        tables = bool(packed) and all(path.lower().endswith(".parquet") for path in packed)
+        for option, name in (("--key", key), ("--column", column)):
+            if name is not None and not tables:
+                raise OptionError(f"{option} names a column of Parquet tables, and the source holds none")
         if not packed:
             yield from self._pictures(selection, leave_out, notes)
         for path in packed:

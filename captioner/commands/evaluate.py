@@ -322,7 +322,9 @@ def _caption_pictures(options: argparse.Namespace, annotations: "Annotations") -
         write_whole(options.save_results, json.dumps(content))
     failures = absent + broken
     if failures and not options.partial:
-        raise DataError(f"{failures} pictures could not be captioned; mend them, or score the others (--partial)")
+        raise DataError(
+            f"{failures} picture{'s'[: failures != 1]} could not be captioned; mend them, or score the others (--partial)"
+        )
     return captions, failures
 
 
