@@ -137,3 +137,12 @@ def test_batches(model: Captioner, picture: Path) -> None:
     found = batch({"image": np.array([picture.read_bytes(), b"no picture"], dtype=object)})
     assert found["caption"].tolist() == [model.caption(picture).text, None]
     assert found["error"][0] is None and "not an image" in found["error"][1]
+
+
+def test_a_kept_picture(model: Captioner, picture: Path) -> None:
+    kept = model.encode(picture)
+    caption = model.caption(picture)
+    assert [one.text for one in model.caption([kept, picture, kept])] == [caption.text] * 3
+    (read,) = model.read(kept, ["a dog, sits"])
+    assert [word.text for word in read.words] == ["a", "dog", ",", "sits"]
+    assert read.words[1].map.shape == (3, 6) and read.words[1].probability > 0
