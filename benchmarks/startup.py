@@ -36,7 +36,9 @@ from captioner.word_maps import encode
 encoded = encode(model.backend, [prepared]); mark("encode")
 from captioner.decoding import decode
 found = decode(model.backend, encoded, model.default_options); mark("decode")
-caption = model._finish(prepared, found[0], model.map_options); mark("results")
+from captioner.assembly import caption_of, decoded_alternative
+best = decoded_alternative(found[0][0], model.vocabulary)
+caption = caption_of(prepared, best, model=model.name, explain=model.map_options.explain); mark("results")
 print(json.dumps([(name, at - before) for (name, at), (_, before) in zip(times[1:], times)]))
 """
 

@@ -1,27 +1,29 @@
 """Pictures to captions: open, encode, decode, results. `Captioner` drives any backend."""
 
 import importlib.util
-import math
 import os
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from captioner.assembly import caption_of, decoded_alternative, read_alternative, split_captions
 from captioner.backends.base import Backend, Encoded, Pixels
 from captioner.backends.choice import open_backend
 from captioner.constraints import Constraints
-from captioner.decoding import Hypothesis, decode
-from captioner.errors import CaptionerError, CheckpointError, OptionError
+from captioner.decoding import decode
+from captioner.errors import CheckpointError, OptionError
 from captioner.foreign import name_of, parse_heads
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
-from captioner.prepared import KeptPicture, Prepared, check_numbers, detached, prepare
+from captioner.prepared import KeptPicture, Prepared, check_numbers, prepare
 from captioner.results import Alternative, Answer, Caption, ClipCaption, Failure, Outcome
 from captioner.shipped import DEFAULT_MODEL, find_model
 from captioner.tokenizer.subwords import Subwords
@@ -39,8 +41,6 @@ from captioner.word_maps import (
 )
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
-    from concurrent.futures import Future
-
     from captioner.asking import Asker, EncodedPicture
     from captioner.show.views import Contrast, Heads
 
@@ -235,48 +235,21 @@ class Captioner:
         max_pixels: int,
         keep: int | None,
     ) -> Iterator[Outcome]:
-        from concurrent.futures import ThreadPoolExecutor
+        from captioner.prefetch import prefetch
 
-        process = os.getpid()
-        raised: Exception | None = None
-        # Threads open the next batch while the model works on this one.
-        with ThreadPoolExecutor(max_workers=self._threads) as pool:
+        prepare = partial(self._ready, max_pixels=max_pixels, keep=keep)
+        with closing(prefetch(pictures, prepare, batch=batch, threads=self._threads)) as batches:
+            for opened in batches:
+                ready = [one for one in opened if isinstance(one, Prepared)]
+                captions = iter(self.caption_prepared(ready, options=options, explain=explain))
+                for one in opened:
+                    if isinstance(one, KeptPicture):
+                        yield self._caption_kept(one, options, explain)
+                    else:
+                        yield one if isinstance(one, Failure) else next(captions)
 
-            def submit() -> "list[tuple[Picture | KeptPicture, Future[Prepared | KeptPicture]]]":
-                nonlocal raised
-                some: list[tuple[Picture | KeptPicture, Future[Prepared | KeptPicture]]] = []
-                while raised is None and len(some) < batch:
-                    try:
-                        one = detached(next(pictures))
-                    except StopIteration:
-                        break
-                    except Exception as error:  # the caller's own
-                        raised = error
-                        break
-                    some.append((one, pool.submit(self._ready, one, max_pixels=max_pixels, keep=keep)))
-                return some
-
-            coming = submit()
-            try:
-                while coming:
-                    if os.getpid() != process:  # which has none of the threads, and would wait for them for ever
-                        raise CaptionerError("captions are made in another process", remedy="call caption_all in each")
-                    now, coming = coming, submit()
-                    opened = [_opened(picture, future) for picture, future in now]
-                    ready = [one for one in opened if isinstance(one, Prepared)]
-                    captions = iter(self.caption_prepared(ready, options=options, explain=explain))
-                    for one in opened:
-                        if isinstance(one, KeptPicture):
-                            yield from self.caption_prepared(
-                                [one.prepared], options=options, explain=explain, encoded=one.encoded
-                            )
-                        else:
-                            yield one if isinstance(one, Failure) else next(captions)
-            finally:
-                for _, future in coming:  # whoever stops early does not wait for pictures that nobody will see
-                    future.cancel()
-        if raised is not None:
-            raise raised
+    def _caption_kept(self, kept: KeptPicture, options: Greedy | None, explain: MapOptions) -> Caption:
+        return self.caption_prepared([kept.prepared], options=options, explain=explain, encoded=kept.encoded)[0]
 
     def _ready(self, picture: Picture | KeptPicture, *, max_pixels: int, keep: int | None) -> Prepared | KeptPicture:
         """A picture that is prepared, or was kept."""
@@ -324,7 +297,11 @@ class Captioner:
                 [replace(one, maps=maps, off_grid=off_grid) for one, (maps, off_grid, _) in zip(*both, strict=True)]
                 for both in zip(found, explained, strict=True)
             ]
-        return [self._finish(prepared, some, map_options) for prepared, some in zip(ready, found, strict=True)]
+        finished = []
+        for prepared, some in zip(ready, found, strict=True):
+            best, *others = (decoded_alternative(one, self.vocabulary) for one in some)
+            finished.append(self._caption(prepared, map_options, best, others))
+        return finished
 
     @overload
     def ask(self, picture: "Askable", question: str, *, n_best: int = 1) -> Answer: ...
@@ -386,7 +363,7 @@ class Captioner:
             ImageError: the picture does not open.
             OptionError: a text where a list of them is due, or a caption without words.
         """
-        self._check_captions(captions)
+        split_captions(captions, self.vocabulary, max_length=self.max_length)  # refused before the picture is opened
         prepared, encoded = self._encoded(picture, max_pixels=max_pixels)
         return self.read_prepared(prepared, captions, explain=explain, encoded=encoded)
 
@@ -399,24 +376,18 @@ class Captioner:
         encoded: Encoded | None = None,
     ) -> list[Caption]:
         """As `read`, of a picture that `prepare` opened; ``encoded`` as of `caption_prepared`."""
-        split = self._check_captions(captions)
+        split = split_captions(captions, self.vocabulary, max_length=self.max_length)
         if not split:
             return []
         map_options = self._map_options(explain)
         ids = [self.vocabulary.encode(words)[1:-1] for words in split]
         encoded = encode(self.backend, [prepared]) if encoded is None else encoded
         (explained,) = self._word_maps([prepared], encoded, [ids], map_options)
-        found = []
-        for words, some, (maps, off_grid, log_p) in zip(split, ids, explained, strict=True):
-            if not np.isfinite(log_p).all():
-                raise CheckpointError("the model's numbers are not finite: its training diverged, or it is damaged")
-            unknown = [i < len(SPECIAL) for i in some]
-            p = [0.0 if lost else math.exp(one) for lost, one in zip(unknown, log_p[:-1].tolist(), strict=True)]
-            score = float(log_p.sum()) / len(log_p) ** self.default_options.length_penalty
-            text = self.vocabulary.sentence(words)
-            result = Alternative.of(words, p, maps, off_grid, score=score, unknown=unknown, text=text)
-            found.append(self._caption(prepared, map_options, result))
-        return found
+        penalty = self.default_options.length_penalty
+        return [
+            self._caption(prepared, map_options, read_alternative(*one, self.vocabulary, length_penalty=penalty))
+            for one in zip(split, ids, explained, strict=True)
+        ]
 
     def with_gains(self, captions: Sequence[Caption]) -> list[Caption]:
         """Captions of this model whose words have their ``gain``, how much the picture mattered; see
@@ -489,7 +460,7 @@ class Captioner:
             )
         ready = [self.prepare(frame, keep=_FRAME_PIXELS) for frame in frames]
         found, geometry, strip = caption_frames(self.torch_backend(), ready, options or self.default_options)
-        best, *others = (self._result(hypothesis) for hypothesis in found)
+        best, *others = (decoded_alternative(hypothesis, self.vocabulary) for hypothesis in found)
         return ClipCaption(
             text=best.text,
             words=best.words,
@@ -536,18 +507,6 @@ class Captioner:
             )
         Constraints.of(options, self.vocabulary)  # raises for words that the model cannot say
 
-    def _check_captions(self, captions: Sequence[str]) -> list[list[str]]:
-        is_list = isinstance(captions, Iterable) and not isinstance(captions, (str, bytes))
-        if not is_list or not all(isinstance(caption, str) for caption in captions):
-            raise OptionError(
-                f"captions to read are a list of texts, not {captions!r:.60}", remedy="put it into a list"
-            )
-        split = [self.split(caption) for caption in captions]
-        for caption, words in zip(captions, split, strict=True):
-            if not words:
-                raise OptionError(f"the caption '{caption}' has no words to read")
-        return split
-
     def _map_options(self, explain: str | MapOptions | None) -> MapOptions:
         if isinstance(explain, MapOptions):
             return explain
@@ -564,46 +523,10 @@ class Captioner:
     ) -> list[list[WordMaps]]:
         return word_maps(self.backend, ready, encoded, captions, options, gradient_backend=self.torch_backend)
 
-    def _finish(self, prepared: Prepared, found: Sequence[Hypothesis], options: MapOptions) -> Caption:
-        best, *others = (self._result(hypothesis) for hypothesis in found)
-        return self._caption(prepared, options, best, others)
-
-    def _result(self, hypothesis: Hypothesis) -> Alternative:
-        return Alternative.of(
-            self.vocabulary.decode(hypothesis.tokens),
-            hypothesis.probabilities,
-            hypothesis.maps,
-            hypothesis.off_grid,
-            score=hypothesis.score,
-            finished=hypothesis.finished,
-            given=hypothesis.given,
-            text=self.vocabulary.text(hypothesis.tokens),
-        )
-
     def _caption(
         self, prepared: Prepared, options: MapOptions, best: Alternative, others: Sequence[Alternative] = ()
     ) -> Caption:
-        return Caption(
-            text=best.text,
-            words=best.words,
-            score=best.score,
-            finished=best.finished,
-            image=prepared.image,
-            model=self.name,
-            geometry=prepared.geometry,
-            explain=options.explain,
-            alternatives=tuple(others),
-            source=prepared.picture,
-        )
-
-
-def _opened(
-    picture: Picture | KeptPicture, future: "Future[Prepared | KeptPicture]"
-) -> Prepared | KeptPicture | Failure:
-    try:
-        return future.result()
-    except CaptionerError as error:
-        return Failure.of(picture.prepared.picture if isinstance(picture, KeptPicture) else picture, error)
+        return caption_of(prepared, best, others, model=self.name, explain=options.explain)
 
 
 def load(

@@ -37,18 +37,23 @@ hypothesis.settings.load_profile("tests")
 torch.set_num_threads(1)  # the models of the tests are so small that threads only wait for one another
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first, so that of several test processes none works alone at the end.
+_LONG = ("bulk/test_run.py", "export/test_mechanisms.py", "training/test_processes.py", "serve/test_process.py")
+_LONG += ("training/test_kill.py", "export/test_answers.py", "export/test_graphs.py")  # ten seconds and more
 
-    The very first trains `scenes_model`; other files that use it come after the slow ones, so that none waits for it.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that of several test processes none works alone at the end.
+
+    The very first trains `scenes_model`; other files that use it come after the long ones, so that none waits for it.
     """
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    long |= {item.path for item in items if item.path.as_posix().endswith(_LONG)}
     trained = {item.path for item in items if "scenes_model" in getattr(item, "fixturenames", ())}
 
     def rank(item: pytest.Item) -> int:
         if item.path in trained:
             return 0 if item.path.name == "test_scenes_end_to_end.py" else 2
-        return 1 if item.path in slow else 3
+        return 1 if item.path in long else 3
 
     items.sort(key=rank)
 

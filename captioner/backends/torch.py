@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from captioner.explain.attention import attention_heads
 from captioner.explain.gradient import gradient_maps, log_probabilities
 from captioner.header import read_header
 from captioner.image import Geometry
+from captioner.model.answer_model import AnswerModel
+from captioner.model.caption_model import CaptionModel
 from captioner.model.grid import Grid
 from captioner.model.preprocess import normalise
 from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN
@@ -43,27 +45,29 @@ class TorchState:
         return torch.from_numpy(np.ascontiguousarray(places, dtype=np.int64)).to(self.device)
 
 
-class TorchBackend:
-    """A `Checkpoint` as a `captioner.backends.base.Backend`.
+_Module = TypeVar("_Module", bound=CaptionModel | AnswerModel)
+
+
+class TorchEncoder(Generic[_Module]):
+    """What the backends of captions and of answers share: the model, and pictures to grids.
 
     Args:
-        model: in evaluation mode.
+        module: in evaluation mode.
         device: to compute on; None for where its weights are.
-        digest: of its file.
     """
 
     name = "torch"
 
-    def __init__(self, model: Checkpoint, *, device: str | torch.device | None = None, digest: str = "") -> None:
-        self.model = model.model.to(device) if device is not None else model.model
-        self.vocabulary, self.about, self.digest = model.vocabulary, model.about, digest
+    def __init__(self, module: _Module, *, device: str | torch.device | None = None) -> None:
+        if device is not None:
+            module.to(device)  # in place
+        self.model = module
         self._device = next(self.model.parameters()).device
         self.device = str(self._device)
         config = self.model.encoder.config
         assert config.side is not None  # filled in by the configuration
         self.side, self.pad = config.side, config.pad
         self.grid_shape = self.model.encoder.grid_shape
-        self.max_length = self.model.decoder.max_length
 
     @torch.inference_mode()
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> Grid:
@@ -72,6 +76,21 @@ class TorchBackend:
         if self.pad:
             mask = torch.from_numpy(np.stack([geometry.mask for geometry in geometries])).to(self._device)
         return self.model.encode(normalise(pixels, self.model.encoder.config).to(self._device), mask)
+
+
+class TorchBackend(TorchEncoder[CaptionModel]):
+    """A `Checkpoint` as a `captioner.backends.base.Backend`.
+
+    Args:
+        model: in evaluation mode.
+        device: to compute on; None for where its weights are.
+        digest: of its file.
+    """
+
+    def __init__(self, model: Checkpoint, *, device: str | torch.device | None = None, digest: str = "") -> None:
+        super().__init__(model.model, device=device)
+        self.vocabulary, self.about, self.digest = model.vocabulary, model.about, digest
+        self.max_length: int = self.model.decoder.max_length
 
     @torch.inference_mode()
     def begin(self, encoded: Encoded) -> TorchState:

@@ -1,22 +1,18 @@
 """Answering models in torch."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 
 from captioner import checkpoint
-from captioner.backends.base import AnswerScores, Encoded, Pixels, Tokens
+from captioner.backends.base import AnswerScores, Encoded, Tokens
 from captioner.backends.questions import pad_questions, unpad_answers
-from captioner.backends.torch import find_device
+from captioner.backends.torch import TorchEncoder, find_device
 from captioner.checkpoint import AnswerCheckpoint
 from captioner.header import read_header
-from captioner.image import Geometry
+from captioner.model.answer_model import AnswerModel
 from captioner.model.grid import Grid
-from captioner.model.preprocess import normalise
 
 
-class TorchAnsweringBackend:
+class TorchAnsweringBackend(TorchEncoder[AnswerModel]):
     """An `AnswerCheckpoint` as a `captioner.backends.base.AnsweringBackend`.
 
     Args:
@@ -25,27 +21,12 @@ class TorchAnsweringBackend:
         digest: of its file.
     """
 
-    name = "torch"
     threads = 1  # each encodes on all the threads of torch
 
     def __init__(self, model: AnswerCheckpoint, *, device: str | None = None, digest: str = "") -> None:
-        self.model = model.model.to(device) if device is not None else model.model
+        super().__init__(model.model, device=device)
         self.vocabulary, self.answers, self.about, self.digest = model.vocabulary, model.answers, model.about, digest
-        self._device = next(self.model.parameters()).device
-        self.device = str(self._device)
-        config = self.model.encoder.config
-        assert config.side is not None  # filled in by the configuration
-        self.side, self.pad = config.side, config.pad
-        self.grid_shape = self.model.encoder.grid_shape
         self.max_length: int = self.model.answerer.config.max_length
-
-    @torch.inference_mode()
-    def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> Grid:
-        """See `captioner.backends.base.AnsweringBackend.encode`."""
-        mask = None
-        if self.pad:
-            mask = torch.from_numpy(np.stack([geometry.mask for geometry in geometries])).to(self._device)
-        return self.model.encode(normalise(pixels, self.model.encoder.config).to(self._device), mask)
 
     @torch.inference_mode()
     def answer(self, encoded: Encoded, questions: Tokens) -> list[list[AnswerScores]]:

@@ -167,15 +167,14 @@ def _release(options: argparse.Namespace) -> int:
         print(f"captioner: {what}", file=sys.stderr)
     if faults:
         print(f"captioner: {len(faults)} of {len(records) + len(faults)} pictures are left out", file=sys.stderr)
+    from captioner.training.export import as_stored, export
+
     ready: AnswerCheckpoint | Checkpoint
     if answers:
-        from captioner.training.export_answers import as_stored as answers_as_stored
         from captioner.training.export_answers import export_answers
 
-        ready = export_answers(answers_as_stored(checkpoint.load_answering(file)), records, name=options.name)
+        ready = export_answers(as_stored(checkpoint.load_answering(file)), records, name=options.name)
     else:
-        from captioner.training.export import as_stored, export
-
         model = as_stored(checkpoint.load(file))
         if options.side is not None:
             model.model.set_side(options.side)

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captioner.errors import OptionError
 from captioner.model.answering import ANSWERERS, Answered, Answerer, HierarchicalConfig
-from captioner.model.caption_model import built_part
+from captioner.model.caption_model import built_part, checked_parts
 from captioner.model.encoder import EncoderConfig, GridEncoder
 from captioner.model.grid import Grid
 from captioner.model.refiners import REFINERS, RefinerConfig
@@ -52,19 +51,13 @@ class AnswerConfig:
         Raises:
             OptionError: a part is missing or has an option that is unknown or out of range.
         """
-        try:
+        with checked_parts():
             return cls(
                 encoder=EncoderConfig(**values["encoder"]),
                 refiner=built_part(REFINERS, values["refiner"], default="transformer_encoder"),
                 answerer=built_part(ANSWERERS, values["answerer"]),
                 blind=values.get("blind") is True,
             )
-        except KeyError as error:
-            raise OptionError(f"the model's configuration lacks {error}") from None
-        except (TypeError, ValueError) as error:
-            if isinstance(error, OptionError):
-                raise
-            raise OptionError(f"the model's configuration does not fit this version: {error}") from None
 
 
 class AnswerModel(nn.Module):

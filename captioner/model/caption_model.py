@@ -1,6 +1,7 @@
 """Encoder, refiner and decoder as one module, and the configuration that rebuilds it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -52,18 +53,25 @@ class ModelConfig:
         Raises:
             OptionError: a part is missing or has an option that is unknown or out of range.
         """
-        try:
+        with checked_parts():
             return cls(
                 encoder=EncoderConfig(**values["encoder"]),
                 refiner=built_part(REFINERS, values["refiner"], default="transformer_encoder"),
                 decoder=built_part(DECODERS, values["decoder"]),
             )
-        except KeyError as error:
-            raise OptionError(f"the model's configuration lacks {error}") from None
-        except (TypeError, ValueError) as error:
-            if isinstance(error, OptionError):
-                raise
-            raise OptionError(f"the model's configuration does not fit this version: {error}") from None
+
+
+@contextmanager
+def checked_parts() -> Iterator[None]:
+    """What is wrong with the parts of a configuration that are built inside, as an `OptionError`."""
+    try:
+        yield
+    except KeyError as error:
+        raise OptionError(f"the model's configuration lacks {error}") from None
+    except OptionError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"the model's configuration does not fit this version: {error}") from None
 
 
 def _given(config: Any) -> dict[str, Any]:

@@ -121,8 +121,7 @@ class TransformerBlock(nn.Module):
         )
         if words is not None:
             k, v = torch.cat((words[0], k), 2), torch.cat((words[1], v), 2)
-        # With a cache there is one query, the newest, and it may read all words.
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=words is None)
+        read = _self_attention(q, k, v, causal=words is None)  # with a cache the one query may read all words
         x = x + self.dropout(self.self_output(read.transpose(1, 2).flatten(2)))
 
         rows, steps, _ = x.shape
@@ -131,6 +130,19 @@ class TransformerBlock(nn.Module):
         context = self.cross_attention.context(query, grid) if attended is None else attended.context
         x = x + self.dropout(self.cross_output(context).reshape(rows, steps, -1))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), attended, (k, v)
+
+
+def _self_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, d the width of a head; all (N, H, T, d)."""
+    if not (q.requires_grad and q.device.type == "cpu"):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    # On processors the fused kernel's backward pass takes several times as long as these products of a few words.
+    scores = q @ k.mT / q.shape[-1] ** 0.5  # (N, H, T, T)
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    read: Tensor = scores.softmax(-1) @ v
+    return read
 
 
 @DECODERS.register_with("transformer", TransformerConfig)

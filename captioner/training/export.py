@@ -2,11 +2,11 @@
 
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,19 +24,26 @@ LENGTH_PENALTIES = (0.6, 0.8, 1.0)
 NO_REPEATS = (0, 2)
 
 
-def as_stored(model: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+_Stored = TypeVar("_Stored", checkpoint.Checkpoint, checkpoint.AnswerCheckpoint)
+
+
+def as_stored(model: _Stored) -> _Stored:
     """The model as its file will hold it, in 16 bits: the scores must be those of the file.
 
     Raises:
         CheckpointError: a weight is too large for 16 bits.
     """
+    load: Callable[[Path], Any] = (
+        checkpoint.load if isinstance(model, checkpoint.Checkpoint) else checkpoint.load_answering
+    )
     with TemporaryDirectory() as folder:
         file = Path(folder) / "stored.safetensors"
         checkpoint.save(file, model)
         try:
-            return checkpoint.load(file)
+            stored: _Stored = load(file)
         except CheckpointError:
             raise CheckpointError("the model has weights that do not fit into the file's 16 bits") from None
+    return stored
 
 
 def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Beam, dict[str, float]]:

@@ -3,14 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
-from captioner import checkpoint
 from captioner.backends.torch_answering import TorchAnsweringBackend
 from captioner.checkpoint import AnswerCheckpoint
 from captioner.data.records import AnsweredQuestion, Record, of_split
@@ -26,21 +23,6 @@ EXACT, OFFICIAL = "accuracy", "VQA accuracy"
 _GRAY = 128
 
 
-def as_stored(model: AnswerCheckpoint) -> AnswerCheckpoint:
-    """As `captioner.training.export.as_stored`, of an answering model.
-
-    Raises:
-        CheckpointError: a weight is too large for 16 bits.
-    """
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "stored.safetensors"
-        checkpoint.save(file, model)
-        try:
-            return checkpoint.load_answering(file)
-        except CheckpointError:
-            raise CheckpointError("the model has weights that do not fit into the file's 16 bits") from None
-
-
 def export_answers(model: AnswerCheckpoint, records: Sequence[Record], *, name: str = "") -> AnswerCheckpoint:
     """The model with its scores: ``about["dev"]`` and ``about["test"]``, each where the data have the split.
 
@@ -50,7 +32,7 @@ def export_answers(model: AnswerCheckpoint, records: Sequence[Record], *, name: 
     about a gray picture.
 
     Args:
-        model: as `as_stored` returns it.
+        model: as `captioner.training.export.as_stored` returns it.
         records: with questions, of the splits dev and test.
         name: of the data.
 

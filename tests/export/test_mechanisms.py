@@ -89,6 +89,7 @@ def test_mechanisms_and_refiners_export(tmp_path: Path) -> None:
             dynamic_shapes=({0: b, 1: t}, {0: b}, {0: b}),
             input_names=["query", "features", "mask"],
             opset_version=OPSET,
+            optimize=False,  # a third of the time, and `write_graphs` has it below
             verbose=False,
         )
     assert program is not None

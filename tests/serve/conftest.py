@@ -28,12 +28,29 @@ from captioner.serve.server import listen, make_server
 from captioner.serve.server import serve as serve_on
 from captioner.serve.service import Service
 from captioner.serve.settings import Limits
+from captioner.serve.workers import Stopped, Wanted
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 Problem = dict[str, Any]
 PATIENCE = 60_000  # milliseconds: the machine may be busy
+
+
+class EndlessDrawing:
+    """In place of a figure: it ends when nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+
+    def __call__(self, shown: object, wanted: Wanted) -> bytes:
+        while True:
+            try:
+                wanted.check()
+            except Stopped:
+                self.stopped.set()
+                raise
+            time.sleep(0.01)
 
 
 @dataclass

@@ -1,7 +1,5 @@
 """POST /v1/answers: answers as the command line's, formats, and requests that cannot be answered."""
 
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,9 @@ import pytest
 from captioner.asking import load_answering
 from captioner.serve import answers, schemas
 from captioner.serve.problems import Problem
-from captioner.serve.workers import Stopped, Wanted
+from captioner.serve.workers import Wanted
 
-from .conftest import Running, Serve, problem_of
+from .conftest import EndlessDrawing, Running, Serve, problem_of
 
 
 @pytest.fixture(autouse=True)
@@ -71,20 +69,10 @@ def test_an_answer_has_a_largest_size(tiny_answers: Path, picture: bytes) -> Non
 def test_what_nobody_waits_for_is_not_made(
     serve: Serve, tiny_model: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped = threading.Event()
-
-    def endless(shown: object, wanted: Wanted) -> bytes:
-        while True:
-            try:
-                wanted.check()
-            except Stopped:
-                stopped.set()
-                raise
-            time.sleep(0.01)
-
+    drawing = EndlessDrawing()
     with serve(tiny_model, timeout=1) as running:
         with monkeypatch.context() as patch:
-            patch.setattr(answers, "figure", endless)
+            patch.setattr(answers, "figure", drawing)
             problem_of(_ask(running, ("photo.png", picture), question="the dog", format="png"), 503)
-            assert stopped.wait(10)
+            assert drawing.stopped.wait(10)
         running.wait_until(lambda running: running.service.batcher.places == running.service.held.bytes == 0)

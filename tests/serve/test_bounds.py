@@ -26,7 +26,7 @@ from captioner.serve.settings import BOUND, FIGURE_PIXELS, KEPT_PIXELS, Limits
 from captioner.serve.uploads import UploadFailure
 from captioner.serve.workers import Stopped, Wanted, Workers
 
-from .conftest import Running, Serve, problem_of
+from .conftest import EndlessDrawing, Running, Serve, problem_of
 from .test_bad_requests import HEAD, PART
 
 
@@ -156,22 +156,12 @@ def test_a_figure_stops_when_its_client_leaves(
 def test_a_figure_stops_after_its_time(
     serve: Serve, tiny_model: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped = threading.Event()
-
-    def endless(caption: Caption, wanted: Wanted) -> bytes:
-        while True:
-            try:
-                wanted.check()
-            except Stopped:
-                stopped.set()
-                raise
-            time.sleep(0.01)
-
+    drawing = EndlessDrawing()
     with serve(tiny_model, timeout=1) as running:
         with monkeypatch.context() as patch:
-            patch.setattr(answers, "figure", endless)
+            patch.setattr(answers, "figure", drawing)
             problem_of(running.post(("a.png", picture), format="png"), 503)
-            assert stopped.wait(10)
+            assert drawing.stopped.wait(10)
         running.wait_until(lambda running: running.service.batcher.places == running.service.held.bytes == 0)
 
 

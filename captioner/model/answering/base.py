@@ -1,5 +1,6 @@
 """What every answerer takes and returns. It chooses among the answers that it was trained with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioner.errors import OptionError
 from captioner.model.answering.question import QuestionEncoder
 from captioner.model.grid import Grid
 from captioner.registry import ConfiguredRegistry
@@ -47,6 +49,30 @@ def drop_grid(grid: Grid, *, channels: float, cells: float) -> Grid:
         whole = torch.ones_like(kept) if mask is None else mask
         mask = torch.where(kept.any(1, keepdim=True), kept, whole)
     return replace(grid, features=features, mask=mask)
+
+
+def check_answerer(config: Any, *, sizes: Sequence[str], heads: int, named: str) -> None:
+    """Set ``map_heads`` to whole numbers, and check what the configurations of all answerers have.
+
+    Args:
+        config: of an answerer, with the three kinds of dropout.
+        sizes: the options that must be positive, beside ``embedding``, ``width``, ``hidden`` and ``max_length``.
+        heads: all that there are.
+        named: how a message calls these.
+
+    Raises:
+        OptionError: an option is out of range.
+    """
+    object.__setattr__(config, "map_heads", tuple(int(head) for head in config.map_heads))
+    for name in ("embedding", "width", "hidden", "max_length", *sizes):
+        if getattr(config, name) < 1:
+            raise OptionError(f"the answerer's {name} must be positive, not {getattr(config, name)}")
+    for name in ("dropout", "channel_dropout", "cell_dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            raise OptionError(f"{name} must be in [0, 1), not {getattr(config, name)}")
+    for head in config.map_heads:
+        if not 0 <= head < heads:
+            raise OptionError(f"map head {head} is not among {named}")
 
 
 class Answerer(nn.Module):

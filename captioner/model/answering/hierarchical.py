@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.model.answering.base import ANSWERERS, Answered, Answerer, drop_grid
+from captioner.model.answering.base import ANSWERERS, Answered, Answerer, check_answerer, drop_grid
 from captioner.model.answering.question import QuestionEncoder
 from captioner.model.co_attention import CO_ATTENTIONS, CoAttention
 from captioner.model.grid import Grid
@@ -55,16 +55,8 @@ class HierarchicalConfig:
             raise OptionError(
                 f"the levels are {', '.join(LEVELS)} in this order, with question, not {self.levels!r:.60}"
             )
-        object.__setattr__(self, "map_heads", tuple(int(head) for head in self.map_heads))
-        for name in ("embedding", "width", "heads", "hidden", "max_length"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"the answerer's {name} must be positive, not {getattr(self, name)}")
-        for name in ("dropout", "channel_dropout", "cell_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise OptionError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        for head in self.map_heads:
-            if not 0 <= head < len(self.levels) * self.heads:
-                raise OptionError(f"map head {head} is not among {len(self.levels)} levels of {self.heads} heads")
+        named = f"{len(self.levels)} levels of {self.heads} heads"
+        check_answerer(self, sizes=("heads",), heads=len(self.levels) * self.heads, named=named)
 
 
 @ANSWERERS.register_with("hierarchical", HierarchicalConfig)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import OptionError
-from captioner.model.answering.base import ANSWERERS, Answered, Answerer, drop_grid
+from captioner.model.answering.base import ANSWERERS, Answered, Answerer, check_answerer, drop_grid
 from captioner.model.answering.question import QuestionEncoder
 from captioner.model.attention.base import masked_softmax
 from captioner.model.attention.multihead import MultiHeadAttention
@@ -43,16 +42,7 @@ class PooledConfig:
     cell_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "map_heads", tuple(int(head) for head in self.map_heads))
-        for name in ("embedding", "width", "latents", "heads", "hidden", "max_length"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"the answerer's {name} must be positive, not {getattr(self, name)}")
-        for name in ("dropout", "channel_dropout", "cell_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise OptionError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        for head in self.map_heads:
-            if not 0 <= head < self.heads:
-                raise OptionError(f"map head {head} is not among {self.heads} heads")
+        check_answerer(self, sizes=("latents", "heads"), heads=self.heads, named=f"{self.heads} heads")
 
 
 @ANSWERERS.register_with("pooled", PooledConfig)
