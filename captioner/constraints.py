@@ -93,7 +93,7 @@ class Constraints:
         begin = ids.begin(options.begin) if options.begin else ()
         if len(begin) > options.max_length:
             raise OptionError(
-                f"begin '{options.begin}' has {len(begin)} words, and a caption has at most {options.max_length}",
+                f"begin '{options.begin:.60}' has {len(begin)} words, and a caption has at most {options.max_length}",
                 remedy="begin with fewer words, or allow more (--max-words)",
             )
         return cls(

@@ -136,7 +136,7 @@ class Beam(Greedy):
 
         Where they give no width, the beam is widened to what they need: to ``n_best``, to a multiple of
         ``diverse_groups``, and with n required words to n + 1 times its width, but not above 20: its places are shared
-        out among so many banks.
+        out among so many banks. The fewest words are no more than the most that are given.
 
         Args:
             changes: options by name; "max_words" and "min_words" are other names of "max_length" and "min_length".
@@ -147,6 +147,9 @@ class Beam(Greedy):
         for name in ("max", "min"):
             if f"{name}_words" in changes:
                 changes[f"{name}_length"] = changes.pop(f"{name}_words")
+        most = changes.get("max_length")
+        if type(most) is int and most > 0 and "min_length" not in changes:
+            changes["min_length"] = min(self.min_length, most)
         if "width" not in changes:
             width, n_best, groups = self.width, changes.get("n_best", 1), changes.get("diverse_groups", 1)
             required = _texts("require_words", changes.get("require_words", ()), MAX_REQUIRED)

@@ -142,7 +142,7 @@ class Captioner:
     @overload
     def caption(
         self,
-        pictures: list[Picture],
+        pictures: list[Picture] | list[KeptPicture] | list[Picture | KeptPicture],
         *,
         options: Greedy | None = None,
         explain: str | MapOptions | None = None,
@@ -151,7 +151,7 @@ class Captioner:
     ) -> list[Outcome]: ...
     def caption(
         self,
-        pictures: Picture | KeptPicture | list[Picture],
+        pictures: Picture | KeptPicture | list[Picture] | list[KeptPicture] | list[Picture | KeptPicture],
         *,
         options: Greedy | None = None,
         explain: str | MapOptions | None = None,
@@ -162,7 +162,7 @@ class Captioner:
 
         Args:
             pictures: a path, bytes, a PIL image or an array (see `captioner.image.open_image`); what `encode` returned;
-                or a list of pictures, which returns a list of the same length: a `Caption` or a `Failure` for each.
+                or a list of these, which returns a list of the same length: a `Caption` or a `Failure` for each.
             options: `Greedy`, `Beam` or `Sampling`; None for those that the model's file holds.
             explain: what the words' maps are computed from: "attention", "gradient" or "occlusion" (slow), see
                 `captioner.explain`; None for the model's default.
@@ -187,7 +187,7 @@ class Captioner:
 
     def caption_all(
         self,
-        pictures: Iterable[Picture],
+        pictures: Iterable[Picture | KeptPicture],
         *,
         options: Greedy | None = None,
         explain: str | MapOptions | None = None,
@@ -198,6 +198,7 @@ class Captioner:
         """Caption any number of pictures as they come, a batch at a time; arguments as of `caption`.
 
         Args:
+            pictures: those that `encode` returned are not encoded again, and are decoded one by one.
             keep: let each caption hold a copy of its picture of at most so many pixels a side, so that figure and
                 page do not open the file again.
 
@@ -226,7 +227,7 @@ class Captioner:
 
     def _caption_all(
         self,
-        pictures: Iterator[Picture],
+        pictures: Iterator[Picture | KeptPicture],
         *,
         options: Greedy | None,
         explain: MapOptions,
@@ -236,13 +237,26 @@ class Captioner:
     ) -> Iterator[Outcome]:
         from captioner.prefetch import prefetch
 
-        prepare = partial(self.prepare, max_pixels=max_pixels, keep=keep)
+        prepare = partial(self._ready, max_pixels=max_pixels, keep=keep)
         with closing(prefetch(pictures, prepare, batch=batch, threads=self._threads)) as batches:
             for opened in batches:
                 ready = [one for one in opened if isinstance(one, Prepared)]
                 captions = iter(self.caption_prepared(ready, options=options, explain=explain))
                 for one in opened:
-                    yield one if isinstance(one, Failure) else next(captions)
+                    if isinstance(one, KeptPicture):
+                        yield self._caption_kept(one, options, explain)
+                    else:
+                        yield one if isinstance(one, Failure) else next(captions)
+
+    def _caption_kept(self, kept: KeptPicture, options: Greedy | None, explain: MapOptions) -> Caption:
+        return self.caption_prepared([kept.prepared], options=options, explain=explain, encoded=kept.encoded)[0]
+
+    def _ready(self, picture: Picture | KeptPicture, *, max_pixels: int, keep: int | None) -> Prepared | KeptPicture:
+        """A picture that is prepared, or was kept."""
+        if not isinstance(picture, KeptPicture):
+            return self.prepare(picture, max_pixels=max_pixels, keep=keep)
+        picture.require(self.backend)
+        return picture
 
     def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS, keep: int | None = None) -> Prepared:
         """Open a picture and fit it to the model's input, for `caption_prepared`; needs no device, so threads can.

@@ -6,13 +6,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from captioner.errors import CaptionerError
 from captioner.image import Picture
-from captioner.prepared import Prepared, detached
+from captioner.prepared import KeptPicture, Prepared, detached
 from captioner.results import Failure
+
+Given = Picture | KeptPicture  # a kept one is opened already
+Ready = Prepared | KeptPicture
 
 
 def prefetch(
-    pictures: Iterator[Picture], prepare: Callable[[Picture], Prepared], *, batch: int, threads: int
-) -> Generator[list[Prepared | Failure], None, None]:
+    pictures: Iterator[Given], prepare: Callable[[Given], Ready], *, batch: int, threads: int
+) -> Generator[list[Ready | Failure], None, None]:
     """Open pictures as they come: the next batch while the caller works on the one that it has.
 
     Args:
@@ -32,9 +35,9 @@ def prefetch(
     raised: Exception | None = None
     with ThreadPoolExecutor(max_workers=threads) as pool:
 
-        def submit() -> list[tuple[Picture, Future[Prepared]]]:
+        def submit() -> list[tuple[Given, Future[Ready]]]:
             nonlocal raised
-            some: list[tuple[Picture, Future[Prepared]]] = []
+            some: list[tuple[Given, Future[Ready]]] = []
             while raised is None and len(some) < batch:
                 try:
                     one = detached(next(pictures))
@@ -60,8 +63,8 @@ def prefetch(
         raise raised
 
 
-def _opened(picture: Picture, future: Future[Prepared]) -> Prepared | Failure:
+def _opened(picture: Given, future: Future[Ready]) -> Ready | Failure:
     try:
         return future.result()
     except CaptionerError as error:
-        return Failure.of(picture, error)
+        return Failure.of(picture.prepared.picture if isinstance(picture, KeptPicture) else picture, error)

@@ -125,7 +125,7 @@ class KeptPicture:
             return found
 
 
-def detached(picture: Picture) -> Picture:
+def detached(picture: Picture | KeptPicture) -> Picture | KeptPicture:
     """A picture that its giver can no longer change: pixels in memory are copied. An iterator may change what it
     yielded when it is asked for the next."""
     if isinstance(picture, (np.ndarray, Image.Image)):

@@ -234,24 +234,34 @@ def _llava(folder: Path) -> None:
     save(folder, spread(transformers.LlavaForConditionalGeneration(config), 0.25), tokenizer, processor)
 
 
-@build("qwen2-vl")
-def _qwen2_vl(folder: Path) -> None:
+def qwen_vl(folder: Path, family: Any, model: Any, **vision: Any) -> None:
     """4 x 4 cells of 2 x 2 patches of 4 pixels."""
     tokenizer = byte_level()
-    vision = {
-        "depth": 2, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4,
-        "spatial_merge_size": 2, "temporal_patch_size": 2,
-    }  # fmt: skip
+    vision |= {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
     text = {
         **SIZES, "vocab_size": len(tokenizer), "num_key_value_heads": 2, "max_position_embeddings": 200,
         "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
         "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1,
     }  # fmt: skip
-    config = transformers.Qwen2VLConfig(
+    config = family(
         vision_config=vision, text_config=text, image_token_id=2, video_token_id=3, vision_start_token_id=4,
         vision_end_token_id=5,
     )  # fmt: skip
     processor = transformers.Qwen2VLImageProcessor(
         patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 64, "longest_edge": 32 * 32}
     )
-    save(folder, spread(transformers.Qwen2VLForConditionalGeneration(config), 0.25), tokenizer, processor)
+    save(folder, spread(model(config), 0.25), tokenizer, processor)
+
+
+@build("qwen2-vl")
+def _qwen2_vl(folder: Path) -> None:
+    family, model = transformers.Qwen2VLConfig, transformers.Qwen2VLForConditionalGeneration
+    qwen_vl(folder, family, model, embed_dim=16, hidden_size=16, mlp_ratio=2)
+
+
+@build("qwen2.5-vl")
+def _qwen2_5_vl(folder: Path) -> None:
+    """The first layer attends within windows of 2 x 2 cells, the second everywhere."""
+    family, model = transformers.Qwen2_5_VLConfig, transformers.Qwen2_5_VLForConditionalGeneration
+    sizes = {"hidden_size": 16, "out_hidden_size": 16, "intermediate_size": 24}
+    qwen_vl(folder, family, model, window_size=16, fullatt_block_indexes=[1], **sizes)

@@ -317,6 +317,7 @@ def test_the_beam_is_widened_to_what_is_asked_where_no_width_is_given() -> None:
     own = Beam(width=3)
     assert own.changed(require_words="fire hydrant, dog").width == 12
     assert own.changed(n_best=5).width == 5
+    assert Beam(min_length=5).changed(max_words=3).min_length == 3
     assert own.changed(diverse_groups=2).width == 4
     assert own.changed(diverse_groups=4, n_best=5).width == 8
     assert own.changed(require_words="dog", width=2).width == 2

@@ -53,6 +53,26 @@ def test_a_caption_is_its_words_and_every_word_has_a_map(either_model: Path, mak
     assert (np.asarray(caption.picture) == np.asarray(Image.open(path))).all()
 
 
+def test_lists_take_kept_pictures_beside_others(
+    model: Captioner, tiny_model: Path, make_picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [make_picture(f"{i}.png", seed=i) for i in range(4)]
+    paths[3].write_bytes(b"no picture")
+    expected = [model.caption(path).as_dict() for path in paths[:3]]
+    kept = [model.encode(path) for path in paths[:2]]
+    other = load(tiny_model).encode(paths[0])
+    encoded: list[int] = []
+    encode = model.backend.encode
+    monkeypatch.setattr(model.backend, "encode", lambda *given: encoded.append(len(given[0])) or encode(*given))
+    assert [one.as_dict() for one in model.caption([*kept, kept[0]])] == [*expected[:2], expected[0]]
+    assert encoded == []
+    found = model.caption([kept[1], paths[2], other, paths[3], kept[0]], batch=4, explain="attention")
+    assert [one.as_dict() for one in (found[0], found[1], found[4])] == [expected[1], expected[2], expected[0]]
+    assert isinstance(found[2], Failure) and "another model" in found[2].error and found[2].image == str(paths[0])
+    assert isinstance(found[3], Failure) and found[3].image == str(paths[3])
+    assert encoded == [1]
+
+
 def test_one_gives_a_caption_and_a_list_a_list(model: Captioner, make_picture: MakePicture) -> None:
     paths = [make_picture(f"{i}.png", seed=i) for i in range(5)]
     captions = model.caption(paths, batch=2)

@@ -17,7 +17,8 @@ from captioner.bulk.chunks import Broken, Chunk, Files, Members, TableRows, esca
 from captioner.data.packed import picture_column, shard_members
 from captioner.data.pictures import find_pictures
 from captioner.data.selection import Selection, relative
-from captioner.errors import DataError, OptionError, one_line
+from captioner.data.tar_files import DAMAGED, damaged_shard
+from captioner.errors import DataError, OptionError
 from captioner.image import SUFFIXES
 from captioner.results import Failure
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 """Pictures that a task reads, at most."""
-_DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,10 @@ class Source:
         selection = selection or Selection()
         notes = [] if notes is None else notes
         packed = self._packed(selection, leave_out)
-        if key is not None and not all(path.lower().endswith(".parquet") for path in packed or [""]):
-            raise OptionError("--key names a column of Parquet tables, and the source holds none")
+        tables = bool(packed) and all(path.lower().endswith(".parquet") for path in packed)
+        for option, name in (("--key", key), ("--column", column)):
+            if name is not None and not tables:
+                raise OptionError(f"{option} names a column of Parquet tables, and the source holds none")
         if not packed:
             yield from self._pictures(selection, leave_out, notes)
         for path in packed:
@@ -188,16 +190,12 @@ class Source:
             with self.filesystem.open_input_file(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
                 for one in shard_members(tar, _path(path)):  # so that those before a cut are kept
                     found.append((escaped(f"{name}/{one.name}"), (one.offset, one.size)))
-                stream.seek(tar.offset)  # where tarfile stopped, which says nothing of a damaged header
-                after = stream.read(tarfile.BLOCKSIZE)
-                if 0 < len(after) < tarfile.BLOCKSIZE or after.strip(b"\0"):
-                    raise tarfile.ReadError("a header is damaged")
             if not found:
                 failure = Failure(name, f"{path}: no pictures in this shard")
         except DataError as error:
             failure = Failure.of(name, error)
-        except _DAMAGED as error:
-            failure = Failure(name, f"{path}: no tar file, or cut off ({one_line(error)})", "copy or write it again")
+        except DAMAGED as error:
+            failure = Failure.of(name, damaged_shard(path, error))
         yield from _split(Members, found, file=path)
         yield from [] if failure is None else _split(Broken, [(name, (failure.error, failure.remedy))])
 

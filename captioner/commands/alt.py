@@ -64,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
                 done += len(found) if changed else 0
                 failed += not changed
     what = "written" if options.write else "proposed"
-    report(f"{done:,} texts {what}, {sum(len(page.places) for page in pages) - done:,} pictures left without")
+    without = sum(len(page.places) for page in pages) - done
+    report(f"{done:,} text{'s'[: done != 1]} {what}, {without:,} picture{'s'[: without != 1]} left without")
     return (1 if done else 2) if failed else 0
 
 

@@ -80,11 +80,11 @@ def load_asker(options: argparse.Namespace) -> "Asker":
 
 
 def _run_picture(options: argparse.Namespace) -> int:
-    from captioner.commands.files import refuse_overwriting
+    from captioner.commands.files import model_files, refuse_overwriting
     from captioner.shipped import find_model
 
     model = find_model(options.model, answering=True)
-    refuse_overwriting({"--figure": options.figure, "--page": options.page}, (options.picture, model))
+    refuse_overwriting({"--figure": options.figure, "--page": options.page}, (options.picture, *model_files(model)))
     if options.figure is not None:
         require("matplotlib", "--figure")
     asker = load_asker(options)
@@ -122,7 +122,7 @@ def _unknown(answer: "Answer") -> str:
 
 
 def _run_file(options: argparse.Namespace) -> int:
-    from captioner.commands.files import refuse_overwriting
+    from captioner.commands.files import model_files, refuse_overwriting
     from captioner.data.questions import read_questions
     from captioner.data.writers import Provenance, digest_of
     from captioner.data.writers.answers import AnswersFile
@@ -139,7 +139,7 @@ def _run_file(options: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise OptionError(f"--images {folder}: no such folder")
     model = find_model(options.model, answering=True)
-    refuse_overwriting({"--output": options.output}, (options.questions, model))
+    refuse_overwriting({"--output": options.output}, (options.questions, *model_files(model)))
     asked = read_questions(options.questions)
     made_by = Provenance(model=model.stem, digest=digest_of(model), decoding={"n_best": options.n_best})
     opened = AnswersFile(options.output, asked, provenance=made_by, overwrite=options.overwrite)

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     check_given(options)
     import_numpy()
     from captioner.commands.caption_run import CaptionRun, Outputs, dry_run, raise_or_report
-    from captioner.commands.files import refuse_overwriting
+    from captioner.commands.files import model_files, refuse_overwriting
     from captioner.header import read_header
     from captioner.shipped import find_model
 
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     if failed is not None:
         failed.refuse_pictures_inside(found.files)
     given = Path(getattr(options, "from") or "-")
-    inputs = [*found.containers, model, *([given] if given.is_file() else [])]
+    inputs = [*found.containers, *model_files(model), *([given] if given.is_file() else [])]
     refuse_overwriting(files, (*found.files, *inputs))
     about = dict(read_header(model)["about"])
     decoding = decoding_options(options, about)

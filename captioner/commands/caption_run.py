@@ -143,8 +143,9 @@ class CaptionRun:
                 report(note)
         if not self.options.quiet:
             if results is not None:
-                already = f" ({self.rows_there} were there)" if self.rows_there else ""
-                print(printable(f"{self.options.output}: {self.done} captions{already}"), file=sys.stderr)
+                already = f" ({_were_there(self.rows_there)})" if self.rows_there else ""
+                captions = "1 caption" if self.done == 1 else f"{self.done} captions"
+                print(printable(f"{self.options.output}: {captions}{already}"), file=sys.stderr)
             # A short run into a file has its line; captions on standard output speak for themselves.
             worth = self.outputs.sidecars or self.options.watch is not None or self._pace.seconds >= _LONG
             if self.named and self._pace.done and (worth or sys.stderr.isatty()):
@@ -154,7 +155,7 @@ class CaptionRun:
 
     def _summary(self) -> str:
         parts = [f"{self._pace.done:,} captioned"]
-        parts += [f"{self.there:,} were there"] if self.there else []
+        parts += [_were_there(self.there)] if self.there else []
         parts += [f"{self.failed:,} failed"] if self.failed else []
         return f"{', '.join(parts)}, in {span(self._pace.seconds)} ({self._pace.per_hour:,.0f} an hour)"
 
@@ -229,6 +230,10 @@ class CaptionRun:
         text = printable(caption.text)
         best = f"{printable(caption.image)}\t{text}" if self.named else text
         return "\n".join([best, *(f"\t{printable(other.text)}" for other in caption.alternatives)])
+
+
+def _were_there(count: int) -> str:
+    return "1 was there" if count == 1 else f"{count:,} were there"
 
 
 def dry_run(run: CaptionRun, found: "FoundPictures") -> int:

@@ -63,11 +63,11 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
     Raises:
         CaptionerError: options that do not go together, a model that does not load.
     """
-    from captioner.commands.files import refuse_overwriting
+    from captioner.commands.files import model_files, refuse_overwriting
 
     _check(options)
     pictures = [Path(picture) for picture in options.pictures]
-    refuse_overwriting({"--figure": options.figure, "--page": options.page}, (*pictures, model_file))
+    refuse_overwriting({"--figure": options.figure, "--page": options.page}, (*pictures, *model_files(model_file)))
     model = load_model(options)
     shown, failed = [], 0
     for picture in pictures:

@@ -313,7 +313,8 @@ def _caption_pictures(options: argparse.Namespace, annotations: "Annotations") -
         write_whole(options.save_results, json.dumps(content))
     failures = absent + broken
     if failures and not options.partial:
-        raise DataError(f"{failures} pictures could not be captioned; mend them, or score the others (--partial)")
+        what = "1 picture" if failures == 1 else f"{failures} pictures"
+        raise DataError(f"{what} could not be captioned; mend them, or score the others (--partial)")
     return captions, failures
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captioner.commands.files import check_output, refuse_overwriting, write_whole
+from captioner.commands.files import check_output, model_files, refuse_overwriting, write_whole
 from captioner.commands.ranges import check_not_negative, check_positive, check_resamples
 from captioner.errors import DataError, OptionError
 
@@ -97,7 +97,7 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path]:
         from captioner.shipped import find_model
 
         yield from pictures_in(options.images)
-        yield find_model(options.model or "answers", answering=True)
+        yield from model_files(find_model(options.model or "answers", answering=True))
 
 
 def _kept(

@@ -62,6 +62,11 @@ def refuse_overwriting(outputs: Mapping[str, FilePath | None], inputs: Iterable[
             raise OptionError(f"{option}: {path} is an input of this run{also}", remedy="write to another file")
 
 
+def model_files(model: Path) -> list[Path]:
+    """What a run reads of a model: its file, or the files in its folder."""
+    return [path for path in model.rglob("*") if path.is_file()] if model.is_dir() else [model]
+
+
 def _key_of_output(path: FilePath) -> tuple[_Key | None, bool]:
     """What an output is known by, and whether it exists. The key is None for folders and devices."""
     try:

@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
 
         ground_phrases.check(options)
         return ground_phrases.run(options)
-    from captioner.commands.files import refuse_overwriting
+    from captioner.commands.files import model_files, refuse_overwriting
     from captioner.foreign import refuse_foreign
     from captioner.grounding.report import GroundReport
     from captioner.options import MapOptions
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     page = _page(options)
     model_file = find_model(options.model)
     records, ground_truth, notes = read_annotated(options)
-    refuse_overwriting({"--worst": options.worst}, [model_file, *inputs_of(options, records)])
+    refuse_overwriting({"--worst": options.worst}, [*model_files(model_file), *inputs_of(options, records)])
     if options.plain:
         refuse_foreign(model_file, "--plain")
         options.backend = "torch"  # whose heads can be chosen

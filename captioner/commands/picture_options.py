@@ -71,6 +71,8 @@ def find_chosen(
         shard=None if options.shard is None else parse_shard(options.shard),
     )
     names = [*options.pictures, *_listed(getattr(options, "from"))]
+    if options.column is not None and not any(name.lower().endswith(".parquet") for name in names):
+        raise OptionError(f"--column {options.column}: is of Parquet tables, and none is given", remedy="leave it out")
     return find_pictures(names, leave_out=leave_out, selection=selection, column=options.column, uncounted=uncounted)
 
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve the page until SIGTERM or SIGINT; 0, or 1 if some pictures are left out. Raises CaptionerError."""
-    from captioner.commands.files import refuse_overwriting
+    from captioner.commands.files import model_files, refuse_overwriting
     from captioner.data.pictures import find_pictures
     from captioner.data.writers import EditsFile
     from captioner.shipped import find_model
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         report(line)
     if not found.files:
         return 2
-    refuse_overwriting({"--output": options.output}, (*found.files, find_model(options.model)))
+    refuse_overwriting({"--output": options.output}, (*found.files, *model_files(find_model(options.model))))
     with EditsFile(options.output) as edits:
         for note in edits.notes:
             report(note)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from captioner.data.records import ShardPicture
+from captioner.data.tar_files import DAMAGED, damaged_shard, whole_members
 from captioner.errors import DataError, one_line
 from captioner.image import SUFFIXES
 from captioner.registry import Registry
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 _ROWS = 32  # of a Parquet table that are held at a time
 _PATH_COLUMNS = ("path", "image_path", "file_name", "filename")
-_DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError)
 
 
 class PackedPicture(Protocol):
@@ -61,8 +61,8 @@ class Shards:
                 for picture in shard_members(tar, path):
                     empty = False
                     yield picture
-        except _DAMAGED as error:
-            raise DataError(f"{path}: no tar file, or cut off ({one_line(error)})") from None
+        except DAMAGED as error:
+            raise damaged_shard(path, error) from None
         if empty:
             raise DataError(f"{path}: no pictures in this shard")
 
@@ -72,11 +72,11 @@ def shard_members(tar: tarfile.TarFile, path: Path) -> Iterator[ShardPicture]:
 
     Raises:
         DataError: it holds a name twice.
-        OSError, ValueError, tarfile.TarError: it is damaged.
+        OSError, ValueError, tarfile.TarError: it is damaged or cut off; all whole pictures come before.
     """
     names: set[str] = set()
-    for member in tar:
-        if not member.isfile() or member.issparse() or Path(member.name).suffix.lower() not in SUFFIXES:
+    for member in whole_members(tar):
+        if member.issparse() or Path(member.name).suffix.lower() not in SUFFIXES:
             continue
         if member.name in names:
             raise DataError(f"{path}: holds {member.name} twice", remedy="write the shard again")

@@ -38,7 +38,8 @@ class Selection:
     def __post_init__(self) -> None:
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             i, n = self.shard
-            raise OptionError(f"--shard {i}/{n}: there is no such shard", remedy="give 1/8 to 8/8 for eight shards")
+            remedy = f"give 1/{n} to {n}/{n}" if n > 1 else "give 1/8 to 8/8 for eight shards"
+            raise OptionError(f"--shard {i}/{n}: there is no such shard", remedy=remedy)
         for name in ("include", "exclude"):
             for glob in getattr(self, name):
                 if not glob.strip("/"):

@@ -19,10 +19,8 @@ def read_edited(model: "Captioner", prepared: "Prepared", text: str) -> Caption:
     Raises:
         OptionError: it has no words, or more than the model can read.
     """
-    from captioner.tokenizer.ptb import tokenize
-
-    count = len(tokenize(text))
-    if count > model.max_length:
-        raise OptionError(f"the caption has {count} words, and the model reads {model.max_length}", remedy="shorten it")
+    count, read = len(model.vocabulary.split(text)), len(model.split(text))
+    if count > read:  # of a foreign model, whose words may have several pieces, fewer than its length
+        raise OptionError(f"the caption has {count} words, and the model reads {read}", remedy="shorten it")
     (caption,) = model.read_prepared(prepared, [text])
     return replace(caption, text=" ".join(text.split()))

@@ -34,17 +34,20 @@ class Models:
         threads: int | None = None,
         map_heads: str = "",
     ) -> None:
-        from captioner.foreign import name_of
+        from captioner.foreign import is_foreign, name_of
         from captioner.pipeline import load
         from captioner.shipped import find_model, shipped_models
 
         path = find_model(given)
         self.default = name_of(path)
+        given_to = {"backend": backend, "map_heads": map_heads}  # the default model
         self.how: dict[str, Any] = {"device": device, "backend": backend, "threads": threads}
+        if is_foreign(path):
+            self.how["backend"] = "auto"  # its own runs none of ours
         self.paths: dict[str, Path] = {self.default: path}
         for name, shipped in shipped_models().items():
             self.paths.setdefault(name, shipped)
-        self._loaded: dict[str, Captioner] = {self.default: load(path, **self.how, map_heads=map_heads)}
+        self._loaded: dict[str, Captioner] = {self.default: load(path, **{**self.how, **given_to})}
         self._loading: dict[str, asyncio.Task[Captioner]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
 

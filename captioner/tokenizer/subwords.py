@@ -105,23 +105,29 @@ class Subwords(Vocabulary):
         return tuple(piece for piece, _, last in self._tokenize(f"a {text}") if last > 1)
 
     def split(self, text: str, most: int | None = None) -> list[str]:
-        """The words of a sentence, of at most so many pieces."""
-        found = self._tokenize(text)
-        groups = _grouped(text, [(first, last) for _, first, last in found])
-        return [text for text, _, stop in groups if most is None or stop <= most]
+        """The words of a sentence, of at most so many pieces; a word without a piece counts as one."""
+        spans = [(first, last) for _, first, last in self._tokenize(text)]
+        groups = _grouped(text, spans, without_pieces=True)
+        counts = np.cumsum([max(1, stop - first) for _, first, stop in groups])
+        return [word for (word, _, _), count in zip(groups, counts, strict=True) if most is None or count <= most]
 
     def encode(self, words: Sequence[str]) -> list[int]:
         """An id for each word, between ``<start>`` and ``<end>``, as the tokeniser splits their sentence.
 
-        A word of which the tokeniser knows a piece not is ``<unk>``.
+        A word with a piece or a letter that the tokeniser does not know is ``<unk>``.
         """
         text, borders = _joined(words)
         of_word: list[list[int]] = [[] for _ in words]
-        place = 0
+        place, read = 0, set[int]()
         for piece, first, last in self._tokenize(text):
+            read.update(range(first, last))
             while place + 1 < len(words) and borders[place] < max(last, first + 1):
                 place += 1
             of_word[place].append(piece)
+        for i, word in enumerate(words):  # some tokenisers pass over letters that they lack
+            begin = borders[i] - len(word)
+            if any(letter.isalnum() and begin + j not in read for j, letter in enumerate(word)):
+                of_word[i] = [UNKNOWN]
         ids = [self._word(tuple(pieces), word) for pieces, word in zip(of_word, words, strict=True)]
         return [START, *ids, END]
 
@@ -194,12 +200,15 @@ def _joined(words: Sequence[str]) -> tuple[str, list[int]]:
     return text, ends
 
 
-def _grouped(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[str, int, int]]:
+def _grouped(
+    text: str, spans: Sequence[tuple[int, int]], *, without_pieces: bool = False
+) -> list[tuple[str, int, int]]:
     """The words of a text, each with the first of its pieces and the one after its last.
 
     Args:
         text: of a sentence.
         spans: where each piece begins and ends, in characters; a space before it may count.
+        without_pieces: whether words that have none are among them.
     """
     words = [match.span() for match in _WORD.finditer(text)]
     found: list[list[int]] = []  # [first character, last, first piece, after the last piece]
@@ -217,4 +226,7 @@ def _grouped(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[str, int
             found[-1][1], found[-1][3] = max(stop, found[-1][1]), i + 1
         else:
             found.append([start, stop, found[-1][3] if found else 0, i + 1])
+    if without_pieces:
+        inside_one = {start for a, b, _, _ in found for start, _ in words if a <= start < b}
+        found = sorted(found + [[*word, 0, 0] for word in words if word[0] not in inside_one])
     return [(text[a:b], first, after) for a, b, first, after in found]

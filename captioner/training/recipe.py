@@ -214,7 +214,7 @@ class Recipe:
         if self.distillation != 1.0 and not self.teacher:
             raise OptionError(f"distillation is {self.distillation} and there is no teacher", remedy="give teacher")
         if self.grow_vocabulary and not self.start_from:
-            raise OptionError("grow_vocabulary adds words to a trained model", remedy="give start_from")
+            raise OptionError("grow_vocabulary adds words to a trained model", remedy="give start_from (--start-from)")
         if self.rehearsal and self.batch_pictures < 2:
             raise OptionError("rehearsal needs steps of at least 2 pictures", remedy="raise batch_pictures")
         if self.start_from and (self.encoder_from or self.decoder_from):

@@ -8,7 +8,7 @@ import pytest
 from captioner.export.folder import export_folder
 from captioner.pipeline import Captioner, load
 
-FOREIGN = ["vit-gpt2", "git", "blip-2 opt", "qwen2-vl"]
+FOREIGN = ["vit-gpt2", "git", "blip-2 opt", "qwen2.5-vl"]
 """One of each kind of attention: cross-attention, self-attention, both in turn, and within a conversation."""
 
 KINDS = ["lstm-padded", "transformer-padded", "transformer-padded in a folder"]  # a folder holds the same graphs

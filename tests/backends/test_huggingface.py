@@ -46,9 +46,9 @@ def generated(model: Captioner, pixels: np.ndarray) -> list[list[int]]:
     elif kind == "Florence2":
         image = [family.picture] * (1 + family.grid[0] * family.grid[1])
         given["input_ids"] = torch.tensor([[*image, *family.prompt]] * len(pixels))
-    elif kind in ("Llava", "Qwen2VL"):
+    elif kind in ("Llava", "Qwen2VL", "Qwen25VL"):
         given["input_ids"] = torch.tensor([[*family.prompt, family.start]] * len(pixels))
-    if kind == "Qwen2VL":  # its processor cuts pictures into patches
+    if kind in ("Qwen2VL", "Qwen25VL"):  # its processor cuts pictures into patches
         given |= dict(family.parts.image_processor(list(pixels), do_resize=False, return_tensors="pt"))
         given["mm_token_type_ids"] = (given["input_ids"] == family.picture).int()
     vocabulary = model.vocabulary
@@ -130,7 +130,7 @@ def test_a_words_log_probability_is_the_sum_of_its_pieces_and_its_map_their_mean
     assert whole.maps[1].sum() + whole.off_grid[1] == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vit-gpt2", "blip", "git", "llava", "florence-2"])
+@pytest.mark.parametrize("name", ["vit-gpt2", "blip", "git", "llava", "florence-2", "qwen2-vl", "qwen2.5-vl"])
 def test_maps_are_the_attention_of_the_models_own_forward_pass(name: str, foreign: Opened) -> None:
     """Without a cache, in one pass over picture and words, and with the layer and head that were chosen."""
     from captioner.backends.huggingface import open_foreign
@@ -157,8 +157,11 @@ def test_maps_are_the_attention_of_the_models_own_forward_pass(name: str, foreig
             ).cross_attentions[1][0, 0, :, 1:]
         elif name == "git":
             found = family.model(input_ids=read, **given).attentions[1][0, 0, -read.shape[1] :, 1 : 1 + cells]
-        elif name == "llava":
+        elif name in ("llava", "qwen2-vl", "qwen2.5-vl"):
             prompt = torch.tensor([family.prompt])
+            if name != "llava":  # its processor cuts pictures into patches
+                given |= dict(family.parts.image_processor(list(pixels[:1]), do_resize=False, return_tensors="pt"))
+                given["mm_token_type_ids"] = (torch.cat((prompt, read), 1) == family.picture).int()
             first = family.prompt.index(family.picture)
             found = family.model(input_ids=torch.cat((prompt, read), 1), **given).attentions[1]
             found = found[0, 0, -read.shape[1] :, first : first + cells]

@@ -309,6 +309,7 @@ def test_the_command_line_is_checked_before_ray(
         (["--require-words", "dgo"], "dgo"),
         (["--overwrite", "--retry-failed"], "--retry-failed"),
         (["--column", "image", "--key", "name"], "--key"),
+        (["--column", "image"], "--column"),
         (["--output", "zip://out"], "zip://out"),
     ]:
         output = [] if "--output" in more else ["--output", str(tmp_path / "out")]

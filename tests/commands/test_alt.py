@@ -37,7 +37,7 @@ def test_a_diff_is_proposed_and_written(command: Command, site: Path) -> None:
     assert run.code == 0
     assert contents() == before
     assert "https://example.org/b.png is remote" in run.err
-    assert "3 texts proposed, 1 pictures left without" in run.err
+    assert "3 texts proposed, 1 picture left without" in run.err
     text = command("caption", site / "img" / "a.png").out.strip()
     assert f'+<p><img alt="{text}" src="img/a.png"> <img src="img/a.png" alt="">' in run.out
     assert f"+A ![{text}](../img/a.png) and ![dog](../img/a.png)" in run.out

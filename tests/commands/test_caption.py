@@ -361,6 +361,7 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("a length of none", "caption {} --max-length 0", 2, "max_length must be"),
     ("lengths the wrong way round", "caption {} --min-length 9", 2, "min_length 9 is above max_length 6"),
     ("a penalty out of range", "caption {} --length-penalty 9", 2, "length_penalty must be from 0 to 5, not 9.0"),
+    ("a column of no table", "caption {} --column image", 2, "--column image"),
     ("a batch of none", "caption {} --batch 0", 2, "--batch must be at least 1, not 0"),
     # the rest of the line
     ("an unknown option", "caption {} --bean 3", 2, "unrecognized arguments: --bean 3"),

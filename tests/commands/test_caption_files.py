@@ -320,7 +320,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_what_is_done(
     run = command("caption", "photos", "--output", "c.csv")
     assert run.code == 1
     assert "captioner: c.csv: cannot be written (No space left on device)\n" in run.err
-    assert run.err.endswith("c.csv: 1 captions\n")
+    assert run.err.endswith("c.csv: 1 caption\n")
     assert [line.split(",")[0] for line in Path("c.csv").read_text().splitlines()] == ["image", "photos/a.png"]
     monkeypatch.undo()
 

@@ -71,7 +71,7 @@ def test_characters_that_the_stream_cannot_hold_are_escaped(shell: Shell, make_p
 def test_a_closed_stream_is_none(shell: Shell, make_picture: MakePicture, tmp_path: Path) -> None:
     make_picture("b.png")
     run = shell("$captioner caption b.png --output x.txt >&-; echo $? >&2")
-    assert run.stderr.decode().splitlines() == ["x.txt: 1 captions", "0"]
+    assert run.stderr.decode().splitlines() == ["x.txt: 1 caption", "0"]
     assert (tmp_path / "x.txt").read_text().startswith("b.png\t")
     assert shell("$captioner models >&-; echo $? >&2").stderr == b"0\n"
     assert shell("$captioner --help >&-; echo $? >&2").stderr == b"0\n"

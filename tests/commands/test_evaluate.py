@@ -303,7 +303,7 @@ def test_caption_then_score(evaluate_command: Run, files: tuple[Path, Path], pic
 
 def test_a_broken_picture_is_named(evaluate_command: Run, files: tuple[Path, Path], pictures: Path) -> None:
     (pictures / f"{3:012d}.jpg").write_bytes(b"broken")
-    with pytest.raises(DataError, match="1 pictures could not be captioned"):
+    with pytest.raises(DataError, match="1 picture could not be captioned"):
         evaluate_command("--annotations", files[0], "--images", pictures)
     code, printed, errors = evaluate_command("--annotations", files[0], "--images", pictures, "--partial")
     assert code == 1

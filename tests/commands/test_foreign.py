@@ -121,7 +121,8 @@ def test_words_of_a_text_and_back(foreign: Opened) -> None:
 def test_the_servers_models(folder: Path) -> None:
     from captioner.serve.models import Models
 
-    models = Models(str(folder), device="cpu", map_heads="1")
+    models = Models(str(folder), device="cpu", backend="huggingface", map_heads="1")
+    assert models.how["backend"] == "auto", "of the others"
     assert models.default == folder.name
     (ours,) = [one for one in models.describe() if one["default"]]
     assert ours["words"] > 50 and ours["decoder"] == "gpt2"
@@ -307,3 +308,12 @@ def test_commands_that_list_and_those_for_models_of_ours(command: list[str], fol
     given = [command[0], str(folder), *command[1:], *further[command[0]]]
     code = main(given)
     assert code == (0 if command == ["models"] else 2)
+
+
+def test_no_file_of_the_models_folder_is_written_over(
+    copied: Path, make_picture: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    vocabulary = copied / "vocab.txt"
+    vocabulary.write_text("a\n")
+    assert main(["caption", str(make_picture()), "--model", str(copied), "--output", str(vocabulary)]) == 2
+    assert str(vocabulary) in capsys.readouterr().err and vocabulary.read_text() == "a\n"

@@ -9,6 +9,7 @@ import pytest
 
 from captioner.data.packed import PACKED
 from captioner.data.pictures import find_pictures
+from captioner.data.readers import read
 from captioner.errors import DataError
 
 pa = pytest.importorskip("pyarrow", reason="needs pyarrow (captioner[parquet])")
@@ -79,11 +80,42 @@ def test_members_of_a_shard(tmp_path: Path, make_picture: Callable[..., Path]) -
     assert [str(one) for one in found.pictures] == [f"{shard}/0001.png", f"{shard}/sub/0002.PNG"]
     assert found.pictures[1].read_bytes() == picture.read_bytes()
     assert (found.several, found.containers, found.files) == (True, [shard], [])
-    cut = tmp_path / "cut.tar"
-    cut.write_bytes(shard.read_bytes()[: found.pictures[1].offset - 100])  # type: ignore[union-attr]
-    part = find_pictures([str(cut)])
-    assert (len(part.pictures), len(part.failures), part.containers) == (1, 1, [cut])
     with tarfile.open(shard, "a") as tar:
         tar.add(picture, "0001.png")
     (failure,) = find_pictures([str(shard)]).failures
     assert "0001.png twice" in failure.error
+
+
+CUTS = {  # bytes from where the data of the third picture begin
+    "in a header": -412,
+    "after a header": 0,
+    "in a picture": 100,
+    "before a header": -512,
+    "a damaged header": None,
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_shard_that_is_cut_off_is_named_and_its_whole_pictures_are_read(
+    cut: str, tmp_path: Path, make_picture: Callable[..., Path]
+) -> None:
+    picture = make_picture("a.png")
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as tar:
+        for i in range(3):
+            tar.add(picture, f"{i}.png")
+            tar.addfile(tarfile.TarInfo(f"{i}.txt"))
+    place = find_pictures([str(shard)]).pictures[2].offset  # type: ignore[union-attr]
+    whole = bytearray(shard.read_bytes())
+    if CUTS[cut] is None:
+        whole[place - 500] ^= 1  # of the header's name
+    else:
+        del whole[place + CUTS[cut] :]
+    shard.write_bytes(whole)
+    found = find_pictures([str(shard)])
+    assert [str(one) for one in found.pictures] == [f"{shard}/0.png", f"{shard}/1.png"]
+    assert all(one.read_bytes() == picture.read_bytes() for one in found.pictures)
+    (failure,) = found.failures
+    assert failure.error.startswith(f"{shard}: ") and "cut off" in failure.error and failure.remedy
+    with pytest.raises(DataError, match="cut off"):
+        read(shard)

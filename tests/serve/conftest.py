@@ -154,12 +154,14 @@ class Reviewing:
 @pytest.fixture(scope="session")
 def reviewing(tiny_model: Path) -> "Callable[..., Any]":
     """Run the page of ``captioner review`` over pictures, while a ``with`` block lasts."""
-    model = load(tiny_model)
+    tiny = load(tiny_model)
 
     @contextmanager
-    def run(pictures: list[Path], output: Path, *, port: int = 0) -> Iterator[Reviewing]:
+    def run(
+        pictures: list[Path], output: Path, *, port: int = 0, model: Captioner | None = None
+    ) -> Iterator[Reviewing]:
         with EditsFile(output) as edits, listen("127.0.0.1", port) as sock:
-            review = Review(pictures, model, edits)
+            review = Review(pictures, model or tiny, edits)
             server = make_server(create_review(review), Connections(16))
             thread = threading.Thread(target=serve_on, args=(server, review, sock), daemon=True)
             thread.start()

@@ -157,7 +157,7 @@ def _backend(family: Any, folder: Path, map_heads: Sequence[tuple[int, int | Non
     inside = model.config.get_text_config(decoder=True)
     stored = first_of(model.generation_config, "eos_token_id")
     ends = special_ids(first_of(inside, "eos_token_id") if stored is None else stored, tokenizer.eos_token_id)
-    ends = family.ends or ends
+    ends = list(family.ends) or ends
     if not ends:
         raise CheckpointError(f"{family.parts.name}: its configuration names no eos_token_id, so captions have no end")
     pads = special_ids(

@@ -10,9 +10,7 @@ from captioner.backends.huggingface.families import (
     ForeignState,
     Parts,
     Read,
-    attention_of,
-    new_cache,
-    with_cache,
+    outputs_of_encoder,
 )
 
 
@@ -26,25 +24,14 @@ class Blip(Family):
     def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__(model, parts)
         vision, text = model.config.vision_config, model.config.text_config
-        self.grid = self.square_grid((vision.image_size // vision.patch_size) ** 2, vision.patch_size)
+        self.grid = self.patch_grid(vision)
         self.start = int(text.bos_token_id)
+        self.ends = (int(text.sep_token_id),)  # as its own generation ends
         self.longest = int(text.max_position_embeddings) - 2
 
-    @property
-    def ends(self) -> list[int]:
-        """Its generation ends with the separator."""
-        return [int(self.model.config.text_config.sep_token_id)]
-
     def encode(self, pixels: Tensor) -> ForeignState:
-        outputs = self.model.vision_model(pixel_values=pixels).last_hidden_state  # (B, 1 + h * w, D)
-        return ForeignState(cache=new_cache(cross=True), rows={"outputs": outputs})
+        return outputs_of_encoder(self.model.vision_model(pixel_values=pixels).last_hidden_state)  # (B, 1 + h * w, D)
 
     def read(self, tokens: Tensor, state: ForeignState) -> Read:
-        decoder = self.model.text_decoder
-        found = decoder(
-            input_ids=tokens,
-            encoder_hidden_states=state.rows["outputs"],
-            output_attentions=True,
-            **with_cache(decoder, state.cache),
-        )
-        return Read(found.logits, attention_of(found, "cross_attentions", self.parts.name))
+        given = {"input_ids": tokens, "encoder_hidden_states": state.rows["outputs"]}
+        return self.run(self.model.text_decoder, state, attention="cross_attentions", **given)

@@ -4,6 +4,7 @@ A word looks at queries, and a query at patches: the map is the product of the t
 (Abnar and Zuidema 2020), over the Q-Former's layers with cross-attention and their heads on average.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from captioner.backends.huggingface.families import (
     attention_of,
     first_of,
     new_cache,
+    outputs_of_encoder,
     with_cache,
 )
 
@@ -34,7 +36,7 @@ class Blip2(Family):
     def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__(model, parts)
         vision, text = model.config.vision_config, model.config.text_config
-        self.grid = self.square_grid((vision.image_size // vision.patch_size) ** 2, vision.patch_size)
+        self.grid = self.patch_grid(vision)
         self.decoder_only = bool(model.config.use_decoder_only_language_model)
         start = text.bos_token_id if self.decoder_only else text.decoder_start_token_id
         self.start = int(start)
@@ -60,8 +62,8 @@ class Blip2(Family):
             language_model = model.language_model
             language_model(inputs_embeds=queries, **with_cache(language_model, cache))
             return ForeignState(cache=cache, rows=rows)
-        rows["outputs"] = self._with_prompt(queries)
-        return ForeignState(cache=new_cache(cross=True), rows=rows)
+        state = outputs_of_encoder(self._with_prompt(queries))
+        return replace(state, rows=rows | state.rows)
 
     def _with_prompt(self, queries: Tensor) -> Tensor:
         """What the encoder makes of the queries and of the start of an empty prompt, as the model's own generation
@@ -76,17 +78,11 @@ class Blip2(Family):
 
     def read(self, tokens: Tensor, state: ForeignState) -> Read:
         language_model = self.model.language_model
-        cache = with_cache(language_model, state.cache)
         if self.decoder_only:
-            found = language_model(input_ids=tokens, output_attentions=True, **cache)
-            return Read(found.logits, attention_of(found, "attentions", self.parts.name))
-        found = language_model(
-            decoder_input_ids=tokens,
-            encoder_outputs=BaseModelOutput(last_hidden_state=state.rows["outputs"]),
-            output_attentions=True,
-            **cache,
-        )
-        return Read(found.logits, attention_of(found, "cross_attentions", self.parts.name))
+            return self.run(language_model, state, attention="attentions", input_ids=tokens)
+        outputs = BaseModelOutput(last_hidden_state=state.rows["outputs"])
+        given = {"decoder_input_ids": tokens, "encoder_outputs": outputs}
+        return self.run(language_model, state, attention="cross_attentions", **given)
 
     def cells(self, weights: Tensor, state: ForeignState) -> Tensor:
         patches = weights[..., : self.queries] @ state.rows["looks"].to(weights.dtype)  # (N, T, L)

@@ -17,7 +17,6 @@ from captioner.backends.huggingface.families import (
     ForeignState,
     Parts,
     Read,
-    attention_of,
     first_of,
     new_cache,
     with_cache,
@@ -46,8 +45,7 @@ class Conversation(Family):
 
     def cell_grid(self) -> tuple[int, int]:
         """(h, w) of the cells that the language model reads."""
-        vision = self.model.config.vision_config
-        return self.square_grid((vision.image_size // vision.patch_size) ** 2, vision.patch_size)
+        return self.patch_grid(self.model.config.vision_config)
 
     def inputs(self, pixels: Tensor) -> Mapping[str, Tensor]:
         """What the model takes of normalised pictures (B, 3, height, width)."""
@@ -65,13 +63,8 @@ class Conversation(Family):
         return ForeignState(cache=cache)
 
     def read(self, tokens: Tensor, state: ForeignState) -> Read:
-        found = self.model(
-            input_ids=tokens,
-            output_attentions=True,
-            **self.places(state, tokens.shape[1]),
-            **with_cache(self.model, state.cache),
-        )
-        return Read(found.logits, attention_of(found, "attentions", self.parts.name))
+        places = self.places(state, tokens.shape[1])
+        return self.run(self.model, state, attention="attentions", input_ids=tokens, **places)
 
     def _prompt(self) -> tuple[list[int], list[int]]:
         """The ids before and after the picture.

@@ -91,6 +91,7 @@ class Family:
         first_cell: among the positions that attention weighs, the one of the upper left cell; the others follow row by
             row.
         longest: the most pieces that the model can read after the start.
+        ends: ids that end a caption; empty for those of the configuration.
         hidden: ids that are never emitted, beside special ones.
         size: ids that it can emit.
     """
@@ -100,16 +101,12 @@ class Family:
     start: int
     first_cell: int
     longest: int
+    ends: tuple[int, ...] = ()
     hidden: tuple[int, ...] = ()
 
     def __init__(self, model: Any, parts: Parts) -> None:
         self.model, self.parts = model, parts
         self.size = int(model.config.get_text_config(decoder=True).vocab_size)
-
-    @property
-    def ends(self) -> list[int]:
-        """Ids that end a caption; empty for those of the configuration."""
-        return []
 
     def encode(self, pixels: Tensor) -> ForeignState:
         """The state of B pictures before the start, for inputs (B, 3, height, width), normalised."""
@@ -119,20 +116,35 @@ class Family:
         """Read pieces (N, T), in the model's own ids; the state's cache takes them in."""
         raise NotImplementedError
 
+    def run(self, module: Any, state: ForeignState, *, attention: str, **inputs: Any) -> Read:
+        """One pass of a decoder over some pieces, with its cache.
+
+        Args:
+            module: the decoder.
+            state: whose cache takes the pieces in.
+            attention: the output that has the weights: "attentions" or "cross_attentions".
+            inputs: of the module.
+
+        Raises:
+            OptionError: the module returns no weights: fused attention has none.
+        """
+        found = module(output_attentions=True, **inputs, **with_cache(module, state.cache))
+        return Read(found.logits, attention_of(found, attention, self.parts.name))
+
     def cells(self, weights: Tensor, state: ForeignState) -> Tensor:
         """The weights (N, T, K) of positions as those of cells (N, T, h * w)."""
         h, w = self.grid
         return weights[..., self.first_cell : self.first_cell + h * w]
 
-    def square_grid(self, positions: int, patch: Any) -> tuple[int, int]:
-        """(h, w) cells of so many pixels each, in an input that gives so many positions.
+    def patch_grid(self, vision: Any) -> tuple[int, int]:
+        """(h, w) patches of a picture, by the configuration of a vision transformer for square pictures.
 
         Raises:
-            CheckpointError: they do not fit together.
+            CheckpointError: pictures have more patches than it has positions.
         """
-        down, across = patch if isinstance(patch, (list, tuple)) else (patch, patch)
         fitting = self.parts.fitting
-        h, w = fitting.height // down, fitting.width // across
+        positions = (vision.image_size // vision.patch_size) ** 2
+        h, w = fitting.height // vision.patch_size, fitting.width // vision.patch_size
         if not 0 < h * w <= positions:
             raise CheckpointError(
                 f"{self.parts.name}: pictures of {fitting.width} x {fitting.height} pixels make {w} x {h} cells, and "
@@ -177,6 +189,11 @@ def new_cache(*, cross: bool) -> Any:
     from transformers import DynamicCache, EncoderDecoderCache
 
     return EncoderDecoderCache(DynamicCache(), DynamicCache()) if cross else DynamicCache()
+
+
+def outputs_of_encoder(outputs: Tensor) -> ForeignState:
+    """The state of B pictures for a decoder with cross-attention over an encoder's outputs (B, L, D)."""
+    return ForeignState(cache=new_cache(cross=True), rows={"outputs": outputs})
 
 
 def attention_of(found: Any, kind: str, name: str) -> tuple[Tensor, ...]:

@@ -12,9 +12,7 @@ from captioner.backends.huggingface.families import (
     ForeignState,
     Parts,
     Read,
-    attention_of,
-    new_cache,
-    with_cache,
+    outputs_of_encoder,
 )
 
 _PROMPT = "What does the image describe?"  # what its processor makes of the task <CAPTION>
@@ -49,14 +47,9 @@ class Florence2(Family):
         features = model.get_image_features(pixels).pooler_output  # (B, 1 + h * w, D)
         prompt = torch.tensor([self.prompt], device=pixels.device).expand(len(pixels), -1)
         inputs = torch.cat((features, model.get_input_embeddings()(prompt)), 1)
-        outputs = model.language_model.encoder(inputs_embeds=inputs).last_hidden_state
-        return ForeignState(cache=new_cache(cross=True), rows={"outputs": outputs})
+        return outputs_of_encoder(model.language_model.encoder(inputs_embeds=inputs).last_hidden_state)
 
     def read(self, tokens: Tensor, state: ForeignState) -> Read:
-        found = self.model(
-            decoder_input_ids=tokens,
-            encoder_outputs=BaseModelOutput(last_hidden_state=state.rows["outputs"]),
-            output_attentions=True,
-            **with_cache(self.model, state.cache),
-        )
-        return Read(found.logits, attention_of(found, "cross_attentions", self.parts.name))
+        outputs = BaseModelOutput(last_hidden_state=state.rows["outputs"])
+        given = {"decoder_input_ids": tokens, "encoder_outputs": outputs}
+        return self.run(self.model, state, attention="cross_attentions", **given)

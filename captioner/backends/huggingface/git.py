@@ -11,7 +11,6 @@ from captioner.backends.huggingface.families import (
     ForeignState,
     Parts,
     Read,
-    attention_of,
     first_of,
     new_cache,
     with_cache,
@@ -28,15 +27,11 @@ class Git(Family):
     def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__(model, parts)
         vision = model.config.vision_config
-        self.grid = self.square_grid((vision.image_size // vision.patch_size) ** 2, vision.patch_size)
+        self.grid = self.patch_grid(vision)
         start = first_of(parts.tokenizer, "cls_token_id", "bos_token_id")
         self.start = int(model.config.bos_token_id if start is None else start)
+        self.ends = (int(model.config.eos_token_id),)  # the separator
         self.longest = int(model.config.max_position_embeddings) - 2
-
-    @property
-    def ends(self) -> list[int]:
-        """Its generation ends with the separator."""
-        return [int(self.model.config.eos_token_id)]
 
     def encode(self, pixels: Tensor) -> ForeignState:
         """The patches alone: they attend to one another, and to no word."""
@@ -48,10 +43,4 @@ class Git(Family):
     def read(self, tokens: Tensor, state: ForeignState) -> Read:
         # Positions count words alone.
         places = torch.arange(state.length, state.length + tokens.shape[1], device=tokens.device)[None]
-        found = self.model(
-            input_ids=tokens,
-            position_ids=places,
-            output_attentions=True,
-            **with_cache(self.model, state.cache),
-        )
-        return Read(found.logits, attention_of(found, "attentions", self.parts.name))
+        return self.run(self.model, state, attention="attentions", input_ids=tokens, position_ids=places)

@@ -79,7 +79,7 @@ def _three(values: Any) -> tuple[int, int, int]:
 
 def normalise(pixels: NDArray[np.uint8], processor: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Inputs (B, height, width, 3) of 0 to 255 as the model reads them: (B, 3, height, width)."""
-    values = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float()
+    values = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(device).permute(0, 3, 1, 2).float()
     if getattr(processor, "do_rescale", True):
         values = values * float(getattr(processor, "rescale_factor", 1 / 255))
     if getattr(processor, "do_normalize", True):

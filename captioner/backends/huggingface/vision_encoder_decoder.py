@@ -10,10 +10,8 @@ from captioner.backends.huggingface.families import (
     ForeignState,
     Parts,
     Read,
-    attention_of,
     first_of,
-    new_cache,
-    with_cache,
+    outputs_of_encoder,
 )
 from captioner.errors import CheckpointError
 
@@ -67,14 +65,8 @@ class VisionEncoderDecoder(Family):
         sizes = model.encoder.config.hidden_size, model.decoder.config.hidden_size
         if sizes[0] != sizes[1] and first_of(model.decoder.config, "cross_attention_hidden_size") is None:
             outputs = model.enc_to_dec_proj(outputs)
-        return ForeignState(cache=new_cache(cross=True), rows={"outputs": outputs})
+        return outputs_of_encoder(outputs)
 
     def read(self, tokens: Tensor, state: ForeignState) -> Read:
-        decoder = self.model.decoder
-        found = decoder(
-            input_ids=tokens,
-            encoder_hidden_states=state.rows["outputs"],
-            output_attentions=True,
-            **with_cache(decoder, state.cache),
-        )
-        return Read(found.logits, attention_of(found, "cross_attentions", self.parts.name))
+        given = {"input_ids": tokens, "encoder_hidden_states": state.rows["outputs"]}
+        return self.run(self.model.decoder, state, attention="cross_attentions", **given)

@@ -14,10 +14,10 @@ from captioner.data.readers.fields import caption_text, picture_id, split_in_nam
 from captioner.data.readers.formats import READERS, Entry, Format, Source, caption_boxes
 from captioner.data.readers.rows import parse_json
 from captioner.data.records import ShardPicture
+from captioner.data.tar_files import DAMAGED, damaged_shard, whole_members
 from captioner.errors import DataError
 from captioner.image import SUFFIXES
 
-_DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, LookupError, RecursionError)
 _LARGEST_ABOUT = 1 << 24  # bytes of a .json or .txt in a shard
 
 
@@ -52,9 +52,7 @@ def _shard(shard: Path) -> Iterator[Entry]:
     about: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(shard, "r:") as tar:  # not compressed: pictures are read from where they lie
-            for member in tar:
-                if not member.isfile():
-                    continue
+            for member in whole_members(tar):
                 picture = ShardPicture(shard, member.name, member.offset_data, member.size)
                 suffix = picture.name.rpartition("/")[2].partition(".")[2].lower()
                 if f".{suffix}" in SUFFIXES:
@@ -72,8 +70,8 @@ def _shard(shard: Path) -> Iterator[Entry]:
                     about[picture.key] = given | about.get(picture.key, {})
     except FileNotFoundError:
         raise DataError(f"{shard}: no such shard") from None
-    except _DAMAGED as error:
-        raise DataError(f"{shard}: no tar file, or cut off ({error})") from None
+    except (*DAMAGED, LookupError, RecursionError) as error:
+        raise damaged_shard(shard, error) from None
     for key, picture in pictures.items():
         if "captions" not in about.get(key, {}):
             raise DataError(f"{picture}: no captions beside it; a .json or a .txt of the same name holds them")

@@ -38,7 +38,9 @@ class SelfCritical:
     def check(recipe: Recipe) -> None:
         """A trained model, and samples to compare with. Raises OptionError."""
         if not recipe.start_from:
-            raise OptionError("self_critical training starts from a trained model", remedy="give start_from")
+            raise OptionError(
+                "self_critical training starts from a trained model", remedy="give start_from (--start-from)"
+            )
         if recipe.baseline == "samples" and recipe.samples < 2:
             raise OptionError(
                 f"the baseline 'samples' needs at least 2 samples, not {recipe.samples}",
