@@ -301,7 +301,7 @@ def test_names_that_are_no_text(command: Command, make_picture: MakePicture, tmp
     assert run.code == 1
     assert "captioner: photos/no picture.png: " in run.err
     assert [image for image, _ in read_back(tmp_path / "captions.jsonl")] == [f"photos/{name}"]
-    assert command("caption", "photos", "--output", "captions.jsonl").err.endswith("(1 were there)\n")
+    assert command("caption", "photos", "--output", "captions.jsonl").err.endswith("(1 was there)\n")
 
 
 # Mistakes. What is wrong, the arguments, the exit code, what the line says.
