@@ -10,8 +10,6 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# One more than there are cores: tests wait for browsers, servers and processes of their own.
-PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
 .PHONY: venv demo test test-matrix lint notebooks graphs web docs clean
 .DELETE_ON_ERROR:
@@ -41,7 +39,7 @@ lint: venv
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py
