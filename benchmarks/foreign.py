@@ -8,6 +8,7 @@ the arithmetic. Each column is a ratio to ours, from medians of turns in one pro
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +21,9 @@ from captioner.decoding import decode
 from captioner.options import Greedy
 from captioner.pipeline import Captioner, load
 from captioner.word_maps import encode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the builders are those of the tests
+
 from tests.conftest import tiny_checkpoint
 from tests.foreign_models import BUILDERS, write
 
