@@ -59,7 +59,8 @@ def cluster() -> Iterator[Cluster]:
         ray.shutdown()
         started.shutdown()
     for number, handler in before.items():  # Ray leaves its own
-        signal.signal(number, handler)
+        if handler is not None:  # one that Python did not set cannot be given back
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -85,13 +85,18 @@ def test_shards(photos: Path, tmp_path: Path) -> None:
     assert "2.tar" in str(found["2.tar"].error)
 
 
-def test_a_shard_that_is_cut_off_gives_what_is_whole(photos: Path, tmp_path: Path) -> None:
-    shard = tmp_path / "0.tar"
+def three_in_a_shard(photos: Path, folder: Path) -> tuple[Path, tarfile.TarInfo]:
+    """A shard of three pictures, and the last of its members."""
+    shard = folder / "0.tar"
     with tarfile.open(shard, "w") as tar:
         for one in ("a.png", "sub/b.png", "sub/deep/c.png"):
             tar.add(photos / one, one)
     with tarfile.open(shard) as tar:
-        last = tar.getmembers()[-1]
+        return shard, tar.getmembers()[-1]
+
+
+def test_a_shard_that_is_cut_off_gives_what_is_whole(photos: Path, tmp_path: Path) -> None:
+    shard, last = three_in_a_shard(photos, tmp_path)
     whole = shard.read_bytes()
     shard.write_bytes(whole[: last.offset + 100])  # in a header
     found = read(Source.of(str(shard)))
@@ -101,12 +106,7 @@ def test_a_shard_that_is_cut_off_gives_what_is_whole(photos: Path, tmp_path: Pat
 
 
 def test_what_fails_in_mid_shard_comes_once(photos: Path, tmp_path: Path) -> None:
-    shard = tmp_path / "0.tar"
-    with tarfile.open(shard, "w") as tar:
-        for one in ("a.png", "sub/b.png", "sub/deep/c.png"):
-            tar.add(photos / one, one)
-    with tarfile.open(shard) as tar:
-        last = tar.getmembers()[-1]
+    shard, last = three_in_a_shard(photos, tmp_path)
     source = Source.of(str(shard))
     (chunk,) = source.chunks()
     whole = shard.read_bytes()
