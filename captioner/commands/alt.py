@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,10 @@ def _read_pages(site: Path, selection: "Selection") -> tuple[list["Page"], int]:
     if site.is_file() and site.suffix.lower() not in PAGES:
         raise DataError(f"{site}: no page", remedy=f"pages end in {', '.join(PAGES)}")
     pages, failed = [], 0
-    paths = list(_pages(site, selection, tuple(PAGES)))
+    paths, unreadable = _pages(site, selection, tuple(PAGES))
+    for error in unreadable:
+        report(f"{error.filename}: cannot be read ({error.strerror or error})")
+        failed += 1
     for path in paths:
         try:
             pages.append(read_page(path))
@@ -90,23 +94,27 @@ def _read_pages(site: Path, selection: "Selection") -> tuple[list["Page"], int]:
     return pages, failed
 
 
-def _pages(site: Path, selection: "Selection", endings: tuple[str, ...]) -> Iterator[Path]:
+def _pages(site: Path, selection: "Selection", endings: tuple[str, ...]) -> tuple[list[Path], list[OSError]]:
+    """The pages of a site in order, and what folders could not be read. A link that leads to a folder elsewhere is
+    named, since what is behind it is not of the site, and ``patch`` does not follow it."""
     from captioner.data.selection import relative
 
     if site.is_file():
-        yield site
-        return
-
-    def unreadable(error: OSError) -> None:
-        report(f"{error.filename}: cannot be read ({error.strerror or error})")
-
-    for place, folders, files in os.walk(site, onerror=unreadable):
-        below = [(name, relative(os.path.join(place, name), site)) for name in folders]  # noqa: PTH118
-        folders[:] = sorted(name for name, path in below if not name.startswith(".") and selection.enters(path))
+        return [site], []
+    found: list[Path] = []
+    faults: list[OSError] = []
+    inside = os.path.join(os.path.realpath(site), "")  # noqa: PTH118
+    for place, folders, files in os.walk(site, onerror=faults.append):
+        paths = {name: os.path.join(place, name) for name in sorted(folders) if not name.startswith(".")}  # noqa: PTH118
+        folders[:] = [name for name, path in paths.items() if selection.enters(relative(path, site))]
+        for path in (paths[name] for name in folders):
+            if os.path.islink(path) and not os.path.join(os.path.realpath(path), "").startswith(inside):  # noqa: PTH114, PTH118
+                report(f"{path}: a link to a folder elsewhere, and is left out; give that folder itself")
         for name in sorted(files):
-            path = Path(place, name)
-            if not name.startswith(".") and path.suffix.lower() in endings and selection.takes(relative(path, site)):
-                yield path
+            file = Path(place, name)
+            if not name.startswith(".") and file.suffix.lower() in endings and selection.takes(relative(file, site)):
+                found.append(file)
+    return found, faults
 
 
 def _picture(place: "Place", page: "Page", site: Path) -> Path | int:
@@ -172,9 +180,17 @@ def _print_diff(page: "Page", captions: dict["Place", str], site: Path) -> bool:
     """Print the change as a unified diff that ``patch -p1`` takes in the site's folder."""
     name = page.path.relative_to(site).as_posix()
     before, after = _lines(page.text), _lines(page.edited(captions))
-    for line in difflib.unified_diff(before, after, f"a/{name}", f"b/{name}"):
+    for line in difflib.unified_diff(before, after, _in_diff(f"a/{name}"), _in_diff(f"b/{name}")):
         sys.stdout.write(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
     return True
+
+
+def _in_diff(name: str) -> str:
+    """A name in the head of a diff as git writes it: a tab ends one with spaces, and one with signs is quoted."""
+    if re.search(r'[\x00-\x1f"\\\x7f]', name):
+        quoted = re.sub(r'["\\]', r"\\\g<0>", name)
+        return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\{ord(found[0]):03o}", quoted) + '"'
+    return f"{name}\t" if " " in name else name
 
 
 @contextmanager

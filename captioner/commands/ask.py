@@ -142,7 +142,7 @@ def _run_file(options: argparse.Namespace) -> int:
     refuse_overwriting({"--output": options.output}, (options.questions, *model_files(model)))
     asked = read_questions(options.questions)
     made_by = Provenance(model=model.stem, digest=digest_of(model), decoding={"n_best": options.n_best})
-    opened = AnswersFile(options.output, asked, provenance=made_by, overwrite=options.overwrite)
+    opened = AnswersFile(options.output, asked, provenance=made_by, images=folder, overwrite=options.overwrite)
     with stopping_on_signals(), opened as file:
         failed = _answer_all(options, file, folder) if file.todo else 0
         there = f" ({file.resumed} were there)" if file.resumed else ""
@@ -156,17 +156,17 @@ def _answer_all(options: argparse.Namespace, file: "AnswersFile", folder: Path) 
     from itertools import groupby
 
     from captioner.commands.progress import progress
-    from captioner.data.questions import picture_path
+    from captioner.data.questions import QuestionPictures
     from captioner.errors import CaptionerError
     from captioner.results import Failure
 
+    groups = [list(some) for _, some in groupby(file.todo, key=lambda one: one.image)]
+    path_of = QuestionPictures(folder)
+    pictures = [path_of(some[0].image) for some in groups]  # refuses ambiguous ones before any work
     asker = load_asker(options)
     asker.check_number(options.n_best)
     file.begin()
-    numbers: dict[int, Path] = {}
     failed = 0
-    groups = [list(some) for _, some in groupby(file.todo, key=lambda one: one.image)]
-    pictures = (picture_path(some[0].image, folder, cache=numbers) for some in groups)
     with progress("answers", len(file.todo)) as (advance, print_line):
         for some, encoded in zip(groups, asker.encode_all(pictures), strict=True):
             for one in some:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from captioner.commands.console import report
 from captioner.commands.files import check_output, model_files, refuse_overwriting, write_whole
 from captioner.commands.ranges import check_not_negative, check_positive, check_resamples
 from captioner.errors import DataError, OptionError
@@ -35,7 +36,7 @@ Answers = Mapping[int | str, str]
 
 def run(options: argparse.Namespace) -> int:
     """Score answers: 0, or 1 if questions failed and --partial scored the others. Raises CaptionerError."""
-    from captioner.data.questions import read_answers, read_questions, read_vqa_annotations
+    from captioner.data.questions import named_as, read_answers, read_questions, read_vqa_annotations
     from captioner.metrics.vqa import has_wordnet
 
     for name in _OF_CAPTIONS:
@@ -58,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
         key = one.id if one.id is not None else number
         if questions.setdefault(key, one) is not one:
             raise DataError(f"{options.questions}: two questions have the id {key!r}", remedy="give each its own")
-    truth = read_vqa_annotations(options.annotations)
-    kept = _kept(questions, truth, options)
+    truth = named_as(read_vqa_annotations(options.annotations), questions)
+    kept, total = _kept(questions, truth, options)
     columns: dict[str, Answers] = {}
     failed = 0
     if options.images is not None:
@@ -74,7 +75,9 @@ def run(options: argparse.Namespace) -> int:
                 remedy="mend their pictures, or score the others (--partial)",
             )
     else:
-        columns = {"answers": read_answers(options.results)}
+        answers = named_as(read_answers(options.results), questions)
+        _refuse_unknown(answers, questions, options)
+        columns = {"answers": answers}
     lacking = [key for key in kept if key not in columns["answers"]]
     if lacking and not options.partial:
         raise DataError(
@@ -84,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
     kept = [key for key in kept if all(key in answers for answers in columns.values())]
     if not kept:
         raise DataError("no question has both an answer and an annotation; check that both use the same ids")
+    if len(kept) < total:
+        report(f"partial: {len(kept):,} of {total:,} questions scored")
     table = _scores(kept, truth, columns, options, with_wordnet=has_wordnet())
     print(json.dumps(table, indent=1) if options.json else _text(table), flush=True)
     return 1 if failed else 0
@@ -104,21 +109,54 @@ def _kept(
     questions: Mapping[int | str, "AskedQuestion"],
     truth: Mapping[int | str, "AskedQuestion"],
     options: argparse.Namespace,
-) -> list[int | str]:
-    """The questions that are scored: annotated, and of the split that is asked for."""
-    lacking = [key for key in questions if key not in truth]
+) -> tuple[list[int | str], int]:
+    """The questions that are scored: annotated, and of the split that is asked for; and how many that split has."""
+    from captioner.data.readers.fields import split_name
+
+    asked = list(questions)
+    if options.split is not None:
+        wanted = split_name(options.split, "--split")
+        asked = [key for key in questions if questions[key].split == wanted]
+        if not asked:
+            there = ", ".join(sorted({one.split for one in questions.values() if one.split})) or "none"
+            raise DataError(
+                f"{options.questions}: no question of the split '{options.split}'", remedy=f"its splits are {there}"
+            )
+    lacking = [key for key in asked if key not in truth]
     if lacking and not options.partial:
         raise DataError(
-            f"{options.annotations}: {len(lacking)} of {len(questions)} questions are not annotated; the first is "
+            f"{options.annotations}: {len(lacking)} of {len(asked)} questions are not annotated; the first is "
             f"{lacking[0]!r}",
             remedy="score the others with --partial",
         )
-    kept = [key for key in questions if key in truth]
-    if options.split is not None:
-        kept = [key for key in kept if questions[key].split == options.split]
-        if not kept:
-            raise DataError(f"{options.questions}: no question of the split '{options.split}'")
-    return kept
+    kept = [key for key in asked if key in truth]
+    for key in kept:
+        asks, annotates = questions[key].name, truth[key].name
+        if asks != annotates:
+            raise DataError(
+                f"{options.annotations}: question {key!r} is about picture {annotates}, and in {options.questions} "
+                f"about {asks}",
+                remedy="give the annotations of these questions",
+            )
+    return kept, len(asked)
+
+
+def _refuse_unknown(
+    answers: Answers, questions: Mapping[int | str, "AskedQuestion"], options: argparse.Namespace
+) -> None:
+    """Answers to questions that were not asked are no score of these. Raises DataError."""
+    unknown = [key for key in answers if key not in questions]
+    if not unknown or options.partial:
+        return
+    if len(unknown) == len(answers):
+        remedy = f"check that both use the same ids, such as {next(iter(questions))!r}"
+    else:
+        remedy = "remove them, or score the others (--partial)"
+    raise DataError(
+        f"{options.results}: {len(unknown)} of {len(answers)} answers are to questions that {options.questions} has "
+        f"not; the first is {unknown[0]!r}",
+        remedy=remedy,
+    )
 
 
 def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]) -> tuple[dict[str, Answers], int]:
@@ -126,28 +164,27 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
     of another question. ``--no-baselines`` leaves the last two out. How many failed is returned too."""
     from captioner.asking import load_answering
     from captioner.commands.progress import progress
-    from captioner.data.questions import picture_path
+    from captioner.data.questions import QuestionPictures
     from captioner.errors import CaptionerError
     from captioner.results import Failure
 
+    pictures: dict[str | int, list[int | str]] = {}
+    for key, one in asked.items():
+        pictures.setdefault(one.image, []).append(key)
+    files = list(map(QuestionPictures(options.images), pictures))  # refuses ambiguous ones before any work
     asker = load_answering(
         options.model or "answers",
         device=options.device or "auto",
         backend=options.backend or "auto",
         threads=options.threads,
     )
-    pictures: dict[str | int, list[int | str]] = {}
-    for key, one in asked.items():
-        pictures.setdefault(one.image, []).append(key)
     found: dict[str, dict[int | str, str]] = {"answers": {}, "without the picture": {}, "shuffled pictures": {}}
     baselines = not options.no_baselines
     blank = asker.encode(np.full((asker.backend.side, asker.backend.side, 3), 128, dtype=np.uint8))
-    numbers: dict[int, Path] = {}
     failed = 0
     first: EncodedPicture | None = None
     before: tuple[list[int | str], EncodedPicture] | None = None
     with progress("answers", len(pictures)) as (advance, print_line):
-        files = (picture_path(image, options.images, cache=numbers) for image in pictures)
         for (image, keys), encoded in zip(pictures.items(), asker.encode_all(files), strict=True):
             if isinstance(encoded, Failure):
                 failed += len(keys)

@@ -133,17 +133,25 @@ def html_places(text: str) -> list[Place]:
     return finder.places
 
 
+_OF_TEXT = frozenset(("textarea", "title", "xmp", "iframe", "noembed", "noframes", "plaintext"))
+"""Elements whose tags are characters for a browser, as those of ``script`` and ``style`` are for the parser."""
+
+
 class _Images(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
         self.places: list[Place] = []
-        self._base = ""
+        self._base = self._of_text = ""
         self._starts = [0]
         for found in re.finditer("\n", text):
             self._starts.append(found.end())
 
     def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
         """See `HTMLParser`."""
+        if self._of_text:
+            return
+        if tag in _OF_TEXT:
+            self._of_text = tag
         values = {name.lower(): value or "" for name, value in reversed(attrs)}  # of two of a name, the first counts
         if tag == "base" and not self._base:
             self._base = values.get("href", "")
@@ -155,6 +163,15 @@ class _Images(HTMLParser):
         source = values.get("src") or values.get("data-src") or values.get("srcset", "").split(",")[0].split(" ")[0]
         position = self._starts[line - 1] + column + len("<img")
         self.places.append(Place(source=source, position=position, line=line, base=self._base))
+
+    def handle_endtag(self, tag: str) -> None:
+        """See `HTMLParser`."""
+        if tag == self._of_text != "plaintext":  # which has no end
+            self._of_text = ""
+
+    def handle_startendtag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        """See `HTMLParser`. For a browser ``<textarea/>`` is a beginning."""
+        self.handle_starttag(tag, attrs)
 
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)

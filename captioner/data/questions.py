@@ -3,11 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from captioner.data.readers.fields import one_type, split_name
 from captioner.data.readers.rows import json_rows, parse_json
 from captioner.data.readers.text import read_text
 from captioner.errors import DataError
+from captioner.formats import SUFFIXES
+
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +83,7 @@ def _question(row: Any, place: str) -> AskedQuestion:
         type=str(row.get("type") or ""),
         answers=answers,
         answer=answer,
-        split=str(row.get("split") or ""),
+        split=split_name(row.get("split"), place),
     )
 
 
@@ -100,23 +105,42 @@ def _text_of(answer: object, what: str, place: str) -> str:
     return str(answer)
 
 
-def picture_path(image: str | int, folder: Path, *, cache: dict[int, Path] | None = None) -> Path:
-    """The file of a question's picture. COCO's number is looked for among the names that end in its twelve digits.
+class QuestionPictures:
+    """The files of questions' pictures. COCO's number is looked for among the pictures whose names end in it.
 
     Args:
-        image: as the questions name it.
         folder: of the pictures.
-        cache: the numbers of the folder's files, filled at the first number.
     """
-    if isinstance(image, str):
-        return folder / image
-    found = {} if cache is None else cache
-    if not found:
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbered: dict[int, list[Path]] | None = None  # read at the first number
+
+    def __call__(self, image: str | int) -> Path:
+        """The file of a picture as the questions name it, whether it is there or not.
+
+        Raises:
+            DataError: several pictures have this number.
+        """
+        if isinstance(image, str):
+            return self._folder / image
+        if self._numbered is None:
+            self._numbered = self._read_numbers()
+        found = self._numbered.get(image, [])
+        if len(found) > 1:
+            raise DataError(
+                f"{self._folder}: picture {image} could be {found[0].name} or {found[1].name}",
+                remedy="leave one in the folder, or name the file in the questions",
+            )
+        return found[0] if found else self._folder / f"{image:012d}.jpg"
+
+    def _read_numbers(self) -> dict[int, list[Path]]:
+        numbered: dict[int, list[Path]] = {}
+        for file in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
             digits = file.stem.rpartition("_")[2]
-            if digits.isdecimal():
-                found.setdefault(int(digits), file)
-    return found.get(image, folder / f"{image:012d}.jpg")
+            if digits.isdecimal() and file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+                numbered.setdefault(int(digits), []).append(file)
+        return numbered
 
 
 def read_vqa_annotations(path: Path) -> dict[int | str, AskedQuestion]:
@@ -156,14 +180,16 @@ def read_vqa_annotations(path: Path) -> dict[int | str, AskedQuestion]:
 def _annotation(row: Any, place: str) -> AskedQuestion:
     try:
         answers = tuple(_text_of(one["answer"], "'answer'", place) for one in row["answers"])
-        if not isinstance(row["question_id"], (int, str)):
-            raise TypeError("'question_id' is neither a number nor a text")
+        key, image = row["question_id"], row["image_id"]
+        for name, value in (("question_id", key), ("image_id", image)):
+            if not isinstance(value, (int, str)) or isinstance(value, bool):
+                raise TypeError(f"'{name}' is {value!r:.40}, neither a number nor a text")
         if not answers:
             raise ValueError("'answers' is empty")
         return AskedQuestion(
-            image=row["image_id"],
+            image=image,
             question="",
-            id=row["question_id"],
+            id=key,
             type=str(row.get("answer_type", "")),
             answers=answers,
             answer=str(row.get("multiple_choice_answer") or max(answers, key=answers.count)),
@@ -190,7 +216,19 @@ def read_answers(path: Path) -> dict[int | str, str]:
         if key in found:
             raise DataError(f"{place}: a second answer to question {key!r}")
         found[key] = answer
+    one_type(found, path)
     return found
+
+
+def named_as(
+    found: Mapping[int | str, _Value], questions: Mapping[int | str, AskedQuestion]
+) -> dict[int | str, _Value]:
+    """What was read by the ids of the questions, where all ids are numbers on one side and texts on the other."""
+    by_text = {str(key): key for key in questions}
+    renamed = {by_text.get(str(key), key): value for key, value in found.items()}
+    if any(key in questions for key in found) or len(renamed) < len(found) or len(by_text) < len(questions):
+        return dict(found)
+    return renamed
 
 
 def _result(row: Mapping[str, Any], place: str, number: int) -> tuple[int | str, str]:

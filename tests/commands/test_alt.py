@@ -1,6 +1,7 @@
 """``captioner alt``: a diff that patch takes, or pages that are written; nothing else changes."""
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from captioner.commands import alt
+from captioner.data import alt_texts
 from tests.commands.conftest import Command
 
 HTML = '<p><img src="img/a.png"> <img src="img/a.png" alt=""> <img src="https://example.org/b.png">\r\n</p>'
@@ -96,3 +98,44 @@ def test_nothing_to_do_is_one_line(command: Command, site: Path, arguments: str,
     run = command("alt", *arguments.split())
     assert (run.code, run.err.count("\n")) == (2, 1)
     assert part in run.err
+
+
+def test_patch_finds_pages_whatever_their_names(command: Command, site: Path) -> None:
+    names = ["my page.html", 'a "b".html', "c\\d\ne.html"]
+    for name in names:
+        (site / name).write_text('<img src="img/a.png">\n')
+    diff = command("alt", site, "--exclude", "posts").out
+    heads = [line for line in diff.splitlines() if line.startswith("+++ ")]
+    assert heads == ['+++ "b/a \\"b\\".html"', '+++ "b/c\\\\d\\012e.html"', "+++ b/index.html", "+++ b/my page.html\t"]
+    if shutil.which("patch"):
+        subprocess.run(["patch", "-p1", "--binary"], input=diff.encode(), cwd=site, check=True)
+        assert all(" alt=" in (site / name).read_text() for name in names)
+
+
+def test_folders_that_are_not_searched_are_named(
+    command: Command, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("elsewhere").mkdir()
+    Path("elsewhere", "page.html").write_text("<img src=a.png>")
+    (site / "linked").symlink_to(Path("elsewhere").absolute())
+    (site / "posts" / "loop").symlink_to(site.absolute())
+    (site / "locked").mkdir()
+    scan = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "locked":  # the superuser may read all
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    run = command("alt", site)
+    assert run.code == 1
+    assert "site/locked: cannot be read" in run.err
+    assert "site/linked: a link" in run.err and "loop" not in run.err
+    assert "elsewhere" not in run.out
+
+
+def test_tags_that_are_text_for_a_browser_stay() -> None:
+    text = "<textarea><img src=a></textarea><title><img src=a></title><xmp><img src=a></xmp><img src=b>"
+    (place,) = alt_texts.html_places(text + "<textarea/><img src=a></textarea><plaintext><img src=a></plaintext><img>")
+    assert (place.source, place.position) == ("b", text.rindex(" src"))

@@ -127,6 +127,49 @@ def test_the_official_questions_file_is_read(tiny_answers: Path, make_picture: M
     assert row["image"] == 42 and row["question_id"] == 421 and row["answer"]
 
 
+def test_a_number_means_one_picture(
+    tiny_answers: Path, make_picture: MakePicture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_picture("photos/7.png")
+    for name in ("7.json", "._7.png", ".7.png"):  # a sidecar, and what a Mac leaves
+        (tmp_path / "photos" / name).write_text("{}")
+    questions, output = tmp_path / "q.json", tmp_path / "a.jsonl"
+    questions.write_text(json.dumps({"questions": [{"image_id": 7, "question": "the dog", "question_id": 1}]}))
+    command = ["ask", "--questions", str(questions), "--images", str(tmp_path / "photos"), "--output", str(output)]
+    command += ["--model", str(tiny_answers)]
+    assert main(command) == 0
+    whole = output.read_bytes()
+    make_picture("photos/right_7.png", seed=1)
+    assert main([*command, "--overwrite"]) == 2
+    assert "7.png" in (message := capsys.readouterr().err) and "right_7.png" in message
+    assert output.read_bytes() == whole
+
+
+def test_a_run_goes_on_with_the_same_pictures_and_ids_alone(
+    tiny_answers: Path, make_picture: MakePicture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("photos", "other"):
+        make_picture(f"all/{folder}/0.png")
+    questions, output = tmp_path / "all" / "q.jsonl", tmp_path / "all" / "a.jsonl"
+    questions.write_text(json.dumps({"image": "0.png", "question": "the dog", "question_id": 1}) + "\n")
+
+    def command(folder: Path, images: str) -> list[str]:
+        files = ["--questions", str(folder / "q.jsonl"), "--output", str(folder / "a.jsonl")]
+        return ["ask", *files, "--images", str(folder / images), "--model", str(tiny_answers)]
+
+    assert main(command(output.parent, "photos")) == 0
+    whole = output.read_bytes()
+    capsys.readouterr()
+    assert main(command(output.parent, "other")) == 2
+    assert "photos" in (message := capsys.readouterr().err) and "--overwrite" in message
+    assert main(command(output.parent.rename(tmp_path / "moved"), "photos")) == 0, "all of it was moved"
+    moved = tmp_path / "moved"
+    assert (moved / "a.jsonl").read_bytes() == whole
+    (moved / "q.jsonl").write_text(json.dumps({"image": "0.png", "question": "the dog", "question_id": 2}) + "\n")
+    assert main(command(moved, "photos")) == 2
+    assert "line 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

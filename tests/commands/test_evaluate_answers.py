@@ -177,3 +177,60 @@ def test_a_model_is_scored_beside_its_blind_self(
     (tmp_path / "photos" / "1.png").write_bytes(b"no picture")
     assert main(command) == 2
     assert [row["question_id"] for row in json.loads(saved.read_text())] == [0, 2], "what was answered is not lost"
+
+
+def test_answers_of_other_questions_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*_official(tmp_path), "--results", str(tmp_path / "r.json"), "--json"]
+    rows = json.loads((tmp_path / "r.json").read_text())
+    (tmp_path / "r.json").write_text(json.dumps([*rows, {"question_id": 77, "answer": "two"}]))
+    assert main(command) == 2
+    assert "77" in (message := capsys.readouterr().err) and "--partial" in message
+    assert main([*command, "--partial"]) == 0
+    assert "partial" not in capsys.readouterr().err, "all questions are scored"
+    (tmp_path / "r.json").write_text(json.dumps(rows[:3]))
+    assert main([*command, "--partial"]) == 0
+    assert "3 of 4" in capsys.readouterr().err
+    (tmp_path / "r.json").write_text(json.dumps([{"question_id": "x", "answer": "two"}]))
+    assert main(command) == 2
+    assert "'x'" in (message := capsys.readouterr().err) and "such as 0" in message
+
+
+def test_ids_that_are_texts_on_one_side_and_numbers_on_the_other_are_understood(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*_official(tmp_path), "--results", str(tmp_path / "r.json"), "--json"]
+    rows = json.loads((tmp_path / "r.json").read_text())
+    texts = [{**row, "question_id": str(row["question_id"])} for row in rows]
+    (tmp_path / "r.json").write_text(json.dumps(texts))
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["types"]["all"]["VQA accuracy"]["answers"]["value"] == 75
+    (tmp_path / "r.json").write_text(json.dumps([*rows[:3], texts[3]]))
+    assert main(command) == 2
+    assert "'3'" in capsys.readouterr().err, "two types in one file"
+
+
+def test_annotations_of_another_picture_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*_official(tmp_path), "--results", str(tmp_path / "r.json")]
+    rows = json.loads((tmp_path / "a.json").read_text())["annotations"]
+    for name, value, named in (("image_id", 9, "picture 9"), ("image_id", [1], "'image_id'"), ("question_id", True, "True")):
+        (tmp_path / "a.json").write_text(json.dumps({"annotations": [rows[0], {**rows[1], name: value}, *rows[2:]]}))
+        assert main(command) == 2
+        assert named in capsys.readouterr().err
+
+
+def test_splits_of_questions_are_those_of_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"image": "a.jpg", "question": "what?", "answer": "dog", "split": split} for split in ("val", "test")]
+    questions = _lines(tmp_path / "q.jsonl", *rows)
+    results = _lines(tmp_path / "r.jsonl", {"question_id": 0, "answer": "dog"}, {"question_id": 1, "answer": "cat"})
+    command = ["evaluate", "--questions", questions, "--annotations", questions, "--results", results, "--json"]
+    for split in ("dev", "validation"):
+        assert main([*command, "--split", split]) == 0
+        table = json.loads(capsys.readouterr().out)
+        assert table["questions"] == 1 and table["types"]["all"]["exact"]["answers"]["value"] == 100
+    assert main([*command, "--split", "train"]) == 2
+    assert "dev, test" in capsys.readouterr().err
+    assert main([*command, "--split", "dve"]) == 2
+    assert "'dve'" in (message := capsys.readouterr().err) and "validation" in message
+    _lines(tmp_path / "q.jsonl", {**rows[0], "split": "dve"})
+    assert main(command) == 2
+    assert "line 1" in (message := capsys.readouterr().err) and "'dve'" in message

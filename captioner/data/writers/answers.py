@@ -1,6 +1,7 @@
 """Answers in a file of JSON lines: one line for each question, in the order of the questions."""
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ class AnswersFile:
         path: of the file, .jsonl.
         asked: all questions, in order.
         provenance: what answers them; None where that is not to be compared.
+        images: the folder of the pictures, which is compared with the provenance. It is stored relative to the file, so
+            that both can be moved together.
         overwrite: start again.
 
     Attributes:
@@ -45,13 +48,14 @@ class AnswersFile:
         asked: Sequence[AskedQuestion],
         *,
         provenance: Provenance | None = None,
+        images: Path | None = None,
         overwrite: bool = False,
     ) -> None:
         if path.suffix.lower() not in (".jsonl", ".ndjson"):
             raise OptionError(f"--output {path}: answers go to a .jsonl file, not to '{path.suffix}'")
         self.path = path
         self.resumed = self.failed_before = 0
-        self._provenance = provenance
+        self._provenance, self._images = provenance, images
         self._end, self._lacks_line_feed, self._begun = 0, False, False
         self._place = place_of(path, option="--output")
         self._sidecar = self._place.with_name(f".{self._place.name}.run.json")
@@ -86,7 +90,7 @@ class AnswersFile:
             if row is None:
                 break
             there = str(row["image"]), row["question"]
-            if self.resumed == len(asked) or there != (asked[self.resumed].name, asked[self.resumed].question):
+            if self.resumed == len(asked) or not _is_of(row, asked[self.resumed]):
                 raise OptionError(
                     f"--output {self.path}: line {self.resumed + 1} answers another question ({str(there[1])[:60]!r}) "
                     "than that line of --questions",
@@ -119,6 +123,11 @@ class AnswersFile:
         except (OSError, ValueError, RecursionError):  # of an older version, or removed
             return
         differences = self._provenance.differences(stored) if isinstance(stored, dict) else []
+        folder = stored.get("images") if isinstance(stored, dict) else None
+        if isinstance(folder, str) and self._images is not None:
+            before = os.path.realpath(self._place.parent / folder)
+            if before != os.path.realpath(self._images):
+                differences.append(f"pictures of {before}, not of {self._images}")
         if differences:
             raise OptionError(
                 f"--output {self.path}: holds answers of another run: {'; '.join(differences)}",
@@ -138,7 +147,10 @@ class AnswersFile:
                 remove_stale(self._place.parent)
                 partial = PartialFile(self._sidecar)
                 try:
-                    content = json.dumps(self._provenance.as_dict(), indent=1)
+                    about = self._provenance.as_dict()
+                    if self._images is not None:
+                        about["images"] = os.path.relpath(os.path.realpath(self._images), self._place.parent)
+                    content = json.dumps(about, indent=1)
                     partial.path.write_text(f"{content}\n", encoding="utf-8")
                     partial.commit()
                 finally:
@@ -178,3 +190,10 @@ class AnswersFile:
             self._file.flush()
         except OSError as error:
             raise OptionError(f"--output {self.path}: cannot be written ({error.strerror})") from None
+
+
+def _is_of(row: dict[str, Any], asked: AskedQuestion) -> bool:
+    """Whether a line answers this question."""
+    key = row.get("question_id")
+    same_id = key is None or asked.id is None or key == asked.id
+    return same_id and (str(row["image"]), row["question"]) == (asked.name, asked.question)
