@@ -14,6 +14,7 @@ from captioner.backends.base import AnsweringBackend, Encoded
 from captioner.backends.choice import open_answering
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Picture
+from captioner.options import plain_number
 from captioner.prepared import Prepared, prepare
 from captioner.results import Answer, Failure, OtherAnswer, QuestionWord
 from captioner.shipped import DEFAULT_ANSWERING_MODEL, find_model
@@ -84,6 +85,7 @@ class Asker:
         """
         several = isinstance(question, list)
         questions: list[str] = question if isinstance(question, list) else [question]
+        n_best = plain_number(n_best)
         self.check_number(n_best)
         split = [self.split(one) for one in questions]  # refused before the picture is opened
         if not split:

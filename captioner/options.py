@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from captioner.errors import OptionError
@@ -43,6 +43,7 @@ class Greedy:
     require_words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _settle_numbers(self)
         _check("max_length", self.max_length, at_least=1, at_most=MAX_WORDS)
         _check("min_length", self.min_length, at_least=0, at_most=MAX_WORDS)
         _check("no_repeat_ngram", self.no_repeat_ngram, at_least=0, at_most=MAX_WORDS)
@@ -113,10 +114,10 @@ class Beam(Greedy):
         if type(self.refill) is not bool:
             raise OptionError(f"refill must be true or false, not {self.refill!r}")
         if not _is_number(self.length_penalty) or not 0 <= self.length_penalty <= 5:
-            raise OptionError(f"length_penalty must be from 0 to 5, not {self.length_penalty}")
+            raise OptionError(f"length_penalty must be from 0 to 5, not {self.length_penalty!r}")
         _check("diverse_groups", self.diverse_groups, at_least=1, at_most=MAX_ROWS)
         if not _is_number(self.diversity) or not 0 <= self.diversity <= 100:
-            raise OptionError(f"diversity must be from 0 to 100, not {self.diversity}")
+            raise OptionError(f"diversity must be from 0 to 100, not {self.diversity!r}")
         if self.width % self.diverse_groups:
             wider = -(-self.width // self.diverse_groups) * self.diverse_groups
             raise OptionError(
@@ -147,6 +148,7 @@ class Beam(Greedy):
         for name in ("max", "min"):
             if f"{name}_words" in changes:
                 changes[f"{name}_length"] = changes.pop(f"{name}_words")
+        changes = {name: plain_number(value) for name, value in changes.items()}
         most = changes.get("max_length")
         if type(most) is int and most > 0 and "min_length" not in changes:
             changes["min_length"] = min(self.min_length, most)
@@ -188,9 +190,9 @@ class Sampling(Greedy):
         _check("samples", self.samples, at_least=1, at_most=MAX_ROWS)
         _check("seed", self.seed, at_least=0, at_most=2**63 - 1)
         if not _is_number(self.temperature) or not 0 < self.temperature < math.inf:
-            raise OptionError(f"temperature must be a number above 0, not {self.temperature}")
+            raise OptionError(f"temperature must be a number above 0, not {self.temperature!r}")
         if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
-            raise OptionError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+            raise OptionError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +214,7 @@ class MapOptions:
     block: int = 3
 
     def __post_init__(self) -> None:
+        _settle_numbers(self)
         if not isinstance(self.explain, str) or self.explain not in EXPLAIN:
             raise OptionError(f"maps come from {', '.join(EXPLAIN)}, not from '{self.explain}'")
         if not isinstance(self.sinks, str) or self.sinks not in SINKS:
@@ -247,6 +250,17 @@ class MapOptions:
             options.explain: {name: value for name, value in asdict(options).items() if name != "explain"}
             for options in (*others, default)
         }
+
+
+def plain_number(value: Any) -> Any:
+    """A number of numpy as Python's own, which JSON can hold; anything else as it is."""
+    is_numpy = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
+    return value.item() if is_numpy else value
+
+
+def _settle_numbers(options: "Greedy | MapOptions") -> None:
+    for each in fields(options):
+        object.__setattr__(options, each.name, plain_number(getattr(options, each.name)))
 
 
 def _check(name: str, value: int, *, at_least: int, at_most: int) -> None:

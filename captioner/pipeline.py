@@ -390,15 +390,28 @@ class Captioner:
             for one in zip(split, ids, explained, strict=True)
         ]
 
-    def with_gains(self, captions: Sequence[Caption]) -> list[Caption]:
+    @overload
+    def with_gains(self, captions: Sequence[Caption]) -> list[Caption]: ...
+    @overload
+    def with_gains(self, captions: Sequence[Outcome]) -> list[Outcome]: ...
+    def with_gains(self, captions: Sequence[Outcome]) -> Sequence[Outcome]:
         """Captions of this model whose words have their ``gain``, how much the picture mattered; see
-        `captioner.picture_gain`."""
+        `captioner.picture_gain`. A `Failure` stays in its place.
+
+        Raises:
+            OptionError: it is no list of captions.
+        """
         from captioner.picture_gain import even_grid, with_gains
 
+        if not isinstance(captions, Iterable) or isinstance(captions, (str, bytes)):
+            raise OptionError(f"captions are a list, not {type(captions).__name__}", remedy="put it into a list")
+        outcomes = list(captions)
         with self._lock:
             if self._even is None:
                 self._even = even_grid(self.backend)
-        return with_gains(self.backend, self._even, captions)
+        made = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+        gained = iter(with_gains(self.backend, self._even, made))
+        return [outcome if isinstance(outcome, Failure) else next(gained) for outcome in outcomes]
 
     def heads(self, caption: Caption, word: str | int) -> "Heads":
         """What every attention head looked at for a word of a caption that this model made or read; needs torch.
@@ -567,8 +580,10 @@ def load(
     """
     path = find_model(model)
     device = str(device or "auto")
+    if not isinstance(map_heads or "", str):
+        raise OptionError(f"map_heads is a text, not {map_heads!r:.60}", remedy="give it as '5:0,5:3'")
     heads = parse_heads(map_heads or "")
-    opened = open_backend(backend, path, device=device, threads=threads, wait=wait, map_heads=heads)
+    opened = open_backend(backend or "auto", path, device=device, threads=threads, wait=wait, map_heads=heads)
     try:
         return Captioner(opened, name=name_of(path), file=None if path.is_dir() else path, threads=threads)
     except (TypeError, OptionError) as error:

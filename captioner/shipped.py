@@ -29,7 +29,8 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
     """
     from pathlib import Path
 
-    text = os.fspath(model)
+    if not isinstance(model, (str, os.PathLike)) or not isinstance(text := os.fspath(model), str):
+        raise CheckpointError(f"a model is a name or a path, not {model!r:.60}")
     if text.startswith(PREFIX):
         if answering:
             raise CheckpointError(f"{text}: models of the hub make captions here, and answer no questions")

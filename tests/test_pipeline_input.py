@@ -17,9 +17,12 @@ import pytest
 from PIL import Image
 
 from captioner import Captioner
-from captioner.errors import CaptionerError, ImageError, OptionError, TooManyPixelsError
+from captioner.asking import load_answering
+from captioner.errors import CaptionerError, CheckpointError, ImageError, OptionError, TooManyPixelsError
+from captioner.options import MapOptions, Sampling
 from captioner.pipeline import load
 from captioner.results import Caption, Failure
+from captioner.show.page import page as page_of
 
 GRAY = Image.new("RGB", (40, 30), "gray")
 PIXELS = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
@@ -222,3 +225,57 @@ def test_odd_pictures_do_not_warn(model: Captioner) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.caption([make() for make in NO_PICTURES.values()])
+
+
+def test_numbers_of_numpy_are_numbers(model: Captioner, tiny_answers: Path) -> None:
+    given = model.options(width=np.int64(3), length_penalty=np.float32(0.5), max_words=np.int16(4), n_best=np.uint8(2))
+    assert given == model.options(width=3, length_penalty=0.5, max_words=4, n_best=2)
+    assert {type(value) for value in (given.width, given.length_penalty, given.min_length)} <= {int, float}
+    assert type(Sampling(temperature=np.float32(0.5), seed=np.int64(3)).seed) is int
+    assert MapOptions(block=np.int64(3)) == MapOptions()  # type: ignore[arg-type]
+    asker = load_answering(tiny_answers)
+    assert len(asker.ask(GRAY, "the dog", n_best=np.int64(2)).alternatives) == 1  # type: ignore[arg-type]
+    for wrong in (np.float64("nan"), np.array([1.0]), np.True_):
+        with pytest.raises(OptionError, match="0 to 5"):
+            model.options(length_penalty=wrong)
+
+
+def test_a_result_is_not_saved_onto_its_picture(model: Captioner, tiny_answers: Path, tmp_path: Path) -> None:
+    picture, link, page = tmp_path / "a.png", tmp_path / "link.png", tmp_path / "page.html"
+    picture.write_bytes(whole := file_of(GRAY))
+    link.symlink_to(picture)
+    page.hardlink_to(picture)
+    (kept,) = model.caption_all([str(picture)], keep=20)
+    for result in (model.caption(picture), kept, load_answering(tiny_answers).ask(picture, "the dog")):
+        assert not isinstance(result, Failure)
+        for save, path in ((result.figure, picture), (result.figure, link), (result.page, page)):
+            with pytest.raises(OptionError, match=path.name) as error:
+                save(path)
+            assert error.value.remedy
+    assert picture.read_bytes() == whole
+
+
+def test_failures_among_captions_stay_failures(model: Captioner) -> None:
+    outcomes = model.caption([b"no picture", GRAY])
+    gained = model.with_gains(outcomes)
+    assert gained[0] is outcomes[0] and isinstance(gained[1], Caption)
+    assert gained[1].words[0].gain is not None
+    with pytest.raises(OptionError, match="not an image"):
+        page_of(outcomes)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="list"):
+        model.with_gains(gained[1])  # type: ignore[call-overload]
+
+
+def test_what_is_out_of_its_range_or_kind_is_named(model: Captioner, tiny_model: Path, tiny_answers: Path) -> None:
+    caption = model.caption(GRAY)
+    for value in (1.5, float("nan"), "a"):
+        with pytest.raises(OptionError, match=str(value)):
+            caption.reviewed(value)  # type: ignore[arg-type]
+    for name in (None, 5, b"default"):
+        with pytest.raises(CheckpointError, match="name or a path"):
+            load(name)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="map_heads"):
+        load(tiny_model, map_heads=5)  # type: ignore[arg-type]
+    for threads in (0, True, "2"):
+        with pytest.raises(OptionError, match="threads"):
+            load_answering(tiny_answers, backend="torch", threads=threads)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from captioner.errors import OptionError
+from captioner.options import plain_number
 
 _LOOK_EVERY = 5.0  # seconds
 _SHORTEST_LOOK = 0.05
@@ -17,11 +18,18 @@ def check_threads(threads: int | None) -> int | None:
         OptionError: fewer than 1.
     """
     if threads is not None:
-        if type(threads) is not int or threads < 1:
-            raise OptionError(f"threads must be a whole number of at least 1, not {threads!r}")
-        return threads
+        return whole_threads(threads)
     from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(from_environment) if from_environment.isdigit() and int(from_environment) >= 1 else None
+    is_number = from_environment.isascii() and from_environment.isdecimal() and len(from_environment) < 5
+    return int(from_environment) or None if is_number else None
+
+
+def whole_threads(threads: int) -> int:
+    """The number of threads. Raises OptionError where it is no whole number of at least 1."""
+    threads = plain_number(threads)
+    if type(threads) is not int or threads < 1:
+        raise OptionError(f"threads must be a whole number of at least 1, not {threads!r}")
+    return threads
 
 
 def choose_threads(*, cores: int, usable: int, busy: float) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from captioner import checkpoint
 from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens
+from captioner.backends.threads import whole_threads
 from captioner.checkpoint import Checkpoint
 from captioner.errors import OptionError
 from captioner.explain.attention import attention_heads
@@ -186,6 +187,16 @@ def _unpad(captions: Tokens, log_p: Tensor, maps: Tensor, off_grid: Tensor) -> l
     ]
 
 
+def set_threads(threads: int | None) -> None:
+    """Let torch compute with so many threads in this process from now on; None leaves them as they are.
+
+    Raises:
+        OptionError: fewer than 1.
+    """
+    if threads is not None:
+        torch.set_num_threads(whole_threads(threads))
+
+
 def find_device(device: str) -> str:
     """The device that a name means: "auto" is the best one of this machine.
 
@@ -220,9 +231,6 @@ def open_model(path: str, *, device: str = "auto", threads: int | None = None) -
     """
     if Path(path).is_dir():
         raise OptionError(f"{path}: an exported folder runs on the backend onnx, not on torch")
-    if threads is not None:
-        if type(threads) is not int or threads < 1:
-            raise OptionError(f"threads must be a whole number of at least 1, not {threads!r}")
-        torch.set_num_threads(threads)
+    set_threads(threads)
     found = find_device(device)
     return TorchBackend(checkpoint.load(path, device=found), digest=read_header(path)["digest"])

@@ -5,7 +5,7 @@ import torch
 from captioner import checkpoint
 from captioner.backends.base import AnswerScores, Encoded, Tokens
 from captioner.backends.questions import pad_questions, unpad_answers
-from captioner.backends.torch import TorchEncoder, find_device
+from captioner.backends.torch import TorchEncoder, find_device, set_threads
 from captioner.checkpoint import AnswerCheckpoint
 from captioner.header import read_header
 from captioner.model.answer_model import AnswerModel
@@ -42,10 +42,9 @@ def open_torch(path: str, *, device: str = "auto", threads: int | None = None) -
 
     Raises:
         CheckpointError: it is missing, damaged, or a captioning model.
-        OptionError: there is no such device.
+        OptionError: there is no such device, or fewer than 1 thread.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     found = find_device(device)
     return TorchAnsweringBackend(
         checkpoint.load_answering(path, device=found), device=found, digest=read_header(path)["digest"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.files import check_output, refuse_overwriting, write_whole
+from captioner.commands.files import check_output, model_files, refuse_overwriting, write_whole
 from captioner.commands.model_options import add_model_options, load_model
 from captioner.commands.ranges import check_not_negative, check_positive, check_resamples
 from captioner.errors import DataError, OptionError
@@ -172,10 +172,9 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path]:
         from captioner.shipped import shipped_models
 
         yield from pictures_in(options.images)
-        yield from shipped_models().values()
-        if options.model is not None:
-            yield Path(options.model).expanduser()
-            yield from (path for path in Path(options.model).glob("*") if path.is_file())
+        given = [Path(options.model).expanduser()] if options.model else []
+        for model in (*shipped_models().values(), *given):
+            yield from model_files(model)
 
 
 def _save_frequencies(annotations: "Annotations", path: Path, known: "References", *, partial: bool) -> None:

@@ -63,8 +63,12 @@ def refuse_overwriting(outputs: Mapping[str, FilePath | None], inputs: Iterable[
 
 
 def model_files(model: Path) -> list[Path]:
-    """What a run reads of a model: its file, or the files in its folder."""
-    return [path for path in model.rglob("*") if path.is_file()] if model.is_dir() else [model]
+    """What a run reads of a model: its file and the graphs beside it, or the files in its folder."""
+    if model.is_dir():
+        return [path for path in model.rglob("*") if path.is_file()]
+    from captioner.backends.graph_files import graph_folder
+
+    return [model, *graph_folder(model).glob("*")]
 
 
 def _key_of_output(path: FilePath) -> tuple[_Key | None, bool]:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from captioner.errors import CaptionerError, ImageError, OptionError, one_line
 from captioner.image import MAX_PIXELS
+from captioner.options import plain_number
 
 ANIMATED = ("GIF", "WEBP", "PNG", "JPEG")
 MOST_FRAMES = 64
@@ -32,6 +33,7 @@ def read_frames(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -
         ImageError: it is no clip that opens; the message names the file.
         OptionError: a number that is out of range, or a video where PyAV is not installed.
     """
+    count = plain_number(count)
     if type(count) is not int or not 1 <= count <= MOST_FRAMES:
         raise OptionError(f"frames must be a whole number from 1 to {MOST_FRAMES}, not {count!r}")
     path = Path(path)

@@ -11,7 +11,6 @@ from captioner.data.readers.text import read_text
 from captioner.errors import DataError
 from captioner.formats import SUFFIXES
 
-
 _Value = TypeVar("_Value")
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from captioner.errors import OptionError
 from captioner.image import Geometry, Picture
+from captioner.options import plain_number
 from captioner.results.shown import Shown, rounded
 from captioner.tokenizer.detokenize import detokenize
 
@@ -151,7 +153,14 @@ class Caption(Shown):
         return math.exp(sum(map(math.log, chosen)) / len(chosen))
 
     def reviewed(self, min_confidence: float) -> "Caption":
-        """The caption with ``needs_review``: whether its `confidence` is below a minimum."""
+        """The caption with ``needs_review``: whether its `confidence` is below a minimum.
+
+        Raises:
+            OptionError: the minimum is not from 0 to 1.
+        """
+        min_confidence = plain_number(min_confidence)
+        if not isinstance(min_confidence, (int, float)) or not 0 <= min_confidence <= 1:
+            raise OptionError(f"min_confidence must be from 0 to 1, not {min_confidence!r}")
         return replace(self, needs_review=self.confidence < min_confidence)
 
     @cached_property

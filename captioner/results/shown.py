@@ -1,11 +1,12 @@
 """What captions and answers share: their picture, and that they show themselves."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
-from captioner.errors import ImageError
+from captioner.errors import ImageError, OptionError
 from captioner.image import Geometry, Picture, open_image
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Shown:
     """A result over a picture. A child has ``_draw`` and ``_small``, its figure whole and as notebooks keep it."""
 
     geometry: Geometry
+    image: str
     source: Picture
 
     @property
@@ -39,9 +41,14 @@ class Shown:
         Args:
             path: where to save it as well: .png, .pdf, .svg or another format of matplotlib.
             smooth: interpolate between cells; False shows the cells as they are.
+
+        Raises:
+            ImageError: the picture's file is no longer there.
+            OptionError: the path is the picture's own file, has another ending or cannot be written.
         """
         from captioner.show.figure import save_figure
 
+        self._refuse_own_picture(path)
         figure = self._draw(smooth=smooth)
         if path is not None:
             save_figure(figure, path)
@@ -55,14 +62,26 @@ class Shown:
 
         Raises:
             ImageError: the picture's file is no longer there.
-            OptionError: the path has another ending or cannot be written.
+            OptionError: the path is the picture's own file, has another ending or cannot be written.
         """
         from captioner.show.page import page, save_page
 
+        self._refuse_own_picture(path)
         document = page([cast("Caption | Answer", self)])
         if path is not None:
             save_page(document, path)
         return document
+
+    def _refuse_own_picture(self, path: str | Path | None) -> None:
+        """The picture is not overwritten, also through a link. Raises OptionError."""
+        own = [one for one in (self.source, self.image) if isinstance(one, (str, os.PathLike))]
+        for one in own if path is not None else ():
+            try:
+                is_same = Path(one).samefile(path)
+            except (OSError, ValueError):  # one of them is not there
+                continue
+            if is_same:
+                raise OptionError(f"{path} is the picture itself", remedy="save to another file")
 
     def _draw(self, *, smooth: bool) -> "Figure":
         raise NotImplementedError

@@ -8,9 +8,22 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from captioner.serve.problems import SCHEMA, Problem, describe
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")  # Pydantic would take "1_0" and "3.0" too
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 WIDEST_BEAM = 10
 LONGEST_CAPTION = 50
+
+
+def _check_digits(value: object) -> object:
+    if isinstance(value, str) and not _INTEGER.fullmatch(value):
+        raise ValueError("input should be an integer in digits")
+    return value
+
+
+def _check_figures(value: object) -> object:
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        raise ValueError("input should be a number in digits")
+    return value
 
 
 class Options(BaseModel):
@@ -98,6 +111,8 @@ class Question(BaseModel):
     n_best: int = Field(1, ge=1, le=MOST_ANSWERS, description="answers to each question, the likeliest first")
     format: Literal["json", "html", "png"] = Field("json", description="json; html, a page; png, the figure")
     viewer: bool = Field(False, description="add what the page's viewer needs")
+
+    _in_digits = field_validator("n_best", mode="before")(_check_digits)
 
     @property
     def questions(self) -> list[str]:

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from captioner.errors import OptionError
-from captioner.results import Answer
+from captioner.results import Answer, Failure
 from captioner.show.scale import FAINTEST_TOP, times_even
 
 if TYPE_CHECKING:
@@ -212,7 +212,11 @@ def page(captions: "Sequence[Caption | Answer]", *, title: str | None = None, sm
 
     Raises:
         ImageError: the file of a picture is no longer there.
+        OptionError: one of them is a `Failure`.
     """
+    for caption in captions:
+        if isinstance(caption, Failure):
+            raise OptionError(f"a page shows captions, and this is none: {caption}", remedy="leave failures out")
     several = len(captions) != 1
     if title is None:
         answers = any(isinstance(caption, Answer) for caption in captions)

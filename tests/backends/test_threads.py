@@ -33,7 +33,7 @@ def test_what_is_asked_for_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
     assert check_threads(None) == 5
     assert check_threads(2) == 2
-    for value in ("none", "0", ""):
+    for value in ("none", "0", "", "\u00b2", "9" * 9):
         monkeypatch.setenv("OMP_NUM_THREADS", value)
         assert check_threads(None) is None
     for wrong in (0, -1, 1.5, True):

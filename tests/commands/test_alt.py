@@ -112,9 +112,7 @@ def test_patch_finds_pages_whatever_their_names(command: Command, site: Path) ->
         assert all(" alt=" in (site / name).read_text() for name in names)
 
 
-def test_folders_that_are_not_searched_are_named(
-    command: Command, site: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_that_are_not_searched_are_named(command: Command, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("elsewhere").mkdir()
     Path("elsewhere", "page.html").write_text("<img src=a.png>")
     (site / "linked").symlink_to(Path("elsewhere").absolute())

@@ -301,6 +301,19 @@ def test_caption_then_score(evaluate_command: Run, files: tuple[Path, Path], pic
     assert json.loads(printed) == json.loads(again)
 
 
+def test_no_graph_of_a_model_is_overwritten(
+    evaluate_command: Run, files: tuple[Path, Path], pictures: Path, tmp_path: Path
+) -> None:
+    graph = tmp_path / "graphs" / "default" / "step.onnx"
+    graph.parent.mkdir(parents=True)
+    graph.write_bytes(b"a graph")
+    command = ("--annotations", files[0], "--images", pictures)
+    for option in ("--save-results", "--per-image"):
+        code, _, errors = evaluate_command(*command, option, graph)
+        assert code == 2 and str(graph) in errors
+    assert graph.read_bytes() == b"a graph"
+
+
 def test_a_broken_picture_is_named(evaluate_command: Run, files: tuple[Path, Path], pictures: Path) -> None:
     (pictures / f"{3:012d}.jpg").write_bytes(b"broken")
     with pytest.raises(DataError, match="1 picture could not be captioned"):

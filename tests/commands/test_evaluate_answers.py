@@ -212,7 +212,11 @@ def test_ids_that_are_texts_on_one_side_and_numbers_on_the_other_are_understood(
 def test_annotations_of_another_picture_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [*_official(tmp_path), "--results", str(tmp_path / "r.json")]
     rows = json.loads((tmp_path / "a.json").read_text())["annotations"]
-    for name, value, named in (("image_id", 9, "picture 9"), ("image_id", [1], "'image_id'"), ("question_id", True, "True")):
+    for name, value, named in (
+        ("image_id", 9, "picture 9"),
+        ("image_id", [1], "'image_id'"),
+        ("question_id", True, "True"),
+    ):
         (tmp_path / "a.json").write_text(json.dumps({"annotations": [rows[0], {**rows[1], name: value}, *rows[2:]]}))
         assert main(command) == 2
         assert named in capsys.readouterr().err
