@@ -453,14 +453,15 @@ class Captioner:
         prepared = self.prepare(caption.source)
         return prepared, self.vocabulary.encode_made([word.text for word in caption.words])
 
-    def caption_clip(self, frames: Sequence[Picture], *, options: Greedy | None = None) -> ClipCaption:
+    def caption_clip(self, frames: Iterable[Picture], *, options: Greedy | None = None) -> ClipCaption:
         """One caption of a clip, over the cells of all its frames; needs torch.
 
         The frames are encoded one by one and their cells are joined. A model that was trained on pictures attends to
         them as to one large picture; one with the attention "temporal" weighs the frames as well.
 
         Args:
-            frames: pictures of one size, in order; `captioner.data.clips.read_frames` reads them from a file.
+            frames: pictures of one size, in order; `captioner.data.clips.frames_of` reads them from a file. Of each a
+                small copy is kept.
             options: as of `caption`.
 
         Raises:
@@ -476,6 +477,8 @@ class Captioner:
             raise OptionError(
                 f"frames are a list of pictures, not {frames!r:.60}", remedy="read them with captioner.data.clips"
             )
+        if not isinstance(frames, Iterable):
+            raise OptionError(f"frames are a list of pictures, not {type(frames).__name__}")
         ready = [self.prepare(frame, keep=_FRAME_PIXELS) for frame in frames]
         found, geometry, strip = caption_frames(self.torch_backend(), ready, options or self.default_options)
         best, *others = (decoded_alternative(hypothesis, self.vocabulary) for hypothesis in found)

@@ -128,9 +128,9 @@ def _caption(model: "Captioner", picture: Path, options: argparse.Namespace, dec
     max_pixels = options.max_pixels or MAX_PIXELS
     if options.frames is None:
         return model.caption(picture, options=decoding, explain=options.explain, max_pixels=max_pixels)
-    from captioner.data.clips import read_frames
+    from captioner.data.clips import frames_of
 
-    frames = read_frames(picture, options.frames, max_pixels=max_pixels)
+    frames = frames_of(picture, options.frames, max_pixels=max_pixels)
     return replace(model.caption_clip(frames, options=decoding), image=str(picture))
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from captioner.errors import CaptionerError, ImageError, OptionError, one_line
-from captioner.image import MAX_PIXELS
+from captioner.image import MAX_PIXELS, SUFFIXES, open_image
 from captioner.options import plain_number
 
 ANIMATED = ("GIF", "WEBP", "PNG", "JPEG")
@@ -19,10 +19,15 @@ _MOST_READ = 100_000
 
 
 def read_frames(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
-    """Frames of a clip, evenly spread over it, as RGB pictures.
+    """As `frames_of`, all at once."""
+    return list(frames_of(path, count, max_pixels=max_pixels))
+
+
+def frames_of(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Frames of a clip, evenly spread over it, as RGB pictures, one after the other: 64 large ones may not fit into memory.
 
     The clip is cut into ``count`` parts of equal length, and the frame in the middle of each is taken. A clip of fewer
-    frames gives them all; a still picture gives one.
+    frames gives them all; a still picture gives one, as `captioner.image.open_image` opens it.
 
     Args:
         path: of the file.
@@ -44,9 +49,15 @@ def read_frames(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -
     try:
         with Image.open(path, formats=ANIMATED) as animation:
             _check_size(path, animation.size, max_pixels)
-            return _of_animation(animation, count)
+            if getattr(animation, "n_frames", 1) > 1:
+                yield from _of_animation(animation, count)
+                return
+        yield open_image(path, max_pixels=max_pixels)
     except UnidentifiedImageError:
-        return _of_video(path, count, max_pixels)
+        if path.suffix.lower() in SUFFIXES:
+            yield open_image(path, max_pixels=max_pixels)
+        else:
+            yield from _of_video(path, count, max_pixels)
     except CaptionerError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every exception for damaged files
@@ -60,14 +71,10 @@ def chosen(total: int, count: int) -> list[int]:
     return [int((i + 0.5) * total / count) for i in range(count)]
 
 
-def _of_animation(animation: Image.Image, count: int) -> list[Image.Image]:
-    frames = []
+def _of_animation(animation: Image.Image, count: int) -> Iterator[Image.Image]:
     for number in chosen(min(getattr(animation, "n_frames", 1), _MOST_READ), count):
         animation.seek(number)
-        frame = ImageOps.exif_transpose(animation).convert("RGBA")
-        white = Image.new("RGBA", frame.size, "white")
-        frames.append(Image.alpha_composite(white, frame).convert("RGB"))
-    return frames
+        yield open_image(animation)
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
@@ -77,7 +84,7 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _of_video(path: Path, count: int, max_pixels: int) -> list[Image.Image]:
+def _of_video(path: Path, count: int, max_pixels: int) -> Iterator[Image.Image]:
     try:
         import av
     except ImportError:
@@ -92,17 +99,15 @@ def _of_video(path: Path, count: int, max_pixels: int) -> list[Image.Image]:
             total = sum(1 for _ in _decoded(container))
         wanted = set(chosen(total, count))
         with av.open(str(path)) as container:
-            frames = []
             for number, frame in enumerate(_decoded(container)):
                 if number in wanted:
                     _check_size(path, (frame.width, frame.height), max_pixels)
-                    frames.append(Image.fromarray(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)))
+                    yield Image.fromarray(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ImageError(f"{path}: neither an animation nor a video that opens ({reason})") from None
-    if not frames:
+    if not wanted:
         raise ImageError(f"{path}: holds no frame")
-    return frames
 
 
 def _decoded(container: Any) -> Iterator[Any]:

@@ -128,12 +128,16 @@ def _signature(report: GroundReport) -> str:
 
 
 def _overall(scores: GroundingScores) -> Table:
+    enough = scores.pictures >= MINIMUM_PICTURES
     table = plain_table("all nouns", "points at it", "95% interval", "mass on it", "95% interval")
-    table.add_row("the noun's map", *_cells(scores.maps.pointing), *_cells(scores.maps.mass), style="bold")
-    for name in BASELINES:
-        baseline = scores.baselines[name]
-        table.add_row(ROWS[name], *_cells(baseline.pointing), *_cells(baseline.mass))
+    rows = [("the noun's map", scores.maps, "bold")]
+    rows += [(ROWS[name], scores.baselines[name], "") for name in BASELINES]
+    for title, each, style in rows:
+        cells = (*_cells(each.pointing, enough=enough), *_cells(each.mass, enough=enough))
+        table.add_row(title, *cells, style=style)
     table.add_row("highest possible", f"{scores.reachable:.1%}", "", "", "", style="dim")
+    if not enough:
+        table.caption = f"no intervals for fewer than {MINIMUM_PICTURES} pictures"
     return table
 
 
@@ -185,8 +189,8 @@ def _faithfulness(found: Faithfulness) -> Table:
         ),
     ):
         low, high = gain.interval.low, gain.interval.high
-        row = (f"{own.value:.3f}", f"{chance.value:.3f}", f"{gain.value:+.3f}", f"{low:+.3f} to {high:+.3f}")
-        table.add_row(title, *row)
+        interval = f"{low:+.3f} to {high:+.3f}" if found.pictures >= MINIMUM_PICTURES else ""
+        table.add_row(title, f"{own.value:.3f}", f"{chance.value:.3f}", f"{gain.value:+.3f}", interval)
     return table
 
 
@@ -199,10 +203,14 @@ def plain_table(first: str, *titles: str) -> Table:
     return table
 
 
-def _cells(estimate: Estimate) -> tuple[str, str]:
-    return ("-", "") if math.isnan(estimate.value) else (f"{estimate.value:.1%}", interval_text(estimate))
+def _cells(estimate: Estimate, *, enough: bool) -> tuple[str, str]:
+    if math.isnan(estimate.value):
+        return "-", ""
+    return f"{estimate.value:.1%}", interval_text(estimate) if enough else ""
 
 
 def interval_text(estimate: Estimate) -> str:
-    """The interval in percent."""
+    """The interval in percent; "" where there is none."""
+    if math.isnan(estimate.interval.low):
+        return ""
     return f"{100 * estimate.interval.low:.1f} to {100 * estimate.interval.high:.1f}"

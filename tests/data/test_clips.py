@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioner.data.clips import chosen, read_frames
+from captioner.data.clips import chosen, frames_of, read_frames
 from captioner.errors import ImageError, OptionError
+from captioner.image import open_image
 
 
 def animation(path: Path, frames: int) -> Path:
@@ -43,6 +44,24 @@ def test_a_still_picture_is_a_clip_of_one_frame(tmp_path: Path) -> None:
     turned[0x0112] = 6  # a quarter turn
     Image.new("RGB", (8, 4), (40, 40, 40)).save(tmp_path / "turned.jpg", exif=turned)
     assert [frame.size for frame in read_frames(tmp_path / "turned.jpg", 2)] == [(4, 8)]
+
+
+def test_a_still_picture_is_the_one_that_is_captioned(tmp_path: Path) -> None:
+    grey = np.full((6, 8), 40 * 257, dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "still.bmp")
+    (odd := Image.Exif())[0x0112] = 6
+    damaged = odd.tobytes().replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")  # an orientation that is a text
+    Image.new("RGB", (8, 4), (40, 40, 40)).save(tmp_path / "odd.jpg", exif=damaged)
+    for path in sorted(tmp_path.iterdir()):
+        (frame,) = read_frames(path, 3)
+        assert frame.tobytes() == open_image(path).tobytes(), path.name
+
+
+def test_frames_come_one_by_one(tmp_path: Path) -> None:
+    frames = frames_of(animation(tmp_path / "clip.gif", 8), 4)
+    assert levels([next(frames)]) == [1]
+    assert levels(list(frames)) == [3, 5, 7]
 
 
 def test_what_is_no_clip_is_named(tmp_path: Path) -> None:

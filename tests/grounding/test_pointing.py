@@ -1,12 +1,16 @@
 """Pointing and mass, by hand, and the baselines beside them."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from captioner.errors import DataError, OptionError
 from captioner.grounding.bootstrap import bootstrap_means
 from captioner.grounding.pointing import GroundedNoun, score_pointing
 from captioner.grounding.region import Region
+from captioner.grounding.report import GroundReport, SourceReport, print_ground_report
 from captioner.grounding.scores import average_scores
 from captioner.image import Geometry
 
@@ -163,6 +167,21 @@ def test_averages_are_over_nouns_and_by_class() -> None:
     assert average_scores(many, [score_pointing(m) for m in many])[0].beats_baselines
     mixed = [noun(miss if i % 2 else hit, region, hit, miss, picture=str(i)) for i in range(12)]
     assert not average_scores(mixed, [score_pointing(m) for m in mixed])[0].beats_baselines
+
+
+@pytest.mark.parametrize("pictures", [1, 9, 10])
+def test_tables_have_intervals_from_ten_pictures_on(pictures: int) -> None:
+    region = Region.of_boxes([(0.0, 0.0, 0.25, 0.25)])
+    hit, miss = one({(0, 0): 1.0}), one({(3, 3): 1.0})
+    nouns = [noun(hit, region, *[miss] * (i == 0), picture=str(i)) for i in range(pictures)]
+    scores, by_class = average_scores(nouns, [score_pointing(m) for m in nouns], resamples=3)
+    source = SourceReport(scores=scores, by_class=by_class, absent=0)
+    report = GroundReport(model="m", data="d", map_options={}, masks=False, sources={"references": source})
+    console = Console(width=160, file=io.StringIO())
+    print_ground_report(report, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("100.0 to 100.0" in text) == (pictures == 10)
+    assert "nan" not in text
 
 
 def test_intervals_draw_pictures_with_all_their_nouns() -> None:
