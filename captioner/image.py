@@ -197,9 +197,15 @@ def _file(picture: Picture, name: str) -> Iterator[IO[bytes]]:
             raise ImageError(f"{name}: the file is empty")
         yield io.BytesIO(data)
     else:
+        remedy = ""
+        if hasattr(picture, "read"):
+            remedy = "give the bytes of an open file, its read()"
+        elif isinstance(picture, list):
+            remedy = "give one picture"
+        elif isinstance(picture, Iterable):
+            remedy = "put several into a list"
         raise ImageError(
-            f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}",
-            remedy="put several into a list" if isinstance(picture, Iterable) else "",
+            f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}", remedy=remedy
         )
 
 

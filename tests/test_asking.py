@@ -1,5 +1,6 @@
 """Asking: answers, lists of questions, pictures that are encoded once, and questions that cannot be read."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ def test_an_answer_has_a_map_and_the_weights_of_the_words(asker: Asker, make_pic
     assert answer.image == str(picture) and answer.geometry.size == (40, 30)
     line = answer.as_dict()
     assert line["answer"] == answer.text and np.shape(line["map"]) == (8, 8) and len(line["words"]) == 5
+
+
+def test_answers_compare_and_hash(asker: Asker, make_picture: MakePicture) -> None:
+    picture = make_picture()
+    first, same, other = (asker.ask(picture, text, n_best=2) for text in ("the dog", "the dog", "the cat"))
+    pickled = pickle.loads(pickle.dumps(first))
+    assert first == same == pickled and first != other and first != "the dog"
+    assert {first, same, pickled, other} == {first, other}
 
 
 def test_a_list_encodes_the_picture_once(

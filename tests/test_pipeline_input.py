@@ -96,6 +96,13 @@ def test_what_is_no_picture_is_an_image_error_or_a_failure(model: Captioner, wha
     assert first == last
 
 
+@pytest.mark.parametrize(("what", "remedy"), [(io.BytesIO(b"x"), "read()"), ([GRAY], "one picture"), ((GRAY,), "list")])
+def test_the_remedy_fits_what_was_given(model: Captioner, what: Any, remedy: str) -> None:
+    with pytest.raises(ImageError) as error:
+        model.prepare(what)
+    assert remedy in error.value.remedy
+
+
 SAME = {
     "read-only": lambda a: np.frombuffer(a.tobytes(), np.uint8).reshape(a.shape),
     "negative strides": lambda a: np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1],

@@ -24,7 +24,7 @@ def read_frames(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -
 
 
 def frames_of(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Frames of a clip, evenly spread over it, as RGB pictures, one after the other: 64 large ones may not fit into memory.
+    """Frames of a clip, evenly spread over it, as RGB pictures, one by one: 64 large ones may not fit into memory.
 
     The clip is cut into ``count`` parts of equal length, and the frame in the middle of each is taken. A clip of fewer
     frames gives them all; a still picture gives one, as `captioner.image.open_image` opens it.

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from captioner.image import Geometry, Picture
 from captioner.results.shown import Shown, rounded
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -73,6 +74,20 @@ class Answer(Shown):
 
     def __str__(self) -> str:
         return self.text
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in all that they hold but the picture itself, the map value by value."""
+        if not isinstance(other, Answer):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        map_ = np.asarray(self.map, dtype=np.float32) + np.float32(0)  # -0.0 equals 0.0, and so must its bytes
+        others = self.text, self.probability, self.question, self.words, self.image, self.model, self.geometry
+        return *others, self.alternatives, map_.shape, map_.tobytes()
 
     @property
     def maps(self) -> "NDArray[np.float32]":

@@ -67,12 +67,10 @@ class Options(BaseModel):
     )
     viewer: bool = Field(False, description="add what the page's viewer needs: the picture, small, and packed maps")
 
-    @field_validator("beam", "n_best", "max_length", "min_length", "no_repeat_ngram", "diverse_groups", mode="before")
-    @classmethod
-    def _in_digits(cls, value: object) -> object:
-        if isinstance(value, str) and not _INTEGER.fullmatch(value):
-            raise ValueError("input should be an integer in digits")
-        return value
+    _in_digits = field_validator(
+        "beam", "n_best", "max_length", "min_length", "no_repeat_ngram", "diverse_groups", mode="before"
+    )(_check_digits)
+    _in_figures = field_validator("length_penalty", "diversity", mode="before")(_check_figures)
 
     def of_search(self) -> dict[str, Any]:
         """The options of `Captioner.options` that were given."""

@@ -49,6 +49,7 @@ def test_what_cannot_be_answered_is_a_problem(server: Running, picture: bytes) -
     assert "question" in problem_of(_ask(server, file), 422)["detail"]
     assert "empty" in problem_of(_ask(server, file, question="  "), 422)["detail"]
     assert "zzz" in problem_of(_ask(server, file, question="zzz"), 422)["detail"]
+    assert "'1_0'" in problem_of(_ask(server, file, question="the dog", n_best="1_0"), 422)["detail"]
     many = "\n".join(["the dog"] * 11)
     assert "at most 10" in problem_of(_ask(server, file, question=many, format="png"), 422)["detail"]
     assert "not an image" in problem_of(_ask(server, ("a.txt", b"text"), question="the dog"), 422)["detail"]
