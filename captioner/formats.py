@@ -112,7 +112,7 @@ def too_many_pixels(name: str, size: tuple[int, int], limit: int) -> TooManyPixe
     return TooManyPixelsError(
         f"{name}: {size[0]} x {size[1]} is more than the limit of {limit:,} pixels",
         size,
-        remedy="raise it with max_pixels (--max-pixels) if you trust the file",
+        remedy="make it smaller, or raise max_pixels (captioner caption --max-pixels) if you trust the file",
     )
 
 

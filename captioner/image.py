@@ -159,7 +159,8 @@ def _errors(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: not permitted to read it") from None
     except MemoryError:
         raise ImageError(
-            f"{name}: too large for this machine's memory", remedy="lower max_pixels (--max-pixels)"
+            f"{name}: too large for this machine's memory",
+            remedy="make it smaller, or lower max_pixels (captioner caption --max-pixels)",
         ) from None
     except OSError as error:
         if error.strerror:

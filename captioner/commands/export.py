@@ -204,6 +204,9 @@ def _decoding(text: str) -> "Beam":
         beam = Beam(**values)
     except TypeError as error:
         raise OptionError(f"--decoding {text}: {error}") from None
+    except OptionError as error:  # whose remedy names options of other commands
+        what = str(error).removesuffix(f"; {error.remedy}")
+        raise OptionError(f"--decoding {text}: {what}", remedy="change these values") from None
     if not can_store(beam):
         raise OptionError(
             f"--decoding {text}: a model file holds no such wide beam, and no captions so long",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from captioner.cli import main
 
@@ -168,6 +169,19 @@ def test_a_run_goes_on_with_the_same_pictures_and_ids_alone(
     (moved / "q.jsonl").write_text(json.dumps({"image": "0.png", "question": "the dog", "question_id": 2}) + "\n")
     assert main(command(moved, "photos")) == 2
     assert "line 1" in capsys.readouterr().err
+
+
+def test_no_remedy_names_an_option_of_another_command_as_ones_own(
+    tiny_answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 20_000)).save(bomb)
+    assert main(["ask", str(bomb), "the dog", "--model", str(tiny_answers)]) == 2
+    assert "captioner caption --max-pixels" in capsys.readouterr().err
+    command = ["export", "m.safetensors", "--output", str(tmp_path / "out.safetensors"), "--data", str(tmp_path)]
+    assert main([*command, "--decoding", '{"n_best": 5, "width": 3}']) == 2
+    message = capsys.readouterr().err
+    assert "n_best 5" in message and "--decoding" in message and "--beam" not in message
 
 
 @pytest.mark.parametrize(
