@@ -20,7 +20,7 @@ from captioner import checkpoint
 from captioner.decoding import decode
 from captioner.options import Greedy
 from captioner.pipeline import Captioner, load
-from captioner.word_maps import encode
+from captioner.pipeline.word_maps import encode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the builders are those of the tests
 

@@ -16,8 +16,8 @@ from captioner.data.readers import read
 from captioner.decoding import decode
 from captioner.metrics import evaluate
 from captioner.pipeline import Captioner, load
+from captioner.pipeline.word_maps import encode
 from captioner.results import Caption
-from captioner.word_maps import encode
 
 _TURNS = 15
 

@@ -32,11 +32,11 @@ import captioner.backends.onnx; mark("import onnxruntime")
 import captioner.pipeline, PIL.JpegImagePlugin; mark("import the rest")
 model = captioner.pipeline.load({model!r}, backend="onnx"); mark("load: header, weights, sessions")
 prepared = model.prepare({picture!r}); mark("open the picture")
-from captioner.word_maps import encode
+from captioner.pipeline.word_maps import encode
 encoded = encode(model.backend, [prepared]); mark("encode")
 from captioner.decoding import decode
 found = decode(model.backend, encoded, model.default_options); mark("decode")
-from captioner.assembly import caption_of, decoded_alternative
+from captioner.pipeline.assembly import caption_of, decoded_alternative
 best = decoded_alternative(found[0][0], model.vocabulary)
 caption = caption_of(prepared, best, model=model.name, explain=model.map_options.explain); mark("results")
 print(json.dumps([(name, at - before) for (name, at), (_, before) in zip(times[1:], times)]))

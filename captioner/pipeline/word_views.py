@@ -1,0 +1,69 @@
+"""Further views of a word, computed on torch: what every head looked at, and why this word and not another."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from captioner.backends.base import Backend
+from captioner.errors import OptionError
+from captioner.pipeline.word_maps import encode
+from captioner.prepared import prepare
+from captioner.results import Caption
+from captioner.show.views import Contrast, Heads, place_of
+from captioner.tokenizer.vocabulary import SPECIAL
+
+
+def word_heads(caption: Caption, word: str | int, *, backend: Backend, open_torch: Callable[[], Any]) -> Heads:
+    """Every head's map of a word.
+
+    Args:
+        caption: that the model made or read, with its picture.
+        word: its text, or its place from 0.
+        backend: of the model.
+        open_torch: returns the model on torch, a `captioner.backends.base.HasHeads`.
+
+    Raises:
+        ImageError: the caption's picture is gone.
+        OptionError: the caption has no such word, or torch is not installed.
+    """
+    place = place_of(caption, word)
+    prepared, ids = prepare(caption.source, backend), _ids(caption, backend)
+    on_torch = open_torch()
+    maps = on_torch.heads(encode(on_torch, [prepared]), ids)[:, :, place]  # (layers, heads, h, w)
+    return Heads(caption=caption, place=place, maps=maps, chosen=tuple(on_torch.map_heads))
+
+
+def word_contrast(
+    caption: Caption, word: str | int, other: str, *, backend: Backend, open_torch: Callable[[], Any], model: str
+) -> Contrast:
+    """The difference of the gradient maps of a word and another that could stand there.
+
+    Args:
+        caption, word, backend, open_torch: as of `word_heads`.
+        other: a word of the vocabulary.
+        model: its name.
+
+    Raises:
+        ImageError: the caption's picture is gone.
+        OptionError: the caption has no such word, the model does not know the other, or torch is not installed.
+    """
+    place = place_of(caption, word)
+    other_id = backend.vocabulary.encode([*(one.text for one in caption.words[:place]), other])[-2]
+    if other_id < len(SPECIAL):
+        raise OptionError(f"the model '{model}' does not know the word '{other}'", remedy="name another word")
+    prepared, ids = prepare(caption.source, backend), _ids(caption, backend)
+    on_torch = open_torch()
+    log_p, maps = on_torch.word_gradients(encode(on_torch, [prepared]), ids, place, (ids[place], other_id))
+    valid = prepared.geometry.mask
+    ours, theirs = (np.where(valid, map_, 0.0) for map_ in maps)
+    difference = ours - theirs
+    difference = difference / max(float(np.abs(difference).sum()), 1e-12)
+    probabilities = (float(np.exp(log_p[0])), float(np.exp(log_p[1])))
+    return Contrast(
+        caption=caption, place=place, other=other, probabilities=probabilities, map=difference.astype(np.float32)
+    )
+
+
+def _ids(caption: Caption, backend: Backend) -> list[int]:
+    return backend.vocabulary.encode_made([word.text for word in caption.words])
