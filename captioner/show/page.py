@@ -202,6 +202,15 @@ def picture_files() -> dict[str, str]:
     return {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
 
+def with_cards(document: str) -> str:
+    """A page that takes pictures in, with what all such pages have in the place of ``{drop}`` and ``{card}``: the words
+    where pictures are dropped, and the parts of a picture's card."""
+    folder = importlib.resources.files("captioner.show") / "viewer"
+    for name in ("drop", "card"):
+        document = document.replace(f"{{{name}}}\n", (folder / f"{name}.html").read_text(encoding="utf-8"))
+    return document
+
+
 def page(captions: "Sequence[Caption | Answer]", *, title: str | None = None, smooth: bool = True) -> str:
     """A self-contained document: one caption with all its details, or a gallery of several.
 
