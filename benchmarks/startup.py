@@ -7,7 +7,6 @@ times depend less on neighbours than wall times. ``--python`` may be an environm
 runs in ``--torch-python``.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -16,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from set_up import argument_parser
 
 from captioner.data.scenes import dog_frisbee_park
 
@@ -57,7 +58,7 @@ def measure(python: str, arguments: list[str]) -> tuple[float, float, float, str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--torch-python", default=sys.executable)
