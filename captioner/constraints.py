@@ -261,17 +261,10 @@ class _PieceIds:
 
 
 def check_options(options: object, vocabulary: Vocabulary, *, max_length: int, model: str) -> None:
-    """Check what a model is asked for.
-
-    Args:
-        options: of decoding.
-        vocabulary: of the model.
-        max_length: the most words that it can read.
-        model: its name.
+    """Check options of decoding for a model that reads ``max_length`` words at most; ``model`` is its name.
 
     Raises:
-        OptionError: no options of decoding, more words than the model can read, words that it does not know, or
-            constraints that no caption can meet.
+        OptionError: no such options, more words than it can read, or words that it cannot say.
     """
     if not isinstance(options, Greedy):
         raise OptionError(f"options are Greedy, Beam or Sampling, not {type(options).__name__}")

@@ -24,21 +24,10 @@ _FRAME_PIXELS = 480
 def caption_clip(
     frames: Sequence[Picture], options: Greedy, *, backend: Backend, open_torch: Callable[[], Any], model: str
 ) -> ClipCaption:
-    """Caption the frames of a clip together.
-
-    Args:
-        frames: pictures of one size, in order.
-        options: of decoding.
-        backend: of the model.
-        open_torch: returns the model on torch.
-        model: its name.
+    """See `Captioner.caption_clip`; ``open_torch`` returns the model on torch, and ``model`` is its name.
 
     Returns:
         The caption, whose maps lie on the frames side by side.
-
-    Raises:
-        ImageError: a frame does not open.
-        OptionError: no frames, frames of several sizes, a model of transformers, or torch is not installed.
     """
     if backend.name == "huggingface":
         raise OptionError(

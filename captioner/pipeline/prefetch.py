@@ -37,14 +37,8 @@ def iterator_of(pictures: Iterable[Given]) -> Iterator[Given]:
 def caption_each(
     pictures: Iterator[Given], prepare: Callable[[Given], Ready], caption: CaptionBatch, *, batch: int, threads: int
 ) -> Iterator[Outcome]:
-    """Caption pictures as they come; arguments and errors as of `prefetch`.
-
-    Args:
-        caption: is given those of a batch together, and those that were encoded before one by one.
-
-    Yields:
-        For each picture, in order, a `Caption` or a `Failure`.
-    """
+    """Yield a `Caption` or a `Failure` for each picture, in order; arguments and errors as of `prefetch`. ``caption``
+    is given the pictures of a batch together, and those that were encoded before one by one."""
     with closing(prefetch(pictures, prepare, batch=batch, threads=threads)) as batches:
         for opened in batches:
             captions = iter(caption([one for one in opened if isinstance(one, Prepared)]))

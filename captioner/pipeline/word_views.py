@@ -15,18 +15,7 @@ from captioner.tokenizer.vocabulary import SPECIAL
 
 
 def word_heads(caption: Caption, word: str | int, *, backend: Backend, open_torch: Callable[[], Any]) -> Heads:
-    """Every head's map of a word.
-
-    Args:
-        caption: that the model made or read, with its picture.
-        word: its text, or its place from 0.
-        backend: of the model.
-        open_torch: returns the model on torch, a `captioner.backends.base.HasHeads`.
-
-    Raises:
-        ImageError: the caption's picture is gone.
-        OptionError: the caption has no such word, or torch is not installed.
-    """
+    """See `Captioner.heads`; ``open_torch`` returns the model on torch, a `captioner.backends.base.HasHeads`."""
     place = place_of(caption, word)
     prepared, ids = prepare(caption.source, backend), _ids(caption, backend)
     on_torch = open_torch()
@@ -37,17 +26,7 @@ def word_heads(caption: Caption, word: str | int, *, backend: Backend, open_torc
 def word_contrast(
     caption: Caption, word: str | int, other: str, *, backend: Backend, open_torch: Callable[[], Any], model: str
 ) -> Contrast:
-    """The difference of the gradient maps of a word and another that could stand there.
-
-    Args:
-        caption, word, backend, open_torch: as of `word_heads`.
-        other: a word of the vocabulary.
-        model: its name.
-
-    Raises:
-        ImageError: the caption's picture is gone.
-        OptionError: the caption has no such word, the model does not know the other, or torch is not installed.
-    """
+    """See `Captioner.contrast`; ``model`` is the model's name, and ``open_torch`` is as of `word_heads`."""
     place = place_of(caption, word)
     other_id = backend.vocabulary.encode([*(one.text for one in caption.words[:place]), other])[-2]
     if other_id < len(SPECIAL):
