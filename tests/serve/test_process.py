@@ -30,7 +30,7 @@ from captioner.pipeline import Captioner
 from captioner.cli import main
 captioned = Captioner.caption_prepared
 def slowly(self, ready, **options):
-    time.sleep(0.7)
+    time.sleep(0.4)
     return captioned(self, ready, **options)
 Captioner.caption_prepared = slowly
 sys.exit(main(["serve", "--port", "0", *sys.argv[1:]]))
@@ -64,7 +64,7 @@ def test_a_signal_ends_it_once_its_work_is_done(tiny_model: Path, picture: bytes
 
         with ThreadPoolExecutor(6) as pool:
             assert pool.submit(post, 0).result() == 200
-            answers = [pool.submit(post, number) for number in range(6)]  # three batches: two seconds
+            answers = [pool.submit(post, number) for number in range(6)]  # three batches: more than a second
             answers[0].result()
             running.send_signal(ending)
             assert [answer.result() for answer in answers] == [200] * 6
