@@ -5,7 +5,6 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,6 +198,12 @@ def exported(for_all_processes: Callable[[str, Callable[[Path], object]], Path])
     return make
 
 
+@pytest.fixture(scope="session")
+def quick_model(exported: Callable[[str], Path]) -> Path:
+    """The file of a tiny model with graphs, for programs of their own: they start without torch."""
+    return exported("lstm-padded")
+
+
 SCENES_RECIPES: dict[str, dict[str, Any]] = {
     "transformer": {
         "decoder_options": {"width": 128, "layers": 2, "heads": 4, "hidden": 256, "dropout": 0.1},
@@ -217,13 +222,12 @@ SCENES_RECIPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def _fitted(record: Record, size: tuple[int, int]) -> Record:
-    """The record with its picture as the encoder's input, not compressed: every pass has the same pixels sooner."""
+def _fit_in_place(record: Record) -> None:
+    """Put what the encoder sees in the place of the picture: every pass over it has the same pixels sooner."""
     assert isinstance(record.image, Path)
-    path = record.image.with_suffix(".bmp")
-    side = BACKBONES["tiny"].side
-    Image.fromarray(fit(open_image(record.image), Geometry(size=size, side=side, grid=(1, 1)))).save(path)
-    return replace(record, image=path)
+    image = open_image(record.image)
+    geometry = Geometry(size=image.size, side=BACKBONES["tiny"].side, grid=(1, 1))
+    Image.fromarray(fit(image, geometry)).save(record.image)
 
 
 @pytest.fixture(scope="session")
@@ -238,8 +242,11 @@ def scenes_model(
 
     @cache
     def scenes() -> list[Record]:
-        folder, size = tmp_path_factory.mktemp("scenes"), (192, 144)
-        return [_fitted(record, size) for record in read(write_scenes(folder, count=2400, dev=60, size=size))]
+        folder = tmp_path_factory.mktemp("scenes")
+        records = read(write_scenes(folder, count=2400, dev=60, size=(192, 144), suffix=".bmp"))
+        for record in records:
+            _fit_in_place(record)
+        return records
 
     def train_once(decoder: str) -> Path:
         name = f"scenes-{decoder}.safetensors"

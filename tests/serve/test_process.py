@@ -55,8 +55,8 @@ def process(*command: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_once_its_work_is_done(tiny_model: Path, picture: bytes, ending: signal.Signals) -> None:
-    with process(sys.executable, "-c", SLOW, "--model", tiny_model, "--batch", 2) as (running, url):
+def test_a_signal_ends_it_once_its_work_is_done(quick_model: Path, picture: bytes, ending: signal.Signals) -> None:
+    with process(sys.executable, "-c", SLOW, "--model", quick_model, "--batch", 2) as (running, url):
 
         def post(number: int) -> int:
             files = {"file": (f"{number}.png", picture)}
@@ -73,9 +73,9 @@ def test_a_signal_ends_it_once_its_work_is_done(tiny_model: Path, picture: bytes
         assert running.stderr.read() == ""
 
 
-def test_a_client_that_crashes_leaves_no_trace(tiny_model: Path, picture: bytes) -> None:
+def test_a_client_that_crashes_leaves_no_trace(quick_model: Path, picture: bytes) -> None:
     """Nothing is printed for what clients do wrong; the log of requests is printed when asked for."""
-    with process(*PROGRAM, "--model", tiny_model, "--access-log") as (running, url):
+    with process(*PROGRAM, "--model", quick_model, "--access-log") as (running, url):
         place = url.removeprefix("http://").split(":")
         with socket.create_connection((place[0], int(place[1]))) as connection:
             connection.sendall(b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nab")
@@ -84,9 +84,9 @@ def test_a_client_that_crashes_leaves_no_trace(tiny_model: Path, picture: bytes)
         assert running.wait(30) == 0
 
 
-def test_a_signal_during_an_upload(tiny_model: Path) -> None:
+def test_a_signal_during_an_upload(quick_model: Path) -> None:
     """Its client is told, the server does not wait for the rest, and nothing is printed."""
-    with process(*PROGRAM, "--model", tiny_model, "--device", "cpu") as (running, url):
+    with process(*PROGRAM, "--model", quick_model, "--device", "cpu") as (running, url):
         place = url.removeprefix("http://").split(":")
         with socket.create_connection((place[0], int(place[1])), timeout=60) as connection:
             connection.sendall(
