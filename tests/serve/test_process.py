@@ -20,7 +20,7 @@ from captioner.serve.guard import hosts_of
 from captioner.serve.server import listen
 from captioner.serve.settings import Limits
 
-from .conftest import read_all
+from .conftest import PLAIN, read_all
 
 PROGRAM = [sys.executable, "-m", "captioner", "serve", "--port", "0"]
 
@@ -60,7 +60,7 @@ def test_a_signal_ends_it_once_its_work_is_done(quick_model: Path, picture: byte
 
         def post(number: int) -> int:
             files = {"file": (f"{number}.png", picture)}
-            return httpx2.post(f"{url}/v1/captions", files=files, timeout=60, trust_env=False).status_code
+            return httpx2.post(f"{url}/v1/captions", files=files, timeout=60, **PLAIN).status_code
 
         with ThreadPoolExecutor(6) as pool:
             assert pool.submit(post, 0).result() == 200
@@ -79,7 +79,7 @@ def test_a_client_that_crashes_leaves_no_trace(quick_model: Path, picture: bytes
         place = url.removeprefix("http://").split(":")
         with socket.create_connection((place[0], int(place[1]))) as connection:
             connection.sendall(b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nab")
-        assert httpx2.get(f"{url}/health/live", trust_env=False).status_code == 200
+        assert httpx2.get(f"{url}/health/live", **PLAIN).status_code == 200
         running.send_signal(signal.SIGTERM)
         assert running.wait(30) == 0
 
