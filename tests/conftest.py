@@ -1,9 +1,10 @@
 """What the tests share: tiny models in files, small pictures, the folder of real photographs, and a browser."""
 
 import fcntl
+import gc
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,11 @@ from captioner import checkpoint
 from captioner.data.readers import read
 from captioner.data.records import Record
 from captioner.data.scenes import write_scenes
+from captioner.geometry import Geometry, fit
+from captioner.image import open_image
 from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.answering import HierarchicalConfig
+from captioner.model.backbones import BACKBONES
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.lstm import LSTMConfig
@@ -39,6 +43,17 @@ torch.set_num_threads(1)  # the models of the tests are so small that threads on
 
 _LONG = ("bulk/test_run.py", "export/test_mechanisms.py", "training/test_processes.py", "serve/test_process.py")
 _LONG += ("training/test_kill.py", "export/test_answers.py", "export/test_graphs.py")  # ten seconds and more
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect the tests without garbage collection, a quarter of the time, and leave what is there out of all later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -183,6 +198,12 @@ def exported(for_all_processes: Callable[[str, Callable[[Path], object]], Path])
     return make
 
 
+@pytest.fixture(scope="session")
+def quick_model(exported: Callable[[str], Path]) -> Path:
+    """The file of a tiny model with graphs, for programs of their own: they start without torch."""
+    return exported("lstm-padded")
+
+
 SCENES_RECIPES: dict[str, dict[str, Any]] = {
     "transformer": {
         "decoder_options": {"width": 128, "layers": 2, "heads": 4, "hidden": 256, "dropout": 0.1},
@@ -201,6 +222,14 @@ SCENES_RECIPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def _fit_in_place(record: Record) -> None:
+    """Put what the encoder sees in the place of the picture: every pass over it has the same pixels sooner."""
+    assert isinstance(record.image, Path)
+    image = open_image(record.image)
+    geometry = Geometry(size=image.size, side=BACKBONES["tiny"].side, grid=(1, 1))
+    Image.fromarray(fit(image, geometry)).save(record.image)
+
+
 @pytest.fixture(scope="session")
 def scenes_model(
     tmp_path_factory: pytest.TempPathFactory, for_all_processes: Callable[[str, Callable[[Path], object]], Path]
@@ -213,7 +242,11 @@ def scenes_model(
 
     @cache
     def scenes() -> list[Record]:
-        return read(write_scenes(tmp_path_factory.mktemp("scenes"), count=2400, dev=60, size=(192, 144)))
+        folder = tmp_path_factory.mktemp("scenes")
+        records = read(write_scenes(folder, count=2400, dev=60, size=(192, 144), suffix=".bmp"))
+        for record in records:
+            _fit_in_place(record)
+        return records
 
     def train_once(decoder: str) -> Path:
         name = f"scenes-{decoder}.safetensors"
@@ -260,6 +293,14 @@ def make_picture(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def stored_wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables for pip: wheels are built without compression, which takes seconds and makes models hardly smaller."""
+    path = tmp_path_factory.mktemp("setuptools") / "extra.cfg"
+    path.write_text("[bdist_wheel]\ncompression = stored\n")
+    return {"DIST_EXTRA_CONFIG": str(path)}
 
 
 @pytest.fixture(scope="session")

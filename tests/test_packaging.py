@@ -1,6 +1,7 @@
 """What an installation carries: the package, its types, the model, the command."""
 
 import configparser
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory, stored_wheels: dict[str, str]) -> Path:
     pytest.importorskip("setuptools", reason="building a wheel without the network needs setuptools here")
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
@@ -24,9 +25,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    result = subprocess.run(
-        [*command, "--wheel-dir", str(folder), str(copy)], capture_output=True, text=True, check=False
-    )
+    line, environment = [*command, "--wheel-dir", str(folder), str(copy)], os.environ | stored_wheels
+    result = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr
     (built,) = folder.glob("captioner-*.whl")
     return built

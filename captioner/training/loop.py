@@ -251,8 +251,9 @@ class Trainer:
         if self._phase != frozen:
             self._phase = frozen
             self.task.set_trainable(frozen=frozen)
-            self._wrapped = None
-            gc.collect()  # the old wrapper's hooks on the gradients go with it
+            if self._wrapped not in (None, self.model):
+                self._wrapped = None
+                gc.collect()  # the old wrapper's hooks on the gradients go with it
             self._wrapped = self.processes.wrap(self.model)
 
     def _learn(self, parts: Sequence[tuple[Part, Images]], ratio: float) -> Figures:

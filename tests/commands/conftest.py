@@ -42,12 +42,6 @@ def command(
     return run
 
 
-@pytest.fixture(scope="session")
-def quick_model(exported: Callable[[str], Path]) -> Path:
-    """The file of a tiny model with graphs, for programs of their own: they start without torch."""
-    return exported("lstm-padded")
-
-
 @pytest.fixture
 def folder(make_picture: Callable[..., Path]) -> Path:
     """Four pictures, one of them in a subfolder; a broken one, and files that are no pictures."""

@@ -36,9 +36,9 @@ def test_bad_input_is_one_line(command: Command, folder: Path, arguments: list[s
     assert not Path("edits.jsonl").exists()
 
 
-def test_a_kill_loses_no_decision(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_kill_loses_no_decision(folder: Path, quick_model: Path, tmp_path: Path) -> None:
     output = tmp_path / "edits.jsonl"
-    words = [*PROGRAM, "review", folder, "--output", output, "--port", "0", "--model", tiny_model]
+    words = [*PROGRAM, "review", folder, "--output", output, "--port", "0", "--model", quick_model]
     running = subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, text=True)
     try:
         assert running.stderr is not None

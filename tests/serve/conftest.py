@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Problem = dict[str, Any]
 PATIENCE = 60_000  # milliseconds: the machine may be busy
+PLAIN: dict[str, Any] = {"trust_env": False, "verify": False}  # of HTTP: loading certificates would take longest
 
 
 class EndlessDrawing:
@@ -91,7 +92,7 @@ class Running:
     gate: Gate
 
     def client(self, **options: Any) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, timeout=30, trust_env=False, **options)
+        return httpx2.Client(base_url=self.url, timeout=30, **PLAIN, **options)
 
     def post(self, *files: tuple[str, bytes], **fields: Any) -> httpx2.Response:
         """POST /v1/captions with files (name, bytes) and fields."""
@@ -148,7 +149,7 @@ class Reviewing:
     review: Review
 
     def client(self) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
+        return httpx2.Client(base_url=self.url, timeout=30, **PLAIN)
 
 
 @pytest.fixture(scope="session")

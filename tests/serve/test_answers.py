@@ -11,7 +11,7 @@ from captioner.serve import answers, schemas
 from captioner.serve.problems import Problem
 from captioner.serve.workers import Wanted
 
-from .conftest import EndlessDrawing, Running, Serve, problem_of
+from .conftest import PLAIN, EndlessDrawing, Running, Serve, problem_of
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,8 @@ def _tiny(tiny_answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _ask(server: Running, *files: tuple[str, bytes], **fields: Any) -> httpx2.Response:
     data = {name: str(value) for name, value in fields.items()}
-    return httpx2.post(f"{server.url}/v1/answers", data=data, files=[("file", one) for one in files], timeout=60)
+    sent = [("file", one) for one in files]
+    return httpx2.post(f"{server.url}/v1/answers", data=data, files=sent, timeout=60, **PLAIN)
 
 
 def test_answers_are_those_of_the_command_line(server: Running, tiny_answers: Path, picture: bytes) -> None:

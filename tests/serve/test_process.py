@@ -20,7 +20,7 @@ from captioner.serve.guard import hosts_of
 from captioner.serve.server import listen
 from captioner.serve.settings import Limits
 
-from .conftest import read_all
+from .conftest import PLAIN, read_all
 
 PROGRAM = [sys.executable, "-m", "captioner", "serve", "--port", "0"]
 
@@ -30,7 +30,7 @@ from captioner.pipeline import Captioner
 from captioner.cli import main
 captioned = Captioner.caption_prepared
 def slowly(self, ready, **options):
-    time.sleep(0.7)
+    time.sleep(0.4)
     return captioned(self, ready, **options)
 Captioner.caption_prepared = slowly
 sys.exit(main(["serve", "--port", "0", *sys.argv[1:]]))
@@ -55,16 +55,16 @@ def process(*command: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_once_its_work_is_done(tiny_model: Path, picture: bytes, ending: signal.Signals) -> None:
-    with process(sys.executable, "-c", SLOW, "--model", tiny_model, "--batch", 2) as (running, url):
+def test_a_signal_ends_it_once_its_work_is_done(quick_model: Path, picture: bytes, ending: signal.Signals) -> None:
+    with process(sys.executable, "-c", SLOW, "--model", quick_model, "--batch", 2) as (running, url):
 
         def post(number: int) -> int:
             files = {"file": (f"{number}.png", picture)}
-            return httpx2.post(f"{url}/v1/captions", files=files, timeout=60, trust_env=False).status_code
+            return httpx2.post(f"{url}/v1/captions", files=files, timeout=60, **PLAIN).status_code
 
         with ThreadPoolExecutor(6) as pool:
             assert pool.submit(post, 0).result() == 200
-            answers = [pool.submit(post, number) for number in range(6)]  # three batches: two seconds
+            answers = [pool.submit(post, number) for number in range(6)]  # three batches: more than a second
             answers[0].result()
             running.send_signal(ending)
             assert [answer.result() for answer in answers] == [200] * 6
@@ -73,20 +73,20 @@ def test_a_signal_ends_it_once_its_work_is_done(tiny_model: Path, picture: bytes
         assert running.stderr.read() == ""
 
 
-def test_a_client_that_crashes_leaves_no_trace(tiny_model: Path, picture: bytes) -> None:
+def test_a_client_that_crashes_leaves_no_trace(quick_model: Path, picture: bytes) -> None:
     """Nothing is printed for what clients do wrong; the log of requests is printed when asked for."""
-    with process(*PROGRAM, "--model", tiny_model, "--access-log") as (running, url):
+    with process(*PROGRAM, "--model", quick_model, "--access-log") as (running, url):
         place = url.removeprefix("http://").split(":")
         with socket.create_connection((place[0], int(place[1]))) as connection:
             connection.sendall(b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nab")
-        assert httpx2.get(f"{url}/health/live", trust_env=False).status_code == 200
+        assert httpx2.get(f"{url}/health/live", **PLAIN).status_code == 200
         running.send_signal(signal.SIGTERM)
         assert running.wait(30) == 0
 
 
-def test_a_signal_during_an_upload(tiny_model: Path) -> None:
+def test_a_signal_during_an_upload(quick_model: Path) -> None:
     """Its client is told, the server does not wait for the rest, and nothing is printed."""
-    with process(*PROGRAM, "--model", tiny_model, "--device", "cpu") as (running, url):
+    with process(*PROGRAM, "--model", quick_model, "--device", "cpu") as (running, url):
         place = url.removeprefix("http://").split(":")
         with socket.create_connection((place[0], int(place[1])), timeout=60) as connection:
             connection.sendall(

@@ -68,9 +68,9 @@ class Opened:
         assert box is not None
         return box["x"], box["y"], box["width"], box["height"]
 
-    def pixels(self) -> NDArray[np.float32]:
-        """The screen, (height, width, 3)."""
-        return np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"), dtype=np.float32)
+    def pixels(self, clip: Any = None) -> NDArray[np.float32]:
+        """The screen or a part of it, (height, width, 3)."""
+        return np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB"), dtype=np.float32)
 
     def changes(self, act: Callable[[], object]) -> NDArray[np.float32]:
         """How much each pixel of the screen changes on doing something, (height, width)."""
@@ -79,6 +79,17 @@ class Opened:
         act()
         self.settle()
         return np.abs(self.pixels() - before).sum(2)
+
+    def changes_of_picture(self, act: Callable[[], object], scale: int = 1) -> NDArray[np.float32]:
+        """As `changes`, of the picture alone, which is sooner shot; 0 to its left and above it, and cut off below."""
+        self.settle()
+        left, top, right, bottom = edges_of(self.picture_box())
+        x, y = math.floor(left), math.floor(top)
+        clip = {"x": x, "y": y, "width": math.ceil(right) - x, "height": math.ceil(bottom) - y}
+        before = self.pixels(clip)
+        act()
+        self.settle()
+        return np.pad(np.abs(self.pixels(clip) - before).sum(2), ((y * scale, 0), (x * scale, 0)))
 
 
 @pytest.fixture
@@ -194,7 +205,7 @@ def test_the_brightest_spot_of_a_word_lies_on_what_it_names(
     scale = options.get("device_scale_factor", 1)
     for name in ("dog", "frisbee"):
         opened.page.mouse.move(1, 1)
-        changes = opened.changes(opened.word(name).hover)
+        changes = opened.changes_of_picture(opened.word(name).hover, scale)
         picture = opened.picture_box()
         spot = brightest(changes, picture, scale)
         boxes = {word: box for i, box in scene.things().items() if (word := scene.words[i])}
@@ -214,7 +225,7 @@ def test_the_brightest_spot_of_a_trained_model_lies_on_what_it_names(
     opened = show(caption.page())
     for place, box in scene.things().items():
         opened.page.mouse.move(1, 1)
-        changes = opened.changes(opened.page.locator(".cv-word").nth(place).hover)
+        changes = opened.changes_of_picture(opened.page.locator(".cv-word").nth(place).hover)
         picture = opened.picture_box()
         assert inside(brightest(changes, picture), on_screen(box, caption, picture))
 
@@ -246,7 +257,7 @@ def test_as_cells_a_cell_covers_exactly_its_rectangle(
     opened.page.get_by_role("button", name="Cells").click()
     for cell, name in zip(cells, ("first", "second", "third"), strict=True):
         opened.page.mouse.move(1, 1)
-        changes = opened.changes(opened.word(name).hover)
+        changes = opened.changes_of_picture(opened.word(name).hover, scale)
         picture = opened.picture_box()
         seen = changed_box(changes, picture, scale)
         # The browser paints a box, the picture as the map, to whole pixels: of those before it feigns another scale.

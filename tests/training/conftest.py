@@ -1,5 +1,6 @@
 """A run on drawn scenes that several tests start from."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from captioner.training.recipe import Recipe
 
 
 @pytest.fixture(scope="session")
-def scene_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scene_run(for_all_processes: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """The folder of a run whose model has begun to caption the scenes in ``scenes/`` within it."""
-    folder = tmp_path_factory.mktemp("run")
+    return for_all_processes("scene-run", _train)
+
+
+def _train(folder: Path) -> None:
     records = read(write_scenes(folder / "scenes", count=100, dev=50, size=(96, 72)))
     recipe = Recipe(
         decoder_options={"width": 64, "embedding": 48, "output_hidden": 64, "attention_width": 48, "heads": 2},
@@ -34,4 +38,3 @@ def scene_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         horizontal_flip=False,
     )
     Trainer(recipe, records, folder, device="cpu").run()
-    return folder
