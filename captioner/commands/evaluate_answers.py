@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,14 +131,21 @@ def _kept(
         )
     kept = [key for key in asked if key in truth]
     for key in kept:
-        asks, annotates = questions[key].name, truth[key].name
-        if asks != annotates:
+        asks, annotates = questions[key].image, truth[key].image
+        if _are_others(asks, annotates):
             raise DataError(
                 f"{options.annotations}: question {key!r} is about picture {annotates}, and in {options.questions} "
                 f"about {asks}",
                 remedy="give the annotations of these questions",
             )
     return kept, len(asked)
+
+
+def _are_others(one: str | int, other: str | int) -> bool:
+    """Whether they name two pictures. A number and a file's name may be of one."""
+    if isinstance(one, str) and isinstance(other, str):
+        return PurePosixPath(one).name != PurePosixPath(other).name
+    return type(one) is type(other) and one != other
 
 
 def _refuse_unknown(

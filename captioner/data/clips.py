@@ -50,7 +50,7 @@ def frames_of(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -> 
         with Image.open(path, formats=ANIMATED) as animation:
             _check_size(path, animation.size, max_pixels)
             if getattr(animation, "n_frames", 1) > 1:
-                yield from _of_animation(animation, count)
+                yield from _of_animation(animation, count, max_pixels)
                 return
         yield open_image(path, max_pixels=max_pixels)
     except UnidentifiedImageError:
@@ -71,10 +71,10 @@ def chosen(total: int, count: int) -> list[int]:
     return [int((i + 0.5) * total / count) for i in range(count)]
 
 
-def _of_animation(animation: Image.Image, count: int) -> Iterator[Image.Image]:
+def _of_animation(animation: Image.Image, count: int, max_pixels: int) -> Iterator[Image.Image]:
     for number in chosen(min(getattr(animation, "n_frames", 1), _MOST_READ), count):
         animation.seek(number)
-        yield open_image(animation)
+        yield open_image(animation, max_pixels=max_pixels)
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
