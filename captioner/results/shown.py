@@ -74,8 +74,10 @@ class Shown:
 
     def _refuse_own_picture(self, path: str | Path | None) -> None:
         """The picture is not overwritten, also through a link. Raises OptionError."""
+        if path is None:
+            return
         own = [one for one in (self.source, self.image) if isinstance(one, (str, os.PathLike))]
-        for one in own if path is not None else ():
+        for one in own:
             try:
                 is_same = Path(one).samefile(path)
             except (OSError, ValueError):  # one of them is not there

@@ -223,7 +223,8 @@ def test_annotations_of_another_picture_are_refused(tmp_path: Path, capsys: pyte
 
 
 def test_splits_of_questions_are_those_of_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"image": "a.jpg", "question": "what?", "answer": "dog", "split": split} for split in ("val", "test")]
+    first: dict[str, object] = {"image": "a.jpg", "question": "what?", "answer": "dog"}
+    rows = [{**first, "split": split} for split in ("val", "test")]
     questions = _lines(tmp_path / "q.jsonl", *rows)
     results = _lines(tmp_path / "r.jsonl", {"question_id": 0, "answer": "dog"}, {"question_id": 1, "answer": "cat"})
     command = ["evaluate", "--questions", questions, "--annotations", questions, "--results", results, "--json"]

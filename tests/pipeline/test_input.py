@@ -238,10 +238,11 @@ def test_numbers_of_numpy_are_numbers(model: Captioner, tiny_answers: Path) -> N
     given = model.options(width=np.int64(3), length_penalty=np.float32(0.5), max_words=np.int16(4), n_best=np.uint8(2))
     assert given == model.options(width=3, length_penalty=0.5, max_words=4, n_best=2)
     assert {type(value) for value in (given.width, given.length_penalty, given.min_length)} <= {int, float}
-    assert type(Sampling(temperature=np.float32(0.5), seed=np.int64(3)).seed) is int
+    numbers: dict[str, Any] = {"temperature": np.float32(0.5), "seed": np.int64(3)}
+    assert type(Sampling(**numbers).seed) is int
     assert MapOptions(block=np.int64(3)) == MapOptions()  # type: ignore[arg-type]
     asker = load_answering(tiny_answers)
-    assert len(asker.ask(GRAY, "the dog", n_best=np.int64(2)).alternatives) == 1  # type: ignore[arg-type]
+    assert len(asker.ask(GRAY, "the dog", n_best=np.int64(2)).alternatives) == 1  # type: ignore[call-overload]
     for wrong in (np.float64("nan"), np.array([1.0]), np.True_):
         with pytest.raises(OptionError, match="0 to 5"):
             model.options(length_penalty=wrong)
@@ -253,9 +254,10 @@ def test_a_result_is_not_saved_onto_its_picture(model: Captioner, tiny_answers: 
     link.symlink_to(picture)
     page.hardlink_to(picture)
     (kept,) = model.caption_all([str(picture)], keep=20)
+    assert isinstance(kept, Caption)
     for result in (model.caption(picture), kept, load_answering(tiny_answers).ask(picture, "the dog")):
-        assert not isinstance(result, Failure)
-        for save, path in ((result.figure, picture), (result.figure, link), (result.page, page)):
+        saves: list[tuple[Callable[[Path], object], Path]] = [(result.figure, picture), (result.figure, link)]
+        for save, path in [*saves, (result.page, page)]:
             with pytest.raises(OptionError, match=path.name) as error:
                 save(path)
             assert error.value.remedy
