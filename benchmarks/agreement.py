@@ -5,10 +5,10 @@
 Captions that differ are listed with both scores: a tie of the beam has scores closer than 1e-4.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
+from set_up import argument_parser
 
 from captioner.image import SUFFIXES
 from captioner.pipeline import load
@@ -17,7 +17,7 @@ from captioner.shipped import shipped_models
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("models", nargs="*", default=list(shipped_models()))
     parser.add_argument("--list", type=Path, help="names of the photographs, one a line")

@@ -9,7 +9,6 @@ the captions and maps are compared with those of the model in ONNX Runtime. ``--
 its software renderer where there is no GPU.
 """
 
-import argparse
 import functools
 import http.server
 import json
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
+from set_up import argument_parser
 
 from captioner.pipeline import load
 
@@ -69,7 +69,7 @@ def launch(playwright: Any, program: str, *, webgpu: bool) -> Browser:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--site", type=Path, default=Path("web"))
     parser.add_argument("--pictures", type=Path, required=True, help="a folder of JPEG files")
     parser.add_argument("--compare", metavar="MODEL", help="a name or file of the model that the folder was made from")

@@ -27,6 +27,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 from PIL import Image
+from set_up import argument_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -217,7 +218,7 @@ def growth(start: Callable[..., Driver], few: Path, many: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--many", type=int, default=20000)
     parser.add_argument("--few", type=int, default=1000)

@@ -7,7 +7,6 @@ the shapes of their defaults with random weights and ends left out, so that ever
 of a step does not depend on the words. Ratios are within one run; absolute times depend on the machine.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from set_up import argument_parser
 
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
@@ -99,7 +99,7 @@ def start(picture: Path, runs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--runs", type=int, default=5)

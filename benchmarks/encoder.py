@@ -6,12 +6,12 @@ Both encode the same arrays, in turns, so that what else the machine does falls 
 backend's own work (the spread over threads, joining the pictures' states) takes 15%. ``--pictures 1`` is a single one.
 """
 
-import argparse
 import os
 import statistics
 import time
 
 import numpy as np
+from set_up import argument_parser
 
 from captioner.backends.onnx import OnnxBackend
 from captioner.image import Geometry
@@ -20,7 +20,7 @@ from captioner.shipped import shipped_models
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("models", nargs="*", default=list(shipped_models()))
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--pictures", type=int, default=8)

@@ -14,7 +14,6 @@ pictures, in milliseconds of processor time on one thread.
 Rows whose model the folder holds are measured again but not trained. `--markdown` prints a table for the documentation.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from set_up import argument_parser, scene_recipe
 from torch import Tensor
 
 from captioner import checkpoint
@@ -106,26 +106,17 @@ class Result:
 
 def recipe_of(row: Row, *, supervision: float, epochs: int, encoder_from: Path | None) -> Recipe:
     own = encoder_from is None
-    return Recipe(
+    return scene_recipe(
         decoder="lstm",
         decoder_options={**DECODER, **row.decoder},
-        backbone="tiny",
         encoder_options=row.encoder,
         encoder_from="" if own else str(encoder_from),
         refiner_options={**REFINER, **row.refiner},
         epochs=epochs,
         frozen_epochs=0 if own else epochs,
         batch_pictures=BATCH,
-        captions_per_picture=1,
-        minimum_count=1,
         learning_rate=RATE,
-        encoder_learning_rate=RATE,
-        warmup_steps=50,
-        label_smoothing=0.0,
         map_supervision=supervision,
-        ema_decay=0.98,
-        horizontal_flip=False,
-        dev_pictures=60,
         precision="float32",
     )
 
@@ -308,7 +299,7 @@ def measure_clips(model: CaptionModel, vocabulary: Any, clips: Clips, step_time:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("folder", type=Path, help="for scenes and models")
     parser.add_argument("--only", default="", help="names of rows, joined by commas")
     parser.add_argument("--epochs", type=int, default=2, help="of each mechanism")

@@ -11,7 +11,6 @@ greedy captions of dev pictures. Pointing needs boxes of the pictures' phrases (
 processor time on one thread. Runs that the folder holds go on where they were.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from family import ROWS, Row, parameters
+from set_up import argument_parser
 
 from captioner.data.readers import read
 from captioner.data.records import of_split
@@ -92,7 +92,7 @@ def pointing(path: Path, data: str, count: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("data", help="captions and pictures with the splits train and dev, as of 'captioner train'")
     parser.add_argument("folder", type=Path, help="of the runs")
     parser.add_argument("--only", default=MAIN, help="names of mechanisms, joined by commas")

@@ -7,7 +7,6 @@ compares medians of the same run. A folder with fewer photographs is taken sever
 computes without end.
 """
 
-import argparse
 import os
 import shutil
 import statistics
@@ -18,6 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from set_up import argument_parser
 
 from captioner.image import SUFFIXES
 
@@ -49,7 +50,7 @@ def captions_a_second(folder: Path, count: int, *, model: str, backend: str) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)

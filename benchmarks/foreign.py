@@ -6,7 +6,6 @@ All have 2 layers of width 16 to 32 and see 32 x 32 or 64 x 64 pixels, so that t
 the arithmetic. Each column is a ratio to ours, from medians of turns in one process on one thread.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -15,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from set_up import argument_parser
 
 from captioner import checkpoint
 from captioner.decoding import decode
 from captioner.options import Greedy
 from captioner.pipeline import Captioner, load
-from captioner.word_maps import encode
+from captioner.pipeline.word_maps import encode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the builders are those of the tests
 
@@ -51,7 +51,7 @@ def seconds(model: Captioner, pieces: int, turns: int) -> tuple[float, float, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--pieces", type=int, default=12)
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()

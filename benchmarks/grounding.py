@@ -8,13 +8,13 @@ options are selected on the scenes' dev split, and everything is measured on hel
 data, those of the model's file are used; write them with `captioner select-heads` first.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from set_up import argument_parser, scene_recipe
 
 from captioner import checkpoint
 from captioner.data.readers import read
@@ -30,7 +30,6 @@ from captioner.grounding.select_heads import read_heads, select, with_selection
 from captioner.options import MapOptions
 from captioner.pipeline import Captioner, load
 from captioner.training.loop import Trainer
-from captioner.training.recipe import Recipe
 
 SIZE = (192, 144)
 DECODERS = {
@@ -45,24 +44,13 @@ def train(folder: Path, decoder: str, *, supervision: float) -> Path:
     if not (scenes / "captions.jsonl").exists():
         write_scenes(scenes, count=2400, dev=120, size=SIZE)
     options, rate = DECODERS[decoder]
-    recipe = Recipe(
+    recipe = scene_recipe(
         decoder=decoder,
         decoder_options={**options, "dropout": 0.1},
-        backbone="tiny",
         refiner_options={"width": 128, "dropout": 0.0, "position": 0.5},
         epochs=7,
-        frozen_epochs=0,
-        batch_pictures=16,
-        captions_per_picture=1,
-        minimum_count=1,
         learning_rate=rate,
-        encoder_learning_rate=rate,
-        warmup_steps=50,
-        label_smoothing=0.0,
         map_supervision=supervision,
-        ema_decay=0.98,
-        horizontal_flip=False,
-        dev_pictures=60,
     )
     run = folder / (decoder if supervision else f"{decoder}-unsupervised")
     return Trainer(recipe, read(scenes), run, device="cpu").run()
@@ -150,7 +138,7 @@ def select_on_dev(path: Path, output: Path, data: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--data", type=Path)

@@ -12,7 +12,6 @@ CIDEr-D throughout is computed with the document frequencies of the dev referenc
 can be compared.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from set_up import argument_parser
 
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
@@ -91,7 +91,7 @@ def spread(records: Sequence[Record], count: int) -> list[Record]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--model", default="default", help="the name or path of a model")
     parser.add_argument("--data", type=Path, required=True, help="captions with the splits train and dev")
     parser.add_argument("--pictures", type=int, default=500, help="of each split")

@@ -6,18 +6,19 @@ Folders are those that ``captioner export NAME --output FOLDER --precision ...``
 Speed is measured on the first picture, in turns, on one thread, and CIDEr on all of them.
 """
 
-import argparse
 import os
 import statistics
 import time
 from pathlib import Path
 
+from set_up import argument_parser
+
 from captioner.data.readers import read
 from captioner.decoding import decode
 from captioner.metrics import evaluate
 from captioner.pipeline import Captioner, load
+from captioner.pipeline.word_maps import encode
 from captioner.results import Caption
-from captioner.word_maps import encode
 
 _TURNS = 15
 
@@ -40,7 +41,7 @@ def speeds(models: dict[str, Captioner], picture: Path) -> dict[str, tuple[float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--split", default="dev")

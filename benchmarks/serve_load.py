@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+from set_up import argument_parser
 
 from captioner.data.scenes import draw_scene
 
@@ -107,7 +108,7 @@ def start(arguments: argparse.Namespace) -> tuple[subprocess.Popen[str], str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--model", default="default")
     parser.add_argument("--backend", default="auto", help="onnx or torch, to compare the two")
     parser.add_argument("--clients", type=int, default=16)

@@ -7,7 +7,6 @@ times depend less on neighbours than wall times. ``--python`` may be an environm
 runs in ``--torch-python``.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -16,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from set_up import argument_parser
 
 from captioner.data.scenes import dog_frisbee_park
 
@@ -32,11 +33,11 @@ import captioner.backends.onnx; mark("import onnxruntime")
 import captioner.pipeline, PIL.JpegImagePlugin; mark("import the rest")
 model = captioner.pipeline.load({model!r}, backend="onnx"); mark("load: header, weights, sessions")
 prepared = model.prepare({picture!r}); mark("open the picture")
-from captioner.word_maps import encode
+from captioner.pipeline.word_maps import encode
 encoded = encode(model.backend, [prepared]); mark("encode")
 from captioner.decoding import decode
 found = decode(model.backend, encoded, model.default_options); mark("decode")
-from captioner.assembly import caption_of, decoded_alternative
+from captioner.pipeline.assembly import caption_of, decoded_alternative
 best = decoded_alternative(found[0][0], model.vocabulary)
 caption = caption_of(prepared, best, model=model.name, explain=model.map_options.explain); mark("results")
 print(json.dumps([(name, at - before) for (name, at), (_, before) in zip(times[1:], times)]))
@@ -57,7 +58,7 @@ def measure(python: str, arguments: list[str]) -> tuple[float, float, float, str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--torch-python", default=sys.executable)

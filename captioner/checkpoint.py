@@ -1,6 +1,5 @@
 """One safetensors file is a model: the weights, and everything else in the metadata. Nothing is ever unpickled."""
 
-import contextlib
 import hashlib
 import json
 import warnings
@@ -28,6 +27,7 @@ from captioner.header import (
 from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels
+from captioner.partial import remove_stale, written_whole
 from captioner.tokenizer.vocabulary import Vocabulary
 
 _Model = TypeVar("_Model", CaptionModel, AnswerModel)
@@ -196,14 +196,12 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
         CheckpointError: the file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata)
-        partial.replace(path)
+        remove_stale(path.parent)
+        with written_whole(path) as partial:
+            save_file(tensors, partial, metadata)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         reason = one_line(getattr(error, "strerror", None) or error)
         raise CheckpointError(f"{path}: cannot be written ({reason})") from None
 

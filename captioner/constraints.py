@@ -260,6 +260,22 @@ class _PieceIds:
         return pieces
 
 
+def check_options(options: object, vocabulary: Vocabulary, *, max_length: int, model: str) -> None:
+    """Check options of decoding for a model that reads ``max_length`` words at most; ``model`` is its name.
+
+    Raises:
+        OptionError: no such options, more words than it can read, or words that it cannot say.
+    """
+    if not isinstance(options, Greedy):
+        raise OptionError(f"options are Greedy, Beam or Sampling, not {type(options).__name__}")
+    if options.max_length > max_length:
+        raise OptionError(
+            f"max_length {options.max_length} is beyond the {max_length} words that the model '{model}' can read",
+            remedy="ask for fewer",
+        )
+    Constraints.of(options, vocabulary)
+
+
 def forbid(log_p: Any, banned: tuple[_Ints, _Ints]) -> Any:
     """Log-probabilities (N, V) with pairs (row, word) at -inf and the rest of their rows summing to 1 again."""
     rows, words = banned

@@ -373,20 +373,39 @@ def test_weights_that_are_no_real_numbers_are_refused(
     assert name in str(raised.value) and path.name in str(raised.value)
 
 
-def test_a_kill_while_writing_leaves_no_file_of_another_name(
+def test_what_a_kill_while_writing_leaves_goes_with_the_next_write(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = []
 
     def replace(self: Path, _: Path) -> None:
         names.extend(path.name for path in tmp_path.iterdir())
+        assert not self.stat().st_mode & 0o111
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(tmp_path / "model.safetensors", make_checkpoint("lstm"))
-    assert names == ["model.safetensors.partial"], "the next run writes over it"
-    assert not tmp_path.joinpath(names[0]).stat().st_mode & 0o111
+    assert len(names) == 1
+    (tmp_path / names[0]).write_bytes(b"of a process that was killed")
+    monkeypatch.undo()
+    checkpoint.write_tensors(tmp_path / "model.safetensors", {"a": torch.ones(1)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_two_processes_that_write_one_file_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, names, save = tmp_path / "model.safetensors", [], checkpoint.save_file
+
+    def slow(tensors: Any, partial: Path, metadata: Any) -> None:
+        names.append(partial.name)
+        if len(names) == 1:
+            checkpoint.write_tensors(path, {"a": torch.zeros(9)}, {})
+        save(tensors, partial, metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", slow)
+    checkpoint.write_tensors(path, {"a": torch.ones(3)}, {})
+    assert len(set(names)) == 2
+    assert load_file(path)["a"].tolist() == [1, 1, 1]
 
 
 def test_the_digest_stands_for_the_weights(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:

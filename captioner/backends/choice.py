@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,40 @@ def open_answering(backend: str, path: Path, *, device: str = "auto", threads: i
     from captioner.backends.torch_answering import open_torch
 
     return open_torch(os.fspath(path), device=device, threads=threads)
+
+
+class OnTorch:
+    """A captioning model on torch, for what no other runtime computes.
+
+    Args:
+        backend: that captions; it serves where it runs on torch itself.
+        name: of the model.
+        file: that the model came from; None where there is none.
+    """
+
+    def __init__(self, backend: Backend, *, name: str, file: Path | None) -> None:
+        self._name, self._file, self._runs_on, self._device = name, file, backend.name, backend.device
+        self._opened = backend if backend.name in ("torch", FOREIGN) else None
+        self._lock = threading.Lock()
+
+    def open(self) -> Backend:
+        """The model on torch; loaded at the first call, on the device of the other runtime where torch knows it.
+
+        Raises:
+            OptionError: torch is not installed, or the model came from no file.
+        """
+        with self._lock:
+            if self._opened is None:
+                if self._file is None:
+                    raise OptionError(
+                        f"this needs the model on torch, and '{self._name}' runs on {self._runs_on} alone",
+                        remedy="load its .safetensors file",
+                    )
+                if importlib.util.find_spec("torch") is None:
+                    raise OptionError("this needs torch, which is not installed", remedy="pip install torch")
+                known = self._device == "cpu" or self._device.startswith("cuda")
+                self._opened = open_backend("torch", self._file, device=self._device if known else "cpu")
+            return self._opened
 
 
 def _open_foreign(path: Path, **chosen: Any) -> Backend:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.bulk.columns import outcome_schema
 from captioner.bulk.sources import open_place
-from captioner.data.writers.partial import try_lock
 from captioner.data.writers.provenance import Provenance
 from captioner.errors import CaptionerError, DataError, OptionError, one_line
+from captioner.partial import try_lock
 
 if TYPE_CHECKING:
     import pyarrow as pa

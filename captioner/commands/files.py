@@ -1,6 +1,5 @@
 """Outputs of commands: none is written onto an input, and none is left half written."""
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from captioner.commands.console import report
 from captioner.errors import DataError, OptionError
+from captioner.partial import written_whole
 
 FilePath = str | os.PathLike[str]
 _Key = tuple[int, int] | str
@@ -129,18 +129,11 @@ def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
         DataError: it cannot be written.
     """
     target = path.resolve()  # the file that a link leads to, and not the link, is replaced
-    partial = target.with_name(f".{os.urandom(8).hex()}.partial")  # short, whatever the name
     try:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8", newline="", errors=errors)
             return
-        try:
+        with written_whole(target) as partial:
             partial.write_text(text, encoding="utf-8", newline="", errors=errors)
-            if target.exists():
-                partial.chmod(stat.S_IMODE(target.stat().st_mode))
-            partial.replace(target)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from None

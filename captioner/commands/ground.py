@@ -147,16 +147,11 @@ def read_annotated(options: argparse.Namespace) -> tuple[list["Record"], "Ground
         DataError: the data cannot be read, or nothing is annotated.
     """
     from captioner.data.readers import read
-    from captioner.data.records import of_split
+    from captioner.data.records import require_split
     from captioner.grounding.ground_truth import InstanceGroundTruth, find_ground_truth
 
     everything = read(options.data, images=options.images)
-    records = of_split(everything, options.split)
-    if not records:
-        splits = ", ".join(sorted({record.split or "none" for record in everything}))
-        raise DataError(
-            f"{options.data}: no pictures of the split '{options.split}'", remedy=f"its splits are {splits}"
-        )
+    records = require_split(everything, options.split, source=options.data)
     ground_truth = find_ground_truth(options.data, everything, masks=getattr(options, "masks", False))
     known = [record for record in records if ground_truth.knows(record)]
     if not known:

@@ -72,17 +72,12 @@ def _read(options: argparse.Namespace) -> tuple[list["Record"], "PhraseBoxes", l
     """The annotated records of the split, the phrases, and notes on what is left out. Raises DataError."""
     from captioner.data.readers import read
     from captioner.data.readers.entities import PhraseBoxes
-    from captioner.data.records import of_split
+    from captioner.data.records import require_split
 
     path: Path = options.phrase_boxes
     phrases = PhraseBoxes(path)
     everything = read(options.data, images=options.images)
-    records = of_split(everything, options.split)
-    if not records:
-        splits = ", ".join(sorted({record.split or "none" for record in everything}))
-        raise DataError(
-            f"{options.data}: no pictures of the split '{options.split}'", remedy=f"its splits are {splits}"
-        )
+    records = require_split(everything, options.split, source=options.data)
     known = [record for record in records if phrases.of(record.image)]
     if not known:
         raise DataError(

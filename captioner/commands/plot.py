@@ -1,11 +1,11 @@
 """The command ``captioner plot``."""
 
 import argparse
-import contextlib
 from pathlib import Path
 
 from captioner.commands.files import refuse_overwriting
 from captioner.errors import DataError, OptionError
+from captioner.partial import written_whole
 
 _ENDINGS = (".png", ".pdf", ".svg")
 
@@ -26,14 +26,11 @@ def run(options: argparse.Namespace) -> int:
 
     runs = [read_run(folder) for folder in options.runs]
     figure = draw_runs(runs)
-    partial = options.output.with_name(f".partial-{options.output.name}")  # the ending says the format
     try:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial)
-        partial.replace(options.output)
+        with written_whole(options.output) as partial:  # its ending says the format
+            figure.savefig(partial)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise DataError(f"{options.output}: cannot be written ({error.strerror or error})") from None
     for one in runs:
         print(one.summary())

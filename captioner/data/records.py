@@ -101,6 +101,15 @@ def of_split(records: Iterable[Record], split: str) -> list[Record]:
     return [record for record in records if record.split == split]
 
 
+def require_split(records: Sequence[Record], split: str, *, source: Path) -> list[Record]:
+    """As `of_split`. Raises DataError where there are none, which names the splits that the source has."""
+    found = of_split(records, split)
+    if not found:
+        splits = ", ".join(sorted({record.split or "none" for record in records}))
+        raise DataError(f"{source}: no pictures of the split '{split}'", remedy=f"its splits are {splits}")
+    return found
+
+
 def usable(records: Sequence[Record], *, threads: int | None = None) -> tuple[list[Record], dict[str, str]]:
     """Open every picture once, before hours are spent on them.
 

@@ -13,19 +13,17 @@ from captioner.backends.torch_answering import TorchAnsweringBackend
 from captioner.errors import OptionError
 from captioner.export.answers import answering_parity, export_answering_graphs
 from captioner.export.folder import (
+    EXAMPLE,
     TOLERANCES,
     calibration_pixels,
     check_folder,
     check_precision,
     common_config,
-    config_json,
-    halve,
-    own_weights,
+    reduce_precision,
     stored_graphs,
-    write_folder,
+    write_with_example,
 )
 from captioner.export.parity import TOLERANCE, Parity
-from captioner.export.quantise import quantise
 from captioner.header import EXPORTED, read_header
 
 
@@ -53,18 +51,12 @@ def export_answering_folder(
     check_precision(precision)
     if calibrate is not None and precision != "int8":
         raise OptionError(f"pictures to calibrate on are for the precision int8, not {precision}")
-    check_folder(folder, {EXPORTED, "example.py", *(f"{name}.onnx" for name in ANSWERING_GRAPHS)})
+    check_folder(folder, {EXPORTED, EXAMPLE, *(f"{name}.onnx" for name in ANSWERING_GRAPHS)})
     header, model = read_header(path), checkpoint.load_answering(path)
     torch_backend = TorchAnsweringBackend(model)
     pixels = [] if calibrate is None else calibration_pixels(calibrate, torch_backend)
     graphs = stored_graphs(path, header, ANSWERING_GRAPHS) or export_answering_graphs(model, digest=header["digest"])
-    for graph in graphs.values():
-        own_weights(graph)
-    if precision == "int8":
-        graphs = quantise(graphs, pixels)
-    if precision != "fp32":
-        for graph in graphs.values():
-            halve(graph)
+    graphs = reduce_precision(graphs, precision, pixels)
     contents = {f"{name}.onnx": graphs[name].SerializeToString(deterministic=True) for name in ANSWERING_GRAPHS}
     files = {name: (folder / f"{name}.onnx", contents[f"{name}.onnx"]) for name in ANSWERING_GRAPHS}
     found = answering_parity(torch_backend, open_answering_graphs(folder, header, files))
@@ -79,7 +71,5 @@ def export_answering_folder(
         "answers": header["answers"],
         **({"calibration": len(pixels)} if precision == "int8" else {}),
     }
-    contents[EXPORTED] = config_json(config)
-    contents["example.py"] = Path(__file__).with_name("example_answers.py").read_bytes()
-    write_folder(folder, contents)
+    write_with_example(folder, contents, config)
     return found

@@ -1,10 +1,9 @@
 """Answering models to ONNX graphs: ``encode`` (pixels to the refined grid) and ``answer`` (to questions about it).
 
 As of captioning models, the graphs hold no weights, and say from which tensors of the model file each is made; see
-`captioner.export.graphs`.
+`captioner.export.weights`.
 """
 
-import json
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,13 @@ from torch.export import Dim
 
 from captioner import checkpoint
 from captioner.backends.base import AnsweringBackend
-from captioner.backends.graph_files import DESCRIPTION_VERSION, METADATA_KEY, graph_folder
+from captioner.backends.graph_files import graph_folder
 from captioner.backends.onnx_answering import open_answering_graphs
 from captioner.backends.torch_answering import TorchAnsweringBackend
 from captioner.checkpoint import AnswerCheckpoint
-from captioner.errors import OptionError
-from captioner.export.graphs import (
-    export_mode,
-    fold_convolutions,
-    pool_globally,
-    recipes_of,
-    strip_weights,
-    tidy,
-    trace,
-    write_files,
-)
-from captioner.export.parity import TOLERANCE, Parity
+from captioner.export.parity import Parity, require_parity
+from captioner.export.trace import export_mode, trace
+from captioner.export.weights import describe, fold_convolutions, write_bare
 from captioner.header import read_header
 from captioner.image import Geometry
 from captioner.model.answer_model import AnswerModel
@@ -58,20 +48,17 @@ def write_answering_graphs(model_file: str | Path, folder: str | Path | None = N
         OptionError: the model does not export, the message says why; or the folder cannot be written.
     """
     path = Path(model_file)
-    folder = graph_folder(path) if folder is None else Path(folder)
+    place = graph_folder(path) if folder is None else Path(folder)
     model, header = checkpoint.load_answering(path), read_header(path)
-    graphs = export_answering_graphs(model, digest=header["digest"])
-    contents = {name: strip_weights(graph).SerializeToString(deterministic=True) for name, graph in graphs.items()}
-    files = {name: (folder / f"{name}.onnx", content) for name, content in contents.items()}
-    found = answering_parity(TorchAnsweringBackend(model), open_answering_graphs(path, header, files))
-    if not max(found.log_p, found.maps) <= TOLERANCE:
-        raise OptionError(
-            f"the exported {type(model.model.answerer).__name__} computes something else than torch: "
-            f"log-probabilities differ by {found.log_p:.2g}, maps by {found.maps:.2g}",
-            remedy="in its code, take sizes from tensor.shape",
-        )
-    write_files(folder, contents)
-    return found
+
+    def check(contents: dict[str, bytes]) -> Parity:
+        files = {name: (place / f"{name}.onnx", content) for name, content in contents.items()}
+        found = answering_parity(TorchAnsweringBackend(model), open_answering_graphs(path, header, files))
+        remedy = "in its code, take sizes from tensor.shape"
+        require_parity(found, type(model.model.answerer).__name__, remedy=remedy)
+        return found
+
+    return write_bare(export_answering_graphs(model, digest=header["digest"]), place, check)
 
 
 def answering_parity(first: AnsweringBackend, second: AnsweringBackend, *, seed: int = 0) -> Parity:
@@ -135,7 +122,6 @@ def export_answering_graphs(model: AnswerCheckpoint, *, digest: str) -> dict[str
         OptionError: its computation does not export.
     """
     folded, folds = fold_convolutions(model.model)
-    tensors = {name: tensor.detach().float().numpy() for name, tensor in model.model.state_dict().items()}
     (height, width), depth = folded.encoder.grid_shape, folded.config.refiner.width
     side, pad = folded.encoder.config.side, folded.encoder.config.pad
     assert side is not None  # filled in by the configuration
@@ -163,20 +149,12 @@ def export_answering_graphs(model: AnswerCheckpoint, *, digest: str) -> dict[str
                 folded.answerer,
             ),
         }
-    leaves = [{"name": "grid", "axis": "image", "kept": True}]
-    for name, graph in exported.items():
-        pool_globally(graph)
-        tidy(graph)
-        description = {
-            "version": DESCRIPTION_VERSION,
-            "graph": name,
-            "digest": digest,
-            "side": side,
-            "pad": pad,
-            "grid_shape": [height, width],
-            "max_length": folded.answerer.config.max_length,
-            "state": leaves,
-            "initialisers": recipes_of(graph, tensors, folds, (height, width, depth)),
-        }
-        graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
+    describe(
+        exported,
+        model.model,
+        folds,
+        digest=digest,
+        max_length=folded.answerer.config.max_length,
+        state=[{"name": "grid", "axis": "image", "kept": True}],
+    )
     return exported

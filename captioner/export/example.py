@@ -1,6 +1,13 @@
-"""Caption a picture with this folder: python example.py photo.jpg. It needs numpy, pillow and onnxruntime."""
+"""Caption a picture with this folder, or ask about one if its model answers questions.
+
+python example.py photo.jpg
+python example.py photo.jpg "what is the dog catching?"
+
+It needs numpy, pillow and onnxruntime.
+"""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,9 +65,38 @@ def caption(path: str) -> tuple[list[str], list[np.ndarray]]:
     return words, maps
 
 
+def ask(path: str, question: str) -> tuple[str, float, np.ndarray, dict[str, float]]:
+    """The likeliest answer and its probability, the map (h, w), and the weight of each word of the question."""
+    config = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
+    encode, answer = (onnxruntime.InferenceSession(HERE / f"{name}.onnx") for name in ("encode", "answer"))
+    pixels, mask = prepare(path, config)
+    feed = {"pixels": pixels, "mask": mask}
+    (grid,) = encode.run(None, {one.name: feed[one.name] for one in encode.get_inputs()})
+    words = re.findall("[a-z]+|[0-9]+", question.lower())
+    ids = {word: i for i, word in enumerate(config["vocabulary"])}
+    tokens = np.array([[[ids.get(word, UNKNOWN) for word in words]]])
+    feed = {"grid": grid, "tokens": tokens, "mask": mask.reshape(1, -1)}
+    results = answer.run(["log_p", "map", "words"], {one.name: feed[one.name] for one in answer.get_inputs()})
+    log_p, where, weights = (one[0, 0] for one in results)
+    best = int(log_p.argmax())
+    read = dict(zip(words, weights.tolist(), strict=True))
+    return config["answers"][best], float(np.exp(log_p[best])), where, read
+
+
+def most(place: np.ndarray) -> str:
+    """Where a map is highest."""
+    row, column = np.unravel_index(place.argmax(), place.shape)
+    return f"looked most at row {row}, column {column} of {place.shape[0]} x {place.shape[1]} cells"
+
+
 if __name__ == "__main__":
-    found, where = caption(sys.argv[1])
-    print(" ".join(found))
-    for text, place in zip(found, where, strict=True):
-        row, column = np.unravel_index(place.argmax(), place.shape)
-        print(f"{text:12} looked most at row {row}, column {column} of {place.shape[0]} x {place.shape[1]} cells")
+    if (HERE / "answer.onnx").exists():
+        answer, probability, place, read = ask(sys.argv[1], sys.argv[2])
+        print(answer)
+        print(f"{probability:.2f}; {most(place)}")
+        print("  ".join(f"{word} {weight:.2f}" for word, weight in read.items()))
+    else:
+        words, maps = caption(sys.argv[1])
+        print(" ".join(words))
+        for word, place in zip(words, maps, strict=True):
+            print(f"{word:12} {most(place)}")

@@ -46,6 +46,8 @@ from captioner.options import Beam
 from captioner.prepared import prepare
 
 PRECISIONS = ("fp32", "fp16", "int8")
+EXAMPLE = "example.py"
+"""The program in an exported folder that runs it."""
 _SHARED_BYTES = 1024  # of a weight; what is smaller is stored with the graph
 TOLERANCES = {"fp16": 0.5, "int8": 3.0}
 """In nats: fewer bits of weights move log-probabilities, on noise more than on photographs; what is wrong moves them by
@@ -78,12 +80,10 @@ def export_folder(
     """
     folder = Path(folder)
     check_precision(precision)
-    own = {EXPORTED, "example.py", *(f"{name}.onnx" for name in GRAPHS)}
+    own = {EXPORTED, EXAMPLE, *(f"{name}.onnx" for name in GRAPHS)}
     check_folder(folder, own)
     contents, config, found = model_files(Path(model_file), folder, precision=precision, calibrate=calibrate)
-    contents[EXPORTED] = config_json(config)
-    contents["example.py"] = Path(__file__).with_name("example.py").read_bytes()
-    write_folder(folder, contents)
+    write_with_example(folder, contents, config)
     return found
 
 
@@ -115,13 +115,7 @@ def model_files(
     header, model = read_header(path), checkpoint.load(path)
     pixels = [] if calibrate is None else calibration_pixels(calibrate, TorchBackend(model))
     graphs = stored_graphs(path, header) or export_graphs(model, digest=header["digest"])
-    for graph in graphs.values():
-        own_weights(graph)
-    if precision == "int8":
-        graphs = quantise(graphs, pixels)
-    if precision != "fp32":
-        for graph in graphs.values():
-            halve(graph)
+    graphs = reduce_precision(graphs, precision, pixels)
     contents = {name: graphs[name].SerializeToString(deterministic=True) for name in ("encode", "step")}
     contents["score"] = _sharing(graphs["score"], contents["step"]).SerializeToString(deterministic=True)
     backend = open_graphs(folder, header, folder, contents.__getitem__)
@@ -130,6 +124,26 @@ def model_files(
     if precision == "int8":
         config["calibration"] = len(pixels)
     return {f"{name}.onnx": content for name, content in contents.items()}, config, found
+
+
+def reduce_precision(
+    graphs: dict[str, onnx.ModelProto], precision: str, pixels: list[NDArray[np.uint8]]
+) -> dict[str, onnx.ModelProto]:
+    """Graphs whose weights are their own, in a precision.
+
+    Args:
+        graphs: by name, with their weights; some are changed in place.
+        precision: of `PRECISIONS`.
+        pixels: inputs that "int8" takes the ranges of activations from; [] for none.
+    """
+    for graph in graphs.values():
+        _own_weights(graph)
+    if precision == "int8":
+        graphs = quantise(graphs, pixels)
+    if precision != "fp32":
+        for graph in graphs.values():
+            _halve(graph)
+    return graphs
 
 
 def config_json(config: Mapping[str, Any]) -> bytes:
@@ -155,6 +169,12 @@ def check_folder(folder: Path, own: Collection[str]) -> None:
     names = (file.relative_to(folder).as_posix() for file in files)
     if folder.is_dir() and (other := sorted(set(names) - set(own))):
         raise OptionError(f"{folder}: holds other files ({', '.join(other[:3])})", remedy="name a new folder")
+
+
+def write_with_example(folder: Path, contents: Mapping[str, bytes], config: Mapping[str, Any]) -> None:
+    """Write an exported folder: its graphs, its configuration, and a program that runs it. Raises as `write_folder`."""
+    example = Path(__file__).with_name(EXAMPLE).read_bytes()
+    write_folder(folder, {**contents, EXPORTED: config_json(config), EXAMPLE: example})
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -210,7 +230,7 @@ def calibration_pixels(folder: Path, backend: Backend | AnsweringBackend) -> lis
     return found
 
 
-def own_weights(graph: onnx.ModelProto) -> None:
+def _own_weights(graph: onnx.ModelProto) -> None:
     """Say in a graph that its weights are its own."""
     description = read_description(graph.SerializeToString())
     description["initialisers"] = {}
@@ -218,7 +238,7 @@ def own_weights(graph: onnx.ModelProto) -> None:
     graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
 
 
-def halve(graph: onnx.ModelProto) -> None:
+def _halve(graph: onnx.ModelProto) -> None:
     """Store matrices and convolutions in 16 bits."""
     casts = []
     for tensor in graph.graph.initializer:

@@ -1,59 +1,36 @@
 """Model files to ONNX graphs: ``encode`` (pixels to the decoder's first state), ``step`` (one word) and ``score``
 (captions that are read).
 
-The graphs hold no weights. Their metadata names the model file that they belong to by its digest, and says from which
-of its tensors each initialiser is made; `captioner.backends.graph_files` makes them when a model is opened. Batch-norm
-is folded into the convolutions.
+The graphs hold no weights, see `captioner.export.weights`, and name the model file that they belong to by its digest.
 
 Every decoder exports whose state is made of dataclasses, tuples, lists and dicts of tensors; see
 `captioner.export.probe`.
 """
 
-import copy
-import json
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.export import Dim
 
 from captioner import checkpoint
 from captioner.backends.base import Backend
-from captioner.backends.graph_files import (
-    DESCRIPTION_VERSION,
-    METADATA_KEY,
-    Recipe,
-    gates_for_onnx,
-    graph_folder,
-    read_description,
-)
+from captioner.backends.graph_files import graph_folder
 from captioner.backends.onnx import open_graphs
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
-from captioner.errors import OptionError, one_line
-from captioner.export.parity import TOLERANCE, Parity, parity
+from captioner.export.parity import Parity, parity, require_parity
 from captioner.export.probe import PICTURES, ROWS, WORDS, Probe, flatten, probe_mask, probe_pixels, rebuild
 from captioner.export.score import loop_over_steps
+from captioner.export.trace import all_nodes, export_mode, trace
+from captioner.export.weights import describe, fold_convolutions, write_bare
 from captioner.header import read_header
-from captioner.model.answer_model import AnswerModel
 from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import Decoder
-from captioner.model.folding import ConvNorm, fold
 from captioner.model.preprocess import normalise
-from captioner.model.refiners import sinusoidal_positions
 from captioner.tokenizer.vocabulary import PAD, START, UNKNOWN
-
-OPSET = 18
-_Model = TypeVar("_Model", CaptionModel, AnswerModel)
-_SMALLEST_WEIGHT = 16  # numbers; smaller constants are found by their names alone
 
 
 def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Parity:
@@ -73,32 +50,13 @@ def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Pa
         OptionError: the model does not export, the message says why; or the folder cannot be written.
     """
     path = Path(model_file)
-    folder = graph_folder(path) if folder is None else Path(folder)
+    place = graph_folder(path) if folder is None else Path(folder)
     model, header = checkpoint.load(path), read_header(path)
-    graphs = export_graphs(model, digest=header["digest"])
-    contents = {name: strip_weights(graph).SerializeToString(deterministic=True) for name, graph in graphs.items()}
-    found = check_parity(
-        model,
-        open_graphs(path, header, folder, contents.__getitem__),
-    )
-    write_files(folder, contents)
-    return found
 
+    def check(contents: dict[str, bytes]) -> Parity:
+        return check_parity(model, open_graphs(path, header, place, contents.__getitem__))
 
-def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write graphs by their names, each in one step.
-
-    Raises:
-        OptionError: the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            partial = folder / f"{name}.onnx.partial"
-            partial.write_bytes(content)
-            partial.replace(folder / f"{name}.onnx")
-    except OSError as error:
-        raise OptionError(f"{folder}: cannot write graphs ({error.strerror})") from None
+    return write_bare(export_graphs(model, digest=header["digest"]), place, check)
 
 
 def check_parity(model: Checkpoint, exported: Backend, *, tolerance: float | None = None) -> Parity:
@@ -113,12 +71,8 @@ def check_parity(model: Checkpoint, exported: Backend, *, tolerance: float | Non
         OptionError: so far that it is wrong.
     """
     found = parity(TorchBackend(model), exported)
-    if not max(found.log_p, found.maps) <= (TOLERANCE if tolerance is None else tolerance):
-        raise OptionError(
-            f"the exported {type(model.model.decoder).__name__} computes something else than torch: "
-            f"log-probabilities differ by {found.log_p:.2g}, maps by {found.maps:.2g}",
-            remedy="in its code, take sizes from tensor.shape, and change no module in a step",
-        )
+    remedy = "in its code, take sizes from tensor.shape, and change no module in a step"
+    require_parity(found, type(model.model.decoder).__name__, remedy=remedy, tolerance=tolerance)
     return found
 
 
@@ -133,44 +87,19 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
         OptionError: the decoder's state or its computation does not export.
     """
     folded, folds = fold_convolutions(model.model)
-    tensors = {name: tensor.detach().float().numpy() for name, tensor in model.model.state_dict().items()}
-    positions = (*folded.encoder.grid_shape, model.model.config.refiner.width)
     with export_mode():
         probe = Probe(folded)
         exported = {"encode": _export_encode(folded, probe), "step": _export_step(folded, probe)}
         exported["score"] = _export_score(folded, probe, exported["step"])
-    for name, graph in exported.items():
-        pool_globally(graph)
-        tidy(graph)
-        description = {
-            "version": DESCRIPTION_VERSION,
-            "graph": name,
-            "digest": digest,
-            "side": folded.encoder.config.side,
-            "pad": folded.encoder.config.pad,
-            "grid_shape": list(folded.encoder.grid_shape),
-            "max_length": folded.decoder.max_length,
-            "state": [leaf.as_dict() for leaf in probe.leaves],
-            "initialisers": recipes_of(graph, tensors, folds, positions),
-        }
-        graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
+    describe(
+        exported,
+        model.model,
+        folds,
+        digest=digest,
+        max_length=folded.decoder.max_length,
+        state=[leaf.as_dict() for leaf in probe.leaves],
+    )
     return exported
-
-
-def strip_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a graph without the weights that its metadata has recipes for."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(graph)
-    made = read_description(graph.SerializeToString())["initialisers"]
-    for tensor in bare.graph.initializer:
-        if tensor.name in made:
-            size = int(np.prod(tensor.dims, dtype=np.int64)) * 4
-            tensor.ClearField("raw_data")
-            tensor.ClearField("float_data")
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", "model"), ("offset", "0"), ("length", str(size))):
-                tensor.external_data.add(key=key, value=value)
-    return bare
 
 
 class _Encode(nn.Module):
@@ -272,177 +201,8 @@ def _export_score(model: CaptionModel, probe: Probe, step: onnx.ModelProto) -> o
         ["log_p", "map", "off_grid"],
         model.decoder,
     )
-    used = {name for node in _nodes(score.graph) for name in node.input}
+    used = {name for node in all_nodes(score.graph) for name in node.input}
     inputs = [value for value in score.graph.input if value.name in used]
     del score.graph.input[:]
     score.graph.input.extend(inputs)
     return score
-
-
-def trace(
-    module: nn.Module,
-    arguments: tuple[Any, ...],
-    shapes: tuple[Any, ...],
-    inputs: list[str],
-    outputs: list[str],
-    part: nn.Module,
-) -> onnx.ModelProto:
-    """The ONNX graph of a module.
-
-    Args:
-        module: with its weights, in evaluation mode.
-        arguments: examples of its inputs.
-        shapes: of each, the axes whose size may change.
-        inputs, outputs: names.
-        part: the decoder or answerer that a message names.
-
-    Raises:
-        OptionError: it does not export; the message says why.
-    """
-    try:
-        program = torch.onnx.export(
-            module,
-            arguments,
-            dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=inputs,
-            output_names=outputs,
-            opset_version=OPSET,
-            verbose=False,
-        )
-    except ModuleNotFoundError as error:
-        raise OptionError(f"export needs {error.name}, which is not installed") from None
-    except Exception as error:  # whatever a part of somebody else's does that the exporter does not know
-        cause = error.__cause__ or error
-        raise OptionError(
-            f"{type(part).__name__} does not export to ONNX: {type(cause).__name__}: {one_line(cause)}",
-            remedy="run it on torch",
-        ) from error
-    assert program is not None
-    return program.model_proto
-
-
-@contextmanager
-def export_mode() -> Iterator[None]:
-    """No gradients, no fused kernels that have no counterpart, no warnings of the exporter about itself."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        sinusoidal_positions.cache_clear()  # what was first computed while tracing is no tensor of numbers
-
-
-def fold_convolutions(model: _Model) -> tuple[_Model, dict[str, Recipe]]:
-    """A copy with plain convolutions in the place of each `ConvNorm`, and recipes of their weights by name."""
-    folded = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
-    recipes: dict[str, Recipe] = {}
-    for name, module in list(folded.named_modules()):
-        if isinstance(module, ConvNorm):
-            convolution, norm = module[0], module[1]
-            assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-            recipe = Recipe(convolution=f"{name}.0.weight", norm=f"{name}.1", eps=norm.eps)
-            if convolution.bias is not None:
-                recipe["bias"] = f"{name}.0.bias"
-            weight, shift = fold(convolution, norm)
-            convolution.weight, convolution.bias = nn.Parameter(weight), nn.Parameter(shift)
-            parent = folded.get_submodule(name.rpartition(".")[0])
-            rest = list(module)[2:]
-            setattr(parent, name.rpartition(".")[2], nn.Sequential(convolution, nn.Identity(), *rest))
-            for part in ("weight", "bias"):
-                recipes[f"{name}.0.{part}"] = {**recipe, "part": part}
-        elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-            setattr(folded.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], _MeanPool())
-    return folded.requires_grad_(False), recipes
-
-
-class _MeanPool(nn.Module):
-    """What `nn.AdaptiveAvgPool2d(1)` computes. Of that the exporter makes a copy through an index of every number."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features.mean((2, 3), keepdim=True)
-
-
-def pool_globally(graph: onnx.ModelProto) -> None:
-    """Means over the two last of four axes become ``GlobalAveragePool``, which needs no change of layout."""
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.graph.value_info}
-    axes = {one.name: numpy_helper.to_array(one).tolist() for one in graph.graph.initializer if list(one.dims) == [2]}
-    for node in graph.graph.node:
-        if node.op_type == "ReduceMean" and len(node.input) == 2 and ranks.get(node.input[0]) == 4:
-            keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
-            if keeps and axes.get(node.input[1]) in ([2, 3], [-2, -1], [-1, -2]):
-                node.op_type = "GlobalAveragePool"
-                del node.input[1]
-                del node.attribute[:]
-    used = {name for node in _nodes(graph.graph) for name in node.input}
-    used |= {value.name for value in graph.graph.output}
-    kept = [one for one in graph.graph.initializer if one.name in used]
-    del graph.graph.initializer[:]
-    graph.graph.initializer.extend(kept)
-
-
-def tidy(graph: onnx.ModelProto) -> None:
-    """Remove what the exporter notes about this machine: file names and stack traces."""
-    del graph.metadata_props[:]
-    graph.doc_string = ""
-    graph.graph.doc_string = ""
-    del graph.graph.metadata_props[:]
-    for part in (*_nodes(graph.graph), *graph.graph.initializer, *graph.graph.value_info):
-        part.doc_string = ""
-        del part.metadata_props[:]
-    for value in (*graph.graph.input, *graph.graph.output):
-        value.doc_string = ""
-        del value.metadata_props[:]
-    del graph.graph.value_info[:]
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph and of the graphs in them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            yield from _nodes(attribute.g)
-
-
-def recipes_of(
-    graph: onnx.ModelProto,
-    tensors: dict[str, NDArray[np.float32]],
-    folds: dict[str, Recipe],
-    positions: tuple[int, int, int],
-) -> dict[str, Recipe]:
-    """How each float initialiser of a graph is made.
-
-    The exporter names some after the weights; the others are found by their values, because a digest ties a graph to
-    one model file. What no tensor gives is a constant and stays in the graph.
-    """
-    by_value = {_value(sinusoidal_positions(*positions).numpy()): Recipe(positions=positions)}
-    for name, tensor in tensors.items():
-        if tensor.ndim == 2:
-            by_value.setdefault(_value(tensor.T), Recipe(tensor=name, transpose=True))
-    for name, tensor in tensors.items():
-        by_value[_value(tensor)] = Recipe(tensor=name)
-        if "lstm.weight" in name:
-            by_value[_value(gates_for_onnx(tensor))] = Recipe(tensor=name, gates=True)
-    recipes = {}
-    for initialiser in graph.graph.initializer:
-        if initialiser.data_type != onnx.TensorProto.FLOAT:
-            continue
-        name = initialiser.name.removeprefix("model.")
-        values = numpy_helper.to_array(initialiser)
-        if name in folds:
-            recipes[initialiser.name] = folds[name]
-        elif name in tensors and np.array_equal(values, tensors[name]):
-            recipes[initialiser.name] = Recipe(tensor=name)
-        elif values.size >= _SMALLEST_WEIGHT:
-            if (recipe := by_value.get(_value(values))) is not None:
-                recipes[initialiser.name] = recipe
-            elif (recipe := by_value.get(_value(values.ravel()))) is not None:  # a bias, shaped for broadcasting
-                recipes[initialiser.name] = {**recipe, "shape": list(values.shape)}
-    return recipes
-
-
-def _value(array: NDArray[np.float32]) -> tuple[Any, ...]:
-    return (array.shape, array.tobytes())

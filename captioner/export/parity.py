@@ -29,6 +29,26 @@ class Parity:
     maps: float
 
 
+def require_parity(found: Parity, part: str, *, remedy: str, tolerance: float | None = None) -> None:
+    """Refuse an export that computes something else than torch.
+
+    Args:
+        found: how far it is from torch.
+        part: what the message names: the class of the decoder or of the answerer.
+        remedy: what its author would mend.
+        tolerance: the largest difference that is not an error; `TOLERANCE` if None.
+
+    Raises:
+        OptionError: it is further than that, or the difference is not a number.
+    """
+    if not max(found.log_p, found.maps) <= (TOLERANCE if tolerance is None else tolerance):
+        raise OptionError(
+            f"the exported {part} computes something else than torch: "
+            f"log-probabilities differ by {found.log_p:.2g}, maps by {found.maps:.2g}",
+            remedy=remedy,
+        )
+
+
 def parity(first: Backend, second: Backend, *, words: int = 4, seed: int = 0) -> Parity:
     """Step two backends through the same words on pictures of noise, let them read captions, and compare.
 

@@ -58,7 +58,7 @@ class DocumentFrequencies:
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON, whole or not at all. Raises DataError where that is not possible."""
-        from captioner.data.writers.partial import PartialFile  # scoring starts without the writers
+        from captioner.partial import written_whole  # scoring starts without it
 
         content = {"format": _FORMAT, "pictures": self.pictures, "counts": dict(self.counts)}
         place = Path(path).resolve()
@@ -66,12 +66,8 @@ class DocumentFrequencies:
             if place.exists() and not place.is_file():  # a device or a pipe
                 place.write_text(json.dumps(content), encoding="utf-8")
                 return
-            partial = PartialFile(place)
-            try:
-                partial.path.write_text(json.dumps(content), encoding="utf-8")
-                partial.commit()
-            finally:
-                partial.discard()
+            with written_whole(place) as partial:
+                partial.write_text(json.dumps(content), encoding="utf-8")
         except OSError as error:
             raise DataError(f"cannot write document frequencies to {path}: {error.strerror}") from None
 

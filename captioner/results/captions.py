@@ -31,7 +31,7 @@ class Word:
         given: the word was given (``begin`` of the options), and not chosen.
         unknown: the model does not know the word of a caption that it read, and read ``<unk>`` in its place.
         gain: the log-probability of the word less that without the picture, in nats: how much the picture mattered.
-            None where it was not computed; see `captioner.picture_gain`.
+            None where it was not computed; see `captioner.pipeline.picture_gain`.
     """
 
     text: str

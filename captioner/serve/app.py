@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
@@ -142,21 +142,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
         Of several pictures, those that cannot be captioned have a `problem` in place of a caption. Where none can be
         captioned, the answer itself is a problem.
         """
-        if request.query_params:
-            name = next(iter(request.query_params))
-            raise Problem(422, "invalid-options", f"{name[:60]}: options are fields of the form, not of the address")
-        if service.batcher.is_full:  # before anything of the upload is read
-            raise service.batcher.full()
-        account = Account(service.held)
-        try:
-            form = await read_form(request, account)
-            return await _unless_client_leaves(request, _answer(service, form, account))
-        except ClientDisconnect:
-            account.close()
-            return Response(status_code=499)  # nobody is left to read it
-        except BaseException:
-            account.close()
-            raise
+        return await _answered(request, service, _answer)
 
 
 def _add_questions(app: FastAPI, service: Service) -> None:
@@ -176,21 +162,28 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     )
     async def answers(request: Request) -> Response:
         """Answer questions about a picture, with a map over the picture and weights over the question's words."""
-        if request.query_params:
-            name = next(iter(request.query_params))
-            raise Problem(422, "invalid-options", f"{name[:60]}: options are fields of the form, not of the address")
-        if service.batcher.is_full:
-            raise service.batcher.full()
-        account = Account(service.held)
-        try:
-            form = await read_form(request, account)
-            return await _unless_client_leaves(request, _answer_questions(service, form, account))
-        except ClientDisconnect:
-            account.close()
-            return Response(status_code=499)
-        except BaseException:
-            account.close()
-            raise
+        return await _answered(request, service, _answer_questions)
+
+
+async def _answered(
+    request: Request, service: Service, work: Callable[[Service, Form, Account], Coroutine[Any, Any, Response]]
+) -> Response:
+    """What some work makes of the form of a request, which is read when there is room for its pictures."""
+    if request.query_params:
+        name = next(iter(request.query_params))
+        raise Problem(422, "invalid-options", f"{name[:60]}: options are fields of the form, not of the address")
+    if service.batcher.is_full:  # before anything of the upload is read
+        raise service.batcher.full()
+    account = Account(service.held)
+    try:
+        form = await read_form(request, account)
+        return await _unless_client_leaves(request, work(service, form, account))
+    except ClientDisconnect:
+        account.close()
+        return Response(status_code=499)  # nobody is left to read it
+    except BaseException:
+        account.close()
+        raise
 
 
 async def _answer_questions(service: Service, form: Form, account: Account) -> Response:

@@ -9,7 +9,7 @@ from functools import cache
 
 from captioner.data.scenes import dog_frisbee_park, draw_scene
 from captioner.errors import OptionError
-from captioner.show.page import assets, picture_files
+from captioner.show.page import assets, picture_files, with_cards
 
 _KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -40,6 +40,7 @@ def static_files() -> dict[str, File]:
     """
     folder = importlib.resources.files("captioner.serve") / "static"
     contents = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    contents["index.html"] = with_cards(contents["index.html"].decode()).encode()
     script, style = assets()
     contents |= {"viewer.js": script.encode(), "viewer.css": style.encode()}
     if importlib.util.find_spec("matplotlib") is None:  # which draws figures

@@ -20,7 +20,7 @@ from PIL import Image
 
 from captioner.errors import OptionError
 from captioner.show import FIGURE_PIXELS
-from captioner.show.page import written_whole
+from captioner.show.page import written_output
 from captioner.show.scale import MAP_OF, colours, opacity, overlay, times_likelier, top_of_scale
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     except (OSError, ValueError):
         empty = False
     try:
-        with nullcontext(path) if empty else written_whole(path) as partial:
+        with nullcontext(path) if empty else written_output(path) as partial:
             figure.savefig(partial, dpi=_DPI, format=format_)
     except OSError as error:
         raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -13,7 +13,6 @@ import importlib.resources
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path, PurePath
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from captioner.errors import OptionError
+from captioner.partial import written_whole
 from captioner.results import Answer
 from captioner.show.scale import FAINTEST_TOP, times_even
 
@@ -202,6 +202,15 @@ def picture_files() -> dict[str, str]:
     return {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
 
+def with_cards(document: str) -> str:
+    """A page that takes pictures in, with what all such pages have in the place of ``{drop}`` and ``{card}``: the words
+    where pictures are dropped, and the parts of a picture's card."""
+    folder = importlib.resources.files("captioner.show") / "viewer"
+    for name in ("drop", "card"):
+        document = document.replace(f"{{{name}}}\n", (folder / f"{name}.html").read_text(encoding="utf-8"))
+    return document
+
+
 def page(captions: "Sequence[Caption | Answer]", *, title: str | None = None, smooth: bool = True) -> str:
     """A self-contained document: one caption with all its details, or a gallery of several.
 
@@ -296,31 +305,25 @@ def save_page(document: str, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"{path}: a page ends in .html, not '{path.suffix}'")
-    with written_whole(path) as partial:
+    with written_output(path) as partial:
         partial.write_text(document, encoding="utf-8", newline="")
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A name with the same ending beside a file, to write to; then it takes the file's place. Until then what was there
-    stays as it was, also where writing fails or is killed.
+def written_output(path: Path) -> Iterator[Path]:
+    """A file with the same ending beside an output, to be written; then it takes the output's place. Until then what
+    was there stays as it was, also where writing fails or is killed.
 
     Raises:
         OptionError: the file cannot be written.
     """
     place = Path(os.path.realpath(path))  # through a link, which stays one
-    partial = place.with_name(f".{os.urandom(8).hex()}.partial{place.suffix}")  # short, whatever the name
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with contextlib.suppress(OSError):
-            shutil.copymode(place, partial)
-        partial.replace(place)
+        with written_whole(place) as partial:
+            yield partial
     except OSError as error:
         raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def script_json(data: Any) -> str:

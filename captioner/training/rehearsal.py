@@ -15,6 +15,7 @@ import numpy as np
 
 from captioner.data.records import Record
 from captioner.errors import DataError
+from captioner.partial import written_whole
 from captioner.results import Caption
 from captioner.training.run_folder import read_log
 
@@ -63,12 +64,10 @@ def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own:
             for record, outcome in zip(train, outcomes, strict=True)
             if isinstance(outcome, Caption)
         }
-        partial = file.with_suffix(".partial")
         try:
-            partial.write_text("".join(json.dumps(pair) + "\n" for pair in captions.items()), encoding="utf-8")
-            partial.replace(file)
+            with written_whole(file) as partial:
+                partial.write_text("".join(json.dumps(pair) + "\n" for pair in captions.items()), encoding="utf-8")
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise DataError(f"{file}: cannot be written ({error.strerror or error})") from None
     kept = [replace(one, captions=(text,), boxes=()) for one in train if (text := captions.get(str(one.image)))]
     return [*kept, *(record for record in rest if record.split == "dev")]

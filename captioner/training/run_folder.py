@@ -13,6 +13,7 @@ from torch import Tensor
 
 from captioner.checkpoint import write_tensors
 from captioner.errors import CheckpointError, DataError, OptionError, one_line
+from captioner.partial import written_whole
 from captioner.training import aliases
 from captioner.training.recipe import default_of, options
 
@@ -188,13 +189,10 @@ class RunFolder:
 
     def _write(self, path: Path, text: str) -> None:
         """Write a file whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
         try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
+            with written_whole(path) as partial:
+                partial.write_text(text, encoding="utf-8")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise _unwritable(path, error) from None
 
 

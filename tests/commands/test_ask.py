@@ -91,6 +91,7 @@ def test_answers_of_another_run_and_files_of_others_are_kept(
         (["--overwrite", "--n-best", "99"], "99"),  # found out before the answers are removed
         (["--overwrite", "--device", "cuda:77"], "cuda:77"),
         (["--output", str(tmp_path / "photo.jsonl"), "--overwrite"], "line 1"),  # a link to a picture
+        (["--output", str(tmp_path / "mixed.jsonl"), "--overwrite"], "line 2"),  # begun by us, and gone on with
         (["--output", str(tmp_path / "more.jsonl")], "line 1"),  # questions, which have no answers
         (["--output", str(tmp_path / "text.jsonl")], "line 1"),  # no line feed, and no line of ours
         (["--output", str(tmp_path / "deep.jsonl")], "line 1"),
@@ -98,6 +99,7 @@ def test_answers_of_another_run_and_files_of_others_are_kept(
         (tmp_path / "photo.jsonl").unlink(missing_ok=True)
         (tmp_path / "photo.jsonl").symlink_to(picture)
         (tmp_path / "more.jsonl").write_bytes(questions.read_bytes())
+        (tmp_path / "mixed.jsonl").write_bytes(whole.splitlines(keepends=True)[0] + b'{"years": "of work"}\n')
         (tmp_path / "text.jsonl").write_text("years of work")
         (tmp_path / "deep.jsonl").write_text("[" * 100_000)
         kept = [picture.read_bytes(), *(file.read_bytes() for file in sorted(tmp_path.glob("*.jsonl")))]

@@ -441,7 +441,7 @@ def test_a_folder_that_cannot_hold_the_provenance_is_no_hindrance(
     def refuse(place: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("captioner.data.writers.results.PartialFile", refuse)
+    monkeypatch.setattr("captioner.data.writers.results.written_whole", refuse)
     with ResultsFile(tmp_path / "captions.txt") as results:
         results.check(TINY)
         results.begin()

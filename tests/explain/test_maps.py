@@ -122,7 +122,7 @@ def test_reading_the_own_caption_gives_its_words_probabilities_and_maps(
     (written,) = model.caption([PICTURES[0]], options=Beam(width=2, max_length=5, min_length=3))
     # An untrained model says anything, what a tokeniser would split too.
     words = [word.text for word in written.words]
-    monkeypatch.setattr("captioner.pipeline.split_captions", lambda *_, **__: [words])
+    monkeypatch.setattr("captioner.pipeline.captioner.split_captions", lambda *_, **__: [words])
     (read,) = model.read(PICTURES[0], [written.text])
     assert [word.text for word in read.words] == [word.text for word in written.words]
     np.testing.assert_allclose(read.maps, written.maps, atol=1e-5)

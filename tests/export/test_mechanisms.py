@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from captioner import checkpoint
-from captioner.export.graphs import OPSET, export_mode, write_graphs
+from captioner.export.graphs import write_graphs
+from captioner.export.trace import OPSET, export_mode
 from captioner.model.attention import ATTENTIONS, Attended
 from captioner.model.attention.base import build_attention
 from captioner.model.caption_model import CaptionModel, ModelConfig

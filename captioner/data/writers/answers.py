@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from captioner.data.questions import AskedQuestion
-from captioner.data.writers.partial import PartialFile, place_of, remove_stale, try_lock
 from captioner.data.writers.provenance import Provenance
 from captioner.errors import OptionError
+from captioner.partial import place_of, remove_stale, try_lock, written_whole
 from captioner.results import Answer
 
 _BEGINNING = b'{"image": '  # of every line
@@ -76,8 +76,8 @@ class AnswersFile:
 
     def _refuse_foreign(self) -> None:
         """A file that something else wrote is not overwritten. Raises OptionError."""
-        if line := self._file.readline():
-            self._row(line, 1)
+        for number, line in enumerate(self._file, 1):
+            self._row(line, number)
 
     def _read_lines(self, asked: Sequence[AskedQuestion]) -> None:
         """Find the end of the last whole line; the lines before are those of the first questions."""
@@ -136,13 +136,8 @@ class AnswersFile:
                 self._file.flush()
             if self._provenance is not None and (not self.resumed or not self._sidecar.exists()):
                 remove_stale(self._place.parent)
-                partial = PartialFile(self._sidecar)
-                try:
-                    content = json.dumps(self._provenance.as_dict(), indent=1)
-                    partial.path.write_text(f"{content}\n", encoding="utf-8")
-                    partial.commit()
-                finally:
-                    partial.discard()
+                with written_whole(self._sidecar) as partial:
+                    partial.write_text(json.dumps(self._provenance.as_dict(), indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise OptionError(f"--output {self.path}: cannot be written ({error.strerror})") from None
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from captioner.data.sidecars import Join, SidecarForm
-from captioner.data.writers.partial import PartialFile, remove_stale
 from captioner.errors import DataError, OptionError
+from captioner.partial import PartialFile, remove_stale
 from captioner.results import Caption, Failure
 
 # What stops a run, since the next sidecar would fail as well.

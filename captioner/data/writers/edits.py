@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from captioner.data.writers.partial import PartialFile, place_of, remove_stale, try_lock
 from captioner.errors import OptionError
+from captioner.partial import place_of, remove_stale, try_lock, written_whole
 
 STATUSES = ("accepted", "edited", "flagged", "draft")
 """What a row says: the model's caption is good; it was changed; a person should come back to it; a text that is being
@@ -149,15 +149,10 @@ class EditsFile:
         lines = [
             json.dumps({**asdict(edit), "image": self._stored(edit.image)}) + "\n" for edit in self._edits.values()
         ]
-        partial = PartialFile(self._place)
-        try:
-            with partial.path.open("w", encoding="utf-8", newline="") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.commit()
-        finally:
-            partial.discard()
+        with written_whole(self._place) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
         os.close(self._descriptor)
         self._descriptor = self._open()
         self._rows = len(self._edits)

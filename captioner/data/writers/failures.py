@@ -7,8 +7,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from captioner.data.writers.partial import check_folder, place_of, try_lock
 from captioner.errors import OptionError
+from captioner.partial import check_folder, place_of, try_lock
 from captioner.results import Failure
 
 COLUMNS = ("path", "error", "remedy")

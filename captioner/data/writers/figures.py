@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from captioner.data.writers.partial import PartialFile, check_folder, place_of, remove_stale
 from captioner.errors import OptionError
+from captioner.partial import PartialFile, check_folder, place_of, remove_stale
 from captioner.results import Caption
 
 FORMATS = frozenset((".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps"))

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from captioner.data.writers.partial import PartialFile, check_folder, place_of, remove_stale
 from captioner.errors import OptionError
+from captioner.partial import PartialFile, check_folder, place_of, remove_stale
 from captioner.results import Caption
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.data.writers.partial import PartialFile, place_of, remove_stale
 from captioner.data.writers.results import ResultsFile
 from captioner.errors import CaptionerError, OptionError, one_line
+from captioner.partial import place_of, remove_stale, written_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,18 +137,16 @@ class ParquetResults(ResultsFile):
         columns = schema().with_metadata({_KEY: json.dumps(about).encode()})
         written: set[str] = set()
         try:
-            partial = PartialFile(self._table)
-            try:
-                with pq.ParquetWriter(partial.path, columns, compression="zstd") as writer:
-                    if self._table.exists() and not self._overwrite:
-                        for batch in pq.ParquetFile(self._table).iter_batches(batch_size=_ROWS):
-                            written.update(batch.column(0).to_pylist())
-                            writer.write_table(pa.Table.from_batches([batch], schema=batch.schema).cast(columns))
-                    for rows in self._new_rows(written):
-                        writer.write_table(pa.Table.from_pylist(rows, schema=columns))
-                partial.commit()
-            finally:
-                partial.discard()
+            with (
+                written_whole(self._table) as partial,
+                pq.ParquetWriter(partial, columns, compression="zstd") as writer,
+            ):
+                if self._table.exists() and not self._overwrite:
+                    for batch in pq.ParquetFile(self._table).iter_batches(batch_size=_ROWS):
+                        written.update(batch.column(0).to_pylist())
+                        writer.write_table(pa.Table.from_batches([batch], schema=batch.schema).cast(columns))
+                for rows in self._new_rows(written):
+                    writer.write_table(pa.Table.from_pylist(rows, schema=columns))
             self._rows.unlink(missing_ok=True)
             self._sidecar.unlink(missing_ok=True)
         except (pa.ArrowException, OSError, ValueError) as error:

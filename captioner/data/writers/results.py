@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from captioner.data.writers.formats import WRITERS, ForeignRowsError, Scan
-from captioner.data.writers.partial import PartialFile, place_of, remove_stale, try_lock
 from captioner.data.writers.provenance import Provenance
 from captioner.errors import OptionError
+from captioner.partial import place_of, remove_stale, try_lock, written_whole
 from captioner.results import Caption
 
 
@@ -249,12 +249,8 @@ class ResultsFile:
         try:
             content["folder"] = self._folder_beside()
             remove_stale(self._place.parent)
-            partial = PartialFile(self._sidecar)
-            try:
-                partial.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-                partial.commit()
-            finally:
-                partial.discard()
+            with written_whole(self._sidecar) as partial:
+                partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             self.notes.append(f"{self._sidecar}: cannot be written ({reason}); a later run cannot compare its options")

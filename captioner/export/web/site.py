@@ -18,7 +18,7 @@ from captioner.export.folder import check_folder, check_precision, config_json, 
 from captioner.export.parity import Parity
 from captioner.header import EXPORTED
 from captioner.options import MapOptions
-from captioner.show.page import assets, picture_files
+from captioner.show.page import assets, picture_files, with_cards
 from captioner.version import __version__
 
 POLICY = (
@@ -124,6 +124,7 @@ def _page_files() -> dict[str, bytes]:
     static = importlib.resources.files("captioner.export.web") / "static"
     contents = {file.name: file.read_bytes() for file in static.iterdir() if file.is_file()}
     contents |= {name: text.encode() for name, text in picture_files().items()}
+    contents["index.html"] = with_cards(contents["index.html"].decode()).encode()
     script, style = assets()
     scene = io.BytesIO()
     dog_frisbee_park().image.save(scene, "PNG")

@@ -7,10 +7,10 @@ import numpy as np
 
 from captioner.decoding import Hypothesis
 from captioner.errors import CheckpointError, OptionError
+from captioner.pipeline.word_maps import WordMaps
 from captioner.prepared import Prepared
 from captioner.results import Alternative, Caption
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
-from captioner.word_maps import WordMaps
 
 
 def list_of_texts(captions: Iterable[str]) -> list[str]:

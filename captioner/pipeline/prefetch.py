@@ -1,16 +1,52 @@
-"""Pictures opened in threads, a batch ahead of whoever computes."""
+"""Pictures as they come: opened in threads, a batch ahead of the model, and captioned a batch at a time."""
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Protocol
 
-from captioner.errors import CaptionerError
+from captioner.backends.base import Encoded
+from captioner.errors import CaptionerError, OptionError
 from captioner.image import Picture
 from captioner.prepared import KeptPicture, Prepared, detached
-from captioner.results import Failure
+from captioner.results import Caption, Failure, Outcome
 
 Given = Picture | KeptPicture  # a kept one is opened already
 Ready = Prepared | KeptPicture
+
+
+class CaptionBatch(Protocol):
+    """What captions prepared pictures, all in one batch: `captioner.pipeline.captioner.Captioner.caption_prepared`."""
+
+    def __call__(self, ready: list[Prepared], *, encoded: Encoded | None = None) -> list[Caption]: ...
+
+
+def iterator_of(pictures: Iterable[Given]) -> Iterator[Given]:
+    """Pictures one by one; a sequence need not be an Iterable. Raises OptionError for one picture in their place."""
+    try:
+        if isinstance(pictures, (str, bytes, bytearray, memoryview)):
+            raise TypeError
+        return iter(pictures)
+    except TypeError:
+        raise OptionError(
+            f"pictures are a list or an iterator, not {type(pictures).__name__}", remedy="put it into a list"
+        ) from None
+
+
+def caption_each(
+    pictures: Iterator[Given], prepare: Callable[[Given], Ready], caption: CaptionBatch, *, batch: int, threads: int
+) -> Iterator[Outcome]:
+    """Yield a `Caption` or a `Failure` for each picture, in order; arguments and errors as of `prefetch`. ``caption``
+    is given the pictures of a batch together, and those that were encoded before one by one."""
+    with closing(prefetch(pictures, prepare, batch=batch, threads=threads)) as batches:
+        for opened in batches:
+            captions = iter(caption([one for one in opened if isinstance(one, Prepared)]))
+            for one in opened:
+                if isinstance(one, KeptPicture):
+                    yield caption([one.prepared], encoded=one.encoded)[0]
+                else:
+                    yield one if isinstance(one, Failure) else next(captions)
 
 
 def prefetch(

@@ -5,7 +5,8 @@ import os
 import secrets
 import shutil
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from captioner.errors import OptionError
@@ -16,6 +17,7 @@ else:
     import fcntl
 
 _PREFIX = ".captioner-"
+_LONGEST_ENDING = 32  # characters; what is longer is no ending that a writer goes by
 _LOCKED_BYTE = 1 << 40  # on Windows a lock keeps others from reading, so it lies far beyond every end of a file
 
 
@@ -131,6 +133,21 @@ class PartialFile:
             self._descriptor = -1
 
 
+@contextmanager
+def written_whole(place: Path) -> Iterator[Path]:
+    """A new, empty file beside a place, to be written; it is moved there if all went well, and else removed.
+
+    Raises:
+        OSError: it cannot be made or moved.
+    """
+    partial = PartialFile(place)
+    try:
+        yield partial.path
+        partial.commit()
+    finally:
+        partial.discard()
+
+
 def remove_stale(folder: Path) -> None:
     """Remove the partial files that processes left behind when they were killed."""
     with suppress(OSError):
@@ -145,6 +162,7 @@ def remove_stale(folder: Path) -> None:
 
 
 def _create(folder: Path, suffix: str) -> tuple[int, Path]:
+    suffix = suffix if len(suffix) <= _LONGEST_ENDING else ""
     while True:
         path = folder / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}.partial{suffix}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)

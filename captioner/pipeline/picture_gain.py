@@ -13,9 +13,9 @@ from dataclasses import replace
 from PIL import Image
 
 from captioner.backends.base import Backend, Encoded
+from captioner.pipeline.word_maps import encode
 from captioner.prepared import prepare
 from captioner.results import Caption, Word
-from captioner.word_maps import encode
 
 _GREY = (124, 116, 104)  # the mean of photographs
 

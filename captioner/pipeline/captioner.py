@@ -1,11 +1,9 @@
-"""Pictures to captions: open, encode, decode, results. `Captioner` drives any backend."""
+"""`Captioner` opens pictures, lets any backend encode and decode them, and makes results of what comes out."""
 
-import importlib.util
 import os
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,31 +12,19 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.assembly import caption_of, decoded_alternative, list_of_texts, read_alternative, split_captions
 from captioner.backends.base import Backend, Encoded, Pixels
-from captioner.backends.choice import open_backend
-from captioner.constraints import Constraints
+from captioner.backends.choice import OnTorch
+from captioner.constraints import check_options
 from captioner.decoding import decode
-from captioner.errors import CheckpointError, OptionError
-from captioner.foreign import name_of, parse_heads
+from captioner.errors import OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
+from captioner.pipeline.assembly import caption_of, decoded_alternative, list_of_texts, read_alternative, split_captions
+from captioner.pipeline.word_maps import WordMaps, encode, log_probabilities, of_whole_words, word_maps
 from captioner.prepared import KeptPicture, Prepared, check_numbers, prepare
-from captioner.results import Alternative, Answer, Caption, ClipCaption, Failure, Outcome
-from captioner.shipped import DEFAULT_MODEL, find_model
+from captioner.results import Alternative, Answer, Caption, ClipCaption, Outcome
 from captioner.tokenizer.subwords import Subwords
-from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
-from captioner.word_maps import (
-    WordMaps,
-    caption_frames,
-    encode,
-    log_probabilities,
-    of_whole_words,
-    place_of,
-    word_contrast,
-    word_heads,
-    word_maps,
-)
+from captioner.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from captioner.asking import Asker, EncodedPicture
@@ -47,7 +33,6 @@ if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     Askable = Picture | EncodedPicture | KeptPicture
 
 _BATCH = 16
-_FRAME_PIXELS = 480
 
 
 class Captioner:
@@ -67,7 +52,7 @@ class Captioner:
         self.name = name
         self.file = file
         self._threads = min(8, threads or os.cpu_count() or 1)
-        self._torch = backend if backend.name in ("torch", "huggingface") else None
+        self._on_torch = OnTorch(backend, name=name, file=file)
         self._lock = threading.Lock()
         self._asker: Asker | None = None
         self._even: Encoded | None = None
@@ -113,21 +98,7 @@ class Captioner:
         Raises:
             OptionError: torch is not installed, or the model came from no model file.
         """
-        with self._lock:
-            return self._open_torch()
-
-    def _open_torch(self) -> Backend:
-        if self._torch is None:
-            if self.file is None:
-                raise OptionError(
-                    f"this needs the model on torch, and '{self.name}' runs on {self.backend.name} alone",
-                    remedy="load its .safetensors file",
-                )
-            if importlib.util.find_spec("torch") is None:
-                raise OptionError("this needs torch, which is not installed", remedy="pip install torch")
-            on_torch = self.device == "cpu" or self.device.startswith("cuda")
-            self._torch = open_backend("torch", self.file, device=self.device if on_torch else "cpu")
-        return self._torch
+        return self._on_torch.open()
 
     @overload
     def caption(
@@ -210,48 +181,18 @@ class Captioner:
             OptionError: as of `caption`, or one picture in place of several.
             CaptionerError: the iterator goes on in a process that was forked since.
         """
+        from captioner.pipeline.prefetch import caption_each, iterator_of
+
         check_numbers(batch=batch, max_pixels=max_pixels, keep=keep)
         self._check_options(options)
-        try:
-            if isinstance(pictures, (str, bytes, bytearray, memoryview)):
-                raise TypeError
-            drawn = iter(pictures)  # a sequence need not be an Iterable
-        except TypeError:
-            raise OptionError(
-                f"pictures are a list or an iterator, not {type(pictures).__name__}", remedy="put it into a list"
-            ) from None
-        map_options = self._map_options(explain)
-        return self._caption_all(
-            drawn, options=options, explain=map_options, batch=batch, max_pixels=max_pixels, keep=keep
-        )
+        pictures = iterator_of(pictures)
+        ready = partial(self._ready, max_pixels=max_pixels, keep=keep)
+        caption = partial(self.caption_prepared, options=options, explain=self._map_options(explain))
+        return caption_each(pictures, ready, caption, batch=batch, threads=self._threads)
 
-    def _caption_all(
-        self,
-        pictures: Iterator[Picture | KeptPicture],
-        *,
-        options: Greedy | None,
-        explain: MapOptions,
-        batch: int,
-        max_pixels: int,
-        keep: int | None,
-    ) -> Iterator[Outcome]:
-        from captioner.prefetch import prefetch
-
-        prepare = partial(self._ready, max_pixels=max_pixels, keep=keep)
-        with closing(prefetch(pictures, prepare, batch=batch, threads=self._threads)) as batches:
-            for opened in batches:
-                ready = [one for one in opened if isinstance(one, Prepared)]
-                captions = iter(self.caption_prepared(ready, options=options, explain=explain))
-                for one in opened:
-                    if isinstance(one, KeptPicture):
-                        yield self._caption_kept(one, options, explain)
-                    else:
-                        yield one if isinstance(one, Failure) else next(captions)
-
-    def _caption_kept(self, kept: KeptPicture, options: Greedy | None, explain: MapOptions) -> Caption:
-        return self.caption_prepared([kept.prepared], options=options, explain=explain, encoded=kept.encoded)[0]
-
-    def _ready(self, picture: Picture | KeptPicture, *, max_pixels: int, keep: int | None) -> Prepared | KeptPicture:
+    def _ready(
+        self, picture: Picture | KeptPicture, *, max_pixels: int, keep: int | None = None
+    ) -> Prepared | KeptPicture:
         """A picture that is prepared, or was kept."""
         if not isinstance(picture, KeptPicture):
             return self.prepare(picture, max_pixels=max_pixels, keep=keep)
@@ -337,10 +278,8 @@ class Captioner:
 
     def _encoded(self, picture: Picture | KeptPicture, *, max_pixels: int) -> tuple[Prepared, Encoded | None]:
         """A picture that is prepared, and encoded where it was kept."""
-        if not isinstance(picture, KeptPicture):
-            return self.prepare(picture, max_pixels=max_pixels), None
-        picture.require(self.backend)
-        return picture.prepared, picture.encoded
+        ready = self._ready(picture, max_pixels=max_pixels)
+        return (ready.prepared, ready.encoded) if isinstance(ready, KeptPicture) else (ready, None)
 
     def read(
         self,
@@ -392,8 +331,8 @@ class Captioner:
 
     def with_gains(self, captions: Sequence[Caption]) -> list[Caption]:
         """Captions of this model whose words have their ``gain``, how much the picture mattered; see
-        `captioner.picture_gain`."""
-        from captioner.picture_gain import even_grid, with_gains
+        `captioner.pipeline.picture_gain`."""
+        from captioner.pipeline.picture_gain import even_grid, with_gains
 
         with self._lock:
             if self._even is None:
@@ -411,9 +350,9 @@ class Captioner:
             ImageError: the caption's picture is gone.
             OptionError: the caption has no such word, or torch is not installed.
         """
-        place = place_of(caption, word)
-        prepared, ids = self._again(caption)
-        return word_heads(self.torch_backend(), prepared, caption, ids, place)
+        from captioner.pipeline.word_views import word_heads
+
+        return word_heads(caption, word, backend=self.backend, open_torch=self.torch_backend)
 
     def contrast(self, caption: Caption, word: str | int, other: str) -> "Contrast":
         """Why a word and not another: the difference of both words' gradient maps; needs torch.
@@ -427,18 +366,9 @@ class Captioner:
             ImageError: the caption's picture is gone.
             OptionError: the caption has no such word, the model does not know the other, or torch is not installed.
         """
-        place = place_of(caption, word)
-        before = [one.text for one in caption.words[:place]]
-        other_id = self.vocabulary.encode([*before, other])[-2]
-        if other_id < len(SPECIAL):
-            raise OptionError(f"the model '{self.name}' does not know the word '{other}'", remedy="name another word")
-        prepared, ids = self._again(caption)
-        return word_contrast(self.torch_backend(), prepared, caption, ids, place, (other, other_id))
+        from captioner.pipeline.word_views import word_contrast
 
-    def _again(self, caption: Caption) -> tuple[Prepared, list[int]]:
-        """The picture of a caption, prepared once more, and the caption in ids."""
-        prepared = self.prepare(caption.source)
-        return prepared, self.vocabulary.encode_made([word.text for word in caption.words])
+        return word_contrast(caption, word, other, backend=self.backend, open_torch=self.torch_backend, model=self.name)
 
     def caption_clip(self, frames: Sequence[Picture], *, options: Greedy | None = None) -> ClipCaption:
         """One caption of a clip, over the cells of all its frames; needs torch.
@@ -454,30 +384,11 @@ class Captioner:
             ImageError: a frame does not open.
             OptionError: no frames, frames of several sizes, or torch is not installed.
         """
+        from captioner.pipeline.clips import caption_clip
+
         self._check_options(options)
-        if self.backend.name == "huggingface":
-            raise OptionError(
-                f"clips need a model of ours, and '{self.name}' is one of transformers", remedy="leave --model out"
-            )
-        if isinstance(frames, (str, bytes, os.PathLike)):
-            raise OptionError(
-                f"frames are a list of pictures, not {frames!r:.60}", remedy="read them with captioner.data.clips"
-            )
-        ready = [self.prepare(frame, keep=_FRAME_PIXELS) for frame in frames]
-        found, geometry, strip = caption_frames(self.torch_backend(), ready, options or self.default_options)
-        best, *others = (decoded_alternative(hypothesis, self.vocabulary) for hypothesis in found)
-        return ClipCaption(
-            text=best.text,
-            words=best.words,
-            score=best.score,
-            finished=best.finished,
-            image="",
-            model=self.name,
-            geometry=geometry,
-            alternatives=tuple(others),
-            source=strip,
-            frames=len(ready),
-        )
+        options = options or self.default_options
+        return caption_clip(frames, options, backend=self.backend, open_torch=self.torch_backend, model=self.name)
 
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""
@@ -486,7 +397,7 @@ class Captioner:
     def log_probabilities(
         self, variants: Sequence[Pixels], geometry: Geometry, captions: Sequence[Sequence[int]]
     ) -> NDArray[np.float32]:
-        """Log-probabilities of captions on variants of one picture; see `captioner.word_maps.log_probabilities`."""
+        """Log-probabilities of captions on variants of one picture; see `captioner.pipeline.word_maps`."""
         return log_probabilities(self.backend, variants, geometry, captions)
 
     def options(self, **changes: Any) -> Beam:
@@ -500,17 +411,8 @@ class Captioner:
         return options
 
     def _check_options(self, options: object) -> None:
-        if options is None:
-            return
-        if not isinstance(options, Greedy):
-            raise OptionError(f"options are Greedy, Beam or Sampling, not {type(options).__name__}")
-        if options.max_length > self.max_length:
-            raise OptionError(
-                f"max_length {options.max_length} is beyond the {self.max_length} words that the model '{self.name}' "
-                "can read",
-                remedy="ask for fewer",
-            )
-        Constraints.of(options, self.vocabulary)  # raises for words that the model cannot say
+        if options is not None:
+            check_options(options, self.vocabulary, max_length=self.max_length, model=self.name)
 
     def _map_options(self, explain: str | MapOptions | None) -> MapOptions:
         if isinstance(explain, MapOptions):
@@ -532,44 +434,3 @@ class Captioner:
         self, prepared: Prepared, options: MapOptions, best: Alternative, others: Sequence[Alternative] = ()
     ) -> Caption:
         return caption_of(prepared, best, others, model=self.name, explain=options.explain)
-
-
-def load(
-    model: str | os.PathLike[str] = DEFAULT_MODEL,
-    *,
-    device: str | None = "auto",
-    backend: str = "auto",
-    threads: int | None = None,
-    wait: bool = True,
-    map_heads: str = "",
-) -> Captioner:
-    """A model by name or path.
-
-    Args:
-        model: the name of a model that ships, the path of a model file, an exported folder, a folder in the form of
-            transformers, or "hf:owner/name" for a model of the Hugging Face hub, which is fetched.
-        device: where it computes: "cpu", "cuda", "cuda:1", "mps", or a device of ONNX Runtime ("coreml", "directml",
-            "openvino"); "auto" (or None) for the best that there is.
-        backend: the runtime that computes it: a name of `captioner.backends.base.BACKENDS`. "auto" is "onnx" on a CPU
-            for exported folders and for model files that have graphs (``graphs/NAME`` beside it, made from this very
-            file), and "torch" for others and on an accelerator. A model of transformers runs on "huggingface" alone.
-        threads: for the computation on a CPU, and, 8 at most, for opening pictures; None for what the runtime chooses:
-            "onnx" takes what the environment's OMP_NUM_THREADS says, or looks every few seconds how many cores others
-            leave free.
-        wait: until the whole model is open. Without, the part that decodes may be opened beside the first pictures,
-            and the first caption raises what is wrong with it: one caption comes sooner.
-        map_heads: of a foreign model, the attention heads whose mean makes the maps, as text; see
-            `captioner.foreign.parse_heads`. "" for all. A model of ours has the choice in its file.
-
-    Raises:
-        CheckpointError: there is no such model, or its file is damaged.
-        OptionError: there is no such device or backend, or what it needs is not installed.
-    """
-    path = find_model(model)
-    device = str(device or "auto")
-    heads = parse_heads(map_heads or "")
-    opened = open_backend(backend, path, device=device, threads=threads, wait=wait, map_heads=heads)
-    try:
-        return Captioner(opened, name=name_of(path), file=None if path.is_dir() else path, threads=threads)
-    except (TypeError, OptionError) as error:
-        raise CheckpointError(f"{path}: damaged, or made by another version ({error})") from None
