@@ -198,12 +198,13 @@ def _file(picture: Picture, name: str) -> Iterator[IO[bytes]]:
             raise ImageError(f"{name}: the file is empty")
         yield io.BytesIO(data)
     else:
+        other: object = picture  # what the types do not allow
         remedy = ""
-        if hasattr(picture, "read"):
+        if hasattr(other, "read"):
             remedy = "give the bytes of an open file, its read()"
-        elif isinstance(picture, list):
+        elif isinstance(other, list):
             remedy = "give one picture"
-        elif isinstance(picture, Iterable):
+        elif isinstance(other, Iterable):
             remedy = "put several into a list"
         raise ImageError(
             f"a picture is a path, bytes, a PIL image or a numpy array, not {type(picture).__name__}", remedy=remedy

@@ -172,8 +172,8 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path]:
         from captioner.shipped import shipped_models
 
         yield from pictures_in(options.images)
-        given = [Path(options.model).expanduser()] if options.model else []
-        for model in (*shipped_models().values(), *given):
+        own = [Path(options.model).expanduser()] if options.model else []
+        for model in (*shipped_models().values(), *own):
             yield from model_files(model)
 
 

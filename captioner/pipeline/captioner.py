@@ -342,8 +342,9 @@ class Captioner:
         """
         from captioner.pipeline.picture_gain import even_grid, with_gains
 
-        if not isinstance(captions, Iterable) or isinstance(captions, (str, bytes)):
-            raise OptionError(f"captions are a list, not {type(captions).__name__}", remedy="put it into a list")
+        given: object = captions
+        if not isinstance(given, Iterable) or isinstance(given, (str, bytes)):
+            raise OptionError(f"captions are a list, not {type(given).__name__}", remedy="put it into a list")
         outcomes = list(captions)
         with self._lock:
             if self._even is None:
