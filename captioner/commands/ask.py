@@ -80,9 +80,10 @@ def load_asker(options: argparse.Namespace) -> "Asker":
 
 
 def _run_picture(options: argparse.Namespace) -> int:
-    from captioner.commands.files import model_files, refuse_overwriting
+    from captioner.commands.files import check_single, model_files, refuse_overwriting
     from captioner.shipped import find_model
 
+    check_single(figure=options.figure, page=options.page)
     model = find_model(options.model, answering=True)
     refuse_overwriting({"--figure": options.figure, "--page": options.page}, (options.picture, *model_files(model)))
     if options.figure is not None:

@@ -63,9 +63,10 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
     Raises:
         CaptionerError: options that do not go together, a model that does not load.
     """
-    from captioner.commands.files import model_files, refuse_overwriting
+    from captioner.commands.files import check_single, model_files, refuse_overwriting
 
     _check(options)
+    check_single(figure=options.figure, page=options.page)
     pictures = [Path(picture) for picture in options.pictures]
     refuse_overwriting({"--figure": options.figure, "--page": options.page}, (*pictures, *model_files(model_file)))
     model = load_model(options)

@@ -62,6 +62,25 @@ def refuse_overwriting(outputs: Mapping[str, FilePath | None], inputs: Iterable[
             raise OptionError(f"{option}: {path} is an input of this run{also}", remedy="write to another file")
 
 
+def check_single(*, figure: Path | None, page: Path | None) -> None:
+    """Check the outputs of a command that writes one figure or one page, before any work.
+
+    Raises:
+        OptionError: another ending, a folder, or no place to write to.
+    """
+    from captioner.data.writers import FigureFiles, PageFile
+
+    if figure is not None:
+        figures = FigureFiles(figure, several=False)
+        if figures.folder is not None:
+            raise OptionError(
+                f"--figure {figure} is a folder, and there is one figure", remedy="name a file that ends in .png"
+            )
+        figures.prepare()
+    if page is not None:
+        PageFile(page)
+
+
 def model_files(model: Path) -> list[Path]:
     """What a run reads of a model: its file and the graphs beside it, or the files in its folder."""
     if model.is_dir():

@@ -30,6 +30,17 @@ def test_questions_about_a_picture(
     assert (tmp_path / "a.png").exists() and (tmp_path / "a.html").exists()
 
 
+def test_a_figure_or_page_that_cannot_be_is_refused_before_any_work(
+    make_picture: MakePicture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    missing = str(tmp_path / "no-model.safetensors")  # would be named if it were opened first
+    for option, name in (("--figure", "a.txt"), ("--figure", "folder"), ("--page", "a.png"), ("--page", "folder")):
+        words = ["ask", str(make_picture()), "the dog", option, str(tmp_path / name), "--model", missing]
+        assert main(words) == 2
+        assert name in (error := capsys.readouterr().err) and "no-model" not in error
+
+
 def test_many_questions_have_a_line_each_and_a_stopped_run_goes_on(
     tiny_answers: Path, make_picture: MakePicture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

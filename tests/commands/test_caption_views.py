@@ -54,6 +54,8 @@ def test_heads_and_contrast_are_drawn(command: Command, make_picture: Callable[.
         (["--contrast", "dog"], "'dog'"),
         (["--contrast", "dog=dog"], "'dog=dog'"),
         (["--contrast", "a=b", "--heads", "a"], "one at a time"),
+        (["--frames", "2", "--figure", "a.txt"], "a.txt"),
+        (["--heads", "a", "--page", "a.png"], "a.png"),
         (["--frames", "2", "--heads", "a"], "--heads"),
         (["--frames", "2", "--output", "x.jsonl"], "--output"),
         (["--frames", "0"], "0"),

@@ -209,6 +209,8 @@ def test_the_command_draws(tmp_path: Path) -> None:
         (["--count", "-1"], "--count must be at least 0, not -1"),
         (["--count", "0", "--dev", "0"], "--count and --dev"),
         (["--first-seed", "-3"], "not -3"),
+        (["--example", "--count", "7"], "--count 7"),
+        (["--example", "--first-seed", "0"], "--first-seed 0"),
         ([], "is not empty"),
     ],
 )
