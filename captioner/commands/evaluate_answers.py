@@ -257,7 +257,13 @@ def _scores(
         sides["most frequent of the type"] = [prior[kind] for kind in types]
     people = [truth[key].answers for key in keys]
     measures: dict[str, Callable[[str, int], float]] = {}
-    if all(len(some) > 1 for some in people):
+    alone = [key for key, some in zip(keys, people, strict=True) if len(some) < 2]
+    if alone and len(alone) < len(keys):
+        report(
+            f"no VQA accuracy: {len(alone):,} of {len(keys):,} questions have the answer of one person alone; "
+            f"the first is {alone[0]}"
+        )
+    if not alone:
         measures["VQA accuracy"] = lambda answer, i: vqa_accuracy(answer, people[i])
     measures["exact"] = lambda answer, i: float(answer.strip().lower() == right[i].strip().lower())
     if with_wordnet:

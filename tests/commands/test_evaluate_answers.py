@@ -57,6 +57,17 @@ def test_what_does_not_fit_together_is_named(tmp_path: Path, capsys: pytest.Capt
     assert "--compare" in capsys.readouterr().err
 
 
+def test_a_missing_vqa_accuracy_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*_official(tmp_path), "--results", str(tmp_path / "r.json"), "--json"]
+    annotations = json.loads((tmp_path / "a.json").read_text())
+    del annotations["annotations"][2]["answers"][1:]
+    (tmp_path / "a.json").write_text(json.dumps(annotations))
+    assert main(command) == 0
+    output = capsys.readouterr()
+    assert "VQA accuracy" not in json.loads(output.out)["types"]["all"]
+    assert "1 of 4" in output.err and "first is 2" in output.err
+
+
 def _lines(file: Path, *rows: dict[str, object]) -> str:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(file)
