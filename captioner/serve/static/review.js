@@ -9,6 +9,7 @@
   const text = find("text");
   const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
+  const faults = {}; // sentences, by what is at fault
   let count = 0;
   let index = 0;
   let item = null; // the picture that is shown, as the program describes it
@@ -22,9 +23,12 @@
   const now = () => text.value.trim().replace(/\s+/g, " ");
   const say = (words) => (find("said").textContent = words);
 
-  function notice(words) {
-    find("notice").textContent = words;
-    find("notice").hidden = !words;
+  /** What is wrong with the program, the picture or its saving; each is cleared by itself, whichever ends first. */
+  function notice(of, words) {
+    faults[of] = words;
+    const all = Object.values(faults).filter(Boolean).join(" ");
+    find("notice").textContent = all;
+    find("notice").hidden = !all;
   }
 
   /** Ask the program until it answers; an answer that is an error is raised with its detail. */
@@ -36,11 +40,11 @@
         answer = await fetch(path, { headers, ...options });
       } catch (error) {
         if (error.name === "AbortError") throw error;
-        notice("The program does not answer. Start it again with the same command: your text stays here, and is saved then.");
+        notice("program", "The program does not answer. Start it again with the same command: your text stays here, and is saved then.");
         await sleep(BEFORE_RETRY);
         continue;
       }
-      if (tries) notice("");
+      if (tries) notice("program", "");
       if (answer.ok) return answer.json();
       const problem = await answer.json().catch(() => ({}));
       throw new Error(problem.detail || `The program answers ${answer.status}.`);
@@ -74,13 +78,13 @@
       found = await ask(`/api/pictures/${to}`);
     } catch (error) {
       if (to === index) {
-        notice(error.message);
+        notice("picture", error.message);
         document.querySelector(".card").setAttribute("aria-busy", "false");
       }
       return;
     }
     if (to !== index) return;
-    notice("");
+    notice("picture", "");
     item = found;
     find("name").textContent = found.name;
     find("problem").textContent = found.problem ?? "";
@@ -129,10 +133,10 @@
         item.next_open = open;
         mark(status);
       }
-      notice("");
+      notice("saving", "");
       return true;
     } catch (error) {
-      notice(error.message);
+      notice("saving", error.message);
       return false;
     }
   }
@@ -241,5 +245,5 @@
     await go(first);
   }
 
-  start().catch((error) => notice(error.message));
+  start().catch((error) => notice("picture", error.message));
 })();
