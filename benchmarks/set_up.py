@@ -3,13 +3,15 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from captioner.commands.parser import Parser
+
 if TYPE_CHECKING:
     from captioner.training.recipe import Recipe
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the benchmark's own text, line for line."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def scene_recipe(*, learning_rate: float, **changes: Any) -> "Recipe":

@@ -86,6 +86,23 @@ def test_wrong_usage_is_one_line_with_the_remedy(capsys: pytest.CaptureFixture[s
         assert all(part in captured.err for part in parts)
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["a.jpg", "--threads", "1", "b.jpg"], ["a.jpg", "b.jpg"]),
+        (["--json", "a.jpg", "b.jpg", "--threads", "1"], ["a.jpg", "b.jpg"]),
+        (["--json", "--", "-a.jpg", "--threads"], ["-a.jpg", "--threads"]),
+    ],
+)
+def test_options_stand_anywhere(words: list[str], found: list[str]) -> None:
+    assert cli.parser_of("caption").parse_args(words).pictures == found
+
+
+def test_questions_stand_after_options() -> None:
+    options = cli.parser_of("ask").parse_args(["a.jpg", "--n-best", "2", "what?", "--json", "how many?"])
+    assert (options.picture, options.question, options.n_best) == ("a.jpg", ["what?", "how many?"], 2)
+
+
 def test_a_missing_module_is_an_error_only_when_it_is_called(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,17 +5,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong usage is reported in one line, without the whole usage before it."""
+    """Options may stand anywhere among the other arguments, and wrong usage is reported in one line, without the whole
+    usage before it."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": _formatter, **options})
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """The options and other arguments of a command line. argparse's own takes those others only where all stand
+        together: of ``a.jpg --threads 1 b.jpg`` it refuses the second."""
+        words = sys.argv[1:] if args is None else list(args)
+        if "--" in words:  # argparse's other way would read a name after it as an option
+            return super().parse_args(words, namespace)
+        return self.parse_intermixed_args(words, namespace)
 
     def error(self, message: str) -> Any:
         """Print the line and exit with 2."""
