@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -17,6 +18,7 @@ else:
     import fcntl
 
 _PREFIX = ".captioner-"
+_OURS = re.compile(r"\.captioner-\d+-[0-9a-f]{8}\.partial(\..*)?")
 _LONGEST_ENDING = 32  # characters; what is longer is no ending that a writer goes by
 _LOCKED_BYTE = 1 << 40  # on Windows a lock keeps others from reading, so it lies far beyond every end of a file
 
@@ -27,6 +29,11 @@ def try_lock(descriptor: int) -> bool:
     The system gives the lock back when the file is closed or the process ends, also by a kill. On file systems without
     locks it returns True.
     """
+    return _lock(descriptor) is not False
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether the file is locked for this process now; None on file systems without locks."""
     try:
         if os.name == "nt":
             os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
@@ -35,7 +42,7 @@ def try_lock(descriptor: int) -> bool:
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK) else None
     return True
 
 
@@ -149,13 +156,16 @@ def written_whole(place: Path) -> Iterator[Path]:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the partial files that processes left behind when they were killed."""
+    """Remove the partial files that processes left behind when they were killed. Where the file system has no locks
+    they stay, since one may be of a process that writes it now."""
     with suppress(OSError):
         for path in folder.glob(f"{_PREFIX}*.partial*"):
+            if not _OURS.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+                continue
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDWR)
                 try:
-                    if try_lock(descriptor):
+                    if _lock(descriptor):
                         path.unlink()
                 finally:
                     os.close(descriptor)

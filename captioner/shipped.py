@@ -98,6 +98,6 @@ def _checkpoints() -> str:
 
 def _files_in(folder: str, default: str) -> dict[str, str]:
     names = os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208
-    stems = [name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors")]
+    stems = [name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors") and name[0] != "."]
     ordered = sorted(stems, key=lambda stem: (stem != default, stem))
     return {stem: os.path.join(folder, f"{stem}.safetensors") for stem in ordered}  # noqa: PTH118

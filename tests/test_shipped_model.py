@@ -39,6 +39,13 @@ def test_it_is_small_and_says_where_it_comes_from(name: str) -> None:
     assert {"width", "length_penalty"} <= set(about["decoding"])
 
 
+def test_a_file_that_is_being_written_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mine.safetensors", ".captioner-7-0a1b2c3d.partial.safetensors"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("captioner.shipped._checkpoints", lambda: str(tmp_path))
+    assert list(shipped_models()) == ["mine"]
+
+
 @pytest.mark.parametrize("name", shipped_models())
 def test_the_card_has_the_scores_of_the_file(name: str) -> None:
     about = read_header(shipped_models()[name])["about"]

@@ -66,7 +66,7 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
     from captioner.commands.files import check_single, model_files, refuse_overwriting
 
     _check(options)
-    check_single(figure=options.figure, page=options.page)
+    check_single(figure=Path(options.figure) if options.figure else None, page=options.page)
     pictures = [Path(picture) for picture in options.pictures]
     refuse_overwriting({"--figure": options.figure, "--page": options.page}, (*pictures, *model_files(model_file)))
     model = load_model(options)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -111,11 +112,13 @@ def _kept(
     options: argparse.Namespace,
 ) -> tuple[list[int | str], int]:
     """The questions that are scored: annotated, and of the split that is asked for; and how many that split has."""
-    from captioner.data.readers.fields import split_name
+    from captioner.data.questions import named_split
 
     asked = list(questions)
     if options.split is not None:
-        wanted = split_name(options.split, "--split")
+        wanted = named_split(options.split, "--split")
+        if not wanted:
+            raise OptionError("--split is empty", remedy="name a split, or leave it out for all questions")
         asked = [key for key in questions if questions[key].split == wanted]
         if not asked:
             there = ", ".join(sorted({one.split for one in questions.values() if one.split})) or "none"
@@ -144,7 +147,10 @@ def _kept(
 def _are_others(one: str | int, other: str | int) -> bool:
     """Whether they name two pictures. A number and a file's name may be of one."""
     if isinstance(one, str) and isinstance(other, str):
-        return PurePosixPath(one).name != PurePosixPath(other).name
+        stems = PurePosixPath(one).stem, PurePosixPath(other).stem
+        numbers = [int(found[0]) for stem in stems if (found := re.search(r"\d+$", stem))]
+        of_coco = any(stem.isdecimal() for stem in stems) and len(numbers) == 2 and numbers[0] == numbers[1]
+        return stems[0] != stems[1] and not of_coco
     return type(one) is type(other) and one != other
 
 

@@ -68,17 +68,20 @@ def check_single(*, figure: Path | None, page: Path | None) -> None:
     Raises:
         OptionError: another ending, a folder, or no place to write to.
     """
-    from captioner.data.writers import FigureFiles, PageFile
+    from captioner.data.writers import PageFile
+    from captioner.data.writers.figures import FORMATS
+    from captioner.partial import check_folder, place_of
 
-    if figure is not None:
-        figures = FigureFiles(figure, several=False)
-        if figures.folder is not None:
-            raise OptionError(
-                f"--figure {figure} is a folder, and there is one figure", remedy="name a file that ends in .png"
-            )
-        figures.prepare()
+    if figure is not None and figure.suffix.lower() not in FORMATS:
+        raise OptionError(
+            f"--figure {figure}: this is one figure, and '{figure.suffix}' is no format of it",
+            remedy="name a file that ends in .png, .pdf or .svg",
+        )
     if page is not None:
         PageFile(page)
+    for option, path in (("--figure", figure), ("--page", page)):
+        if path is not None:
+            check_folder(place_of(path, option=option).parent, name=path, option=option)
 
 
 def model_files(model: Path) -> list[Path]:

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
         """The options and other arguments of a command line. argparse's own takes those others only where all stand
-        together: of ``a.jpg --threads 1 b.jpg`` it refuses the second."""
+        together: of ``a.jpg --threads 1 b.jpg`` it refuses the second. So it still is with ``--``."""
         words = sys.argv[1:] if args is None else list(args)
         if "--" in words:  # argparse's other way would read a name after it as an option
             return super().parse_args(words, namespace)

@@ -123,11 +123,20 @@ def picture_of(place: Place, page: Path, site: Path) -> Path | str:
 
 @PAGES.register(".html")
 @PAGES.register(".htm")
-@PAGES.register(".xhtml")
 def html_places(text: str) -> list[Place]:
     """``<img>`` without ``alt``. Those that are marked as decorative by ``role`` or ``aria-hidden``, or named by
     ``aria-label``, are left out."""
-    finder = _Images(text)
+    return _places(text, xml=False)
+
+
+@PAGES.register(".xhtml")
+def xhtml_places(text: str) -> list[Place]:
+    """As `html_places`, of XHTML, in which ``<textarea/>`` is a whole element."""
+    return _places(text, xml=True)
+
+
+def _places(text: str, *, xml: bool) -> list[Place]:
+    finder = _Images(text, xml=xml)
     finder.feed(text)
     finder.close()
     return finder.places
@@ -137,9 +146,14 @@ _OF_TEXT = frozenset(("textarea", "title", "xmp", "iframe", "noembed", "noframes
 """Elements whose tags are characters for a browser, as those of ``script`` and ``style`` are for the parser."""
 
 
+_FOREIGN = frozenset(("svg", "math"))
+
+
 class _Images(HTMLParser):
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, xml: bool) -> None:
         super().__init__(convert_charrefs=True)
+        self._xml = xml
+        self._foreign = 0  # how many <svg> and <math> are open
         self.places: list[Place] = []
         self._base = self._of_text = ""
         self._starts = [0]
@@ -152,6 +166,7 @@ class _Images(HTMLParser):
             return
         if tag in _OF_TEXT:
             self._of_text = tag
+        self._foreign += tag in _FOREIGN
         values = {name.lower(): value or "" for name, value in reversed(attrs)}  # of two of a name, the first counts
         if tag == "base" and not self._base:
             self._base = values.get("href", "")
@@ -168,10 +183,15 @@ class _Images(HTMLParser):
         """See `HTMLParser`."""
         if tag == self._of_text != "plaintext":  # which has no end
             self._of_text = ""
+        if tag in _FOREIGN and not self._of_text:
+            self._foreign = max(self._foreign - 1, 0)
 
     def handle_startendtag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
-        """See `HTMLParser`. For a browser ``<textarea/>`` is a beginning."""
+        """See `HTMLParser`. For a browser ``<textarea/>`` is a beginning, but for XML, and in a drawing or formula."""
+        whole = self._xml or self._foreign > 0 or tag in _FOREIGN
         self.handle_starttag(tag, attrs)
+        if whole:
+            self.handle_endtag(tag)
 
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)

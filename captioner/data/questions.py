@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from captioner.data.readers.fields import one_type, split_name
+from captioner.data.readers.fields import SPLIT_NAMES, one_type
 from captioner.data.readers.rows import json_rows, parse_json
 from captioner.data.readers.text import read_text
 from captioner.errors import DataError
@@ -82,8 +82,17 @@ def _question(row: Any, place: str) -> AskedQuestion:
         type=str(row.get("type") or ""),
         answers=answers,
         answer=answer,
-        split=split_name(row.get("split"), place),
+        split=named_split(row.get("split"), place),
     )
+
+
+def named_split(value: object, place: str) -> str:
+    """The split that a field or an option names, one that captions have under its name there ("val" is "dev"); others,
+    such as "testdev", stay as they are. Raises DataError for what is no text."""
+    if not isinstance(value, str | None):
+        raise DataError(f"{place}: 'split' is {value!r:.40}, not a text")
+    text = (value or "").strip()
+    return SPLIT_NAMES.get(text.casefold(), text)
 
 
 def _id_of(row: Mapping[str, Any], place: str) -> int | str | None:
@@ -222,7 +231,10 @@ def read_answers(path: Path) -> dict[int | str, str]:
 def named_as(
     found: Mapping[int | str, _Value], questions: Mapping[int | str, AskedQuestion]
 ) -> dict[int | str, _Value]:
-    """What was read by the ids of the questions, where all ids are numbers on one side and texts on the other."""
+    """What was read by the ids of the questions, where all ids are numbers on one side and texts on the other. Numbers
+    that count the lines may be no ids, and stay."""
+    if list(found) == list(range(len(found))):
+        return dict(found)
     by_text = {str(key): key for key in questions}
     renamed = {by_text.get(str(key), key): value for key, value in found.items()}
     if any(key in questions for key in found) or len(renamed) < len(found) or len(by_text) < len(questions):

@@ -137,3 +137,7 @@ def test_tags_that_are_text_for_a_browser_stay() -> None:
     text = "<textarea><img src=a></textarea><title><img src=a></title><xmp><img src=a></xmp><img src=b>"
     (place,) = alt_texts.html_places(text + "<textarea/><img src=a></textarea><plaintext><img src=a></plaintext><img>")
     assert (place.source, place.position) == ("b", text.rindex(" src"))
+    (place,) = alt_texts.html_places("<svg><title/></svg><svg/><math><svg><title>x</title></svg></math><img src=c>")
+    assert place.source == "c", "in a drawing it is a whole element"
+    (place,) = alt_texts.xhtml_places('<iframe src="a"/><textarea/><img src="d"/>')
+    assert place.source == "d"

@@ -34,8 +34,12 @@ def test_a_figure_or_page_that_cannot_be_is_refused_before_any_work(
     make_picture: MakePicture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
     missing = str(tmp_path / "no-model.safetensors")  # would be named if it were opened first
-    for option, name in (("--figure", "a.txt"), ("--figure", "folder"), ("--page", "a.png"), ("--page", "folder")):
+    for option, name in (
+        *(("--figure", name) for name in ("a.txt", "folder", "file/a.png")),
+        *(("--page", name) for name in ("a.png", "folder", "file/a.html")),
+    ):
         words = ["ask", str(make_picture()), "the dog", option, str(tmp_path / name), "--model", missing]
         assert main(words) == 2
         assert name in (error := capsys.readouterr().err) and "no-model" not in error

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from captioner.cli import main
+from captioner.data.questions import AskedQuestion, named_as, read_questions
 
 
 def _official(folder: Path) -> list[str]:
@@ -246,7 +247,17 @@ def test_splits_of_questions_are_those_of_captions(tmp_path: Path, capsys: pytes
     assert main([*command, "--split", "train"]) == 2
     assert "dev, test" in capsys.readouterr().err
     assert main([*command, "--split", "dve"]) == 2
-    assert "'dve'" in (message := capsys.readouterr().err) and "validation" in message
-    _lines(tmp_path / "q.jsonl", {**rows[0], "split": "dve"})
+    assert "'dve'" in (message := capsys.readouterr().err) and "dev, test" in message
+    assert main([*command, "--split", " "]) == 2
+    assert "--split" in capsys.readouterr().err
+    _lines(tmp_path / "q.jsonl", {**rows[0], "split": "testdev"}, {**rows[0], "split": "val"})
+    assert [one.split for one in read_questions(tmp_path / "q.jsonl")] == ["testdev", "dev"]
+    _lines(tmp_path / "q.jsonl", {**rows[0], "split": 3})
     assert main(command) == 2
-    assert "line 1" in (message := capsys.readouterr().err) and "'dve'" in message
+    assert "line 1" in (message := capsys.readouterr().err) and "3" in message
+
+
+def test_lines_without_ids_are_answers_in_order_and_to_no_other_ids(tmp_path: Path) -> None:
+    asked = {str(i): AskedQuestion(image="a.jpg", question="what?", id=str(i)) for i in (1, 2, 3)}
+    assert named_as({0: "a", 1: "b", 2: "c"}, asked) == {0: "a", 1: "b", 2: "c"}
+    assert named_as({3: "c", 1: "a"}, asked) == {"3": "c", "1": "a"}

@@ -147,11 +147,18 @@ class AnswersFile:
                 remove_stale(self._place.parent)
                 about = self._provenance.as_dict()
                 if self._images is not None:
-                    about["images"] = os.path.relpath(os.path.realpath(self._images), self._place.parent)
+                    about["images"] = self._folder_beside(self._images)
                 with written_whole(self._sidecar) as partial:
                     partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise OptionError(f"--output {self.path}: cannot be written ({error.strerror})") from None
+
+    def _folder_beside(self, images: Path) -> str:
+        real = os.path.realpath(images)
+        try:
+            return os.path.relpath(real, self._place.parent)
+        except ValueError:  # on another drive
+            return real
 
     def __enter__(self) -> Self:
         return self
