@@ -3,12 +3,11 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from captioner.image import Geometry, Picture
-from captioner.results.shown import Shown, rounded
+from captioner.results.shown import Shown, map_key, rounded
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -85,9 +84,8 @@ class Answer(Shown):
         return hash(self._key())
 
     def _key(self) -> tuple[Any, ...]:
-        map_ = np.asarray(self.map, dtype=np.float32) + np.float32(0)  # -0.0 equals 0.0, and so must its bytes
         others = self.text, self.probability, self.question, self.words, self.image, self.model, self.geometry
-        return *others, self.alternatives, map_.shape, map_.tobytes()
+        return *others, self.alternatives, *map_key(self.map)
 
     @property
     def maps(self) -> "NDArray[np.float32]":

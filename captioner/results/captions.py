@@ -11,7 +11,7 @@ import numpy as np
 from captioner.errors import OptionError
 from captioner.image import Geometry, Picture
 from captioner.options import plain_number
-from captioner.results.shown import Shown, rounded
+from captioner.results.shown import Shown, map_key, rounded
 from captioner.tokenizer.detokenize import detokenize
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ class Word:
         return hash(self._key())
 
     def _key(self) -> tuple[Any, ...]:
-        map_ = np.asarray(self.map, dtype=np.float32) + np.float32(0)  # -0.0 equals 0.0, and so must its bytes
         others = self.text, self.probability, self.off_grid, self.given, self.unknown, self.gain
-        return *others, map_.shape, map_.tobytes()
+        return *others, *map_key(self.map)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 from PIL import Image
 
 from captioner.errors import ImageError, OptionError
 from captioner.image import Geometry, Picture, open_image
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -111,3 +111,9 @@ class Shown:
 def rounded(map_: "NDArray[np.float32]") -> list[list[float]]:
     """A map as plain numbers of 5 significant digits."""
     return [[float(f"{value:.5g}") for value in row] for row in map_.tolist()]
+
+
+def map_key(map_: "NDArray[np.float32]") -> tuple[tuple[int, ...], bytes]:
+    """What equal maps share, and different ones do not."""
+    values = np.asarray(map_, dtype=np.float32) + np.float32(0)  # -0.0 equals 0.0, and so must its bytes
+    return values.shape, values.tobytes()
