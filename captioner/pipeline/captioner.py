@@ -340,12 +340,9 @@ class Captioner:
         Raises:
             OptionError: it is no list of captions.
         """
-        from captioner.pipeline.picture_gain import even_grid, with_gains
+        from captioner.pipeline.picture_gain import even_grid, list_of_outcomes, with_gains
 
-        given: object = captions
-        if not isinstance(given, Iterable) or isinstance(given, (str, bytes)):
-            raise OptionError(f"captions are a list, not {type(given).__name__}", remedy="put it into a list")
-        outcomes = list(captions)
+        outcomes = list_of_outcomes(captions)
         with self._lock:
             if self._even is None:
                 self._even = even_grid(self.backend)

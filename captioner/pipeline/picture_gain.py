@@ -7,15 +7,16 @@ negative where the picture speaks against a word.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from PIL import Image
 
 from captioner.backends.base import Backend, Encoded
+from captioner.errors import OptionError
 from captioner.pipeline.word_maps import encode
 from captioner.prepared import prepare
-from captioner.results import Caption, Word
+from captioner.results import Caption, Outcome, Word
 
 _GREY = (124, 116, 104)  # the mean of photographs
 
@@ -23,6 +24,13 @@ _GREY = (124, 116, 104)  # the mean of photographs
 def even_grid(backend: Backend) -> Encoded:
     """The grid of a picture of one colour."""
     return encode(backend, [prepare(Image.new("RGB", (backend.side, backend.side), _GREY), backend)])
+
+
+def list_of_outcomes(captions: object) -> list[Outcome]:
+    """Captions and failures in a list. Raises OptionError where it is one of them, or a text."""
+    if not isinstance(captions, Iterable) or isinstance(captions, (str, bytes)):
+        raise OptionError(f"captions are a list, not {type(captions).__name__}", remedy="put it into a list")
+    return list(captions)
 
 
 def with_gains(backend: Backend, even: Encoded, captions: Sequence[Caption]) -> list[Caption]:
