@@ -169,7 +169,9 @@ class Recipe:
     bleu_1_reward: float = _option(0.0, "weight of BLEU-1 (0 to 1) in the reward")
     cross_entropy_weight: float = _option(0.1, "weight of cross-entropy beside the reward (self_critical)")
     teacher: str = _option(
-        "", "a model file whose next-word distributions are distilled; needs frozen_epochs 0; empty for none"
+        "",
+        "a model file whose next-word distributions are distilled; with another encoder than the model's it needs "
+        "frozen_epochs 0; empty for none",
     )
     distillation: float = _option(1.0, "weight of the divergence from the teacher")
 
@@ -207,10 +209,6 @@ class Recipe:
         for name in _BELOW_ONE:
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if self.teacher and self.frozen_epochs:
-            raise OptionError(
-                f"a teacher needs the pictures, and frozen_epochs is {self.frozen_epochs}", remedy="set frozen_epochs 0"
-            )
         if self.distillation != 1.0 and not self.teacher:
             raise OptionError(f"distillation is {self.distillation} and there is no teacher", remedy="give teacher")
         if self.grow_vocabulary and not self.start_from:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from captioner.checkpoint import load as load_checkpoint
 from captioner.errors import OptionError
-from captioner.model.encoder import EncoderConfig
+from captioner.model.encoder import EncoderConfig, GridEncoder
+from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.images import Pixels
 
@@ -20,7 +21,8 @@ class Teacher:
 
     The teacher gets the same augmented pictures as the student and the same input words, without word dropout. Where
     the words are the student's samples, this is on-policy distillation (Agarwal et al. 2024, "On-Policy Distillation of
-    Language Models").
+    Language Models"). A teacher whose encoder is the student's also reads the grids of that encoder while it is frozen;
+    the model that a run starts from is such a teacher (self-distillation).
 
     Args:
         file: of a model.
@@ -65,19 +67,32 @@ class Teacher:
             autocast,
         )
 
+    def reads_grids_of(self, encoder: GridEncoder) -> bool:
+        """Whether the teacher's encoder is this one: the same configuration and weights."""
+        own = self.model.encoder
+        if own.config != encoder.config:
+            return False
+        ours, theirs = own.state_dict(), encoder.state_dict()
+        return all(torch.equal(ours[name].float(), theirs[name].to(ours[name].device).float()) for name in ours)
+
     @torch.no_grad()
-    def logits(self, pixels: Pixels, inputs: Tensor) -> Tensor:
+    def logits(self, images: Pixels | Grid, inputs: Tensor) -> Tensor:
         """The teacher's logits of the next words.
 
         Args:
-            pixels: B pictures, normalised for the student.
+            images: B pictures, normalised for the student; or, if the teacher `reads_grids_of` its encoder, their grids
+                before the refiner.
             inputs: (N, T) tokens; N is a multiple of B, the captions of a picture in a row.
 
         Returns:
             (N, T, V).
         """
         with self.autocast():
-            logits: Tensor = self.model(self._renormalised(pixels.values), inputs, self._cells(pixels.mask)).logits
+            if isinstance(images, Grid):
+                read = self.model(images, inputs)
+            else:
+                read = self.model(self._renormalised(images.values), inputs, self._cells(images.mask))
+        logits: Tensor = read.logits
         return logits
 
     def _renormalised(self, values: Tensor) -> Tensor:

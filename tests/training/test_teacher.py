@@ -179,11 +179,46 @@ def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     Teacher(file, vocabulary, encoder, max_length=7, device=CPU, autocast=nullcontext)
 
 
-@pytest.mark.parametrize("changes", [{"frozen_epochs": 1}, {"objective": "language_model"}])
-def test_a_teacher_needs_the_pictures(changes: dict[str, object]) -> None:
+def test_a_teacher_of_the_same_encoder_reads_its_grids(scene_run: Path, tmp_path: Path) -> None:
+    """Self-distillation: at its own teacher's weights a model has nothing to learn, on grids as on pictures."""
+    records, file = read(scene_run / "scenes"), scene_run / "best.safetensors"
+    options: dict[str, object] = {"objective": "self_critical", "start_from": str(file), "samples": 2, "epochs": 1}
+    options |= {"decoder_options": {}, "backbone": "efficientnet_lite0", "encoder_options": {}, "refiner_options": {}}
+    trainer = Trainer(
+        recipe(file, **options, frozen_epochs=1, learning_rate=1e-9), records, tmp_path / "run", device="cpu"
+    )
+    trainer.run()
+    (distance,) = [line["train_from_teacher"] for line in read_log(trainer.folder.path) if "dev" in line]
+    assert abs(distance) < 1e-3  # grids in 16 bits
+    loaded = load(file)
+    teacher = Teacher(
+        str(file),
+        loaded.vocabulary,
+        loaded.model.config.encoder,
+        max_length=9,
+        device=CPU,
+        autocast=nullcontext,
+    )
+    student = loaded.model
+    pixels = pixels_of(student, of_split(records, "dev")[:4])
+    reads = torch.randint(4, 9, (8, 5))
+    with torch.no_grad():
+        grids = student.encode_image(pixels.values, pixels.mask)
+    assert teacher.reads_grids_of(student.encoder)
+    torch.testing.assert_close(teacher.logits(grids, reads), teacher.logits(pixels, reads))
+
+
+def test_a_teacher_of_another_encoder_needs_the_pictures(scene_run: Path, tmp_path: Path) -> None:
+    records, file = read(scene_run / "scenes"), scene_run / "best.safetensors"
+    with pytest.raises(
+        OptionError, match=r"frozen_epochs is 1, and the encoder of the teacher .*; set frozen_epochs 0"
+    ):
+        Trainer(recipe(file, frozen_epochs=1), records, tmp_path / "run", device="cpu")
+
+
+def test_a_model_of_text_has_no_teacher() -> None:
     with pytest.raises(OptionError, match="a teacher needs the pictures"):
-        made = recipe(Path("teacher.safetensors"), **changes)
-        TASKS[made.objective].check(made)
+        TASKS["language_model"].check(recipe(Path("teacher.safetensors"), objective="language_model"))
 
 
 def test_a_weight_without_a_teacher_is_refused() -> None:

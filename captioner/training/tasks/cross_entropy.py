@@ -20,7 +20,7 @@ from captioner.tokenizer.vocabulary import END, PAD, SPECIAL, UNKNOWN
 from captioner.training.batches import CaptionBatches, word_dropout
 from captioner.training.dev import encode_records, frequencies_of, generate_captions, score_captions
 from captioner.training.epoch import Figures
-from captioner.training.images import Images, Pixels
+from captioner.training.images import Images
 from captioner.training.losses import (
     caption_loss,
     distillation_loss,
@@ -69,6 +69,12 @@ class CrossEntropy:
                 device=context.processes.device,
                 autocast=context.autocast,
             )
+            if recipe.frozen_epochs and not self.teacher.reads_grids_of(context.model.encoder):
+                raise OptionError(
+                    f"frozen_epochs is {recipe.frozen_epochs}, and the encoder of the teacher {recipe.teacher} is not "
+                    "the model's, so it cannot read its grids",
+                    remedy="set frozen_epochs 0",
+                )
         if recipe.frozen_epochs < recipe.epochs:  # an unknown stage is refused now, not after the frozen epochs
             context.model.encoder.train_from(recipe.train_from)
         self._sizes: dict[int, tuple[int, int]] = {}
@@ -135,7 +141,7 @@ class CrossEntropy:
         """The weighted divergence of logits (N, T, V) from the teacher's for ``inputs``; 0 without a teacher."""
         if self.teacher is None:
             return logits.new_zeros((), dtype=torch.float32), {}
-        assert isinstance(images, Pixels)  # the recipe has no frozen epochs
+        assert images is not None
         distance = distillation_loss(logits, self.teacher.logits(images, inputs), targets, count=count)
         return self.recipe.distillation * distance, {"from_teacher": distance.item()}
 
