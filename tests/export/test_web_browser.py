@@ -305,7 +305,7 @@ SEARCH = f"""async ([pixels, mask, options]) => {{
   const {{ Model }} = await import("./model.js");
   const {{ beam }} = await import("./decoding.js");
   const config = await (await fetch("config.json")).json();
-  const model = await Model.open(new URL("./", location.href), config, "test", () => {{}});
+  const model = await Model.open(new URL("./", location.href), config, "test", 1, () => {{}});
   const encoded = await model.encode(bytes(pixels), bytes(mask));
   const found = [];
   for (const some of options) {{
@@ -410,8 +410,10 @@ def test_the_drawn_scene_by_keyboard_and_without_a_network(
     page.get_by_text("This page also works without a network.").wait_for()
     served.stop()
     page.context.set_offline(True)
-    page.reload()
+    assert page.locator("body").get_attribute("data-threads") == "1"
+    page.goto(f"{served.url}?threads=2")  # the service worker isolates the page, so that it may have them
     page.wait_for_selector(READY)
+    assert page.locator("body").get_attribute("data-threads") == "2"
     for _ in range(10):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "scene":

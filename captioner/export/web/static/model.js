@@ -27,19 +27,20 @@ export class Model {
   /**
    * @param base the folder's URL.
    * @param config of its config.json.
+   * @param threads of ONNX Runtime on WebAssembly.
    * @param progress receives (bytes that have come, bytes in all).
    */
-  static async open(base, config, cacheName, progress) {
+  static async open(base, config, cacheName, threads, progress) {
     const isGpu = Boolean(await globalThis.navigator.gpu?.requestAdapter().catch(() => null));
     try {
-      return await Model.#open(base, config, cacheName, progress, isGpu ? "webgpu" : "wasm");
+      return await Model.#open(base, config, cacheName, threads, progress, isGpu ? "webgpu" : "wasm");
     } catch (error) {
       if (!isGpu) throw error;
-      return await Model.#open(base, config, cacheName, progress, "wasm"); // a driver that does not do what it promises
+      return await Model.#open(base, config, cacheName, threads, progress, "wasm"); // a driver that does not do what it promises
     }
   }
 
-  static async #open(base, config, cacheName, progress, runtime) {
+  static async #open(base, config, cacheName, threads, progress, runtime) {
     const files = config.web.runtimes[runtime];
     const wanted = [files.wasm, "encode.onnx", "step.onnx"];
     const total = wanted.reduce((sum, name) => sum + config.web.bytes[name], 0);
@@ -50,19 +51,18 @@ export class Model {
     const ort = await import(new URL(files.script, base).href);
     ort.env.wasm.wasmPaths = { mjs: new URL(files.module, base).href };
     ort.env.wasm.wasmBinary = wasmBinary.buffer;
-    // Threads share memory, which browsers allow only to pages that are isolated by their server's headers.
-    ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
+    ort.env.wasm.numThreads = threads;
     ort.env.logLevel = "error";
     // A step is so small that a GPU only adds the way to it and back.
     const sessions = {
       encode: await ort.InferenceSession.create(encode, { executionProviders: [runtime] }),
       step: await ort.InferenceSession.create(step, { executionProviders: ["wasm"] }),
     };
-    return new Model(ort, sessions, config, runtime);
+    return new Model(ort, sessions, config, { runtime, threads });
   }
 
-  constructor(ort, sessions, config, runtime) {
-    Object.assign(this, { ort, sessions, config, runtime });
+  constructor(ort, sessions, config, { runtime, threads }) {
+    Object.assign(this, { ort, sessions, config, runtime, threads });
     this.names = config.state.map((leaf) => leaf.name);
   }
 

@@ -12,7 +12,8 @@
 
   if (location.protocol === "file:") return; // browsers load neither modules nor graphs from files; the page says so
 
-  const worker = new Worker(`worker.js?cache=${encodeURIComponent(cache)}`, { type: "module" });
+  const threads = new URLSearchParams(location.search).get("threads") ?? "";
+  const worker = new Worker(`worker.js?${new URLSearchParams({ cache, threads })}`, { type: "module" });
 
   const answers = {
     loading({ loaded, total }) {
@@ -22,12 +23,12 @@
       find("loaded").hidden = false;
       find("loaded").value = loaded / total;
     },
-    ready({ model, runtime }) {
+    ready({ model, runtime, threads }) {
       isReady = true;
       find("loaded").hidden = true;
       const where = runtime === "webgpu" ? "WebGPU" : "WebAssembly";
       find("loading").textContent = `The model '${model}' is ready (${where}).`;
-      document.body.dataset.runtime = runtime;
+      Object.assign(document.body.dataset, { runtime, threads });
       keepForUseOffline();
     },
     broken(sentence) {

@@ -3,7 +3,12 @@
 const PREFIX = `captioner ${self.registration.scope} `; // one server may have several folders
 const CACHE = `${PREFIX}{version}`;
 const FILES = {files};
-const HEADERS = { "Content-Security-Policy": "{policy}", "X-Content-Type-Options": "nosniff" };
+const HEADERS = {
+  "Content-Security-Policy": "{policy}",
+  "X-Content-Type-Options": "nosniff",
+  "Cross-Origin-Opener-Policy": "same-origin", // with the next one, ONNX Runtime may use threads
+  "Cross-Origin-Embedder-Policy": "require-corp",
+};
 
 self.addEventListener("install", (event) => event.waitUntil(keep()));
 self.addEventListener("activate", (event) => event.waitUntil(begin()));
@@ -28,7 +33,7 @@ async function begin() {
 }
 
 async function answer(url, request) {
-  const name = url.href === self.registration.scope ? new URL("index.html", url) : url;
+  const name = url.origin + url.pathname === self.registration.scope ? new URL("index.html", url) : url;
   const cache = await caches.open(CACHE);
   const kept = await cache.match(name, { ignoreSearch: true });
   if (!kept) return fetch(request);

@@ -11,20 +11,30 @@ import { fit, open, PictureError } from "./pixels.js";
 import { detokenize } from "./sentences.js";
 
 const BASE = new URL("./", self.location.href);
-const CACHE = new URL(self.location.href).searchParams.get("cache");
+const ASKED = new URL(self.location.href).searchParams;
+const CACHE = ASKED.get("cache");
 
 async function start() {
   const config = JSON.parse(new TextDecoder().decode(await load(new URL("config.json", BASE), CACHE)));
   let shown = 0;
-  const model = await Model.open(BASE, config, CACHE, (loaded, total) => {
+  const model = await Model.open(BASE, config, CACHE, threadsOf(ASKED.get("threads")), (loaded, total) => {
     if (performance.now() - shown < 50 && loaded < total) return;
     shown = performance.now();
     postMessage({ loading: { loaded, total } });
   });
   const { side } = config.preprocessing; // the first run is slower than those that follow
   await caption(model, { width: side, height: side, data: new Uint8Array(side * side * 3).fill(128) });
-  postMessage({ ready: { model: config.name, runtime: model.runtime } });
+  postMessage({ ready: { model: config.name, runtime: model.runtime, threads: model.threads } });
   return model;
+}
+
+/** Threads of ONNX Runtime. They share memory, which browsers allow only to pages that headers isolate. One on a core that
+    other work uses keeps all waiting: where no number is asked for, half of the cores, and at most four. */
+function threadsOf(asked) {
+  if (!self.crossOriginIsolated) return 1;
+  const cores = navigator.hardwareConcurrency || 1;
+  const wanted = /^[1-9]\d?$/.test(asked) ? Number(asked) : Math.min(4, Math.floor(cores / 2));
+  return Math.max(1, Math.min(cores, wanted));
 }
 
 async function caption(model, picture) {
