@@ -41,6 +41,7 @@ class Hypothesis:
         score: the length-normalised log-probability of the words that were chosen; see `captioner.options.Beam`.
         finished: False where the length limit cut the caption off.
         given: how many words at its beginning were given and not chosen; their log-probabilities are not in the score.
+        end_map: (h, w), where the end attended, and ``end_off_grid`` its weight off the grid; None if not finished.
     """
 
     tokens: tuple[int, ...]
@@ -50,6 +51,8 @@ class Hypothesis:
     score: float
     finished: bool
     given: int = 0
+    end_map: _Floats | None = None
+    end_off_grid: float = 0.0
 
 
 def decode(
@@ -304,13 +307,15 @@ class _Rows:
 
     def _trace(self, row: int, score: float, *, finished: bool) -> "_Ended":
         """The hypothesis that a row holds, read backwards."""
-        tokens, log_p, rows, slot = [], [], [], int(self.slots[row])
+        tokens, log_p, rows, slot, end = [], [], [], int(self.slots[row]), row
         for step in reversed(self.steps):
             tokens.append(int(step.word[row]))
             log_p.append(float(step.log_p[row]))
             row = int(step.source[row])
             rows.append(row)
-        return _Ended(tuple(reversed(tokens)), tuple(reversed(log_p)), tuple(reversed(rows)), score, finished, slot)
+        return _Ended(
+            tuple(reversed(tokens)), tuple(reversed(log_p)), tuple(reversed(rows)), score, finished, slot, end
+        )
 
     def _banned(self) -> tuple[_Ints, _Ints]:
         """Rows and words: the pairs that may not follow."""
@@ -337,7 +342,7 @@ class _StepRecord:
 
 @dataclass(frozen=True, eq=False)
 class _Ended:
-    """A hypothesis that has ended: its words, and at each step the row whose map is its own."""
+    """A hypothesis that has ended: its words, and at each step and at the end the row whose map is its own."""
 
     tokens: tuple[int, ...]
     log_p: tuple[float, ...]
@@ -345,10 +350,12 @@ class _Ended:
     score: float
     finished: bool
     slot: int
+    end: int
 
     def hypothesis(self, maps: list[tuple[_Floats, _Floats]], shape: tuple[int, int], given: int) -> Hypothesis:
         own = [maps[step][0][row] for step, row in enumerate(self.rows)]
         off_grid = [maps[step][1][row] for step, row in enumerate(self.rows)]
+        end_maps, end_off_grid = maps[len(self.rows)] if self.finished else (None, None)
         return Hypothesis(
             tokens=self.tokens,
             probabilities=tuple(np.exp(np.asarray(self.log_p, dtype=np.float32)).tolist()),
@@ -357,6 +364,8 @@ class _Ended:
             score=self.score,
             finished=self.finished,
             given=given,
+            end_map=None if end_maps is None else np.asarray(end_maps[self.end], dtype=np.float32),
+            end_off_grid=0.0 if end_off_grid is None else float(end_off_grid[self.end]),
         )
 
 

@@ -4,7 +4,6 @@ import os
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -20,7 +19,7 @@ from captioner.errors import OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.pipeline.assembly import caption_of, decoded_alternative, list_of_texts, read_alternative, split_captions
-from captioner.pipeline.word_maps import WordMaps, encode, log_probabilities, of_whole_words, word_maps
+from captioner.pipeline.word_maps import WordMaps, encode, log_probabilities, of_whole_words, with_maps, word_maps
 from captioner.prepared import KeptPicture, Prepared, check_numbers, prepare
 from captioner.results import Alternative, Answer, Caption, ClipCaption, Failure, Outcome
 from captioner.tokenizer.subwords import Subwords
@@ -232,12 +231,7 @@ class Captioner:
         if isinstance(self.vocabulary, Subwords):
             found = [[of_whole_words(one, self.vocabulary) for one in some] for some in found]
         if not map_options.plain:
-            captions = [[hypothesis.tokens for hypothesis in some] for some in found]
-            explained = self._word_maps(ready, encoded, captions, map_options)
-            found = [
-                [replace(one, maps=maps, off_grid=off_grid) for one, (maps, off_grid, _) in zip(*both, strict=True)]
-                for both in zip(found, explained, strict=True)
-            ]
+            found = with_maps(self.backend, ready, encoded, found, map_options, gradient_backend=self.torch_backend)
         finished = []
         for prepared, some in zip(ready, found, strict=True):
             best, *others = (decoded_alternative(one, self.vocabulary) for one in some)
@@ -363,7 +357,8 @@ class Captioner:
         """
         from captioner.pipeline.word_views import word_heads
 
-        return word_heads(caption, word, backend=self.backend, open_torch=self.torch_backend)
+        delay = MapOptions.stored(dict(self.about), "attention").delay
+        return word_heads(caption, word, delay=delay, backend=self.backend, open_torch=self.torch_backend)
 
     def contrast(self, caption: Caption, word: str | int, other: str) -> "Contrast":
         """Why a word and not another: the difference of both words' gradient maps; needs torch.
@@ -400,7 +395,9 @@ class Captioner:
 
         self._check_options(options)
         options = options or self.default_options
-        return caption_clip(frames, options, backend=self.backend, open_torch=self.torch_backend, model=self.name)
+        delay = MapOptions.stored(dict(self.about), "attention").delay
+        torch_backend, name = self.torch_backend, self.name
+        return caption_clip(frames, options, delay=delay, backend=self.backend, open_torch=torch_backend, model=name)
 
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""

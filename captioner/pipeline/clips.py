@@ -22,9 +22,16 @@ _FRAME_PIXELS = 480
 
 
 def caption_clip(
-    frames: Iterable[Picture], options: Greedy, *, backend: Backend, open_torch: Callable[[], Any], model: str
+    frames: Iterable[Picture],
+    options: Greedy,
+    *,
+    delay: int,
+    backend: Backend,
+    open_torch: Callable[[], Any],
+    model: str,
 ) -> ClipCaption:
-    """See `Captioner.caption_clip`; ``open_torch`` returns the model on torch, and ``model`` is its name.
+    """See `Captioner.caption_clip`; ``open_torch`` returns the model on torch, ``model`` is its name, ``delay`` that of
+    its maps.
 
     Returns:
         The caption, whose maps lie on the frames side by side.
@@ -43,6 +50,7 @@ def caption_clip(
     on_torch = open_torch()
     _require_one_size(ready)
     (found,) = decode(on_torch, on_torch.join(encode(on_torch, ready)), options)
+    found = [_delayed(one, delay) for one in found]
     layout, grid = strip_layout(len(ready)), ready[0].geometry.grid
     strip = _strip(ready, layout)
     best, *others = (decoded_alternative(_on_strip(one, layout, len(ready), grid), backend.vocabulary) for one in found)
@@ -67,6 +75,17 @@ def _require_one_size(ready: Sequence[Prepared]) -> None:
     if len(sizes) != 1:
         what = "no frames" if not sizes else f"frames of {len(sizes)} sizes"
         raise OptionError(f"a clip has one size, and these are {what}", remedy="give frames of one clip")
+
+
+def _delayed(one: Hypothesis, delay: int) -> Hypothesis:
+    """Each word with the attention of so many steps later; the last word of a caption that was cut off has its own."""
+    if not delay:
+        return one
+    after, off_after = one.maps[-1:], one.off_grid[-1:]
+    if one.end_map is not None:
+        after, off_after = one.end_map[None], np.array([one.end_off_grid], dtype=np.float32)
+    maps, off_grid = np.concatenate((one.maps, after))[delay:], np.concatenate((one.off_grid, off_after))[delay:]
+    return replace(one, maps=maps, off_grid=off_grid)
 
 
 def _on_strip(one: Hypothesis, layout: tuple[int, int], frames: int, grid: tuple[int, int]) -> Hypothesis:

@@ -34,6 +34,44 @@ def encode(backend: Backend, ready: Sequence[Prepared]) -> Encoded:
     return backend.encode(np.stack([one.pixels for one in ready]), [one.geometry for one in ready])
 
 
+def with_maps(
+    backend: Backend,
+    ready: Sequence[Prepared],
+    encoded: Encoded,
+    found: Sequence[Sequence[Hypothesis]],
+    options: MapOptions,
+    *,
+    gradient_backend: Callable[[], Backend],
+) -> list[list[Hypothesis]]:
+    """Captions that decoding found, with maps by the options.
+
+    They are read once more where decoding did not compute what the maps take: gradients, occlusion, or the attention
+    after the last word of a caption that was cut off.
+
+    Args:
+        backend, ready, encoded, options, gradient_backend: as of `word_maps`.
+        found: for each picture, its captions.
+    """
+    if options.explain == "attention" and all(one.end_map is not None for some in found for one in some):
+        return [
+            [_from_steps(one, prepared.geometry, options) for one in some]
+            for prepared, some in zip(ready, found, strict=True)
+        ]
+    captions = [[hypothesis.tokens for hypothesis in some] for some in found]
+    explained = word_maps(backend, ready, encoded, captions, options, gradient_backend=gradient_backend)
+    return [
+        [replace(one, maps=maps, off_grid=off_grid) for one, (maps, off_grid, _) in zip(*both, strict=True)]
+        for both in zip(found, explained, strict=True)
+    ]
+
+
+def _from_steps(hypothesis: Hypothesis, geometry: Geometry, options: MapOptions) -> Hypothesis:
+    assert hypothesis.end_map is not None
+    steps = np.concatenate((hypothesis.maps, hypothesis.end_map[None]))
+    maps, off_grid = postprocess(steps, geometry.mask, options, np.append(hypothesis.off_grid, hypothesis.end_off_grid))
+    return replace(hypothesis, maps=maps, off_grid=off_grid)
+
+
 def word_maps(
     backend: Backend,
     ready: Sequence[Prepared],
@@ -128,5 +166,6 @@ def of_whole_words(hypothesis: Hypothesis, vocabulary: Subwords) -> Hypothesis:
         probabilities=tuple(math.prod(hypothesis.probabilities[span]) for span in spans),
         maps=np.array([hypothesis.maps[span].mean(0) for span in spans], dtype=np.float32).reshape(-1, *shape),
         off_grid=np.array([hypothesis.off_grid[span].mean() for span in spans], dtype=np.float32),
+        end_map=None,  # of pieces, whose steps are no words'
         given=sum(word.stop <= hypothesis.given for word in words),
     )

@@ -14,12 +14,15 @@ from captioner.show.views import Contrast, Heads, place_of
 from captioner.tokenizer.vocabulary import SPECIAL
 
 
-def word_heads(caption: Caption, word: str | int, *, backend: Backend, open_torch: Callable[[], Any]) -> Heads:
-    """See `Captioner.heads`; ``open_torch`` returns the model on torch, a `captioner.backends.base.HasHeads`."""
+def word_heads(
+    caption: Caption, word: str | int, *, delay: int, backend: Backend, open_torch: Callable[[], Any]
+) -> Heads:
+    """See `Captioner.heads`; ``open_torch`` returns the model on torch, a `captioner.backends.base.HasHeads`, and
+    ``delay`` is that of the model's maps."""
     place = place_of(caption, word)
     prepared, ids = prepare(caption.source, backend), _ids(caption, backend)
     on_torch = open_torch()
-    maps = on_torch.heads(encode(on_torch, [prepared]), ids)[:, :, place]  # (layers, heads, h, w)
+    maps = on_torch.heads(encode(on_torch, [prepared]), ids)[:, :, place + delay]  # (layers, heads, h, w)
     return Heads(caption=caption, place=place, maps=maps, chosen=tuple(on_torch.map_heads))
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from captioner.data.records import Record, of_split
 from captioner.errors import DataError, OptionError
 from captioner.model.decoder import Decoded
+from captioner.options import MapOptions
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training import precision
 from captioner.training.distributed import Processes
@@ -144,6 +145,7 @@ class Trainer:
             "recipe": {**recipe.for_readers(), "precision": self.precision},
             "earlier": earlier,
             **({"teacher": recipes_of(recipe.teacher)} if recipe.teacher else {}),
+            **({"maps": MapOptions.as_stored(MapOptions(delay=recipe.map_delay))} if recipe.map_delay else {}),
         }
         self._evaluation = Evaluation(self.task, context, self.state, self.folder, about)
         self._feeder = Feeder(self.task, context, self.folder.path)

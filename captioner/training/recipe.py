@@ -34,6 +34,7 @@ _AT_LEAST = {
     "map_regularisation": 0,
     "map_supervision": 0,
     "off_grid_supervision": 0,
+    "map_delay": 0,
     "cross_entropy_weight": 0,
     "bleu_reward": 0,
     "bleu_1_reward": 0,
@@ -163,6 +164,9 @@ class Recipe:
         "weight of the penalty on function words ('a', 'of') that look at the picture; needs attention with an "
         "off-grid place: adaptive or memory",
     )
+    map_delay: int = _option(
+        0, "1 supervises the map of the step after a word, which has read the word, and takes the word's map from there"
+    )
     samples: int = _option(5, "captions sampled for each picture (self_critical)")
     baseline: str = _option("samples", "baseline of a sample's reward: the other samples, or greedy (self_critical)")
     bleu_reward: float = _option(0.0, "weight of BLEU-4 (0 to 1) in the reward, beside CIDEr-D (0 to 10)")
@@ -209,6 +213,10 @@ class Recipe:
         for name in _BELOW_ONE:
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.map_delay > 1:
+            raise OptionError(f"map_delay must be 0 or 1, not {self.map_delay}")
+        if self.map_delay and not (self.map_supervision or self.off_grid_supervision):
+            raise OptionError("map_delay is 1 and no maps are supervised", remedy="give map_supervision")
         if self.distillation != 1.0 and not self.teacher:
             raise OptionError(f"distillation is {self.distillation} and there is no teacher", remedy="give teacher")
         if self.grow_vocabulary and not self.start_from:

@@ -20,6 +20,7 @@ from captioner.model.attention import Attended, AttentionCache, MultiHeadAttenti
 from captioner.model.grid import Grid
 from captioner.options import EXPLAIN, Beam, MapOptions
 from captioner.pipeline import Captioner
+from captioner.pipeline.word_maps import word_maps
 from captioner.results import Caption
 from captioner.tokenizer.vocabulary import START
 
@@ -46,6 +47,20 @@ def test_the_delay_reads_the_next_step() -> None:
     options = MapOptions(delay=1)
     assert not options.plain
     np.testing.assert_allclose(postprocess(steps, ALL, options)[0], steps[1:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [MapOptions(delay=1), MapOptions(sinks="standardise")])
+@pytest.mark.parametrize("max_length", [6, 2])
+def test_maps_of_a_caption_are_those_of_reading_it(model: Captioner, options: MapOptions, max_length: int) -> None:
+    """Decoding returns all that they take, but for captions that are cut off."""
+    ready = [model.prepare(picture) for picture in PICTURES]
+    captions = model.caption_prepared(ready, options=Beam(width=2, max_length=max_length), explain=options)
+    ids = [[model.vocabulary.encode_made([word.text for word in caption.words])] for caption in captions]
+    assert any(not caption.finished for caption in captions) or max_length > 2
+    encoded = model.backend.encode(np.stack([one.pixels for one in ready]), [one.geometry for one in ready])
+    read = word_maps(model.backend, ready, encoded, ids, options, gradient_backend=model.torch_backend)
+    for caption, (expected,) in zip(captions, read, strict=True):
+        np.testing.assert_allclose(caption.maps, expected.maps, atol=1e-5)
 
 
 def test_what_every_word_looks_at_is_subtracted() -> None:

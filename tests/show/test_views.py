@@ -1,6 +1,7 @@
 """Heads of a word, contrast of two words, captions of clips."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from captioner import checkpoint
 from captioner.backends.torch import TorchBackend
 from captioner.errors import OptionError
+from captioner.options import Greedy, MapOptions
 from captioner.pipeline import Captioner
 from captioner.results import Caption, across_strip, from_strip, strip_layout
 
@@ -40,6 +42,24 @@ def test_the_chosen_heads_are_the_words_map(model: Captioner, caption: Caption, 
     assert Image.open(tmp_path / "heads.png").width > 100
     document = heads.page(tmp_path / "heads.html")
     assert document.count('<script type="application/json">') == 2 and '"1.1"' in document
+
+
+def test_a_delay_holds_for_heads_and_clips(make_checkpoint: Callable[..., checkpoint.Checkpoint]) -> None:
+    made = make_checkpoint("transformer")
+    about = {**made.about, "maps": MapOptions.as_stored(MapOptions(delay=1))}
+    model = Captioner(TorchBackend(replace(made, about=about)))
+    options = Greedy(no_repeat_ngram=1, max_length=20)
+    caption = model.caption(picture(1), options=options)
+    assert caption.finished and len(caption.words) > 2
+    assert not np.allclose(caption.maps, model.caption(picture(1), options=options, explain=MapOptions()).maps)
+    for place, word in enumerate(caption.words):
+        heads = model.heads(caption, place)
+        mean = np.mean([heads.maps[one] for one in heads.chosen], 0)
+        np.testing.assert_allclose(mean, word.map, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model.caption_clip([picture(1)], options=options).maps, caption.maps, atol=1e-6)
+    cut_off = model.caption_clip([picture(1)], options=Greedy(max_length=2))
+    assert len(cut_off.maps) == 2
+    np.testing.assert_allclose(cut_off.maps.sum((1, 2)), 1, rtol=1e-5)
 
 
 def test_a_word_that_is_not_there_is_refused(model: Captioner, caption: Caption) -> None:

@@ -14,6 +14,7 @@ from captioner.commands.train import _with_phrase_boxes, read_data
 from captioner.data.readers import read
 from captioner.errors import OptionError
 from captioner.model.decoder import Decoded
+from captioner.options import MapOptions
 from captioner.tokenizer.ptb import tokenize
 from captioner.training.growth import add_slots
 from captioner.training.images import ImageDataset, encode_images
@@ -73,15 +74,17 @@ def test_phrases_supervise_the_training_split_alone(plain: tuple[Path, Path]) ->
         _with_phrase_boxes(records, [phrases], replace(recipe, objective="language_model"))
 
 
-@pytest.mark.parametrize("objective", ["cross_entropy", "self_critical"])
+@pytest.mark.parametrize(("objective", "delay"), [("cross_entropy", 0), ("self_critical", 0), ("cross_entropy", 1)])
 def test_a_run_learns_from_phrases_and_off_the_grid(
-    objective: str, plain: tuple[Path, Path], scene_run: Path, tmp_path: Path
+    objective: str, delay: int, plain: tuple[Path, Path], scene_run: Path, tmp_path: Path
 ) -> None:
     """From a model without a place off the grid, on stored grids and mirrored pictures."""
     data, phrases = plain
     options = f"--data {data} --phrase-boxes {phrases} --map-supervision 0.5 --off-grid-supervision 0.5 --epochs 1"
     options += f" --start-from {scene_run / 'best.safetensors'} --frozen-epochs 1 --batch-pictures 10"
-    options += " --captions-per-picture 2 --samples 2 --warmup-steps 0 --learning-rate 1e-2 --ema-decay 0"
+    options += (
+        f" --map-delay {delay} --captions-per-picture 2 --samples 2 --warmup-steps 0 --learning-rate 1e-2 --ema-decay 0"
+    )
     options += (
         f" --dev-pictures 2 --train-pictures 60 --max-length 12 --objective {objective} --output {tmp_path / 'run'}"
     )
@@ -90,15 +93,15 @@ def test_a_run_learns_from_phrases_and_off_the_grid(
     assert {"train_maps_missed", "train_function_words_looked"} <= lines[-1].keys()
     trained = load(tmp_path / "run" / "last.safetensors")
     assert trained.model.config.decoder.attention == "memory"
+    assert MapOptions.stored(dict(trained.about)).delay == delay
     started = add_slots(load(scene_run / "best.safetensors"), SLOT)
-    by_kind = [off_grid_by_kind(one, scene_run / "scenes") for one in (started, trained)]
-    (_, before), (thing, function) = by_kind
+    (_, before), (thing, function) = (off_grid_by_kind(one, scene_run / "scenes", delay) for one in (started, trained))
     assert function > before + 0.05
     assert function > thing + 0.05
 
 
 @torch.no_grad()
-def off_grid_by_kind(checkpoint: Checkpoint, scenes: Path) -> tuple[float, float]:
+def off_grid_by_kind(checkpoint: Checkpoint, scenes: Path, delay: int) -> tuple[float, float]:
     """The mean weight off the grid of words with a box, and of "a", on training scenes."""
     things, functions = [], []
     records = read(scenes / "captions.jsonl")[:10]
@@ -108,13 +111,13 @@ def off_grid_by_kind(checkpoint: Checkpoint, scenes: Path) -> tuple[float, float
         records, encode_images(checkpoint.model.encoder, images, keys, device=torch.device("cpu")), strict=True
     ):
         words = tokenize(record.captions[0])
-        tokens = torch.tensor([checkpoint.vocabulary.encode(words)[:-1]])
+        tokens = torch.tensor([checkpoint.vocabulary.encode(words)])
         decoded: Decoded = checkpoint.model(grid, tokens)
         for place, word in enumerate(words):
             if place in record.boxes[0]:
-                things.append(decoded.off_grid[0, place].item())
+                things.append(decoded.off_grid[0, place + delay].item())
             elif word == "a":
-                functions.append(decoded.off_grid[0, place].item())
+                functions.append(decoded.off_grid[0, place + delay].item())
     return sum(things) / len(things), sum(functions) / len(functions)
 
 
@@ -133,6 +136,12 @@ def test_slots_change_little_at_first(decoder: str, make_checkpoint: Callable[[s
         old, new = (one.model.eval()(pixels, tokens) for one in (start, grown))
     assert 0 < new.off_grid.max() < 0.2  # one of 65 places
     torch.testing.assert_close(new.logits, old.logits, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("changes", [{"map_delay": 1}, {"map_delay": 2, "map_supervision": 0.1}, {"map_delay": -1}])
+def test_a_delay_without_supervision_or_out_of_range_is_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match=f"map_delay .*{changes['map_delay']}"):
+        Recipe(**changes)  # type: ignore[arg-type]
 
 
 def test_a_model_without_a_place_off_the_grid_is_refused(

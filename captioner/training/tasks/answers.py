@@ -49,6 +49,7 @@ _OF_CAPTIONS = (
     "scheduled_sampling",
     "map_regularisation",
     "off_grid_supervision",
+    "map_delay",
     "teacher",
     "crop",
     "colour_jitter",

@@ -153,9 +153,14 @@ class CrossEntropy:
         Returns:
             Their sum, and the penalties of supervision before they are weighted, for the log.
         """
-        recipe, batch = self.recipe, part.batch
+        recipe, batch, delay = self.recipe, part.batch, self.recipe.map_delay
         figures: Figures = {}
         loss = maps.new_zeros(())
+
+        def until(words: Tensor) -> Tensor:
+            """Of words (N, T, ...) those whose maps there are: with a delay, all but the end."""
+            return words[:, : words.shape[1] - delay]
+
         if recipe.map_regularisation:
             mask = getattr(images, "mask", None)
             if mask is not None:
@@ -164,13 +169,13 @@ class CrossEntropy:
             loss = loss + recipe.map_regularisation * penalty
         if recipe.map_supervision and batch.boxed_words:
             boxes = batch.map_targets(list(map(self._geometry, batch.pictures, batch.views))).to(maps.device)
-            missed = map_supervision(maps, boxes, count=part.step.boxed_words)
+            missed = map_supervision(maps[:, delay:], until(boxes), count=part.step.boxed_words)
             figures["maps_missed"] = missed.item()
             loss = loss + recipe.map_supervision * missed
         if self._function_words is not None:
             words = torch.isin(targets, self._function_words.to(targets.device))
             count = int(torch.isin(part.step.tokens[:, 1:], self._function_words).sum())
-            looked = off_grid_supervision(off_grid, words, count=count)
+            looked = off_grid_supervision(off_grid[:, delay:], until(words), count=count)
             figures["function_words_looked"] = looked.item()
             loss = loss + recipe.off_grid_supervision * looked
         return loss, figures
