@@ -156,6 +156,8 @@ def test_named_recipes_are_whole(name: str) -> None:
     assert not warning, "our own recipes use today's names"
     if values.get("objective") == "self_critical" or values.get("grow_vocabulary"):
         values["start_from"] = "model"
+    if "distillation" in values:
+        values["teacher"] = "model"
     made = Recipe(**values)
     assert any(getattr(made, option.name) != default_of(option) for option in options()), "it says nothing"
 
