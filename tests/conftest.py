@@ -316,6 +316,8 @@ _CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chr
 _CHROMIUM_OPTIONS = (
     "--no-sandbox",  # as root, for instance in a container, it does not start otherwise
     "--disable-gpu",
+    "--in-process-gpu",  # without one, its process only costs time; nor need pages be kept from one another
+    "--disable-site-isolation-trials",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
