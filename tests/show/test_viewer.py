@@ -104,7 +104,7 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def context_of(browser: "Browser") -> Iterator[Callable[..., "BrowserContext"]]:
-    """The browser's context with such options. It keeps nothing of a page that is closed, and each takes long to make."""
+    """The browser's context with such options, once for all tests: it keeps nothing of a page that is closed."""
     made: dict[str, BrowserContext] = {}
 
     def context_of(**options: Any) -> "BrowserContext":
