@@ -32,14 +32,18 @@ else
 endif
 	@echo "the maps are in demo/words.png"
 
-lint: venv
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-test: lint
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+lint: venv
+	$(LINT)
+
+# The linters run beside the tests, which keep every core busy; what they say stands at the end.
+test: venv
+	@said=$$(mktemp); ( $(LINT) ) >$$said 2>&1 & linters=$$!; \
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$linters; lint=$$?; cat $$said; rm $$said; \
+	[ $$lint = 0 ] || echo "the linters failed: make lint"; [ $$tests = 0 ] || echo "tests failed: see above"; \
+	[ $$tests$$lint = 00 ]
 
 notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py

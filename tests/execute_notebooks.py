@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
@@ -30,7 +31,14 @@ _METADATA = {
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in tracebacks
 
 
-def execute(path: Path, folder: Path, *, timeout: int = 600, instead: Mapping[str, str] | None = None) -> NotebookNode:
+def execute(
+    path: Path,
+    folder: Path,
+    *,
+    timeout: int = 600,
+    instead: Mapping[str, str] | None = None,
+    manager: type[AsyncKernelManager] = AsyncKernelManager,
+) -> NotebookNode:
     """Run a notebook in a folder, with this checkout's package; the notebook with its new outputs.
 
     Args:
@@ -38,6 +46,7 @@ def execute(path: Path, folder: Path, *, timeout: int = 600, instead: Mapping[st
         folder: an empty one, where the notebook's files go.
         timeout: seconds for a cell.
         instead: what stands in its code in the place of other text, such as fewer epochs.
+        manager: starts the kernel.
 
     Raises:
         CellExecutionError: a cell failed.
@@ -64,6 +73,7 @@ def execute(path: Path, folder: Path, *, timeout: int = 600, instead: Mapping[st
             timeout=timeout,
             startup_timeout=timeout,
             kernel_name="python3",
+            kernel_manager_class=manager,
             record_timing=False,
             coalesce_streams=True,  # how a print is cut into pieces is a matter of time
             resources={"metadata": {"path": str(folder)}},

@@ -12,6 +12,7 @@ from captioner.shipped import shipped_answering_models, shipped_models
 pytest.importorskip("nbclient", reason="needs nbclient, which is not installed")
 import nbformat
 from execute_notebooks import NOTEBOOKS, ROOT, execute, models_of
+from forked_kernels import ForkedKernelManager
 from nbformat import NotebookNode
 
 MODELS = {
@@ -73,7 +74,7 @@ def test_it_runs(path: Path, tmp_path: Path) -> None:
     if "write_diagram" in path.read_text(encoding="utf-8") and shutil.which("dot") is None:
         pytest.skip(f"{path.name} draws a diagram: needs graphviz, which is not installed")
     before = path.read_bytes()
-    notebook = execute(path, tmp_path, instead=QUICKLY.get(path.stem))
+    notebook = execute(path, tmp_path, instead=QUICKLY.get(path.stem), manager=ForkedKernelManager)
     check_outputs(notebook)
     assert len(nbformat.writes(notebook)) < LARGEST
     assert path.read_bytes() == before

@@ -48,7 +48,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, stored_wheels: dict[str,
                 place.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, place)
     venv.create(folder / "venv")
-    environment = os.environ | stored_wheels | {"PIP_NO_COMPILE": "1"}  # most of what is installed is never imported
+    environment = os.environ | stored_wheels | {"PIP_NO_COMPILE": "0"}  # pip reads 0 as "none"; most is never imported
     for pip, *words in commands():
         line = [sys.executable, "-m", pip, "--python", folder / "venv/bin/python", *words]
         done = subprocess.run(line, cwd=source, capture_output=True, text=True, check=False, env=environment)
