@@ -25,8 +25,9 @@ class MultiHeadAttention(Attention):
         self.output = nn.Linear(width, image_width)
 
     def keys_values(self, grid: Grid) -> AttentionCache:
-        """Keys and values of each head, (B, H, L, A / H)."""
-        keys, values = self._split(self.key(grid.features)), self._split(self.value(grid.features))
+        """Keys and values of each head, (B, H, L, A / H), laid out so that no step copies them for its products."""
+        keys = self._split(self.key(grid.features)).contiguous()
+        values = self._split(self.value(grid.features)).contiguous()
         return AttentionCache.of(grid, keys, values)
 
     def forward(self, query: Tensor, cache: AttentionCache) -> Attended:
