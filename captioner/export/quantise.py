@@ -42,7 +42,12 @@ def quantise(
         source, target = Path(folder, "source.onnx"), Path(folder, "target.onnx")
         onnx.save(graphs[decoder], source)
         quantize_dynamic(
-            source, target, op_types_to_quantize=list(_DYNAMIC), per_channel=True, weight_type=QuantType.QInt8
+            source,
+            target,
+            op_types_to_quantize=list(_DYNAMIC),
+            nodes_to_exclude=_products_without_kernel(graphs[decoder]),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
         )
         done[decoder] = _described(onnx.load(target), graphs[decoder])
         if pixels:
@@ -52,6 +57,13 @@ def quantise(
     if "score" in graphs:
         done["score"] = _with_weights_of(graphs["score"], done["step"])
     return done
+
+
+def _products_without_kernel(graph: onnx.ModelProto) -> list[str]:
+    """The names of products with weights of more axes than two, such as memory slots of each head."""
+    axes = {tensor.name: len(tensor.dims) for tensor in graph.graph.initializer}
+    products = (node for node in graph.graph.node if node.op_type in _DYNAMIC)
+    return [node.name for node in products if any(axes.get(name, 2) > 2 for name in node.input)]
 
 
 def _quantise_convolutions(

@@ -22,6 +22,7 @@ from captioner.backends.graph_files import graph_folder
 from captioner.cli import main
 from captioner.errors import CheckpointError, OptionError
 from captioner.export.folder import export_folder
+from captioner.export.quantise import quantise
 from captioner.options import Greedy
 from captioner.pipeline import load
 
@@ -112,6 +113,31 @@ def test_an_export_is_replaced_and_nothing_else_is(model_file: Path, tmp_path: P
 def test_an_unknown_precision_is_named(model_file: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"'int4'.*fp32"):
         export_folder(model_file, tmp_path / "x", precision="int4")
+
+
+def test_products_with_weights_of_three_axes_stay_in_32_bits() -> None:
+    """Such as memory slots of each head: their products have no kernel in 8 bits."""
+    make = onnx.helper.make_tensor_value_info
+    random = np.random.default_rng(0)
+    slots, weight = random.random((2, 4, 3), dtype=np.float32), random.random((3, 5), dtype=np.float32)
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("MatMul", ["query", "slots"], ["scores"], "of_slots"),
+            onnx.helper.make_node("MatMul", ["scores", "weight"], ["found"], "of_weight"),
+        ],
+        "step",
+        [make("query", onnx.TensorProto.FLOAT, (1, 2, 1, 4))],
+        [make("found", onnx.TensorProto.FLOAT, (1, 2, 1, 5))],
+        [onnx.numpy_helper.from_array(slots, "slots"), onnx.numpy_helper.from_array(weight, "weight")],
+    )
+    step = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    small = quantise({"encode": step, "step": step})["step"]
+    stored = {tensor.name: tensor.data_type for tensor in small.graph.initializer}
+    assert stored["slots"] == onnx.TensorProto.FLOAT
+    assert stored["weight_quantized"] == onnx.TensorProto.INT8
+    query = random.random((1, 2, 1, 4), dtype=np.float32)
+    (found,) = onnxruntime.InferenceSession(small.SerializeToString()).run(None, {"query": query})
+    np.testing.assert_allclose(found, query @ slots @ weight, rtol=0.05)
 
 
 def test_eight_bits(model_file: Path, tmp_path: Path) -> None:
