@@ -191,7 +191,7 @@ def test_photographs_have_the_captions_and_the_maps_of_python(
         assert line["grid"] == expected["grid"]
         assert line["size"] == expected["size"]
         for found, word in zip(line["words"], caption.words, strict=True):
-            largest = float(max(word.map.max(), word.off_grid))  # of the weights, which sum to 1 with the one off the grid
+            largest = float(max(word.map.max(), word.off_grid))  # with it they sum to 1
             assert np.abs(np.array(found["map"]) - word.map).max() <= 0.02 * largest, (photo.name, word.text)
             assert found.get("off_grid", 0) == pytest.approx(word.off_grid, abs=0.02 * largest)
             assert found["probability"] == pytest.approx(word.probability, abs=0.02)
