@@ -41,7 +41,8 @@ class Hypothesis:
         score: the length-normalised log-probability of the words that were chosen; see `captioner.options.Beam`.
         finished: False where the length limit cut the caption off.
         given: how many words at its beginning were given and not chosen; their log-probabilities are not in the score.
-        end_map: (h, w), where the end attended, and ``end_off_grid`` its weight off the grid; None if not finished.
+        end_map: (h, w), where the step after the last word attended, and ``end_off_grid`` its weight off the grid; None
+            where the words are of several pieces.
     """
 
     tokens: tuple[int, ...]
@@ -355,7 +356,7 @@ class _Ended:
     def hypothesis(self, maps: list[tuple[_Floats, _Floats]], shape: tuple[int, int], given: int) -> Hypothesis:
         own = [maps[step][0][row] for step, row in enumerate(self.rows)]
         off_grid = [maps[step][1][row] for step, row in enumerate(self.rows)]
-        end_maps, end_off_grid = maps[len(self.rows)] if self.finished else (None, None)
+        end_maps, end_off_grid = maps[len(self.rows)]
         return Hypothesis(
             tokens=self.tokens,
             probabilities=tuple(np.exp(np.asarray(self.log_p, dtype=np.float32)).tolist()),
@@ -364,8 +365,8 @@ class _Ended:
             score=self.score,
             finished=self.finished,
             given=given,
-            end_map=None if end_maps is None else np.asarray(end_maps[self.end], dtype=np.float32),
-            end_off_grid=0.0 if end_off_grid is None else float(end_off_grid[self.end]),
+            end_map=np.asarray(end_maps[self.end], dtype=np.float32),
+            end_off_grid=float(end_off_grid[self.end]),
         )
 
 

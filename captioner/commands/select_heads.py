@@ -58,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
 
     from captioner.checkpoint import Checkpoint, save
     from captioner.grounding.select_heads import select, with_selection
+    from captioner.options import MapOptions
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -76,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
         )
     decoder = model.model.decoder
     data = f"{options.data.name} {options.split}"
-    selection = select(samples, decoder.map_heads, decoder.heads, data=data)
+    delay = MapOptions.stored(dict(model.about), "attention").delay
+    selection = select(samples, decoder.map_heads, decoder.heads, delay=delay, data=data)
     for candidate, score in sorted(selection.scores.items(), key=lambda item: -item[1].value):
         print(f"pointing {score.pointing.value:6.1%}  mass {score.mass.value:6.1%}  {candidate}", file=sys.stderr)
     checkpoint = Checkpoint(model=model.model, vocabulary=model.vocabulary, about=dict(model.about))

@@ -50,20 +50,20 @@ def caption(path: str) -> tuple[list[str], list[np.ndarray]]:
     word = START
     words: list[str] = []
     maps: list[np.ndarray] = []
-    while len(words) < config["decoding"]["max_length"]:
+    while True:
         feed = {"tokens": np.array([[word]]), **state}
         results = step.run(None, {name: x for name, x in feed.items() if name in taken})
         found = dict(zip(outputs, results, strict=True))
         maps.append(found["map"][0])
         word = int(found["log_p"][0].argmax())
-        if word == END:
+        if word == END or len(words) == config["decoding"]["max_length"]:
             break
         words.append(config["vocabulary"][word])
         for name, value in found.items():
             if name.startswith("next_"):
                 state[name.removeprefix("next_")] = value[None]
     delay = config["about"].get("maps", {}).get("attention", {}).get("delay", 0)  # 1: the map once the word is chosen
-    return words, [*maps, maps[-1]][delay : len(words) + delay]
+    return words, maps[delay : len(words) + delay]
 
 
 def ask(path: str, question: str) -> tuple[str, float, np.ndarray, dict[str, float]]:

@@ -197,7 +197,7 @@ def candidate_heads(
 
 
 def select(
-    samples: Sequence[HeadSample], current: tuple[int, ...], heads_per_layer: int, *, data: str = ""
+    samples: Sequence[HeadSample], current: tuple[int, ...], heads_per_layer: int, *, delay: int = 0, data: str = ""
 ) -> Selection:
     """Choose the best maps of attention, those of gradients where there are any, and the default method.
 
@@ -207,19 +207,21 @@ def select(
         samples: at least one.
         current: the model's heads for the map, as ``layer * heads + head``.
         heads_per_layer: of the decoder.
+        delay: of the model's maps today.
         data: the name of the data set and its split, for the metadata.
     """
     scores: dict[Candidate, CandidateScore] = {}
-    before = Candidate(MapOptions(), current)
+    today = MapOptions(delay=delay)
+    before = Candidate(today, current)
     for heads in candidate_heads(samples, current, heads_per_layer):
         for sinks in SINKS:
-            for delay in (0, 1):
-                candidate = Candidate(MapOptions(sinks=sinks, delay=delay), heads)
+            for later in (0, 1):
+                candidate = Candidate(MapOptions(sinks=sinks, delay=later), heads)
                 scores[candidate] = score_candidate(samples, candidate)
     highest = max(score.value for score in scores.values())
     near = [candidate for candidate, score in scores.items() if score.value >= highest - MARGIN / 2]
-    # Postprocessing needs another pass of the decoder: it is not worth a difference that may be chance.
-    best = max(near, key=lambda candidate: (candidate.options.plain, scores[candidate].value))
+    # Other options than today's are not worth a difference that may be chance.
+    best = max(near, key=lambda candidate: (candidate.options == today, scores[candidate].value))
     if scores[best].value < scores[before].value + MARGIN:
         best = before
     measured: dict[str, Any] = {

@@ -78,13 +78,11 @@ def _require_one_size(ready: Sequence[Prepared]) -> None:
 
 
 def _delayed(one: Hypothesis, delay: int) -> Hypothesis:
-    """Each word with the attention of so many steps later; the last word of a caption that was cut off has its own."""
-    if not delay:
+    """Each word with the attention of so many steps later."""
+    if not delay or one.end_map is None:
         return one
-    after, off_after = one.maps[-1:], one.off_grid[-1:]
-    if one.end_map is not None:
-        after, off_after = one.end_map[None], np.array([one.end_off_grid], dtype=np.float32)
-    maps, off_grid = np.concatenate((one.maps, after))[delay:], np.concatenate((one.off_grid, off_after))[delay:]
+    maps = np.concatenate((one.maps, one.end_map[None]))[delay:]
+    off_grid = np.append(one.off_grid, np.float32(one.end_off_grid))[delay:]
     return replace(one, maps=maps, off_grid=off_grid)
 
 

@@ -45,8 +45,8 @@ def with_maps(
 ) -> list[list[Hypothesis]]:
     """Captions that decoding found, with maps by the options.
 
-    They are read once more where decoding did not compute what the maps take: gradients, occlusion, or the attention
-    after the last word of a caption that was cut off.
+    They are read once more where decoding did not compute what the maps take: for gradients, for occlusion, and for the
+    attention of words of several pieces.
 
     Args:
         backend, ready, encoded, options, gradient_backend: as of `word_maps`.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Word:
-    """A word, its probability, and where the model attended when it chose it.
+    """A word, its probability, and where the model attended: at the step that chose it, or at the next where the maps
+    of the model have a delay.
 
     Attributes:
         text: the word, a PTB token ("dog", "'s").

@@ -24,7 +24,7 @@ from captioner.serve.settings import MEGABYTE
 from captioner.serve.uploads import Account, Form, read_form
 from captioner.version import __version__
 
-_ABOUT = """Captions for pictures, and with every word a map of where the model looked when it chose that word.
+_ABOUT = """Captions for pictures, and with every word a map of where the model looked for that word.
 
     curl -F file=@photo.jpg -F beam=5 http://127.0.0.1:8000/v1/captions
     curl -F file=@photo.jpg -F question="what is the dog catching?" http://127.0.0.1:8000/v1/answers

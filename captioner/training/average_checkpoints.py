@@ -13,6 +13,7 @@ from captioner import checkpoint
 from captioner.checkpoint import Checkpoint
 from captioner.errors import OptionError
 from captioner.model.caption_model import CaptionModel, ModelConfig
+from captioner.options import MapOptions
 from captioner.training.start import recipes_of
 
 LEAST_SIMILARITY = 0.5
@@ -57,6 +58,12 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
             )
         if difference := _difference(one.model.config, first.model.config):
             raise OptionError(f"{difference[0]} is {difference[1]} in {file}, {difference[2]} in {files[0]}")
+        delays = [MapOptions.stored(dict(model.about), "attention").delay for model in (one, first)]
+        if delays[0] != delays[1]:
+            raise OptionError(
+                f"the maps of {file} have a delay of {delays[0]}, those of {files[0]} of {delays[1]}",
+                remedy="average models whose maps are of the same step",
+            )
         if (similarity := _similarity(_random_at_start(one.model), start)) < LEAST_SIMILARITY:
             raise OptionError(
                 f"{file} and {files[0]} come from different starts (the cosine of their weights is {similarity:.2f}); "

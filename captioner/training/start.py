@@ -19,6 +19,7 @@ from captioner.model.decoder import DECODERS
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import Grid
 from captioner.model.refiners import REFINERS
+from captioner.options import MapOptions
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import START, Vocabulary
 from captioner.training.aliases import current
@@ -79,6 +80,14 @@ def first_model(
         if not tensor.isfinite().all():
             raise CheckpointError(f"{recipe.weights}: {name} is not finite", remedy="give other --weights")
     return model, vocabulary
+
+
+def delay_of_maps(recipe: Recipe) -> int:
+    """The delay of the maps of a run's model: the recipe's, or else that of the model whose decoder it starts from."""
+    source = recipe.start_from or recipe.decoder_from
+    if recipe.map_delay or not source:
+        return recipe.map_delay
+    return MapOptions.stored(read_header(source)["about"], "attention").delay
 
 
 @contextlib.contextmanager

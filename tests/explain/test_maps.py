@@ -52,7 +52,7 @@ def test_the_delay_reads_the_next_step() -> None:
 @pytest.mark.parametrize("options", [MapOptions(delay=1), MapOptions(sinks="standardise")])
 @pytest.mark.parametrize("max_length", [6, 2])
 def test_maps_of_a_caption_are_those_of_reading_it(model: Captioner, options: MapOptions, max_length: int) -> None:
-    """Decoding returns all that they take, but for captions that are cut off."""
+    """Decoding returns all that they take, also of captions that are cut off."""
     ready = [model.prepare(picture) for picture in PICTURES]
     captions = model.caption_prepared(ready, options=Beam(width=2, max_length=max_length), explain=options)
     ids = [[model.vocabulary.encode_made([word.text for word in caption.words])] for caption in captions]

@@ -190,10 +190,11 @@ def test_photographs_have_the_captions_and_the_maps_of_python(
         assert set(line) == set(expected)
         assert line["grid"] == expected["grid"]
         assert line["size"] == expected["size"]
+        # Words of one caption share a scale, and a word that looks off the grid has a faint map.
+        largest = max(word.map.max() for word in caption.words)
         for found, word in zip(line["words"], caption.words, strict=True):
-            largest = float(max(word.map.max(), word.off_grid))  # with it they sum to 1
             assert np.abs(np.array(found["map"]) - word.map).max() <= 0.02 * largest, (photo.name, word.text)
-            assert found.get("off_grid", 0) == pytest.approx(word.off_grid, abs=0.02 * largest)
+            assert found.get("off_grid", 0) == pytest.approx(word.off_grid, abs=0.02)
             assert found["probability"] == pytest.approx(word.probability, abs=0.02)
 
 
@@ -415,7 +416,8 @@ def test_the_drawn_scene_by_keyboard_and_without_a_network(
     assert page.locator("body").get_attribute("data-threads") == "1"
     page.goto(f"{served.url}?threads=2")  # the service worker isolates the page, so that it may have them
     page.wait_for_selector(READY)
-    assert page.locator("body").get_attribute("data-threads") == "2"
+    cores = page.evaluate("navigator.hardwareConcurrency")
+    assert page.locator("body").get_attribute("data-threads") == str(min(2, cores))
     for _ in range(10):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "scene":

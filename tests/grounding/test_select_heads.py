@@ -78,6 +78,10 @@ def test_the_head_that_looks_is_found() -> None:
 def test_a_delay_and_a_sink_are_found() -> None:
     best = select(made(0, late=1, heads=1), (0,), 1).attention
     assert best.options.delay == 1
+    # A model whose maps have a delay keeps it where nothing is clearly better.
+    assert select(made(0, late=1, heads=1), (0,), 1, delay=1).attention == best
+    alike = select([case(0, np.full((1, 4, 4, 4), 1 / 16), 1, (0, 0))], (0,), 1, delay=1)
+    assert alike.attention.options == MapOptions(delay=1)
     selection = select(made(0, sink=3.0, heads=1), (0,), 1)
     best, tried = selection.attention, selection.scores
     assert best.options.sinks in ("subtract", "standardise")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.checkpoint import Checkpoint, load
+from captioner.checkpoint import Checkpoint, load, save
 from captioner.cli import main
 from captioner.commands.train import _with_phrase_boxes, read_data
 from captioner.data.readers import read
@@ -16,11 +16,14 @@ from captioner.errors import OptionError
 from captioner.model.decoder import Decoded
 from captioner.options import MapOptions
 from captioner.tokenizer.ptb import tokenize
+from captioner.training.average_checkpoints import average_checkpoints
 from captioner.training.growth import add_slots
 from captioner.training.images import ImageDataset, encode_images
 from captioner.training.loop import Trainer
 from captioner.training.losses import off_grid_supervision
 from captioner.training.recipe import Recipe
+from captioner.training.start import delay_of_maps
+from captioner.training.tasks import Part
 from captioner.training.views import View
 
 SLOT = {"attention": "memory", "attention_options": {"slots": 1}}
@@ -74,7 +77,7 @@ def test_phrases_supervise_the_training_split_alone(plain: tuple[Path, Path]) ->
         _with_phrase_boxes(records, [phrases], replace(recipe, objective="language_model"))
 
 
-@pytest.mark.parametrize(("objective", "delay"), [("cross_entropy", 0), ("self_critical", 0), ("cross_entropy", 1)])
+@pytest.mark.parametrize(("objective", "delay"), [("cross_entropy", 0), ("cross_entropy", 1), ("self_critical", 1)])
 def test_a_run_learns_from_phrases_and_off_the_grid(
     objective: str, delay: int, plain: tuple[Path, Path], scene_run: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +101,28 @@ def test_a_run_learns_from_phrases_and_off_the_grid(
     (_, before), (thing, function) = (off_grid_by_kind(one, scene_run / "scenes", delay) for one in (started, trained))
     assert function > before + 0.05
     assert function > thing + 0.05
+
+
+def test_a_run_keeps_the_delay_of_the_model_that_it_starts_from(scene_run: Path, tmp_path: Path) -> None:
+    start = load(scene_run / "best.safetensors")
+    late = replace(start, about={**start.about, "maps": MapOptions.as_stored(MapOptions(delay=1))})
+    save(tmp_path / "late.safetensors", late)
+    records = read(scene_run / "scenes" / "captions.jsonl")
+    recipe = Recipe(start_from=str(tmp_path / "late.safetensors"), map_supervision=0.1, max_length=12)
+    trainer = Trainer(recipe, records, tmp_path / "run", device="cpu")
+    batch = next(trainer.task.batches.epoch(0))
+    boxes = batch.map_targets([trainer._context.images.geometry((96, 72))] * len(batch.pictures))
+    maps = torch.roll(boxes, 1, 1)  # in the boxes of each word, one step later
+    maps = maps / maps.sum((2, 3), keepdim=True).clamp(min=1e-9)
+    _, figures = trainer.task.map_loss(  # type: ignore[attr-defined]
+        maps, maps[..., 0, 0], batch.tokens[:, 1:], Part(batch, batch), None
+    )
+    assert figures["maps_missed"] < 0.7
+    assert delay_of_maps(recipe) == 1
+    assert delay_of_maps(replace(recipe, start_from="", decoder_from=recipe.start_from)) == 1
+    assert delay_of_maps(replace(recipe, start_from=str(scene_run / "best.safetensors"))) == 0
+    with pytest.raises(OptionError, match=r"late\.safetensors have a delay of 1, .* of 0"):
+        average_checkpoints([scene_run / "best.safetensors", tmp_path / "late.safetensors"])
 
 
 @torch.no_grad()

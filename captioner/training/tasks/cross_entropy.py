@@ -32,6 +32,7 @@ from captioner.training.losses import (
 from captioner.training.recipe import Recipe
 from captioner.training.rewards import NEVER_GENERATED
 from captioner.training.sizes import upright_size
+from captioner.training.start import delay_of_maps
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
 from captioner.training.teacher import Teacher
 from captioner.training.views import View
@@ -77,6 +78,7 @@ class CrossEntropy:
                 )
         if recipe.frozen_epochs < recipe.epochs:  # an unknown stage is refused now, not after the frozen epochs
             context.model.encoder.train_from(recipe.train_from)
+        self._delay = delay_of_maps(recipe)
         self._sizes: dict[int, tuple[int, int]] = {}
         self._function_words = _function_words(context) if recipe.off_grid_supervision else None
 
@@ -153,7 +155,7 @@ class CrossEntropy:
         Returns:
             Their sum, and the penalties of supervision before they are weighted, for the log.
         """
-        recipe, batch, delay = self.recipe, part.batch, self.recipe.map_delay
+        recipe, batch, delay = self.recipe, part.batch, self._delay
         figures: Figures = {}
         loss = maps.new_zeros(())
 
