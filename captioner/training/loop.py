@@ -130,6 +130,7 @@ class Trainer:
             precision=self.precision,
             rest=len(self.train_records) - len(self._own),
             rest_dev=self._rest_dev,
+            map_delay=delay_of_maps(recipe),
         )
         self._context = context
         self.task = task(context)
@@ -145,7 +146,7 @@ class Trainer:
             "recipe": {**recipe.for_readers(), "precision": self.precision},
             "earlier": earlier,
             **({"teacher": recipes_of(recipe.teacher)} if recipe.teacher else {}),
-            **({"maps": MapOptions.as_stored(MapOptions(delay=delay))} if (delay := delay_of_maps(recipe)) else {}),
+            **({"maps": MapOptions.as_stored(MapOptions(delay=delay))} if (delay := context.map_delay) else {}),
         }
         self._evaluation = Evaluation(self.task, context, self.state, self.folder, about)
         self._feeder = Feeder(self.task, context, self.folder.path)

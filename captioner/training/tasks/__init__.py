@@ -46,6 +46,7 @@ class TaskContext:
         train, dev: records of the two splits.
         rest: how many records of ``train``, the last ones, are mixed in for rehearsal.
         rest_dev: records of the rest that the dev score is taken on too.
+        map_delay: the step, counted from a word's own, whose attention is the word's map: 0 or 1.
         text: captions without pictures.
         vocabulary, model: of the run.
         images: the pictures of ``train``, in order.
@@ -64,6 +65,7 @@ class TaskContext:
     precision: str
     rest: int = 0
     rest_dev: Sequence[Record] = ()
+    map_delay: int = 0
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass in the run's precision."""

@@ -32,7 +32,6 @@ from captioner.training.losses import (
 from captioner.training.recipe import Recipe
 from captioner.training.rewards import NEVER_GENERATED
 from captioner.training.sizes import upright_size
-from captioner.training.start import delay_of_maps
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
 from captioner.training.teacher import Teacher
 from captioner.training.views import View
@@ -78,7 +77,6 @@ class CrossEntropy:
                 )
         if recipe.frozen_epochs < recipe.epochs:  # an unknown stage is refused now, not after the frozen epochs
             context.model.encoder.train_from(recipe.train_from)
-        self._delay = delay_of_maps(recipe)
         self._sizes: dict[int, tuple[int, int]] = {}
         self._function_words = _function_words(context) if recipe.off_grid_supervision else None
 
@@ -155,7 +153,7 @@ class CrossEntropy:
         Returns:
             Their sum, and the penalties of supervision before they are weighted, for the log.
         """
-        recipe, batch, delay = self.recipe, part.batch, self._delay
+        recipe, batch, delay = self.recipe, part.batch, self.context.map_delay
         figures: Figures = {}
         loss = maps.new_zeros(())
 
