@@ -58,6 +58,7 @@ class Captioner:
         self.default_options = Beam(**self.about.get("decoding", {}))
         self._check_options(self.default_options)
         self.map_options = MapOptions.stored(dict(self.about))
+        self._delay = MapOptions.stored(dict(self.about), "attention").delay
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -357,8 +358,7 @@ class Captioner:
         """
         from captioner.pipeline.word_views import word_heads
 
-        delay = MapOptions.stored(dict(self.about), "attention").delay
-        return word_heads(caption, word, delay=delay, backend=self.backend, open_torch=self.torch_backend)
+        return word_heads(caption, word, delay=self._delay, backend=self.backend, open_torch=self.torch_backend)
 
     def contrast(self, caption: Caption, word: str | int, other: str) -> "Contrast":
         """Why a word and not another: the difference of both words' gradient maps; needs torch.
@@ -395,9 +395,14 @@ class Captioner:
 
         self._check_options(options)
         options = options or self.default_options
-        delay = MapOptions.stored(dict(self.about), "attention").delay
-        torch_backend, name = self.torch_backend, self.name
-        return caption_clip(frames, options, delay=delay, backend=self.backend, open_torch=torch_backend, model=name)
+        return caption_clip(
+            frames,
+            options,
+            delay=self._delay,
+            backend=self.backend,
+            open_torch=self.torch_backend,
+            model=self.name,
+        )
 
     def split(self, caption: str) -> list[str]:
         """The words of a sentence, as `read` reads them."""

@@ -14,7 +14,7 @@ from captioner.errors import OptionError
 from captioner.image import Geometry, Picture, open_image
 from captioner.options import Greedy
 from captioner.pipeline.assembly import decoded_alternative
-from captioner.pipeline.word_maps import encode
+from captioner.pipeline.word_maps import encode, steps_of
 from captioner.prepared import Prepared, prepare
 from captioner.results import ClipCaption, across_strip, strip_layout
 
@@ -79,11 +79,9 @@ def _require_one_size(ready: Sequence[Prepared]) -> None:
 
 def _delayed(one: Hypothesis, delay: int) -> Hypothesis:
     """Each word with the attention of so many steps later."""
-    if not delay or one.end_map is None:
-        return one
-    maps = np.concatenate((one.maps, one.end_map[None]))[delay:]
-    off_grid = np.append(one.off_grid, np.float32(one.end_off_grid))[delay:]
-    return replace(one, maps=maps, off_grid=off_grid)
+    steps, off_grid = steps_of(one)
+    words = slice(delay, len(one.tokens) + delay)
+    return replace(one, maps=steps[words], off_grid=off_grid[words])
 
 
 def _on_strip(one: Hypothesis, layout: tuple[int, int], frames: int, grid: tuple[int, int]) -> Hypothesis:

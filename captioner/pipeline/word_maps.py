@@ -65,10 +65,16 @@ def with_maps(
     ]
 
 
-def _from_steps(hypothesis: Hypothesis, geometry: Geometry, options: MapOptions) -> Hypothesis:
+def steps_of(hypothesis: Hypothesis) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The attention of the n + 1 steps of a caption of n words, (n + 1, h, w), and its weight off the grid (n + 1,)."""
     assert hypothesis.end_map is not None
-    steps = np.concatenate((hypothesis.maps, hypothesis.end_map[None]))
-    maps, off_grid = postprocess(steps, geometry.mask, options, np.append(hypothesis.off_grid, hypothesis.end_off_grid))
+    maps = np.concatenate((hypothesis.maps, hypothesis.end_map[None]))
+    return maps, np.append(hypothesis.off_grid, np.float32(hypothesis.end_off_grid))
+
+
+def _from_steps(hypothesis: Hypothesis, geometry: Geometry, options: MapOptions) -> Hypothesis:
+    steps, off_grid = steps_of(hypothesis)
+    maps, off_grid = postprocess(steps, geometry.mask, options, off_grid)
     return replace(hypothesis, maps=maps, off_grid=off_grid)
 
 
