@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-import captioner.show  # noqa: F401  (registers what draws the results)
+import captioner.show.drawings  # noqa: F401  (registers what draws the results)
 from captioner.backends.base import Backend, Encoded, Pixels
 from captioner.backends.choice import OnTorch
 from captioner.constraints import check_options

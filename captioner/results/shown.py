@@ -38,7 +38,7 @@ class Drawing(Protocol):
 
 
 DRAWINGS: Registry[type[Drawing]] = Registry("drawing")
-"""By `Shown.kind`. Importing `captioner.show` registers those of the package; the pipeline does so."""
+"""By `Shown.kind`. Importing `captioner.show.drawings` registers those of the package; the pipeline does so."""
 
 
 class Shown:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import captioner.show  # noqa: F401  (registers what draws the results)
+import captioner.show.drawings  # noqa: F401  (registers what draws the results)
 from captioner.errors import OptionError
 from captioner.geometry import Geometry
 from captioner.results import Caption, Contrast, Heads, Word
