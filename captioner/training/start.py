@@ -1,9 +1,9 @@
 """The model that a run starts from: new, or made of parts of earlier ones."""
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from captioner.data.records import Record
 from captioner.errors import CaptionerError, CheckpointError, DataError, OptionError, one_line
 from captioner.header import read_header
 from captioner.model.answer_model import AnswerConfig, AnswerModel
+from captioner.model.answering.base import DROPOUTS
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.decoder import DECODERS
 from captioner.model.encoder import EncoderConfig
@@ -25,6 +26,8 @@ from captioner.tokenizer.vocabulary import START, Vocabulary
 from captioner.training.aliases import current
 from captioner.training.growth import add_slots, grow
 from captioner.training.recipe import Recipe, default_of, options
+
+Model = TypeVar("Model", CaptionModel, AnswerModel)
 
 
 def first_model(
@@ -45,6 +48,9 @@ def first_model(
     """
     if recipe.start_from:
         start = add_slots(load_checkpoint(recipe.start_from), recipe.decoder_options)
+        with naming_options():
+            model = with_dropout(start.model, "decoder", recipe.decoder_options, vocabulary_size=len(start.vocabulary))
+        start = replace(start, model=model)
         set_side(recipe, start.model)
         refuse_other_options(recipe, start.model.config, given=recipe.given)
         _check_length(recipe, start.model)
@@ -156,6 +162,23 @@ def set_side(recipe: Recipe, model: CaptionModel | AnswerModel) -> None:
     """The size of the pictures is not learned: the recipe may change it."""
     if recipe.encoder_options.get("side") is not None:
         model.set_side(recipe.encoder_options["side"])
+
+
+def with_dropout(model: Model, part: str, options: Mapping[str, Any], **sizes: int) -> Model:
+    """The model with other dropout, which is not learned; ``sizes`` are those of its constructor.
+
+    Raises:
+        OptionError: it is out of range.
+    """
+    config = getattr(model.config, part)
+    changes = {name: options[name] for name in DROPOUTS if name in options and hasattr(config, name)}
+    if all(getattr(config, name) == value for name, value in changes.items()):
+        return model
+    changed: Any = replace(model.config, **{part: replace(config, **changes)})
+    constructor: Any = type(model)
+    made: Model = constructor(changed, **sizes)
+    made.load_state_dict(model.state_dict())
+    return made
 
 
 def refuse_other_options(recipe: Recipe, config: ModelConfig | AnswerConfig, *, given: Collection[str]) -> None:

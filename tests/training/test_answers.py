@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from captioner.cli import main
 from captioner.data.readers import read
 from captioner.data.records import AnsweredQuestion, Record
 from captioner.data.scenes import draw_scene, write_scenes
-from captioner.errors import DataError
+from captioner.errors import DataError, OptionError
 from captioner.image import Geometry
 from captioner.model.answering.base import drop_grid
 from captioner.model.grid import Grid
@@ -340,6 +341,15 @@ def test_what_a_model_file_decides_cannot_be_another(
     recipe = Recipe(objective="answers", start_from=start[1], encoder_options={"side": 96}, captions_per_picture=1)
     model, _ = AnswerTask.first_model(recipe, read(scenes))
     assert model.config.encoder.side == 96
+    # Dropout is not learned: a recipe may have another.
+    changed, _ = AnswerTask.first_model(replace(recipe, answerer_options={"cell_dropout": 0.5}), read(scenes))
+    assert changed.config.answerer.cell_dropout == 0.5 != model.config.answerer.cell_dropout
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, changed.state_dict()[name])
+    other = Recipe(start_from=str(tiny_model), decoder_options={"dropout": 0.25})
+    assert first_model(other, [])[0].config.decoder.dropout == 0.25
+    with pytest.raises(OptionError, match="dropout"):
+        first_model(replace(other, decoder_options={"dropout": 2}), [])
     kind = Recipe(start_from=str(tiny_model), refiner_options={"kind": "transformer_encoder"})
     first_model(kind, [])  # as the file has it
 

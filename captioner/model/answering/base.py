@@ -51,6 +51,10 @@ def drop_grid(grid: Grid, *, channels: float, cells: float) -> Grid:
     return replace(grid, features=features, mask=mask)
 
 
+DROPOUTS = ("dropout", "channel_dropout", "cell_dropout")
+"""The options of answerers, and of decoders those that they have, that are not learned."""
+
+
 def check_answerer(config: Any, *, sizes: Sequence[str], heads: int, named: str) -> None:
     """Set ``map_heads`` to whole numbers, and check what the configurations of all answerers have.
 
@@ -67,7 +71,7 @@ def check_answerer(config: Any, *, sizes: Sequence[str], heads: int, named: str)
     for name in ("embedding", "width", "hidden", "max_length", *sizes):
         if getattr(config, name) < 1:
             raise OptionError(f"the answerer's {name} must be positive, not {getattr(config, name)}")
-    for name in ("dropout", "channel_dropout", "cell_dropout"):
+    for name in DROPOUTS:
         if not 0 <= getattr(config, name) < 1:
             raise OptionError(f"{name} must be in [0, 1), not {getattr(config, name)}")
     for head in config.map_heads:

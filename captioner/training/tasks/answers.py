@@ -36,7 +36,7 @@ from captioner.training.questions import (
 )
 from captioner.training.recipe import Recipe, default_of, refuse_options
 from captioner.training.sizes import upright_size
-from captioner.training.start import naming_options, refuse_other_options, set_side, try_once
+from captioner.training.start import naming_options, refuse_other_options, set_side, try_once, with_dropout
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import check_refiner, device_of
 
@@ -137,10 +137,13 @@ class AnswerTask:
                 raise OptionError(
                     f"answers is {recipe.answers}, and {recipe.start_from} has {len(answers)}", remedy="leave it out"
                 )
-            set_side(recipe, start.model)
-            refuse_other_options(recipe, start.model.config, given={*given, "answerer", "answerer_options"})
-            try_once(start.model, torch.tensor([[[UNKNOWN]]]))
-            return start.model, start.vocabulary
+            sizes = {"vocabulary_size": len(start.vocabulary), "answers": len(answers)}
+            with naming_options():
+                model = with_dropout(start.model, "answerer", recipe.answerer_options, **sizes)
+            set_side(recipe, model)
+            refuse_other_options(recipe, model.config, given={*given, "answerer", "answerer_options"})
+            try_once(model, torch.tensor([[[UNKNOWN]]]))
+            return model, start.vocabulary
         if vocabulary is None:
             vocabulary = AnswerTask.build_vocabulary(recipe, records)
         source = load_captions(recipe.encoder_from) if recipe.encoder_from else None
