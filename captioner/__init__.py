@@ -44,10 +44,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "captioner.results",
+    "Answer": "captioner.show.drawings",  # which registers what draws it
     "Asker": "captioner.asking",
     "Beam": "captioner.options",
-    "Caption": "captioner.results",
+    "Caption": "captioner.show.drawings",
     "Captioner": "captioner.pipeline",
     "CaptionerError": "captioner.errors",
     "Failure": "captioner.results",

@@ -10,6 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 
+import captioner.show.drawings  # noqa: F401  (registers what draws the results)
 from captioner.backends.base import AnsweringBackend, Encoded
 from captioner.backends.choice import open_answering
 from captioner.errors import CaptionerError, CheckpointError, OptionError

@@ -92,6 +92,7 @@ def test_wrong_usage_is_one_line_with_the_remedy(capsys: pytest.CaptureFixture[s
         (["a.jpg", "--threads", "1", "b.jpg"], ["a.jpg", "b.jpg"]),
         (["--json", "a.jpg", "b.jpg", "--threads", "1"], ["a.jpg", "b.jpg"]),
         (["--json", "--", "-a.jpg", "--threads"], ["-a.jpg", "--threads"]),
+        (["a.jpg", "--threads", "1", "--", "-b.jpg", "--", "c.jpg"], ["a.jpg", "-b.jpg", "--", "c.jpg"]),
     ],
 )
 def test_options_stand_anywhere(words: list[str], found: list[str]) -> None:

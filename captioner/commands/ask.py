@@ -148,7 +148,6 @@ def _run_file(options: argparse.Namespace) -> int:
         failed = _answer_all(options, file, folder) if file.todo else 0
         there = f" ({file.resumed} were there)" if file.resumed else ""
         print(printable(f"{options.output}: {len(asked)} answers{there}"), file=sys.stderr)
-    failed += file.failed_before
     return (1 if failed < len(asked) else 2) if failed else 0
 
 

@@ -89,7 +89,7 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
         if options.figure:
             (views[0] if views else caption).figure(options.figure, smooth=not options.cells)
     if options.page and shown:
-        from captioner.show.views import page_of
+        from captioner.show.page import page_of
 
         page_of(shown, options.page, smooth=not options.cells)
     return (1 if failed < len(pictures) else 2) if failed else 0

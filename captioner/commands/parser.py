@@ -24,15 +24,30 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
         """The options and other arguments of a command line. argparse's own takes those others only where all stand
-        together: of ``a.jpg --threads 1 b.jpg`` it refuses the second. So it still is with ``--``."""
+        together: of ``a.jpg --threads 1 b.jpg`` it refuses the second. What follows ``--`` is no option."""
         words = sys.argv[1:] if args is None else list(args)
-        if "--" in words:  # argparse's other way would read a name after it as an option
-            return super().parse_args(words, namespace)
-        return self.parse_intermixed_args(words, namespace)
+        if "--" in words:
+            end = words.index("--")
+            words[end:] = [f"{_NO_OPTION}{word}" if word.startswith("-") else word for word in words[end + 1 :]]
+        found = self.parse_intermixed_args(words, namespace)
+        for name, value in vars(found).items():
+            setattr(found, name, _as_given(value))
+        return found
 
     def error(self, message: str) -> Any:
         """Print the line and exit with 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+_NO_OPTION = "\0"  # no word of a command line holds it
+
+
+def _as_given(value: Any) -> Any:
+    """A parsed value, or a list of them, without the mark of words that begin with a hyphen."""
+    if isinstance(value, list):
+        return [_as_given(one) for one in value]
+    is_text = isinstance(value, (str, os.PathLike))
+    return type(value)(str(value)[1:]) if is_text and str(value).startswith(_NO_OPTION) else value
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:

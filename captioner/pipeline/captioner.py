@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+import captioner.show.drawings  # noqa: F401  (registers what draws the results)
 from captioner.backends.base import Backend, Encoded, Pixels
 from captioner.backends.choice import OnTorch
 from captioner.constraints import check_options
@@ -27,7 +28,7 @@ from captioner.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from captioner.asking import Asker, EncodedPicture
-    from captioner.show.views import Contrast, Heads
+    from captioner.results import Contrast, Heads
 
     Askable = Picture | EncodedPicture | KeptPicture
 

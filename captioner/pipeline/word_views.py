@@ -9,8 +9,7 @@ from captioner.backends.base import Backend
 from captioner.errors import OptionError
 from captioner.pipeline.word_maps import encode
 from captioner.prepared import prepare
-from captioner.results import Caption
-from captioner.show.views import Contrast, Heads, place_of
+from captioner.results import Caption, Contrast, Heads, place_of
 from captioner.tokenizer.vocabulary import SPECIAL
 
 

@@ -1,14 +1,13 @@
 """Answers to questions, with where the model looked in the picture and in the question."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from captioner.image import Geometry, Picture
-from captioner.results.shown import Shown, map_key, rounded
+from captioner.results.shown import OverPicture, map_key, rounded
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 
@@ -41,7 +40,7 @@ class OtherAnswer:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer(Shown):
+class Answer(OverPicture):
     """An answer to a question about a picture, with where the model looked, in the picture and in the question.
 
     Attributes:
@@ -69,6 +68,7 @@ class Answer(Shown):
     alternatives: tuple[OtherAnswer, ...] = ()
     source: Picture = field(repr=False)
 
+    kind: ClassVar[str] = "answer"
     explain = "attention"  # what the map is made of, as of a caption
 
     def __str__(self) -> str:
@@ -111,13 +111,3 @@ class Answer(Shown):
                 {"answer": other.text, "probability": round(other.probability, 6)} for other in self.alternatives
             ],
         }
-
-    def _draw(self, *, smooth: bool) -> "Figure":
-        from captioner.show.figure import draw_answers
-
-        return draw_answers([self], smooth=smooth)
-
-    def _small(self) -> bytes:
-        from captioner.show.figure import small_answer_figure
-
-        return small_answer_figure(self)

@@ -4,18 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from captioner.errors import OptionError
 from captioner.image import Geometry, Picture
 from captioner.options import plain_number
-from captioner.results.shown import Shown, map_key, rounded
+from captioner.results.shown import OverPicture, map_key, rounded
 from captioner.tokenizer.detokenize import detokenize
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 
@@ -109,7 +108,7 @@ class Alternative:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caption(Shown):
+class Caption(OverPicture):
     """A caption with the words, probabilities and maps that it was made of.
 
     Attributes:
@@ -139,6 +138,8 @@ class Caption(Shown):
     alternatives: tuple[Alternative, ...] = ()
     needs_review: bool | None = None
     source: Picture = field(repr=False, compare=False)
+
+    kind: ClassVar[str] = "caption"
 
     def __str__(self) -> str:
         return self.text
@@ -200,16 +201,6 @@ class Caption(Shown):
         if self.needs_review is None:
             return {}
         return {"confidence": round(self.confidence, 4), "needs_review": self.needs_review}
-
-    def _draw(self, *, smooth: bool) -> "Figure":
-        from captioner.show.figure import draw_caption
-
-        return draw_caption(self, smooth=smooth)
-
-    def _small(self) -> bytes:
-        from captioner.show.figure import small_figure
-
-        return small_figure(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,25 +1,118 @@
-"""What captions and answers share: their picture, and that they show themselves."""
+"""What results share: they show themselves, through what is registered to draw them."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from PIL import Image
 
 from captioner.errors import ImageError, OptionError
 from captioner.image import Geometry, Picture, open_image
+from captioner.registry import Registry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from captioner.results.answers import Answer
-    from captioner.results.captions import Caption
+
+class Drawing(Protocol):
+    """How results of one kind are drawn. Each raises ImageError where the picture's file is no longer there."""
+
+    @classmethod
+    def figure(cls, result: Any, path: str | Path | None, *, smooth: bool) -> "Figure":
+        """The figure, also saved where a path is given."""
+
+    @classmethod
+    def page(cls, result: Any, path: str | Path | None) -> str:
+        """A self-contained HTML document, also saved where a path is given."""
+
+    @classmethod
+    def notebook(cls, result: Any) -> str:
+        """The page in a frame, as HTML."""
+
+    @classmethod
+    def small(cls, result: Any) -> bytes:
+        """The figure as a small JPEG file, for what shows notebooks without their pages."""
+
+
+DRAWINGS: Registry[type[Drawing]] = Registry("drawing")
+"""By `Shown.kind`. Importing `captioner.show.drawings` registers those of the package; the pipeline does so."""
 
 
 class Shown:
-    """A result over a picture. A child has ``_draw`` and ``_small``, its figure whole and as notebooks keep it."""
+    """A result that shows itself.
+
+    A child names its kind in `DRAWINGS`, and `_pictures`, onto which its figure and its page are not written.
+    """
+
+    kind: ClassVar[str]
+
+    def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
+        """The picture with its maps laid over it, once per word of a caption; see `captioner.show.figure`.
+
+        Args:
+            path: where to save it as well: .png, .pdf, .svg or another format of matplotlib.
+            smooth: interpolate between cells; False shows the cells as they are.
+
+        Raises:
+            ImageError: the picture's file is no longer there.
+            OptionError: the path is the picture's own file, has another ending or cannot be written.
+        """
+        self._refuse_own_picture(path)
+        return DRAWINGS[self.kind].figure(self, path, smooth=smooth)
+
+    def page(self, path: str | Path | None = None) -> str:
+        """A self-contained HTML document: hover a word and its map glows on the picture; see `captioner.show.page`.
+
+        Args:
+            path: where to save it as well, .html.
+
+        Raises:
+            ImageError: the picture's file is no longer there.
+            OptionError: the path is the picture's own file, has another ending or cannot be written.
+        """
+        self._refuse_own_picture(path)
+        return DRAWINGS[self.kind].page(self, path)
+
+    def _pictures(self) -> Iterable[Picture]:
+        raise NotImplementedError
+
+    def _refuse_own_picture(self, path: str | Path | None) -> None:
+        """The picture is not overwritten, also through a link. Raises OptionError."""
+        if path is None:
+            return
+        for one in self._pictures():
+            if not isinstance(one, (str, os.PathLike)):
+                continue
+            try:
+                is_same = Path(one).samefile(path)
+            except (OSError, ValueError):  # one of them is not there
+                continue
+            if is_same:
+                raise OptionError(f"{path} is the picture itself", remedy="save to another file")
+
+    def _repr_html_(self) -> str | None:
+        """The page, for notebooks; None, which leaves them the text, where the picture is gone."""
+        try:
+            return DRAWINGS[self.kind].notebook(self)
+        except ImageError:
+            return None
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """A pickle names what draws the result, so that the process that reads the pickle imports it."""
+        return _restored, (type(self), DRAWINGS[self.kind], self.__dict__)
+
+
+def _restored(kind: type[Shown], drawing: type[Drawing], values: dict[str, Any]) -> Shown:
+    result = kind.__new__(kind)
+    result.__dict__.update(values)
+    return result
+
+
+class OverPicture(Shown):
+    """A result over a picture."""
 
     geometry: Geometry
     image: str
@@ -35,75 +128,13 @@ class Shown:
         width, height = self.geometry.size
         return open_image(self.source, max_pixels=width * height)
 
-    def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
-        """The picture with its maps laid over it, once per word of a caption; see `captioner.show.figure`.
-
-        Args:
-            path: where to save it as well: .png, .pdf, .svg or another format of matplotlib.
-            smooth: interpolate between cells; False shows the cells as they are.
-
-        Raises:
-            ImageError: the picture's file is no longer there.
-            OptionError: the path is the picture's own file, has another ending or cannot be written.
-        """
-        from captioner.show.figure import save_figure
-
-        self._refuse_own_picture(path)
-        figure = self._draw(smooth=smooth)
-        if path is not None:
-            save_figure(figure, path)
-        return figure
-
-    def page(self, path: str | Path | None = None) -> str:
-        """A self-contained HTML document: hover a word and its map glows on the picture; see `captioner.show.page`.
-
-        Args:
-            path: where to save it as well, .html.
-
-        Raises:
-            ImageError: the picture's file is no longer there.
-            OptionError: the path is the picture's own file, has another ending or cannot be written.
-        """
-        from captioner.show.page import page, save_page
-
-        self._refuse_own_picture(path)
-        document = page([cast("Caption | Answer", self)])
-        if path is not None:
-            save_page(document, path)
-        return document
-
-    def _refuse_own_picture(self, path: str | Path | None) -> None:
-        """The picture is not overwritten, also through a link. Raises OptionError."""
-        if path is None:
-            return
-        own = [one for one in (self.source, self.image) if isinstance(one, (str, os.PathLike))]
-        for one in own:
-            try:
-                is_same = Path(one).samefile(path)
-            except (OSError, ValueError):  # one of them is not there
-                continue
-            if is_same:
-                raise OptionError(f"{path} is the picture itself", remedy="save to another file")
-
-    def _draw(self, *, smooth: bool) -> "Figure":
-        raise NotImplementedError
-
-    def _small(self) -> bytes:
-        raise NotImplementedError
-
-    def _repr_html_(self) -> str | None:
-        """The page, for notebooks; None, which leaves them the text, where the picture is gone."""
-        from captioner.show.page import notebook
-
-        try:
-            return notebook(cast("Caption | Answer", self))
-        except ImageError:
-            return None
+    def _pictures(self) -> Iterable[Picture]:
+        return self.source, self.image
 
     def _repr_jpeg_(self) -> bytes | None:
         """The figure, for what shows notebooks without their pages; small, as notebooks keep it."""
         try:
-            return self._small()
+            return DRAWINGS[self.kind].small(self)
         except ImageError:
             return None
 

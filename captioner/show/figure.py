@@ -183,13 +183,6 @@ def _draw_words(axes: Axes, answer: "Answer") -> None:
     axes.set_title(title, fontsize=11, color="0.25").set_parse_math(False)
 
 
-def small_answer_figure(answer: "Answer") -> bytes:
-    """The figure of an answer as a small JPEG, for notebooks."""
-    buffer = io.BytesIO()
-    draw_answers([answer]).savefig(buffer, format="jpeg", dpi=_SMALL_DPI, pil_kwargs={"quality": 85})
-    return buffer.getvalue()
-
-
 def panel_picture(picture: Image.Image) -> Image.Image:
     """A picture at the size of a panel; a new image."""
     width, height = (float(side) for side in picture.size)
@@ -225,10 +218,10 @@ def draw_scale(figure: Figure, axes: list[Axes], top: float, what: str) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-def small_figure(caption: "Caption") -> bytes:
-    """The figure of a caption as a JPEG of 50 to 100 KB."""
+def small_jpeg(figure: Figure) -> bytes:
+    """A figure as a JPEG file of 50 to 100 KB, for notebooks."""
     buffer = io.BytesIO()
-    draw_caption(caption).savefig(buffer, format="jpeg", dpi=_SMALL_DPI, pil_kwargs={"quality": 85})
+    figure.savefig(buffer, format="jpeg", dpi=_SMALL_DPI, pil_kwargs={"quality": 85})
     return buffer.getvalue()
 
 

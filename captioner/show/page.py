@@ -234,6 +234,24 @@ def page(captions: "Sequence[Caption | Answer]", *, title: str | None = None, sm
     return "".join((opening(title), *entries, closing()))
 
 
+def page_of(captions: "Sequence[Caption | Answer]", path: str | Path | None = None, *, smooth: bool = True) -> str:
+    """One page on which views follow their caption.
+
+    Args:
+        captions: and views as captions (`captioner.results.WordView.as_caption`).
+        path: where to save it as well, .html.
+        smooth: see `page`.
+    """
+    several = len(captions) > 1
+    headings = (f"<h2>{html.escape(caption.text)}</h2>\n" if i else "" for i, caption in enumerate(captions))
+    entries = (entry(caption, several=several, smooth=smooth) for caption in captions)
+    parts = [part for both in zip(headings, entries, strict=True) for part in both]
+    document = "".join((opening(name_of(captions[0])), *parts, closing()))
+    if path is not None:
+        save_page(document, path)
+    return document
+
+
 def notebook(caption: "Caption | Answer") -> str:
     """A caption's page in its own frame, which isolates the page and the notebook from each other.
 

@@ -12,7 +12,7 @@ from captioner.show.scale import FAINTEST_TOP, MAP_OF, STRONGEST, on_picture, ov
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from captioner.show.views import Contrast, Heads
+    from captioner.results import Contrast, Heads
 
 _DPI = 110
 _PANEL_INCHES = 1.9

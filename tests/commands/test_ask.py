@@ -71,6 +71,15 @@ def test_many_questions_have_a_line_each_and_a_stopped_run_goes_on(
     output.write_bytes(whole[: len(whole) * 2 // 3])  # as a kill leaves it
     assert main(command) == 1
     assert output.read_bytes() == whole
+    # What failed is asked again: the picture is there now. A line feed that an editor dropped does not matter.
+    make_picture("photos/gone.png", seed=2)
+    output.write_bytes(b"".join(whole.splitlines(keepends=True)[:4])[:-1])
+    assert main(command) == 1  # "zzz" is no word still
+    lines, before = output.read_bytes().splitlines(), whole.splitlines()
+    assert json.loads(lines[2])["answer"] and (*lines[:2], *lines[3:]) == (*before[:2], *before[3:])
+    whole = output.read_bytes()
+    assert main(command) == 1
+    assert output.read_bytes() == whole and not list(tmp_path.glob(".captioner*"))
     capsys.readouterr()
     questions.write_text(json.dumps({"image": "1.png", "question": "other"}) + "\n")
     assert main(command) == 2

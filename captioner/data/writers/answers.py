@@ -18,7 +18,8 @@ _BEGINNING = b'{"image": '  # of every line
 
 class AnswersFile:
     """The results of a run; used as ``with AnswersFile(path, asked) as file``. A stopped run goes on after its last
-    whole line, which must be of the same questions, of the same model and of the same options.
+    whole line, which must be of the same questions, of the same model and of the same options. What failed is
+    asked again first, and its lines are replaced in their places when all of it is done.
 
     Until `begin` nothing that was there is changed. A line that a kill cut off is then removed; a whole line without a
     line feed, as editors leave it, gets one. What made the answers stands in a hidden file beside them,
@@ -33,9 +34,8 @@ class AnswersFile:
         overwrite: start again.
 
     Attributes:
-        todo: the questions that have no line yet.
-        resumed: how many lines were there.
-        failed_before: how many of them are failures.
+        todo: the questions that failed before, then those that have no line yet.
+        resumed: how many lines were there that are not failures.
 
     Raises:
         OptionError: another ending, a file of other questions, of another model or of something else, one that another
@@ -54,7 +54,9 @@ class AnswersFile:
         if path.suffix.lower() not in (".jsonl", ".ndjson"):
             raise OptionError(f"--output {path}: answers go to a .jsonl file, not to '{path.suffix}'")
         self.path = path
-        self.resumed = self.failed_before = 0
+        self._lines: list[bytes] = []  # that were there
+        self._failed: list[int] = []  # which of them are failures
+        self._again: list[bytes] = []  # the new lines of the first of these
         self._provenance, self._images = provenance, images
         self._end, self._lacks_line_feed, self._begun = 0, False, False
         self._place = place_of(path, option="--output")
@@ -76,7 +78,8 @@ class AnswersFile:
         except BaseException:
             self._file.close()
             raise
-        self.todo = list(asked[self.resumed :])
+        self.resumed = len(self._lines) - len(self._failed)
+        self.todo = [*(asked[i] for i in self._failed), *asked[len(self._lines) :]]
 
     def _refuse_foreign(self) -> None:
         """A file that something else wrote is not overwritten. Raises OptionError."""
@@ -86,18 +89,20 @@ class AnswersFile:
     def _read_lines(self, asked: Sequence[AskedQuestion]) -> None:
         """Find the end of the last whole line; the lines before are those of the first questions."""
         for line in self._file:
-            row = self._row(line, self.resumed + 1)
+            count = len(self._lines)
+            row = self._row(line, count + 1)
             if row is None:
                 break
             there = str(row["image"]), row["question"]
-            if self.resumed == len(asked) or not _is_of(row, asked[self.resumed]):
+            if count == len(asked) or not _is_of(row, asked[count]):
                 raise OptionError(
-                    f"--output {self.path}: line {self.resumed + 1} answers another question ({str(there[1])[:60]!r}) "
+                    f"--output {self.path}: line {count + 1} answers another question ({str(there[1])[:60]!r}) "
                     "than that line of --questions",
                     remedy="name another file, or give --overwrite",
                 )
-            self.resumed += 1
-            self.failed_before += "error" in row
+            if "error" in row:
+                self._failed.append(count)
+            self._lines.append(line)
             self._end += len(line)
             self._lacks_line_feed = not line.endswith(b"\n")
 
@@ -116,7 +121,7 @@ class AnswersFile:
 
     def _compare(self) -> None:
         """Raises OptionError where another model or other options gave the answers that are there."""
-        if self._provenance is None or not self.resumed:
+        if self._provenance is None or not self._lines:
             return
         try:
             stored = json.loads(self._sidecar.read_bytes())
@@ -143,7 +148,8 @@ class AnswersFile:
             if self._lacks_line_feed:
                 self._file.write(b"\n")
                 self._file.flush()
-            if self._provenance is not None and (not self.resumed or not self._sidecar.exists()):
+                self._lines[-1] += b"\n"
+            if self._provenance is not None and (not self._lines or not self._sidecar.exists()):
                 remove_stale(self._place.parent)
                 about = self._provenance.as_dict()
                 if self._images is not None:
@@ -164,10 +170,14 @@ class AnswersFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._created and not self._begun:
-            with suppress(OSError):
-                self._place.unlink()
-        self._file.close()
+        try:
+            if len(self._again) < len(self._failed):  # else they are in the file
+                self._replace_failed()
+            if self._created and not self._begun:
+                with suppress(OSError):
+                    self._place.unlink()
+        finally:
+            self._file.close()
 
     def write(self, asked: AskedQuestion, answer: Answer) -> None:
         """Append the answer to a question."""
@@ -186,12 +196,35 @@ class AnswersFile:
     def _write(self, asked: AskedQuestion, **values: Any) -> None:
         key = {} if asked.id is None else {"question_id": asked.id}
         row = {"image": asked.image, "question": asked.question, **key, **values}
+        # Half a surrogate pair has no UTF-8; JSON's escape of it is read back as what it was.
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        if len(self._again) < len(self._failed):
+            self._again.append(line)
+            if len(self._again) == len(self._failed):
+                self._replace_failed()
+            return
         try:
-            # Half a surrogate pair has no UTF-8; JSON's escape of it is read back as what it was.
-            self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+            self._file.write(line)
             self._file.flush()
         except OSError as error:
             raise OptionError(f"--output {self.path}: cannot be written ({error.strerror})") from None
+
+    def _replace_failed(self) -> None:
+        """Put the new lines of questions that failed in the place of the old ones."""
+        if not self._again:
+            return
+        for place, line in zip(self._failed, self._again, strict=False):
+            self._lines[place] = line
+        try:
+            with written_whole(self._place) as partial:
+                partial.write_bytes(b"".join(self._lines))
+            self._file.close()
+            self._file = self._place.open("r+b")
+            self._file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise OptionError(f"--output {self.path}: cannot be written ({error.strerror})") from None
+        if not try_lock(self._file.fileno()):
+            raise OptionError(f"--output {self.path} is written by another run", remedy="wait for it, and start again")
 
 
 def _is_of(row: dict[str, Any], asked: AskedQuestion) -> bool:

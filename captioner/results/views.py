@@ -1,22 +1,20 @@
 """Further views of a word: every head's map of it, and why this word and not another.
 
-`captioner.pipeline.Captioner` makes them; they draw themselves as captions do.
+`captioner.pipeline.Captioner` makes them; they show themselves as captions do.
 """
 
-import html
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from captioner.errors import OptionError
-from captioner.results import Caption, Word
-from captioner.show.page import closing, entry, name_of, notebook, opening, save_page
+from captioner.image import Picture
+from captioner.results.captions import Caption, Word
+from captioner.results.shown import Shown
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 
@@ -35,9 +33,28 @@ def place_of(caption: Caption, word: str | int) -> int:
     raise OptionError(f"the caption '{caption.text}' has no word {word!r}", remedy=f"one of {', '.join(texts)}")
 
 
+class WordView(Shown):
+    """A view of one word of a caption. Its page is the caption's, with the view below."""
+
+    caption: Caption
+    place: int
+
+    @property
+    def word(self) -> str:
+        """The word's text."""
+        return self.caption.words[self.place].text
+
+    def as_caption(self) -> Caption:
+        """The view in the form of a caption, for what shows captions."""
+        raise NotImplementedError
+
+    def _pictures(self) -> Iterable[Picture]:
+        return self.caption.source, self.caption.image
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Heads:
-    """What every attention head looked at for a word.
+class Heads(WordView):
+    """What every attention head looked at for a word. Its figure is a grid of layers x heads.
 
     Attributes:
         caption: that the word is of.
@@ -51,10 +68,7 @@ class Heads:
     maps: "NDArray[np.float32]" = field(repr=False)
     chosen: tuple[tuple[int, int], ...] = ()
 
-    @property
-    def word(self) -> str:
-        """The word's text."""
-        return self.caption.words[self.place].text
+    kind: ClassVar[str] = "heads"
 
     def as_caption(self) -> Caption:
         """The heads in the place of words, for what shows captions: "1.2" is head 2 of layer 1."""
@@ -69,27 +83,14 @@ class Heads:
         text = f"the heads of '{self.word}': layer.head"
         return replace(self.caption, text=text, words=words, alternatives=(), explain="attention")
 
-    def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
-        """A grid of layers x heads; frames mark the chosen heads. Arguments as of `Caption.figure`."""
-        from captioner.show.view_figures import draw_heads
-
-        return _saved(draw_heads(self, smooth=smooth), path)
-
-    def page(self, path: str | Path | None = None) -> str:
-        """The caption's page, with the heads of the word below. Arguments as of `Caption.page`."""
-        return page_of([self.caption, self.as_caption()], path)
-
-    def _repr_html_(self) -> str:
-        return notebook(self.as_caption())
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Contrast:
+class Contrast(WordView):
     """Why a word and not another: where the picture speaks for the one, and where for the other.
 
     The maps are attention times gradient (`captioner.explain.gradient`) of both words' log-probabilities at the same
     step, signed. Their difference is what changes ``log(p(word) / p(other))``, however sure the model is of either; it
-    is divided by the sum of its absolute values.
+    is divided by the sum of its absolute values. The figure has it in two colours.
 
     Attributes:
         caption: that the word is of.
@@ -105,10 +106,7 @@ class Contrast:
     probabilities: tuple[float, float]
     map: "NDArray[np.float32]" = field(repr=False)
 
-    @property
-    def word(self) -> str:
-        """The word's text."""
-        return self.caption.words[self.place].text
+    kind: ClassVar[str] = "contrast"
 
     def as_caption(self) -> Caption:
         """Both sides in the place of words, for what shows captions."""
@@ -120,47 +118,8 @@ class Contrast:
         text = f"why '{self.word}' and not '{self.other}'"
         return replace(self.caption, text=text, words=words, alternatives=(), explain="gradient")
 
-    def figure(self, path: str | Path | None = None, *, smooth: bool = True) -> "Figure":
-        """The picture, and the difference in two colours. Arguments as of `Caption.figure`."""
-        from captioner.show.view_figures import draw_contrast
-
-        return _saved(draw_contrast(self, smooth=smooth), path)
-
-    def page(self, path: str | Path | None = None) -> str:
-        """The caption's page, with the contrast below. Arguments as of `Caption.page`."""
-        return page_of([self.caption, self.as_caption()], path)
-
-    def _repr_html_(self) -> str:
-        return notebook(self.as_caption())
-
 
 def _share(side: "NDArray[np.float32]") -> "NDArray[np.float32]":
     """A map that sums to 1; even where the side is empty."""
     total = float(side.sum())
     return (side / total if total > 0 else np.full_like(side, 1 / side.size)).astype(np.float32)
-
-
-def page_of(captions: Sequence[Caption], path: str | Path | None = None, *, smooth: bool = True) -> str:
-    """One page on which views follow their caption.
-
-    Args:
-        captions: and views as captions (`Heads.as_caption`).
-        path: where to save it as well, .html.
-        smooth: see `captioner.show.page.page`.
-    """
-    several = len(captions) > 1
-    headings = (f"<h2>{html.escape(caption.text)}</h2>\n" if i else "" for i, caption in enumerate(captions))
-    entries = (entry(caption, several=several, smooth=smooth) for caption in captions)
-    parts = [part for both in zip(headings, entries, strict=True) for part in both]
-    document = "".join((opening(name_of(captions[0])), *parts, closing()))
-    if path is not None:
-        save_page(document, path)
-    return document
-
-
-def _saved(figure: "Figure", path: str | Path | None) -> "Figure":
-    from captioner.show.figure import save_figure
-
-    if path is not None:
-        save_figure(figure, path)
-    return figure
