@@ -37,7 +37,9 @@ LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(B
 lint: venv
 	$(LINT)
 
-# The linters run beside the tests, which keep every core busy; what they say stands at the end.
+# The linters run beside the tests, which keep every core busy; what they say stands at the end. Bytecode is kept, even
+# where the environment says otherwise: each of the many processes of the tests would compile the package again.
+test: export PYTHONDONTWRITEBYTECODE =
 test: venv
 	@said=$$(mktemp); ( $(LINT) ) >$$said 2>&1 & linters=$$!; \
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder; tests=$$?; \

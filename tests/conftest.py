@@ -42,7 +42,8 @@ torch.set_num_threads(1)  # the models of the tests are so small that threads on
 
 
 _LONG = ("bulk/test_run.py", "export/test_mechanisms.py", "training/test_processes.py", "serve/test_process.py")
-_LONG += ("training/test_kill.py", "export/test_answers.py", "export/test_graphs.py")  # ten seconds and more
+_LONG += ("training/test_kill.py", "export/test_answers.py", "export/test_graphs.py", "training/test_training.py")
+_LONG += ("training/test_runs.py", "serve/test_browser.py", "serve/test_bounds.py")  # ten seconds and more
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,8 @@
 """A tiny model with graphs beside it, so that no test traces it again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,16 @@ import pytest
 
 from captioner import checkpoint
 from captioner.header import read_header
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_table_of_operators() -> Iterator[None]:
+    """What torch's exporter knows of 500 operators, half a second at each trace, is put together once."""
+    with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(scope="session")

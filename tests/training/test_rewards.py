@@ -190,7 +190,7 @@ def test_training_on_the_reward_raises_it(scene_run: Path, baseline: str) -> Non
     torch.manual_seed(0)
     learned = [*small.refiner.parameters(), *small.decoder.parameters()]
     optimizer, rewards = torch.optim.Adam(learned, lr=2e-3), []
-    for _ in range(80):
+    for _ in range(60):
         loss, figures = task.loss(small, Part(batch, batch), grid)
         optimizer.zero_grad()
         loss.backward()

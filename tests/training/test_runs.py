@@ -4,11 +4,12 @@ import errno
 import gzip
 import json
 import math
+import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,17 +164,24 @@ def test_a_folder_in_use_is_refused_and_a_kill_gives_it_back(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    code = "import sys, time; from captioner.training.run_folder import RunFolder; f = RunFolder(sys.argv[1])\n"
-    code += "print('locked', flush=True); time.sleep(100)"
-    other = subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True)
-    assert other.stdout is not None
-    assert other.stdout.readline() == "locked\n"
+    processes = multiprocessing.get_context("fork")
+    locked = processes.Event()
+
+    def hold() -> None:
+        held = RunFolder(run)
+        locked.set()
+        time.sleep(100)
+        held.release()
+
+    other = processes.Process(target=hold, daemon=True)
+    other.start()
+    assert locked.wait(60)
     assert main(command(tmp_path / "no data is read", run)) == 2
     line = one_line(capsys)
     assert str(run) in line
     assert "in use" in line
-    other.send_signal(signal.SIGKILL)
-    other.wait()
+    other.kill()
+    other.join()
     RunFolder(run).release()
 
 

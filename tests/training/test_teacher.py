@@ -97,6 +97,7 @@ def test_a_teacher_sees_what_its_student_sees(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::captioner.metrics.evaluate.FewPicturesWarning")
 def test_a_student_learns_what_its_captions_do_not_say(scene_run: Path, tmp_path: Path) -> None:
     """Trained on captions of other pictures, it can know what is in one from its teacher alone."""
     records = read(scene_run / "scenes")
@@ -108,7 +109,7 @@ def test_a_student_learns_what_its_captions_do_not_say(scene_run: Path, tmp_path
     for weight in (0.0, 10.0):
         trainer = Trainer(
             recipe(file, distillation=weight, epochs=6),
-            wrong + of_split(records, "dev"),
+            wrong + dev[:1],  # whose score is not asked for
             tmp_path / str(weight),
             device="cpu",
         )
