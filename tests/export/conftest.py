@@ -15,10 +15,11 @@ from captioner.header import read_header
 @pytest.fixture(scope="session", autouse=True)
 def _one_table_of_operators() -> Iterator[None]:
     """What torch's exporter knows of 500 operators, half a second at each trace, is put together once."""
-    with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError):  # it is torch's own matter where it is
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         yield
 
 
