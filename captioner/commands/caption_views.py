@@ -89,9 +89,9 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
         if options.figure:
             (views[0] if views else caption).figure(options.figure, smooth=not options.cells)
     if options.page and shown:
-        from captioner.show.page import page_of
+        from captioner.show.page import page_with_views
 
-        page_of(shown, options.page, smooth=not options.cells)
+        page_with_views(shown, options.page, smooth=not options.cells)
     return (1 if failed < len(pictures) else 2) if failed else 0
 
 

@@ -22,13 +22,12 @@ from captioner.options import Beam, Greedy, MapOptions
 from captioner.pipeline.assembly import caption_of, decoded_alternative, list_of_texts, read_alternative, split_captions
 from captioner.pipeline.word_maps import WordMaps, encode, log_probabilities, of_whole_words, with_maps, word_maps
 from captioner.prepared import KeptPicture, Prepared, check_numbers, prepare
-from captioner.results import Alternative, Answer, Caption, ClipCaption, Failure, Outcome
+from captioner.results import Alternative, Answer, Caption, ClipCaption, Contrast, Failure, Heads, Outcome
 from captioner.tokenizer.subwords import Subwords
 from captioner.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from captioner.asking import Asker, EncodedPicture
-    from captioner.results import Contrast, Heads
 
     Askable = Picture | EncodedPicture | KeptPicture
 
@@ -346,7 +345,7 @@ class Captioner:
         gained = iter(with_gains(self.backend, self._even, made))
         return [outcome if isinstance(outcome, Failure) else next(gained) for outcome in outcomes]
 
-    def heads(self, caption: Caption, word: str | int) -> "Heads":
+    def heads(self, caption: Caption, word: str | int) -> Heads:
         """What every attention head looked at for a word of a caption that this model made or read; needs torch.
 
         Args:
@@ -361,7 +360,7 @@ class Captioner:
 
         return word_heads(caption, word, delay=self._delay, backend=self.backend, open_torch=self.torch_backend)
 
-    def contrast(self, caption: Caption, word: str | int, other: str) -> "Contrast":
+    def contrast(self, caption: Caption, word: str | int, other: str) -> Contrast:
         """Why a word and not another: the difference of both words' gradient maps; needs torch.
 
         Args:

@@ -33,9 +33,9 @@ class _Drawing:
 
     @classmethod
     def page(cls, result: Any, path: str | Path | None) -> str:
-        from captioner.show.page import page_of
+        from captioner.show.page import page_with_views
 
-        return page_of(cls.entries(result), path)
+        return page_with_views(cls.entries(result), path)
 
     @classmethod
     def notebook(cls, result: Any) -> str:

@@ -234,7 +234,9 @@ def page(captions: "Sequence[Caption | Answer]", *, title: str | None = None, sm
     return "".join((opening(title), *entries, closing()))
 
 
-def page_of(captions: "Sequence[Caption | Answer]", path: str | Path | None = None, *, smooth: bool = True) -> str:
+def page_with_views(
+    captions: "Sequence[Caption | Answer]", path: str | Path | None = None, *, smooth: bool = True
+) -> str:
     """One page on which views follow their caption.
 
     Args:

@@ -54,7 +54,7 @@ class AnswersFile:
         if path.suffix.lower() not in (".jsonl", ".ndjson"):
             raise OptionError(f"--output {path}: answers go to a .jsonl file, not to '{path.suffix}'")
         self.path = path
-        self._lines: list[bytes] = []  # that were there
+        self._count = 0  # of the lines that were there
         self._failed: list[int] = []  # which of them are failures
         self._again: list[bytes] = []  # the new lines of the first of these
         self._provenance, self._images = provenance, images
@@ -78,8 +78,8 @@ class AnswersFile:
         except BaseException:
             self._file.close()
             raise
-        self.resumed = len(self._lines) - len(self._failed)
-        self.todo = [*(asked[i] for i in self._failed), *asked[len(self._lines) :]]
+        self.resumed = self._count - len(self._failed)
+        self.todo = [*(asked[i] for i in self._failed), *asked[self._count :]]
 
     def _refuse_foreign(self) -> None:
         """A file that something else wrote is not overwritten. Raises OptionError."""
@@ -89,20 +89,19 @@ class AnswersFile:
     def _read_lines(self, asked: Sequence[AskedQuestion]) -> None:
         """Find the end of the last whole line; the lines before are those of the first questions."""
         for line in self._file:
-            count = len(self._lines)
-            row = self._row(line, count + 1)
+            row = self._row(line, self._count + 1)
             if row is None:
                 break
             there = str(row["image"]), row["question"]
-            if count == len(asked) or not _is_of(row, asked[count]):
+            if self._count == len(asked) or not _is_of(row, asked[self._count]):
                 raise OptionError(
-                    f"--output {self.path}: line {count + 1} answers another question ({str(there[1])[:60]!r}) "
+                    f"--output {self.path}: line {self._count + 1} answers another question ({str(there[1])[:60]!r}) "
                     "than that line of --questions",
                     remedy="name another file, or give --overwrite",
                 )
             if "error" in row:
-                self._failed.append(count)
-            self._lines.append(line)
+                self._failed.append(self._count)
+            self._count += 1
             self._end += len(line)
             self._lacks_line_feed = not line.endswith(b"\n")
 
@@ -121,7 +120,7 @@ class AnswersFile:
 
     def _compare(self) -> None:
         """Raises OptionError where another model or other options gave the answers that are there."""
-        if self._provenance is None or not self._lines:
+        if self._provenance is None or not self._count:
             return
         try:
             stored = json.loads(self._sidecar.read_bytes())
@@ -148,8 +147,7 @@ class AnswersFile:
             if self._lacks_line_feed:
                 self._file.write(b"\n")
                 self._file.flush()
-                self._lines[-1] += b"\n"
-            if self._provenance is not None and (not self._lines or not self._sidecar.exists()):
+            if self._provenance is not None and (not self._count or not self._sidecar.exists()):
                 remove_stale(self._place.parent)
                 about = self._provenance.as_dict()
                 if self._images is not None:
@@ -213,11 +211,13 @@ class AnswersFile:
         """Put the new lines of questions that failed in the place of the old ones."""
         if not self._again:
             return
-        for place, line in zip(self._failed, self._again, strict=False):
-            self._lines[place] = line
         try:
+            self._file.seek(0)
+            lines = list(self._file)
+            for place, line in zip(self._failed, self._again, strict=False):
+                lines[place] = line
             with written_whole(self._place) as partial:
-                partial.write_bytes(b"".join(self._lines))
+                partial.write_bytes(b"".join(lines))
             self._file.close()
             self._file = self._place.open("r+b")
             self._file.seek(0, os.SEEK_END)
