@@ -121,7 +121,8 @@ class OnnxBackend:
         if wait:
             self.session("step")
         else:
-            threading.Thread(target=self._open_ahead, args=["step"], daemon=True).start()
+            # No daemon: one that the interpreter's end meets within ONNX Runtime aborts the process.
+            threading.Thread(target=self._open_ahead, args=["step"]).start()
 
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> OnnxEncoded:
         """See `captioner.backends.base.Backend.encode`."""

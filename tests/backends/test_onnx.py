@@ -116,6 +116,23 @@ def test_without_waiting_the_steps_are_opened_before_the_first_caption(copied: P
             lazy.caption(picture)
 
 
+def test_a_process_that_ends_waits_for_the_steps_to_open(copied: Path) -> None:
+    code = f"""
+    import time
+    import captioner
+    from captioner.backends.onnx import OnnxBackend
+    from captioner.commands.console import end_process
+    def slowly(self, graph):
+        time.sleep(0.2)
+        print("opened")
+    OnnxBackend._open_ahead = slowly
+    captioner.load({str(copied)!r}, backend="onnx", device="cpu", wait=False)
+    end_process(2)
+    """
+    done = run(code)  # a thread of ONNX Runtime that the interpreter's end meets aborts the process
+    assert (done.stdout, done.stderr, done.returncode) == ("opened\n", "", 2)
+
+
 def test_a_process_that_ends_at_once_writes_all_and_runs_what_was_registered() -> None:
     code = """
     import atexit, sys, {module}
