@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from captioner.containers import codestream_size, icon_sizes, without_large_text
+from captioner.containers import codestream_size, icon_sizes, too_many_parts, without_large_text
 from captioner.errors import ImageError, TooManyPixelsError
 from captioner.scans import check_scans
 
@@ -217,6 +217,9 @@ class Decoded:
 
 
 def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None) -> Decoded:
+    check_scans(file, name)
+    if parts := too_many_parts(file):
+        raise ImageError(f"{name}: a file with {parts}", remedy="save it as a new file")
     image = _open(file, name, max_pixels)
     limit = _Limit(name, max_pixels)
     limit.check(image.size)
@@ -228,8 +231,6 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None) -
         orientation = orientation_of(image)  # first: loading turns a TIFF and forgets its orientation
     size = image.size
     is_jpeg = image.format in ("JPEG", "MPO")
-    if is_jpeg:
-        check_scans(file, name)
     if at_least is not None and is_jpeg:
         image.draft(None, (max(1, at_least), max(1, at_least)))
     is_deep = ";16" in _raw_mode(image)

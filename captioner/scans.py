@@ -11,6 +11,7 @@ from captioner.errors import ImageError
 
 MOST_SCANS = 100
 _MOST_SEGMENTS = 10_000
+_MOST_FILL = 1 << 16  # bytes between two segments before the first scan, which Pillow reads one by one
 
 _START = b"\xff\xd8\xff"
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # no stuffed byte and no restart, which are part of a scan
@@ -37,6 +38,7 @@ def check_scans(file: IO[bytes], name: str) -> None:
     if file.read(3) != _START:
         return
     scans, segments, place, components = 0, 0, 2, 0
+    after = place  # of the segment before
     while True:
         file.seek(place)
         chunk = file.read(_CHUNK)
@@ -45,6 +47,11 @@ def check_scans(file: IO[bytes], name: str) -> None:
             if len(chunk) < _CHUNK:
                 return
             place += len(chunk) - 1  # the last byte may begin a marker
+            if not scans and place - after > _MOST_FILL:
+                raise ImageError(
+                    f"{name}: a JPEG file with more than {_MOST_FILL} bytes between its segments",
+                    remedy="save it as a new file",
+                )
             continue
         marker = found[1][0]
         place += found.end()
@@ -63,3 +70,4 @@ def check_scans(file: IO[bytes], name: str) -> None:
             raise ImageError(f"{name}: a JPEG file of more than {what}", remedy="save it as a new file")
         if marker not in _WITHOUT_LENGTH:
             place += max(2, int.from_bytes(head[:2], "big"))
+        after = place

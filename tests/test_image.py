@@ -803,6 +803,73 @@ def test_pictures_are_refused_by_their_inner_size_before_they_are_decoded(
     assert "max_pixels" in raised.value.remedy
 
 
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def tiff_of_strips(count: int) -> bytes:
+    """A gray picture of one column, a strip for each pixel."""
+    offsets, sizes = 8 + 2 + 12 * 9 + 4, 8 + 2 + 12 * 9 + 4 + 4 * count
+    tags = {256: 1, 257: count, 258: 8, 259: 1, 262: 1, 273: offsets, 277: 1, 278: 1, 279: sizes}
+    entries = b"".join(
+        struct.pack("<HHII", tag, 4, count if tag in (273, 279) else 1, value) for tag, value in tags.items()
+    )
+    places = np.arange(count, dtype="<u4") + (sizes + 4 * count)
+    ones = np.ones(count, dtype="<u4")
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    return header + entries + bytes(4) + places.tobytes() + ones.tobytes() + bytes(count)
+
+
+def of_many_parts(what: str, count: int) -> bytes:
+    """A small sound picture, whose file has so many parts that are no pixels; or none that may be repeated."""
+    image = Image.new("RGB", (2, 2), "red")
+    if what == "strips":
+        return tiff_of_strips(count)
+    if what.startswith("comments"):
+        plain = b"P3 2 2 255\n" + b"#\n" * count + b"1 2 3 4 5 6 7 8 9 10 11 12\n"
+        return plain if what == "comments of pixels" else b"P6 " + b"#\n" * count + b"2 2 255\n" + bytes(12)
+    if what == "chunks":
+        data = encoded(image, "PNG")
+        return data[:33] + png_chunk(b"abCd", b"") * count + data[33:]
+    data = encoded(image, "JPEG")
+    return data[:2] + (b"\xff" if what == "fill bytes" else b"\xff\xfe\0\2") * count + data[2:]
+
+
+@pytest.mark.parametrize(
+    ("what", "count"),
+    [
+        ("strips", (1 << 18) + 1),
+        ("comments of pixels", 10_001),
+        ("comments of a header", 1 << 16),
+        ("chunks", 100_001),
+        ("fill bytes", 1 << 17),
+        ("segments", 10_001),
+    ],
+)
+def test_parts_that_cost_time_and_show_nothing_are_bounded(
+    what: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_image(of_many_parts(what, 100)).size in ((2, 2), (1, 100))
+    data = of_many_parts(what, count)
+
+    def too_late(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("Pillow reads the parts one by one")
+
+    monkeypatch.setattr("PIL.Image.open", too_late)
+    with pytest.raises(ImageError, match="more than") as raised:
+        open_image(data)
+    assert raised.value.remedy == "save it as a new file"
+
+
+def test_texts_of_a_png_are_unpacked_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 20)))
+    data = encoded(Image.new("RGB", (2, 2)), "PNG")
+    unpacked = []
+    monkeypatch.setattr("captioner.containers._unpacked_size", lambda chunk, kind: unpacked.append(kind) or 1 << 20)
+    assert open_image(data[:33] + text * 100 + data[33:]).size == (2, 2)
+    assert len(unpacked) == 8
+
+
 def test_tiles_and_icons_that_are_sound_are_not_bombs() -> None:
     assert open_image(tiled_tiff(256), max_pixels=16 * 16).size == (16, 16)
     for form in ("bmp", "png"):
