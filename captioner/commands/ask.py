@@ -147,7 +147,10 @@ def _run_file(options: argparse.Namespace) -> int:
     with stopping_on_signals(), opened as file:
         failed = _answer_all(options, file, folder) if file.todo else 0
         there = f" ({file.resumed} were there)" if file.resumed else ""
-        print(printable(f"{options.output}: {len(asked)} answers{there}"), file=sys.stderr)
+        done = len(asked) - failed
+        answers = "1 answer" if done == 1 else f"{done} answers"
+        lacking = f"; {failed} failed" if failed else ""
+        print(printable(f"{options.output}: {answers}{there}{lacking}"), file=sys.stderr)
     return (1 if failed < len(asked) else 2) if failed else 0
 
 
@@ -177,6 +180,7 @@ def _answer_all(options: argparse.Namespace, file: "AnswersFile", folder: Path) 
                 except CaptionerError as error:
                     failed += 1
                     file.write_failure(one, str(error))
-                    print_line(printable(f"captioner: {one.name}: {error}"))
+                    what = str(error) if isinstance(encoded, Failure) else f"{one.name}: {error}"
+                    print_line(printable(f"captioner: {what}"))
                 advance()
     return failed

@@ -47,7 +47,8 @@ def read_questions(path: Path) -> list[AskedQuestion]:
     file; gzipped too.
 
     Raises:
-        DataError: it cannot be read, or a question has no text or no picture.
+        DataError: it cannot be read, it has no questions, a question has no text or no picture, or an id is there
+            twice.
     """
     text = read_text(path)
     name = path.name.lower().removesuffix(".gz")
@@ -56,8 +57,22 @@ def read_questions(path: Path) -> list[AskedQuestion]:
         rows = content.get("questions") if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise DataError(f"{path}: no 'questions' in it", remedy="give an official questions file, or JSON lines")
-        return [_question(row, f"{path}, question {i}") for i, row in enumerate(rows, 1)]
-    return [_question(row, place) for place, row in json_rows(path, text)]
+        if not rows:
+            raise DataError(f"{path} has no questions")
+        placed = [(f"{path}, question {i}", row) for i, row in enumerate(rows, 1)]
+    else:
+        placed = list(json_rows(path, text))
+    found: list[AskedQuestion] = []
+    places: dict[int | str, str] = {}
+    for place, row in placed:
+        one = _question(row, place)
+        if one.id is not None and (before := places.setdefault(one.id, place)) != place:
+            raise DataError(
+                f"{place}: a second question with the id {one.id!r}; the first is at {before}",
+                remedy="give each its own id",
+            )
+        found.append(one)
+    return found
 
 
 def _question(row: Any, place: str) -> AskedQuestion:

@@ -63,6 +63,8 @@ def test_many_questions_have_a_line_each_and_a_stopped_run_goes_on(
     command = ["ask", "--questions", str(questions), "--images", str(tmp_path / "photos"), "--output", str(output)]
     command += ["--model", str(tiny_answers)]
     assert main(command) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].endswith("3 answers; 3 failed") and lines[0].count("gone.png") == 1 and "1.png: " in lines[1]
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [(row["image"], row["question"]) for row in rows] == [(row["image"], row["question"]) for row in asked]
     assert rows[1]["question_id"] == 7 and 0 < rows[0]["probability"] <= 1 and rows[5]["answer"]
@@ -141,6 +143,20 @@ def test_answers_of_another_run_and_files_of_others_are_kept(
     assert "model tiny-answers, not other" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0
     assert output.read_bytes() == whole
+
+
+def test_questions_with_one_id_and_none_at_all_are_refused(
+    make_picture: MakePicture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"image": make_picture().name, "question": what, "question_id": 7} for what in ("the dog", "the cat")]
+    for name, text, said in (
+        ("q.jsonl", "".join(json.dumps(row) + "\n" for row in rows), "q.jsonl, line 1"),
+        ("q.json", json.dumps({"questions": rows}), "q.json, question 1"),
+        ("none.json", '{"questions": []}', "none.json"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert main(["ask", "--questions", str(tmp_path / name), "--output", str(tmp_path / "a.jsonl")]) == 2
+        assert said in capsys.readouterr().err and not (tmp_path / "a.jsonl").exists()
 
 
 def test_the_official_questions_file_is_read(tiny_answers: Path, make_picture: MakePicture, tmp_path: Path) -> None:
