@@ -8,7 +8,7 @@ from captioner.errors import OptionError
 
 def draw(model: str | None, target: str) -> int:
     """Draw the diagram of a model; where there is no graphviz, write its source and say so. Raises CaptionerError."""
-    from captioner.commands.files import refuse_overwriting
+    from captioner.commands.files import model_files, refuse_overwriting
     from captioner.foreign import refuse_foreign
     from captioner.header import read_header
     from captioner.shipped import DEFAULT_MODEL, find_model, shipped_answering_models
@@ -18,7 +18,9 @@ def draw(model: str | None, target: str) -> int:
         raise OptionError(f"--diagram {target}: a diagram ends in {', '.join(FORMATS)}", remedy="name such a file")
     path = find_model(model or DEFAULT_MODEL, answering=model in shipped_answering_models())
     refuse_foreign(path, "--diagram")
-    refuse_overwriting({"--diagram": target}, [path])
+    source_file = Path(target).with_suffix(".gv")  # is written where there is no graphviz
+    refuse_overwriting({"--diagram": target}, model_files(path))
+    refuse_overwriting({"--diagram": source_file}, model_files(path))
     header = read_header(path)
     if header["answers"]:
         from captioner.asking import load_answering

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from captioner.errors import OptionError
+from captioner.show.page import written_output
 
 FORMATS = (".svg", ".png", ".gv")
 _SECONDS = 60
@@ -68,11 +69,8 @@ def write_diagram(source: str, path: str | Path) -> Path:
         content = source.encode()
     else:
         content = _draw(program, source, path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with written_output(path) as partial:
+        partial.write_bytes(content)
     return path
 
 

@@ -1,5 +1,7 @@
 """The diagram of a model: every mechanism and refiner has one, with its shapes, and graphviz takes it."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -111,6 +113,30 @@ def test_an_answering_model_is_drawn(tiny_answers: Path, tmp_path: Path) -> None
     assert main(["models", str(tiny_answers), "--diagram", str(tmp_path / "flow.gv")]) == 0
     text = (tmp_path / "flow.gv").read_text()
     assert "64 x 64 x 3" in text and "2 x 64" in text and "T, at most 12, of 9 words" in text and "one of 5" in text
+
+
+def test_a_diagram_is_whole_or_as_it_was(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "flow.gv"
+    target.write_text("before")
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        write(path, content[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert main(["models", str(tiny_model), "--diagram", str(target)]) == 2
+    assert "flow.gv: " in capsys.readouterr().err and target.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [target]
+    monkeypatch.setattr("shutil.which", lambda program: None)  # the source goes to the .gv file beside the .svg
+    model, target = tmp_path / "m.safetensors", tmp_path / "m.gv"
+    write(model, tiny_model.read_bytes())
+    target.hardlink_to(model)
+    assert main(["models", str(model), "--diagram", str(tmp_path / "m.svg")]) == 2
+    assert target.samefile(model)
 
 
 def test_other_endings_and_inputs_are_refused(tiny_model: Path, tmp_path: Path) -> None:
