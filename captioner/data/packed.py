@@ -71,17 +71,25 @@ def shard_members(tar: tarfile.TarFile, path: Path) -> Iterator[ShardPicture]:
     """The pictures of an open tar file, without reading them; ``path`` names it.
 
     Raises:
-        DataError: it holds a name twice.
+        DataError: it holds a name twice; or links in place of pictures, after all others.
         OSError, ValueError, tarfile.TarError: it is damaged or cut off; all whole pictures come before.
     """
     names: set[str] = set()
-    for member in whole_members(tar):
+    links: list[str] = []
+    for member in whole_members(tar, links):
         if member.issparse() or Path(member.name).suffix.lower() not in SUFFIXES:
             continue
         if member.name in names:
             raise DataError(f"{path}: holds {member.name} twice", remedy="write the shard again")
         names.add(member.name)
         yield ShardPicture(path, member.name, member.offset_data, member.size)
+    links = [name for name in links if Path(name).suffix.lower() in SUFFIXES]
+    if links:
+        others = f" and {len(links) - 1} others" if len(links) > 1 else ""
+        raise DataError(
+            f"{path}: {links[0]}{others} are links, which hold no picture",
+            remedy="write the archive with the files, as tar --dereference --hard-dereference does",
+        )
 
 
 @dataclass(frozen=True)

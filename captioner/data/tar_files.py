@@ -11,10 +11,14 @@ DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError)
 """What reading a damaged tar file raises."""
 
 
-def whole_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def whole_members(tar: tarfile.TarFile, links: list[str] | None = None) -> Iterator[tarfile.TarInfo]:
     """The regular files of an open, uncompressed archive, in order, and only those whose bytes are all there.
 
     `tarfile` alone takes a header that is cut off or damaged for the archive's end, and passes over all that follows.
+
+    Args:
+        tar: the archive.
+        links: gets the names of links, which are no files.
 
     Raises:
         tarfile.TarError, OSError, ValueError: the archive is cut off or damaged, after its whole members.
@@ -24,6 +28,8 @@ def whole_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     size = file.seek(0, io.SEEK_END)
     file.seek(place)
     for member in tar:
+        if links is not None and (member.islnk() or member.issym()):
+            links.append(member.name)
         if member.isfile() and (member.issparse() or member.offset_data + member.size <= size):
             yield member
     file.seek(tar.offset)  # where the reading of headers stopped

@@ -41,6 +41,19 @@ def test_columns_of_datasets_and_of_paths(tmp_path: Path) -> None:
         next(form.pictures(null, column=None)).read_bytes()  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_in_an_archive_are_named(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, of in (("a.jpg", tarfile.REGTYPE), ("b.jpg", kind), ("notes.txt", kind)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = of, "" if of == tarfile.REGTYPE else "a.jpg"
+            tar.addfile(member, io.BytesIO())
+    pictures = PACKED[".tar"]().pictures(tmp_path / "a.tar", column=None)
+    assert str(next(pictures)).endswith("a.jpg")
+    with pytest.raises(DataError, match=r"a\.tar: b\.jpg .*dereference"):
+        next(pictures)
+
+
 @pytest.mark.parametrize(
     ("columns", "column", "parts"),
     [
