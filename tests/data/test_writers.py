@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from captioner.data.writers import WRITERS, FigureFiles, PageFile, Provenance, ResultsFile, digest_of
+from captioner.data.writers import WRITERS, FigureFiles, PageFile, Provenance, ResultsFile, digest_of, open_results
 from captioner.errors import ImageError, OptionError
 from captioner.image import Geometry
 from captioner.results import Caption, Word
@@ -160,6 +160,16 @@ FOREIGN = {
     "a JSON file of many lines": ("captions.jsonl", b'{\n  "image": "a.jpg"\n}'),
     "a picture": ("captions.csv", b"\x89PNG\r\n\x1a\n\x00\x00"),
 }
+
+
+def test_a_table_of_other_columns_is_no_damaged_one(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow (captioner[parquet])")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"image": ["a.jpg"], "text": ["a dog"]}), tmp_path / "captions.parquet")
+    with pytest.raises(OptionError, match="other columns") as raised:
+        open_results(tmp_path / "captions.parquet")
+    assert "damaged" not in str(raised.value) and str(raised.value).count("--output") == 1
 
 
 @pytest.mark.parametrize("what", FOREIGN)

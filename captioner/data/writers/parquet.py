@@ -122,6 +122,8 @@ class ParquetResults(ResultsFile):
                 for name in batch.column(0).to_pylist():
                     self._known.add(self._key(name, self._folder))
                 self._scan.models.update(list(filter(None, set(batch.column(1).to_pylist())))[:20])
+        except OptionError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise OptionError(
                 f"{self.path}: no Parquet table, or damaged ({one_line(error)})", remedy="give another --output"
