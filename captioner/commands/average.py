@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from captioner.commands.files import check_new_output, refuse_overwriting, report_old_graphs
+from captioner.commands.files import check_model_output, refuse_overwriting, report_old_graphs
 from captioner.commands.packages import require
 from captioner.errors import OptionError
 
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
             raise OptionError("--shares and --weights are one option and both are given", remedy="give only --weights")
         print("captioner: --shares is now --weights", file=sys.stderr)
         weights = options.shares
-    check_new_output("--output", options.output)
+    check_model_output(options.output)
     refuse_overwriting({"--output": options.output}, options.models)
     from captioner import checkpoint
     from captioner.training.average_checkpoints import average_checkpoints

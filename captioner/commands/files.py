@@ -133,6 +133,13 @@ def check_new_output(option: str, path: Path) -> None:
         raise OptionError(f"{option} {path}: {folder} cannot be written", remedy="name a file in another folder")
 
 
+def check_model_output(path: Path) -> None:
+    """As `check_new_output`, for the model file of --output. Raises OptionError for another ending too."""
+    check_new_output("--output", path)
+    if path.suffix != ".safetensors":
+        raise OptionError(f"--output {path}: a model file ends in .safetensors", remedy="add the ending")
+
+
 def check_output(option: str, path: Path) -> None:
     """Make sure that a file can be written, before any work is done for it. Raises OptionError."""
     if not path.parent.is_dir():

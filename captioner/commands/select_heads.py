@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.files import check_new_output, refuse_overwriting, report_old_graphs
+from captioner.commands.files import check_model_output, refuse_overwriting, report_old_graphs
 from captioner.commands.packages import require
 from captioner.commands.ranges import check_not_negative, check_positive, check_split
-from captioner.errors import DataError, OptionError
+from captioner.errors import DataError
 
 if TYPE_CHECKING:
     from captioner.data.records import Record
@@ -110,6 +110,4 @@ def _check(options: argparse.Namespace) -> None:
     check_positive(options, "pictures", "captions", "threads")
     check_not_negative(options, "gradients")
     check_split(options.split)
-    if options.output.suffix != ".safetensors":
-        raise OptionError(f"--output {options.output}: a model file ends in .safetensors", remedy="add the ending")
-    check_new_output("--output", options.output)
+    check_model_output(options.output)

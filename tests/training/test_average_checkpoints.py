@@ -130,7 +130,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
         line = capsys.readouterr().err
         assert f"--output {output}: " in line and "name a file in" in line
         assert line.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.safetensors", "folder"]
+    picture = tmp_path / "photo.jpg"
+    picture.write_bytes(b"a photograph")
+    assert run(one, one, "--output", picture) == 2
+    assert "photo.jpg" in (line := capsys.readouterr().err) and ".safetensors" in line
+    assert picture.read_bytes() == b"a photograph"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.safetensors", "folder", "photo.jpg"]
 
 
 @pytest.mark.parametrize("start_at", [0, 1, 2])
