@@ -162,6 +162,16 @@ FOREIGN = {
 }
 
 
+def test_a_name_that_is_no_text_is_known_again_in_a_table(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow (captioner[parquet])")
+    name = os.fsdecode(b"\xff\xfe.jpg")
+    with open_results(tmp_path / "captions.parquet") as results:
+        results.begin()
+        results.write(make_caption(name))
+    with open_results(tmp_path / "captions.parquet") as results:
+        assert name in results
+
+
 def test_a_table_of_other_columns_is_no_damaged_one(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow", reason="needs pyarrow (captioner[parquet])")
     import pyarrow.parquet as pq

@@ -1,6 +1,7 @@
 """Results as a Parquet table, through a file of rows that can be resumed."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ class ParquetResults(ResultsFile):
                 self._folder = self._stored_folder()
             for batch in file.iter_batches(columns=["image", "model"]):
                 for name in batch.column(0).to_pylist():
-                    self._known.add(self._key(name, self._folder))
+                    self._known.add(self._key(_unescaped(name), self._folder))
                 self._scan.models.update(list(filter(None, set(batch.column(1).to_pylist())))[:20])
         except OptionError:
             raise
@@ -184,3 +185,8 @@ def _columns_of(values: dict[str, Any]) -> dict[str, Any]:
         "maps": [[value for row in word["map"] for value in row] for word in words],
         "alternatives": [{"caption": one["caption"], "score": one["score"]} for one in values["alternatives"]],
     }
+
+
+def _unescaped(name: str) -> str:
+    """A name whose bytes are not UTF-8, as Python has it; the table has an escape for each such byte."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), name)
