@@ -200,6 +200,7 @@ def test_the_parts_of_the_contributors_guide_work(tmp_path: Path) -> None:
     from captioner.backends.base import BACKENDS
     from captioner.data.readers import READERS, read_annotations
     from captioner.data.writers import WRITERS
+    from captioner.explain.gradient import gradient_maps
     from captioner.model.attention import ATTENTIONS
     from captioner.model.backbones import BACKBONES, build_stages
     from captioner.model.decoder import DECODERS
@@ -224,6 +225,8 @@ def test_the_parts_of_the_contributors_guide_work(tmp_path: Path) -> None:
         assert (decoded.off_grid > 0).all()
         torch.testing.assert_close(decoded.maps.sum((2, 3)) + decoded.off_grid, torch.ones(4, 5))
         assert (decoded.maps[2:, :, 1, 1:] == 0).all()  # cells of the second picture that hold no picture
+        _, gradients = gradient_maps(decoder, refined, torch.randint(4, 11, (4, 5)), torch.randint(4, 11, (4, 5)))
+        assert (gradients.flatten(2).sum(2) > 0).any()
         assert build_stages("small")(torch.zeros(1, 3, 224, 224)).shape == (1, 64, 7, 7)
         names: list[str] = []
         scan = WRITERS[".tsv"]().scan(io.BytesIO(b"a dog\ta.jpg\na ca"), names.append)
