@@ -20,7 +20,7 @@ from captioner.backends.graph_files import graph_folder
 from captioner.backends.onnx_answering import open_answering_graphs
 from captioner.backends.torch_answering import TorchAnsweringBackend
 from captioner.checkpoint import AnswerCheckpoint
-from captioner.export.parity import Parity, require_parity
+from captioner.export.parity import Parity, any_size, require_parity
 from captioner.export.trace import export_mode, trace
 from captioner.export.weights import describe, fold_convolutions, write_bare
 from captioner.header import read_header
@@ -62,7 +62,11 @@ def write_answering_graphs(model_file: str | Path, folder: str | Path | None = N
 
 
 def answering_parity(first: AnsweringBackend, second: AnsweringBackend, *, seed: int = 0) -> Parity:
-    """The largest differences of two backends over pictures of noise and questions of random words."""
+    """The largest differences of two backends over pictures of noise and questions of random words.
+
+    Raises:
+        OptionError: a graph does not take any number of pictures and questions.
+    """
     generator = np.random.default_rng(seed)
     log_p = maps = 0.0
     for pictures, rows in ((1, 1), (1, 3), (2, 1), (3, 2)):
@@ -77,9 +81,10 @@ def answering_parity(first: AnsweringBackend, second: AnsweringBackend, *, seed:
             ]
             for _ in range(pictures)
         ]
-        ours, theirs = (
-            backend.answer(backend.encode(pixels, [geometry] * pictures), questions) for backend in (first, second)
-        )
+        with any_size(pictures, rows):
+            ours, theirs = (
+                backend.answer(backend.encode(pixels, [geometry] * pictures), questions) for backend in (first, second)
+            )
         for one, other in zip(chain.from_iterable(ours), chain.from_iterable(theirs), strict=True):
             log_p = max(log_p, float(np.abs(one.log_p - other.log_p).max()))
             maps = max(maps, float(np.abs(one.map - other.map).max()), float(np.abs(one.words - other.words).max()))
