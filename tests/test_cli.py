@@ -194,6 +194,9 @@ def test_bash_completes() -> None:
     assert complete("caption", "a.png", "--explain", "") == {"attention", "gradient", "occlusion"}
     assert complete("caption", "") == set()  # the shell's own completion of files
     assert complete("caption", "--output", "--") == set()
+    assert complete("caption", "--device", "c") == {"cpu", "cuda"}
+    assert complete("train", "--recipe", "coco-l") == {"coco-lstm"}
+    assert complete("caption", "--model", "mine/x") == set()  # files again
 
 
 def test_models_are_listed(

@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from captioner.errors import OptionError
+from captioner.shipped import shipped_answering_files, shipped_files
+from captioner.training.recipe import named_recipes
 
 
 class _Option(NamedTuple):
     names: tuple[str, ...]
     choices: tuple[str, ...]
+    proposed: tuple[str, ...]  # values beside which there are others, such as files
     takes_value: bool
     help: str
 
@@ -28,15 +31,26 @@ def script(shell: str, helps: Mapping[str, str], parsers: Mapping[str, argparse.
     makers = {"bash": _bash, "zsh": _zsh, "fish": _fish}
     if shell not in makers:
         raise OptionError(f"there is no completion for '{shell}', only for {', '.join(makers)}")
-    options = {name: _options(parsers[name]) if name in parsers else [] for name in helps}
+    options = {name: _options(parsers[name], _proposed(name)) if name in parsers else [] for name in helps}
     return makers[shell](helps, options)
 
 
-def _options(parser: argparse.ArgumentParser) -> list[_Option]:
+def _proposed(command: str) -> Mapping[str, tuple[str, ...]]:
+    """Option -> values that it may take, not all of them."""
+    return {
+        "--device": ("auto", "cpu", "cuda", "mps"),
+        "--backend": ("auto", "onnx", "torch"),
+        "--model": tuple(shipped_answering_files() if command == "ask" else shipped_files()),
+        "--recipe": tuple(named_recipes()),
+    }
+
+
+def _options(parser: argparse.ArgumentParser, proposed: Mapping[str, tuple[str, ...]]) -> list[_Option]:
     return [
         _Option(
             names=tuple(action.option_strings),
             choices=tuple(map(str, action.choices or ())),
+            proposed=proposed.get(action.option_strings[-1], ()),
             takes_value=action.nargs != 0,
             help=_short(action.help),
         )
@@ -56,11 +70,12 @@ def _bash(helps: Mapping[str, str], options: Mapping[str, list[_Option]]) -> str
     for command, some in options.items():
         names = " ".join(name for option in some for name in option.names)
         chosen = "".join(
-            f"            {'|'.join(option.names)}) words='{' '.join(option.choices)}' ;;\n"
+            f"            {'|'.join(option.names)}) words='{' '.join(option.choices or option.proposed)}' ;;\n"
             for option in some
-            if option.choices
+            if option.choices or option.proposed
         )
-        valued = "|".join(name for option in some if option.takes_value and not option.choices for name in option.names)
+        files_alone = [one for one in some if one.takes_value and not (one.choices or one.proposed)]
+        valued = "|".join(name for option in files_alone for name in option.names)
         files = f"            {valued}) words= ;;\n" if valued else ""
         cases.append(
             f"        {command})\n            words='{names}'\n            case \"$before\" in\n{chosen}{files}"
@@ -95,6 +110,8 @@ def _zsh(helps: Mapping[str, str], options: Mapping[str, list[_Option]]) -> str:
         lines = []
         for option in some:
             value = f":value:({' '.join(option.choices)})" if option.choices else ":value:_files"
+            if option.proposed:
+                value = f":value:{{compadd -- {' '.join(option.proposed)}; _files}}"
             lines += [f"'{name}[{option.help}]{value if option.takes_value else ''}'" for name in option.names]
         cases.append(f"    {command}) _arguments {' '.join([*lines, chr(39) + '*:file:_files' + chr(39)])} ;;\n")
     return f"""#compdef captioner
@@ -131,6 +148,7 @@ def _fish(helps: Mapping[str, str], options: Mapping[str, list[_Option]]) -> str
         for option in options[command]:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
             value = f" -x -a '{' '.join(option.choices)}'" if option.choices else " -r" if option.takes_value else ""
+            value += f" -a '{' '.join(option.proposed)}'" if option.proposed else ""
             lines.append(
                 f"complete -c captioner -n '__fish_seen_subcommand_from {command}' {names}{value} -d '{option.help}'"
             )
