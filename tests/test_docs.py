@@ -14,7 +14,9 @@ import pytest
 
 from captioner import cli
 from captioner.errors import CaptionerError
+from captioner.header import read_header
 from captioner.registry import Registry
+from captioner.shipped import shipped_models
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = sorted((ROOT / "docs").rglob("*.md"))
@@ -193,6 +195,20 @@ def test_the_readme_is_short_and_its_picture_small() -> None:
     assert len(readme.splitlines()) <= 120
     (picture,) = re.findall(r'<img src="([^"]+)"', readme)
     assert (ROOT / picture).stat().st_size < 150_000
+
+
+def test_the_readme_has_the_figures_of_the_models_that_ship() -> None:
+    readme = text_of(ROOT / "README.md")
+    sizes = []
+    for name, file in shipped_models().items():
+        header = read_header(file)
+        scores = header["about"]["test"]["scores"]
+        sizes.append(round(file.stat().st_size / 1e6))
+        row = f"| {sizes[-1]} MB | " + " | ".join(
+            f"{scores[one]:.1f}" for one in ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr")
+        )
+        assert re.search(rf"^\| `{name}`: [^|]+ {re.escape(row)} \|$", readme, re.MULTILINE), (name, row)
+    assert f"from {min(sizes)} to {max(sizes)} MB" in readme
 
 
 def test_the_parts_of_the_contributors_guide_work(tmp_path: Path) -> None:

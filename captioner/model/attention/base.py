@@ -10,7 +10,7 @@ is stored on a module between calls, so threads, gradients and exported graphs s
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -143,13 +143,8 @@ class Attention(nn.Module):
         return attended.context
 
 
-class AttentionFactory(Protocol):
-    """What `ATTENTIONS` holds: a class of mechanisms, or a function that makes one."""
-
-    def __call__(self, *, text_width: int, image_width: int, width: int, heads: int, **options: Any) -> Attention: ...
-
-
 ATTENTIONS: Registry[Callable[..., Attention]] = Registry("attention mechanism")
+"""Classes of mechanisms, or functions that make one, with the arguments of `Attention` and options of their own."""
 
 
 def build_attention(
