@@ -201,24 +201,21 @@ def read_vqa_annotations(path: Path) -> dict[int | str, AskedQuestion]:
 
 
 def _annotation(row: Any, place: str) -> AskedQuestion:
-    try:
-        answers = tuple(_text_of(one["answer"], "'answer'", place) for one in row["answers"])
-        key, image = row["question_id"], row["image_id"]
-        for name, value in (("question_id", key), ("image_id", image)):
-            if not isinstance(value, (int, str)) or isinstance(value, bool):
-                raise TypeError(f"'{name}' is {value!r:.40}, neither a number nor a text")
-        if not answers:
-            raise ValueError("'answers' is empty")
-        return AskedQuestion(
-            image=image,
-            question="",
-            id=key,
-            type=str(row.get("answer_type", "")),
-            answers=answers,
-            answer=str(row.get("multiple_choice_answer") or max(answers, key=answers.count)),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{place}: not an annotation with 'question_id', 'image_id' and 'answers' ({error})") from None
+    given = row.get("answers") if isinstance(row, dict) else None
+    if not isinstance(given, list) or not given or not all(isinstance(one, dict) and "answer" in one for one in given):
+        raise DataError(f"{place}: {row!r:.80} is no annotation", remedy="give a list 'answers' of {\"answer\": ...}")
+    for name in ("question_id", "image_id"):
+        if not isinstance(row.get(name), (int, str)) or isinstance(row[name], bool):
+            raise DataError(f"{place}: '{name}' is {row.get(name)!r:.40}, neither a number nor a text")
+    answers = tuple(_text_of(one["answer"], "'answer'", place) for one in given)
+    return AskedQuestion(
+        image=row["image_id"],
+        question="",
+        id=row["question_id"],
+        type=str(row.get("answer_type", "")),
+        answers=answers,
+        answer=str(row.get("multiple_choice_answer") or max(answers, key=answers.count)),
+    )
 
 
 def read_answers(path: Path) -> dict[int | str, str]:

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from captioner.export.trace import all_nodes
 
 CALIBRATION_PICTURES = 64
 """More pictures change the ranges of activations little."""
@@ -40,7 +43,7 @@ def quantise(
     decoder = "step" if "step" in graphs else "answer"
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder, "source.onnx"), Path(folder, "target.onnx")
-        onnx.save(graphs[decoder], source)
+        onnx.save(_without_gemm(graphs[decoder]), source)
         quantize_dynamic(
             source,
             target,
@@ -57,6 +60,42 @@ def quantise(
     if "score" in graphs:
         done["score"] = _with_weights_of(graphs["score"], done["step"])
     return done
+
+
+def _without_gemm(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with a MatMul and an Add in place of each Gemm whose second input is a transposed weight.
+
+    The quantiser does so too, but many versions of it transpose the weight itself, which other nodes may read, as those
+    of tied embeddings do.
+    """
+    changed = onnx.ModelProto()
+    changed.CopyFrom(graph)
+    weights = {tensor.name: tensor for tensor in changed.graph.initializer}
+    transposed: dict[str, onnx.TensorProto] = {}
+    nodes = []
+    for node in changed.graph.node:
+        set_to = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        is_plain = set_to.get("alpha", 1.0) == set_to.get("beta", 1.0) == 1 and not set_to.get("transA", 0)
+        if node.op_type != "Gemm" or not is_plain or not set_to.get("transB", 0) or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        weight = node.input[1]
+        name = f"{weight}_Transposed"
+        if name not in transposed:
+            array = numpy_helper.to_array(weights[weight])
+            transposed[name] = numpy_helper.from_array(np.ascontiguousarray(array.T), name)
+        has_bias = len(node.input) > 2
+        product = f"{node.output[0]}_MatMul" if has_bias else node.output[0]
+        nodes.append(onnx.helper.make_node("MatMul", [node.input[0], name], [product], f"{node.name}_MatMul"))
+        if has_bias:
+            nodes.append(onnx.helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{node.name}_Add"))
+    del changed.graph.node[:]
+    changed.graph.node.extend(nodes)
+    read = {name for node in all_nodes(changed.graph) for name in node.input}
+    kept = [tensor for tensor in changed.graph.initializer if tensor.name in read]
+    del changed.graph.initializer[:]
+    changed.graph.initializer.extend([*kept, *transposed.values()])
+    return changed
 
 
 def _products_without_kernel(graph: onnx.ModelProto) -> list[str]:
@@ -117,14 +156,13 @@ def _with_weights_of(score: onnx.ModelProto, step: onnx.ModelProto) -> onnx.Mode
         if tensor.name in stored or not name:
             kept.append(tensor)
             continue
-        parts = [f"{name}_{part}" for part in ("quantized", "scale", "zero_point")]
-        kept += [stored[part] for part in parts]
-        per_output = len(stored[parts[1]].dims) == 1
+        quantised, scale = f"{name}_quantized", f"{name}_scale"
+        kept += [stored[quantised], stored[scale]]
         widened = f"{name}_widened" if name != tensor.name else name
-        node = onnx.helper.make_node("DequantizeLinear", parts, [widened], f"widen_{name}")
-        if per_output:
-            node.attribute.append(onnx.helper.make_attribute("axis", 1))
-        widening.append(node)
+        # No DequantizeLinear: ONNX Runtime before 1.27 aborts where only the loop's graph reads what it gives. Weights
+        # are symmetric: their zero point is 0.
+        widening.append(onnx.helper.make_node("Cast", [quantised], [f"{name}_cast"], to=onnx.TensorProto.FLOAT))
+        widening.append(onnx.helper.make_node("Mul", [f"{name}_cast", scale], [widened]))  # (in, out) x (out,) or ()
         if name != tensor.name:
             widening.append(onnx.helper.make_node("Transpose", [widened], [tensor.name], perm=[1, 0]))
     nodes = [*widening, *changed.graph.node]

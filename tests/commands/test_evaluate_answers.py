@@ -146,6 +146,11 @@ def test_wrong_kinds_of_values_are_named(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "a.json").write_text(json.dumps({"annotations": [annotation]}))
     assert main(command) == 2
     assert "question_id" in capsys.readouterr().err
+    for row in ("a house", [], {**annotation, "answers": ["a house"]}, {**annotation, "answers": "a house"}):
+        (tmp_path / "a.json").write_text(json.dumps({"annotations": [row]}))
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert ("a house" in error or "[]" in error) and '"answer"' in error  # the value, and the remedy
     for key in ([1], {"a": 1}, 1.5, True):
         (tmp_path / "of.json").write_text(json.dumps([{"question_id": key, "answer": "two"}]))
         assert main([*_official(tmp_path), "--results", str(tmp_path / "of.json")]) == 2
