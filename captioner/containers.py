@@ -11,7 +11,7 @@ _LARGEST_TEXT = 1 << 20  # bytes of a PNG's text or profile after unpacking; Pil
 _TEXT_CHUNKS = (b"iCCP", b"zTXt", b"iTXt", b"tEXt")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_CHUNKS = 100_000  # of a PNG, beside its pixels
-_MOST_STRIPS = 1 << 18  # or tiles of a TIFF; a picture of 100 megapixels in rows of 400 has so many
+_MOST_STRIPS = 1 << 19  # or tiles of a TIFF; 100 megapixels in tiles of 16 x 16 are 390,625
 _MOST_COMMENTS = 10_000  # of a PNM file
 _LONGEST_HEADER = 1 << 16  # bytes of a PNM file
 
@@ -35,7 +35,7 @@ def _has_many_chunks(file: IO[bytes]) -> bool:
     while count <= _MOST_CHUNKS:
         file.seek(at)
         header = file.read(8)
-        if len(header) < 8:
+        if len(header) < 8 or header[4:] == b"IEND":  # nothing behind it is read
             return False
         count += header[4:] != b"IDAT"
         at += 12 + int.from_bytes(header[:4], "big")

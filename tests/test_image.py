@@ -838,7 +838,7 @@ def of_many_parts(what: str, count: int) -> bytes:
 @pytest.mark.parametrize(
     ("what", "count"),
     [
-        ("strips", (1 << 18) + 1),
+        ("strips", (1 << 19) + 1),
         ("comments of pixels", 10_001),
         ("comments of a header", 1 << 16),
         ("chunks", 100_001),
@@ -859,6 +859,10 @@ def test_parts_that_cost_time_and_show_nothing_are_bounded(
     with pytest.raises(ImageError, match="more than") as raised:
         open_image(data)
     assert raised.value.remedy == "save it as a new file"
+
+
+def test_bytes_behind_the_end_of_a_png_are_no_chunks() -> None:
+    assert open_image(encoded(Image.new("RGB", (2, 2)), "PNG") + bytes(2_000_000)).size == (2, 2)
 
 
 def test_texts_of_a_png_are_unpacked_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,9 +85,9 @@ def shard_members(tar: tarfile.TarFile, path: Path) -> Iterator[ShardPicture]:
         yield ShardPicture(path, member.name, member.offset_data, member.size)
     links = [name for name in links if Path(name).suffix.lower() in SUFFIXES]
     if links:
-        others = f" and {len(links) - 1} others" if len(links) > 1 else ""
+        what = "1 link" if len(links) == 1 else f"{len(links)} links"
         raise DataError(
-            f"{path}: {links[0]}{others} are links, which hold no picture",
+            f"{path}: holds {what} in place of pictures ({links[0]})",
             remedy="write the archive with the files, as tar --dereference --hard-dereference does",
         )
 

@@ -84,7 +84,7 @@ def _without_gemm(graph: onnx.ModelProto) -> onnx.ModelProto:
         if name not in transposed:
             array = numpy_helper.to_array(weights[weight])
             transposed[name] = numpy_helper.from_array(np.ascontiguousarray(array.T), name)
-        has_bias = len(node.input) > 2
+        has_bias = len(node.input) > 2 and bool(node.input[2])
         product = f"{node.output[0]}_MatMul" if has_bias else node.output[0]
         nodes.append(onnx.helper.make_node("MatMul", [node.input[0], name], [product], f"{node.name}_MatMul"))
         if has_bias:
@@ -92,6 +92,7 @@ def _without_gemm(graph: onnx.ModelProto) -> onnx.ModelProto:
     del changed.graph.node[:]
     changed.graph.node.extend(nodes)
     read = {name for node in all_nodes(changed.graph) for name in node.input}
+    read |= {output.name for output in changed.graph.output}
     kept = [tensor for tensor in changed.graph.initializer if tensor.name in read]
     del changed.graph.initializer[:]
     changed.graph.initializer.extend([*kept, *transposed.values()])
