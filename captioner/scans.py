@@ -17,7 +17,7 @@ _START = b"\xff\xd8\xff"
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # no stuffed byte and no restart, which are part of a scan
 _END, _SCAN = 0xD9, 0xDA
 _SEQUENTIAL = frozenset((0xC0, 0xC1, 0xC9))  # starts of frames that are not progressive
-_WITHOUT_LENGTH = frozenset((0x01, 0xD8))
+_WITHOUT_LENGTH = frozenset((0x01, 0xC8, 0xD8, _END, *range(0xF0, 0xFE)))  # to Pillow, before the first scan
 _CHUNK = 1 << 16
 
 
@@ -55,7 +55,7 @@ def check_scans(file: IO[bytes], name: str) -> None:
             continue
         marker = found[1][0]
         place += found.end()
-        if marker == _END:  # what follows, as the video of a moving photograph, is not decoded
+        if marker == _END and scans:  # what follows, as the video of a moving photograph, is not decoded
             return
         file.seek(place)
         head = file.read(8)

@@ -89,3 +89,11 @@ def test_a_marker_on_the_border_of_two_chunks_is_found() -> None:
         data = b"\xff\xd8\xff\xc2\x00\x08\x08\x00\x10\x00\x10\x01" + (scan + bytes(length)) * (MOST_SCANS + 1)
         with pytest.raises(ImageError, match=str(MOST_SCANS)):
             check_scans(io.BytesIO(data), "a.jpg")
+
+
+@pytest.mark.parametrize("before", [b"\xff\xd9", b"\xff\xf0\xff\xff"])
+def test_segments_are_counted_as_pillow_reads_them(before: bytes) -> None:
+    """An end before the first scan ends nothing, and a marker without a handler has no length."""
+    comments = b"\xff\xfe\0\2" * 10_001
+    with pytest.raises(ImageError, match="10000"):
+        check_scans(io.BytesIO(b"\xff\xd8" + before + comments + PROGRESSIVE[2:]), "a.jpg")

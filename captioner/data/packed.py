@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from captioner.data.records import ShardPicture
-from captioner.data.tar_files import DAMAGED, damaged_shard, whole_members
+from captioner.data.tar_files import DAMAGED, damaged_shard, refuse_links, whole_members
 from captioner.errors import DataError, one_line
 from captioner.image import SUFFIXES
 from captioner.registry import Registry
@@ -83,13 +83,7 @@ def shard_members(tar: tarfile.TarFile, path: Path) -> Iterator[ShardPicture]:
             raise DataError(f"{path}: holds {member.name} twice", remedy="write the shard again")
         names.add(member.name)
         yield ShardPicture(path, member.name, member.offset_data, member.size)
-    links = [name for name in links if Path(name).suffix.lower() in SUFFIXES]
-    if links:
-        what = "1 link" if len(links) == 1 else f"{len(links)} links"
-        raise DataError(
-            f"{path}: holds {what} in place of pictures ({links[0]})",
-            remedy="write the archive with the files, as tar --dereference --hard-dereference does",
-        )
+    refuse_links(path, [name for name in links if Path(name).suffix.lower() in SUFFIXES])
 
 
 @dataclass(frozen=True)

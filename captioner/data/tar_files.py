@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from captioner.errors import DataError, one_line
@@ -45,3 +46,13 @@ def whole_members(tar: tarfile.TarFile, links: list[str] | None = None) -> Itera
 def damaged_shard(path: object, error: BaseException) -> DataError:
     """The error of a shard that cannot be read to its end, of what reading it raised."""
     return DataError(f"{path}: no tar file, or cut off ({one_line(error)})", remedy="copy or write it again")
+
+
+def refuse_links(path: Path, links: list[str]) -> None:
+    """Raises DataError: an archive holds links in place of files."""
+    if links:
+        what = "1 link" if len(links) == 1 else f"{len(links)} links"
+        raise DataError(
+            f"{path}: holds {what} in place of files ({links[0]})",
+            remedy="write the archive with the files, as tar --dereference --hard-dereference does",
+        )

@@ -153,6 +153,16 @@ def test_bad_shards_are_named(what: str, tmp_path: Path) -> None:
     assert said in str(error.value)
 
 
+def test_links_in_a_shard_are_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        add(tar, "a.txt", b"a dog")
+        link = tarfile.TarInfo("a.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "b.jpg"
+        tar.addfile(link)
+    with pytest.raises(DataError, match=r"train-0\.tar: .*1 link .*a\.jpg.*dereference"):
+        read(tmp_path)
+
+
 def test_a_file_that_is_no_tar_or_cut_off_is_named(tmp_path: Path, packed: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"no tar at all" * 100)
     with pytest.raises(DataError, match=r"x.tar: no tar file, or cut off"):

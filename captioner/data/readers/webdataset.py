@@ -14,7 +14,7 @@ from captioner.data.readers.fields import caption_text, picture_id, split_in_nam
 from captioner.data.readers.formats import READERS, Entry, Format, Source, caption_boxes
 from captioner.data.readers.rows import parse_json
 from captioner.data.records import ShardPicture
-from captioner.data.tar_files import DAMAGED, damaged_shard, whole_members
+from captioner.data.tar_files import DAMAGED, damaged_shard, refuse_links, whole_members
 from captioner.errors import DataError
 from captioner.image import SUFFIXES
 
@@ -50,9 +50,10 @@ class WebDataset(Format):
 def _shard(shard: Path) -> Iterator[Entry]:
     pictures: dict[str, ShardPicture] = {}
     about: dict[str, dict[str, Any]] = {}
+    links: list[str] = []
     try:
         with tarfile.open(shard, "r:") as tar:  # not compressed: pictures are read from where they lie
-            for member in whole_members(tar):
+            for member in whole_members(tar, links):
                 picture = ShardPicture(shard, member.name, member.offset_data, member.size)
                 suffix = picture.name.rpartition("/")[2].partition(".")[2].lower()
                 if f".{suffix}" in SUFFIXES:
@@ -72,6 +73,7 @@ def _shard(shard: Path) -> Iterator[Entry]:
         raise DataError(f"{shard}: no such shard") from None
     except (*DAMAGED, LookupError, RecursionError) as error:
         raise damaged_shard(shard, error) from None
+    refuse_links(shard, links)
     for key, picture in pictures.items():
         if "captions" not in about.get(key, {}):
             raise DataError(f"{picture}: no captions beside it; a .json or a .txt of the same name holds them")
