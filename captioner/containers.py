@@ -23,9 +23,9 @@ def too_many_parts(file: IO[bytes]) -> str:
     start = file.read(16)
     if start.startswith(_PNG):
         return f"more than {_MOST_CHUNKS} chunks" if _has_many_chunks(file) else ""
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if re.match(rb"MM\0[*+]|MM\*\0|II[*+]\0|II\0\*", start):
         return f"more than {_MOST_STRIPS} strips or tiles" if _strips(file, start) > _MOST_STRIPS else ""
-    if re.match(rb"P[1-6f]\s", start):
+    if re.match(rb"P[0-6fy]\w*\s", start):
         return _long_in_pnm(file, start[1:2])
     return ""
 
@@ -45,7 +45,7 @@ def _has_many_chunks(file: IO[bytes]) -> bool:
 def _strips(file: IO[bytes], start: bytes) -> int:
     """How many strips or tiles the first directory of a TIFF names (TIFF 6.0, section 2; BigTIFF)."""
     order: Literal["little", "big"] = "little" if start[:1] == b"I" else "big"
-    is_big = b"+" in start[:4]
+    is_big = start[2:3] == b"+"  # as Pillow has it
     length, entry, wide = (8, 20, 8) if is_big else (2, 12, 4)
     file.seek(int.from_bytes(start[8:16] if is_big else start[4:8], order))
     entries = min(int.from_bytes(file.read(length), order), 1 << 16)

@@ -155,6 +155,23 @@ def written_whole(place: Path) -> Iterator[Path]:
         partial.discard()
 
 
+@contextmanager
+def written_output(path: Path) -> Iterator[Path]:
+    """A file with the same ending beside an output, to be written; then it takes the output's place. Until then what
+    was there stays as it was, also where writing fails or is killed.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
+    place = Path(os.path.realpath(path))  # through a link, which stays one
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(place) as partial:
+            yield partial
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
 def remove_stale(folder: Path) -> None:
     """Remove the partial files that processes left behind when they were killed. Where the file system has no locks
     they stay, since one may be of a process that writes it now."""

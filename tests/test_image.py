@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL
@@ -985,3 +985,17 @@ def test_a_pipe_is_read_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         else:
             with pytest.raises(ImageError, match=r"pipe.png.*100,000"):
                 open_image(pipe)
+
+
+@pytest.mark.parametrize("start", [b"MM*\0", b"II\0*"])
+def test_every_beginning_that_pillow_takes_for_a_tiff_is_bounded(start: bytes) -> None:
+    order: Literal["big", "little"] = "big" if start[:1] == b"M" else "little"
+    entry = (273).to_bytes(2, order) + (4).to_bytes(2, order) + ((1 << 19) + 1).to_bytes(4, order) + bytes(4)
+    data = start + (8).to_bytes(4, order) + (1).to_bytes(2, order) + entry + bytes(4)
+    with pytest.raises(ImageError, match="more than 524288 strips"):
+        open_image(data)
+
+
+def test_a_pnm_header_of_any_kind_is_bounded() -> None:
+    with pytest.raises(ImageError, match="a header of more than"):
+        open_image(b"P0CMYK " + b"#\n" * (1 << 16) + b"1 1 255\n" + bytes(4))

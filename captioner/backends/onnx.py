@@ -121,7 +121,7 @@ class OnnxBackend:
         if wait:
             self.session("step")
         else:
-            # No daemon: one that the interpreter's end meets within ONNX Runtime aborts the process.
+            # Not a daemon: if the interpreter ends while one is inside ONNX Runtime, the process aborts.
             threading.Thread(target=self._open_ahead, args=["step"]).start()
 
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> OnnxEncoded:

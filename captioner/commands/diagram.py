@@ -18,9 +18,9 @@ def draw(model: str | None, target: str) -> int:
         raise OptionError(f"--diagram {target}: a diagram ends in {', '.join(FORMATS)}", remedy="name such a file")
     path = find_model(model or DEFAULT_MODEL, answering=model in shipped_answering_models())
     refuse_foreign(path, "--diagram")
-    source_file = Path(target).with_suffix(".gv")  # is written where there is no graphviz
-    refuse_overwriting({"--diagram": target}, model_files(path))
-    refuse_overwriting({"--diagram": source_file}, model_files(path))
+    inputs = model_files(path)
+    for written in (Path(target), Path(target).with_suffix(".gv")):  # the source, where there is no graphviz
+        refuse_overwriting({"--diagram": written}, inputs)
     header = read_header(path)
     if header["answers"]:
         from captioner.asking import load_answering

@@ -57,11 +57,11 @@ def read_questions(path: Path) -> list[AskedQuestion]:
         rows = content.get("questions") if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise DataError(f"{path}: no 'questions' in it", remedy="give an official questions file, or JSON lines")
-        if not rows:
-            raise DataError(f"{path} has no questions")
         placed = [(f"{path}, question {i}", row) for i, row in enumerate(rows, 1)]
     else:
         placed = list(json_rows(path, text))
+    if not placed:
+        raise DataError(f"{path}: no questions in it", remedy="give an official questions file, or JSON lines")
     found: list[AskedQuestion] = []
     places: dict[int | str, str] = {}
     for place, row in placed:
@@ -206,7 +206,9 @@ def _annotation(row: Any, place: str) -> AskedQuestion:
         raise DataError(f"{place}: {row!r:.80} is no annotation", remedy="give a list 'answers' of {\"answer\": ...}")
     for name in ("question_id", "image_id"):
         if not isinstance(row.get(name), (int, str)) or isinstance(row[name], bool):
-            raise DataError(f"{place}: '{name}' is {row.get(name)!r:.40}, neither a number nor a text")
+            raise DataError(
+                f"{place}: '{name}' is {row.get(name)!r:.40}, neither a number nor a text", remedy="give an id"
+            )
     answers = tuple(_text_of(one["answer"], "'answer'", place) for one in given)
     return AskedQuestion(
         image=row["image_id"],

@@ -51,6 +51,7 @@ def quantise(
             nodes_to_exclude=_products_without_kernel(graphs[decoder]),
             per_channel=True,
             weight_type=QuantType.QInt8,
+            extra_options={"WeightSymmetric": True},  # `_with_weights_of` takes the zero point for 0
         )
         done[decoder] = _described(onnx.load(target), graphs[decoder])
         if pixels:
@@ -160,8 +161,7 @@ def _with_weights_of(score: onnx.ModelProto, step: onnx.ModelProto) -> onnx.Mode
         quantised, scale = f"{name}_quantized", f"{name}_scale"
         kept += [stored[quantised], stored[scale]]
         widened = f"{name}_widened" if name != tensor.name else name
-        # No DequantizeLinear: ONNX Runtime before 1.27 aborts where only the loop's graph reads what it gives. Weights
-        # are symmetric: their zero point is 0.
+        # No DequantizeLinear: ONNX Runtime before 1.27 aborts where only the loop's graph reads what it gives.
         widening.append(onnx.helper.make_node("Cast", [quantised], [f"{name}_cast"], to=onnx.TensorProto.FLOAT))
         widening.append(onnx.helper.make_node("Mul", [f"{name}_cast", scale], [widened]))  # (in, out) x (out,) or ()
         if name != tensor.name:

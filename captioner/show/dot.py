@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from captioner.errors import OptionError
-from captioner.show.page import written_output
+from captioner.partial import written_output
 
 FORMATS = (".svg", ".png", ".gv")
 _SECONDS = 60

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from captioner.errors import OptionError
+from captioner.partial import written_output
 from captioner.show import FIGURE_PIXELS
-from captioner.show.page import written_output
 from captioner.show.scale import MAP_OF, colours, opacity, overlay, times_likelier, top_of_scale
 
 if TYPE_CHECKING:

@@ -6,14 +6,12 @@ allows no other script.
 """
 
 import base64
-import contextlib
 import hashlib
 import html
 import importlib.resources
 import io
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from captioner.errors import OptionError
-from captioner.partial import written_whole
+from captioner.partial import written_output
 from captioner.results import Answer, Failure
 from captioner.show.scale import FAINTEST_TOP, times_even
 
@@ -331,23 +329,6 @@ def save_page(document: str, path: str | Path) -> None:
         raise OptionError(f"{path}: a page ends in .html, not '{path.suffix}'")
     with written_output(path) as partial:
         partial.write_text(document, encoding="utf-8", newline="")
-
-
-@contextlib.contextmanager
-def written_output(path: Path) -> Iterator[Path]:
-    """A file with the same ending beside an output, to be written; then it takes the output's place. Until then what
-    was there stays as it was, also where writing fails or is killed.
-
-    Raises:
-        OptionError: the file cannot be written.
-    """
-    place = Path(os.path.realpath(path))  # through a link, which stays one
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(place) as partial:
-            yield partial
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def script_json(data: Any) -> str:

@@ -121,7 +121,7 @@ class ParquetResults(ResultsFile):
                 self._folder = self._stored_folder()
             for batch in file.iter_batches(columns=["image", "model"]):
                 for name in batch.column(0).to_pylist():
-                    self._known.add(self._key(_unescaped(name), self._folder))
+                    self._known.update(self._key(form, self._folder) for form in (name, _unescaped(name)))
                 self._scan.models.update(list(filter(None, set(batch.column(1).to_pylist())))[:20])
         except OptionError:
             raise
