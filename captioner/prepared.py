@@ -125,6 +125,21 @@ class KeptPicture:
             return found
 
 
+def prepared_or_kept(
+    picture: Picture | KeptPicture, backend: Backend, *, max_pixels: int = MAX_PIXELS, keep: int | None = None
+) -> Prepared | KeptPicture:
+    """A picture that is prepared, as of `prepare`, or was kept.
+
+    Raises:
+        CheckpointError: another model encoded the kept picture.
+        ImageError: the other does not open.
+    """
+    if not isinstance(picture, KeptPicture):
+        return prepare(picture, backend, max_pixels=max_pixels, keep=keep)
+    picture.require(backend)
+    return picture
+
+
 def detached(picture: Picture | KeptPicture) -> Picture | KeptPicture:
     """A picture that its giver can no longer change: pixels in memory are copied. An iterator may change what it
     yielded when it is asked for the next."""
