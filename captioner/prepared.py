@@ -126,16 +126,16 @@ class KeptPicture:
 
 
 def prepared_or_kept(
-    picture: Picture | KeptPicture, backend: Backend, *, max_pixels: int = MAX_PIXELS, keep: int | None = None
+    picture: Picture | KeptPicture, backend: Backend, prepare: Callable[[Picture], Prepared]
 ) -> Prepared | KeptPicture:
-    """A picture that is prepared, as of `prepare`, or was kept.
+    """A picture that is prepared, or was kept.
 
     Raises:
         CheckpointError: another model encoded the kept picture.
         ImageError: the other does not open.
     """
     if not isinstance(picture, KeptPicture):
-        return prepare(picture, backend, max_pixels=max_pixels, keep=keep)
+        return prepare(picture)
     picture.require(backend)
     return picture
 

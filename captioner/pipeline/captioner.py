@@ -18,7 +18,6 @@ from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
 from captioner.pipeline.assembly import list_of_texts, split_captions
 from captioner.pipeline.captions import decoded_captions, read_captions
-from captioner.pipeline.picture_gain import Gains
 from captioner.pipeline.word_maps import encode, log_probabilities
 from captioner.prepared import KeptPicture, Prepared, check_numbers, prepare, prepared_or_kept
 from captioner.results import Answer, Caption, ClipCaption, Contrast, Heads, Outcome
@@ -26,6 +25,7 @@ from captioner.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from captioner.asking import Asker, EncodedPicture
+    from captioner.pipeline.picture_gain import Gains
 
     Askable = Picture | EncodedPicture | KeptPicture
 
@@ -53,7 +53,7 @@ class Captioner:
         self._on_torch = OnTorch(backend, name=name, file=file)
         self._lock = threading.Lock()
         self._asker: Asker | None = None
-        self._gains = Gains(backend)
+        self._gains: Gains | None = None
         self.default_options = Beam(**self.about.get("decoding", {}))
         self._check_options(self.default_options)
         self.map_options = MapOptions.stored(dict(self.about))
@@ -185,7 +185,8 @@ class Captioner:
         check_numbers(batch=batch, max_pixels=max_pixels, keep=keep)
         self._check_options(options)
         pictures = iterator_of(pictures)
-        ready = partial(prepared_or_kept, backend=self.backend, max_pixels=max_pixels, keep=keep)
+        prepare = partial(self.prepare, max_pixels=max_pixels, keep=keep)
+        ready = partial(prepared_or_kept, backend=self.backend, prepare=prepare)
         caption = partial(self.caption_prepared, options=options, explain=self._map_options(explain))
         return caption_each(pictures, ready, caption, batch=batch, threads=self._threads)
 
@@ -260,7 +261,7 @@ class Captioner:
 
     def _encoded(self, picture: Picture | KeptPicture, *, max_pixels: int) -> tuple[Prepared, Encoded | None]:
         """A picture that is prepared, and encoded where it was kept."""
-        ready = prepared_or_kept(picture, self.backend, max_pixels=max_pixels)
+        ready = prepared_or_kept(picture, self.backend, partial(self.prepare, max_pixels=max_pixels))
         return (ready.prepared, ready.encoded) if isinstance(ready, KeptPicture) else (ready, None)
 
     def read(
@@ -319,6 +320,9 @@ class Captioner:
         Raises:
             OptionError: it is no list of captions.
         """
+        from captioner.pipeline.picture_gain import Gains
+
+        self._gains = self._gains or Gains(self.backend)
         return cast("list[Made]", self._gains.of(captions))
 
     def heads(self, caption: Caption, word: str | int) -> Heads:
