@@ -143,6 +143,18 @@ class FitsPictures(Protocol):
 
 
 @runtime_checkable
+class EncodesBeside(Protocol):
+    """A runtime that may gain from encoding the next batch in another thread while decoding steps through one.
+
+    Attributes:
+        encodes_beside: whether it does.
+    """
+
+    @property
+    def encodes_beside(self) -> bool: ...
+
+
+@runtime_checkable
 class HasHeads(Protocol):
     """A backend that shows what each of its attention heads looked at, and computes gradients of single words.
 

@@ -130,6 +130,11 @@ class OnnxBackend:
             # Not a daemon: if the interpreter ends while one is inside ONNX Runtime, the process aborts.
             threading.Thread(target=self._open_ahead).start()
 
+    @property
+    def encodes_beside(self) -> bool:
+        """See `captioner.backends.base.EncodesBeside`: a step runs on one core, and leaves the others free."""
+        return self.device == "cpu" and self.threads.most > 1
+
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> OnnxEncoded:
         """See `captioner.backends.base.Backend.encode`."""
         self.session("step")  # what its start holds for a moment and what the encoder holds are not held at once

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import captioner.show.drawings  # noqa: F401  (registers what draws the results)
-from captioner.backends.base import Backend, Encoded, Pixels
+from captioner.backends.base import Backend, Encoded, EncodesBeside, Pixels
 from captioner.backends.choice import OnTorch
 from captioner.constraints import check_options
 from captioner.image import MAX_PIXELS, Geometry, Picture
@@ -188,7 +188,15 @@ class Captioner:
         prepare = partial(self.prepare, max_pixels=max_pixels, keep=keep)
         ready = partial(prepared_or_kept, backend=self.backend, prepare=prepare)
         caption = partial(self.caption_prepared, options=options, explain=self._map_options(explain))
-        return caption_each(pictures, ready, caption, batch=batch, threads=self._threads)
+        return caption_each(
+            pictures,
+            ready,
+            partial(encode, self.backend),
+            caption,
+            batch=batch,
+            threads=self._threads,
+            beside=isinstance(self.backend, EncodesBeside) and self.backend.encodes_beside,
+        )
 
     def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS, keep: int | None = None) -> Prepared:
         """Open a picture and fit it to the model's input, for `caption_prepared`; needs no device, so threads can.
