@@ -57,7 +57,8 @@ class Row:
 
     name: str
     decoder: dict[str, Any] = field(default_factory=lambda: {"attention": "multihead", "heads": 4})
-    refiner: dict[str, Any] = field(default_factory=dict)
+    refiner: str = "transformer_encoder"
+    refiner_options: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,7 +67,7 @@ def asks(name: str, heads: int = 1, **options: Any) -> Row:
 
 
 def grid(name: str, **options: Any) -> Row:
-    return Row(name, refiner={"kind": name, **options})
+    return Row(name, refiner=name, refiner_options=options)
 
 
 ROWS = (
@@ -111,7 +112,8 @@ def recipe_of(row: Row, *, supervision: float, epochs: int, encoder_from: Path |
         decoder_options={**DECODER, **row.decoder},
         encoder_options=row.encoder,
         encoder_from="" if own else str(encoder_from),
-        refiner_options={**REFINER, **row.refiner},
+        refiner=row.refiner,
+        refiner_options={**REFINER, **row.refiner_options},
         epochs=epochs,
         frozen_epochs=0 if own else epochs,
         batch_pictures=BATCH,

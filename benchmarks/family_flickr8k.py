@@ -43,7 +43,12 @@ def recipe_of(row: Row, encoder: str, *, pictures: int, epochs: int) -> Recipe:
         decoder="lstm",
         decoder_options={**DECODER, **row.decoder},
         encoder_from=encoder,
-        refiner_options={"width": 256, **row.refiner, **({"regions": 5} if "regions" in row.refiner else {})},
+        refiner=row.refiner,
+        refiner_options={
+            "width": 256,
+            **row.refiner_options,
+            **({"regions": 5} if "regions" in row.refiner_options else {}),
+        },
         train_pictures=pictures,
         epochs=epochs,
         frozen_epochs=epochs,

@@ -5,55 +5,23 @@ array API, and a beam copies only the few best candidates of each step to the ho
 log-probabilities there, because its random numbers are numpy's: the same on every device.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from captioner.allocation import Allocation
-from captioner.backends.arrays import like, namespace, picked, to_numpy, top_k
-from captioner.backends.base import Backend, Encoded, State
-from captioner.constraints import Constraints, forbid
-from captioner.errors import CheckpointError
+from captioner.backends.arrays import like, namespace, to_numpy, top_k
+from captioner.backends.base import Backend, Encoded
+from captioner.hypotheses import DEAD, Hypothesis, Rows, not_finite
 from captioner.options import Beam, Greedy, Sampling
-from captioner.tokenizer.vocabulary import END, START
+from captioner.tokenizer.vocabulary import END
 
 __all__ = ["Beam", "Greedy", "Hypothesis", "Sampling", "decode"]
 
-_DEAD = np.float32(-np.inf)
 _Floats = NDArray[np.float32]
 _Ints = NDArray[np.int64]
-_NONE: _Ints = np.zeros(0, dtype=np.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class Hypothesis:
-    """A caption in ids, and where each of its words attended.
-
-    Attributes:
-        tokens: the words' ids, without start and end.
-        probabilities: of each word, given those before it.
-        maps: (n, h, w) float32 for n words; with ``off_grid`` each sums to 1.
-        off_grid: (n,) float32, the weight off the grid.
-        score: the length-normalised log-probability of the words that were chosen; see `captioner.options.Beam`.
-        finished: False where the length limit cut the caption off.
-        given: how many words at its beginning were given and not chosen; their log-probabilities are not in the score.
-        end_map: (h, w), where the step after the last word attended, and ``end_off_grid`` its weight off the grid; None
-            where the words are of several pieces.
-    """
-
-    tokens: tuple[int, ...]
-    probabilities: tuple[float, ...]
-    maps: _Floats
-    off_grid: _Floats
-    score: float
-    finished: bool
-    given: int = 0
-    end_map: _Floats | None = None
-    end_off_grid: float = 0.0
 
 
 def decode(
@@ -85,7 +53,7 @@ def decode(
 
 
 def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypothesis]]:
-    rows = _Rows(backend, encoded, options, per_image=options.diverse_groups)
+    rows = Rows(backend, encoded, options, per_image=options.diverse_groups)
     allocation = Allocation(options, rows.constraints) if options.allocated else None
     while True:
         log_p = rows.next_log_p()  # (N, V)
@@ -105,7 +73,7 @@ def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypoth
     return rows.best(options.n_best)
 
 
-def _likeliest(rows: "_Rows", log_p: Any, options: Beam) -> tuple[_Floats, _Ints, _Ints]:
+def _likeliest(rows: Rows, log_p: Any, options: Beam) -> tuple[_Floats, _Ints, _Ints]:
     """The likeliest continuations of each picture, (P, K) each: log-probabilities, rows, and words."""
     continued = namespace(log_p).reshape(like(rows.totals, log_p)[:, None] + log_p, (rows.images, -1))  # (P, R * V)
     # With refill, as many again: up to ``width`` of them may end.
@@ -129,12 +97,12 @@ def _refilled(total: _Floats, word: _Ints, width: int, finished: _Ints) -> _Floa
     ended = ends & (place < width)
     alive = ~ends & (np.cumsum(~ends, axis=1) <= width)
     done = finished + (ended & np.isfinite(total)).sum(1) >= width
-    return np.where(ended | (alive & ~done[:, None]), total, _DEAD)
+    return np.where(ended | (alive & ~done[:, None]), total, DEAD)
 
 
 def _sample(backend: Backend, encoded: Encoded, options: Sampling, keys: list[int]) -> list[list[Hypothesis]]:
     generators = [np.random.default_rng((options.seed, key)) for key in keys]
-    rows = _Rows(backend, encoded, options, per_image=options.samples)
+    rows = Rows(backend, encoded, options, per_image=options.samples)
     while True:
         log_p = to_numpy(rows.next_log_p())  # (N, V)
         _refuse_nan(log_p)
@@ -147,7 +115,7 @@ def _sample(backend: Backend, encoded: Encoded, options: Sampling, keys: list[in
         drawn = draws[np.arange(rows.images)[:, None], rows.slots.reshape(rows.images, -1)].reshape(p.shape)
         word = (p / drawn).argmax(-1)
         source = np.arange(len(word))
-        total = np.where(np.isfinite(rows.totals), rows.totals + log_p[source, word], _DEAD)
+        total = np.where(np.isfinite(rows.totals), rows.totals + log_p[source, word], DEAD)
         if rows.words == options.max_length:
             rows.finish(source, word, total, 1.0)
             rows.cut_off(1.0, but=source[(word == END) & np.isfinite(total)])
@@ -156,229 +124,6 @@ def _sample(backend: Backend, encoded: Encoded, options: Sampling, keys: list[in
         if not rows.follow(source, word, total, log_p):
             break
     return rows.best(options.samples)
-
-
-class _Rows:
-    """Hypotheses of P pictures, R rows each, that grow word by word.
-
-    What has been decoded is kept as one record a step, with the row of the step before that each row continues; a
-    hypothesis is read backwards through them. Pictures whose hypotheses have all ended leave the batch, and so do rows
-    that no picture needs.
-
-    Attributes:
-        images, per_image: P and R; row r is of picture r // R.
-        image_ids: (P,) the place of each picture in the result.
-        totals: (N,) float32, the log-probability of each row; -inf for a row that has ended.
-        slots: (N,) which of a picture's samples, or of its diverse groups, a row is of.
-        states: (N,) of the constraints.
-        words: words so far.
-        tokens: (N, words), of each row.
-    """
-
-    def __init__(self, backend: Backend, encoded: Encoded, options: Greedy, *, per_image: int = 1) -> None:
-        self.backend, self.options = backend, options
-        self.images, self.per_image = len(encoded), 1
-        self.image_ids = np.arange(self.images)
-        self.state: State = backend.begin(encoded)
-        self.last = np.full(self.images, START, dtype=np.int64)
-        self.totals: _Floats = np.zeros(self.images, dtype=np.float32)
-        self.slots = np.zeros(self.images, dtype=np.int64)
-        self.words = 0
-        self.tokens = np.zeros((self.images, 0), dtype=np.int64)
-        self.steps: list[_StepRecord] = []
-        self.maps: list[tuple[Any, Any]] = []  # of each step, by the rows before it
-        self.done: list[list[_Ended]] = [[] for _ in range(self.images)]
-        self.constraints = Constraints.of(options, backend.vocabulary) if options.constrained else None
-        self.states = np.zeros(self.images, dtype=np.int64)
-        self.given = 0  # words
-        if per_image > 1:
-            self._spread(per_image)
-        if self.constraints is not None:
-            self.states[:] = self.constraints.start
-            self._read_begin(self.constraints.begin)
-
-    def _read_begin(self, begin: Sequence[int]) -> None:
-        """Let each row begin with given words, whatever their probabilities."""
-        rows = np.arange(len(self.last))
-        for word in begin:
-            step = self.backend.step(self.last, self.state)
-            self.maps.append((step.maps, step.off_grid))
-            self.last = np.full(len(rows), word, dtype=np.int64)
-            self.steps.append(_StepRecord(rows, self.last, picked(step.log_p, rows, self.last)))
-            self.state = step.state
-        self.given = self.words = len(begin)
-        self.tokens = np.tile(np.asarray(begin, dtype=np.int64), (len(rows), 1))
-
-    def _spread(self, per_image: int) -> None:
-        """Give each picture so many rows that are alike."""
-        source = np.repeat(np.arange(self.images), per_image)
-        self.state = self.state.select(source)
-        self.per_image = per_image
-        self.last, self.totals, self.tokens = self.last[source], self.totals[source], self.tokens[source]
-        self.states = self.states[source]
-        self.slots = np.tile(np.arange(per_image), self.images)
-
-    def next_log_p(self) -> Any:
-        """Log-probabilities (N, V) of the next words that are allowed; keeps their maps and the state."""
-        step = self.backend.step(self.last, self.state)
-        self.state = step.state
-        self.maps.append((step.maps, step.off_grid))
-        log_p = forbid(step.log_p, self._banned())
-        if self.constraints is None or not self.constraints.restricts:
-            return log_p
-        return self.constraints.mask(log_p, self.states, self.options.max_length - self.words)
-
-    def follow(self, source: _Ints, word: _Ints, total: _Floats, log_p: Any) -> bool:
-        """Continue the chosen rows with the chosen words; False where no row is left.
-
-        Args:
-            source: (P * K,) the row that each continues.
-            word: (P * K,)
-            total: (P * K,) log-probabilities with the word; -inf where it is none.
-            log_p: (N, V) of the step.
-        """
-        columns = source.reshape(self.images, -1).shape[1]
-        alive = (np.isfinite(total) & (word != END)).reshape(self.images, columns)
-        most = int(alive.sum(1).max(initial=0))
-        if most == 0:
-            return False
-        kept_images = np.flatnonzero(alive.any(1))
-        # Living rows first, in their order.
-        order = np.argsort(~alive, axis=1, kind="stable")[kept_images, :most]
-        flat = (order + kept_images[:, None] * columns).ravel()
-        dead = ~alive.ravel()[flat]
-        source, word = source[flat], word[flat]
-        dropped = len(kept_images) < self.images
-        self.steps.append(_StepRecord(source, word, picked(log_p, source, word)))
-        self.state = self.state.select(source, kept_images if dropped else None)
-        self.last, self.totals = word, np.where(dead, _DEAD, total[flat]).astype(np.float32)
-        self.slots = self.slots[source]
-        if self.constraints is not None:
-            self.states = self.constraints.read(self.states[source], word)
-        self.tokens = np.concatenate((self.tokens[source], word[:, None]), 1)
-        self.images, self.per_image, self.image_ids = len(kept_images), most, self.image_ids[kept_images]
-        self.words += 1
-        return True
-
-    def finish(self, source: _Ints, word: _Ints, total: _Floats, length_penalty: float) -> None:
-        """Set the hypotheses that end with this step aside."""
-        columns = len(source) // self.images
-        for i in np.flatnonzero((word == END) & np.isfinite(total)).tolist():
-            score = float(total[i]) / (self.words - self.given + 1) ** length_penalty
-            self.done[self.image_ids[i // columns]].append(self._trace(int(source[i]), score, finished=True))
-
-    def worth_going_on(self, total: _Floats, options: Beam) -> _Floats:
-        """Totals (P, K) with -inf for those that no continuation can lift above the ``n_best`` that have ended."""
-        longest = options.max_length - self.given + 1
-        bars = [sorted((one.score for one in self.done[i]), reverse=True)[: options.n_best] for i in self.image_ids]
-        bar = np.array([some[-1] if len(some) == options.n_best else -np.inf for some in bars])  # (P,)
-        return np.where(total / longest**options.length_penalty > bar[:, None], total, _DEAD)
-
-    def cut_off(self, length_penalty: float, *, at_least: int | None = None, but: _Ints | None = None) -> None:
-        """Set the living rows aside as they are: where a picture has fewer hypotheses than ``at_least``, or all rows
-        ``but`` some."""
-        finished = self.finished
-        for row in np.flatnonzero(np.isfinite(self.totals)).tolist():
-            image = row // self.per_image
-            if at_least is not None and finished[image] >= at_least:
-                continue
-            if but is not None and row in but:
-                continue
-            score = float(self.totals[row]) / max(1, self.words - self.given) ** length_penalty
-            ended = self._trace(row, score, finished=False)
-            if at_least is None or ended.tokens not in {one.tokens for one in self.done[self.image_ids[image]]}:
-                self.done[self.image_ids[image]].append(ended)
-
-    def best(self, count: int) -> list[list[Hypothesis]]:
-        """The captions of each picture, the best first."""
-        if not all(self.done):
-            if self.constraints is not None and self.constraints.restricts:
-                raise self.constraints.unmet(self.options.max_length)
-            raise _not_finite()
-        maps = [(to_numpy(maps), to_numpy(off_grid)) for maps, off_grid in self.maps]
-        found = [sorted(ended, key=lambda one: (not one.finished, -one.score)) for ended in self.done]
-        if isinstance(self.options, Beam) and self.options.diverse_groups > 1:
-            found = [_group_by_group(some) for some in found]
-        return [[one.hypothesis(maps, self.backend.grid_shape, self.given) for one in some[:count]] for some in found]
-
-    @property
-    def finished(self) -> _Ints:
-        """How many hypotheses of each picture have ended, (P,)."""
-        return np.array([sum(one.finished for one in self.done[i]) for i in self.image_ids], dtype=np.int64)
-
-    def _trace(self, row: int, score: float, *, finished: bool) -> "_Ended":
-        """The hypothesis that a row holds, read backwards."""
-        tokens, log_p, rows, slot, end = [], [], [], int(self.slots[row]), row
-        for step in reversed(self.steps):
-            tokens.append(int(step.word[row]))
-            log_p.append(float(step.log_p[row]))
-            row = int(step.source[row])
-            rows.append(row)
-        return _Ended(
-            tuple(reversed(tokens)), tuple(reversed(log_p)), tuple(reversed(rows)), score, finished, slot, end
-        )
-
-    def _banned(self) -> tuple[_Ints, _Ints]:
-        """Rows and words: the pairs that may not follow."""
-        rows, words = [_NONE], [_NONE]
-        if self.words < self.options.min_length:
-            rows.append(np.arange(len(self.last)))
-            words.append(np.full(len(self.last), END))
-        n = self.options.no_repeat_ngram
-        if n and self.words >= n:
-            windows = np.lib.stride_tricks.sliding_window_view(self.tokens, n, axis=1)  # (N, words - n + 1, n)
-            begun = self.tokens[:, self.words - n + 1 :]  # (N, n - 1), what the next word would complete
-            row, place = np.nonzero((windows[:, :, :-1] == begun[:, None]).all(2))
-            rows.append(row)
-            words.append(windows[row, place, -1])
-        return np.concatenate(rows), np.concatenate(words)
-
-
-@dataclass(frozen=True, eq=False)
-class _StepRecord:
-    source: _Ints  # (N,) the row of the step before
-    word: _Ints  # (N,)
-    log_p: _Floats  # (N,) of the word
-
-
-@dataclass(frozen=True, eq=False)
-class _Ended:
-    """A hypothesis that has ended: its words, and at each step and at the end the row whose map is its own."""
-
-    tokens: tuple[int, ...]
-    log_p: tuple[float, ...]
-    rows: tuple[int, ...]
-    score: float
-    finished: bool
-    slot: int
-    end: int
-
-    def hypothesis(self, maps: list[tuple[_Floats, _Floats]], shape: tuple[int, int], given: int) -> Hypothesis:
-        own = [maps[step][0][row] for step, row in enumerate(self.rows)]
-        off_grid = [maps[step][1][row] for step, row in enumerate(self.rows)]
-        end_maps, end_off_grid = maps[len(self.rows)]
-        return Hypothesis(
-            tokens=self.tokens,
-            probabilities=tuple(np.exp(np.asarray(self.log_p, dtype=np.float32)).tolist()),
-            maps=np.stack(own).astype(np.float32) if own else np.zeros((0, *shape), dtype=np.float32),
-            off_grid=np.asarray(off_grid, dtype=np.float32),
-            score=self.score,
-            finished=self.finished,
-            given=given,
-            end_map=np.asarray(end_maps[self.end], dtype=np.float32),
-            end_off_grid=float(end_off_grid[self.end]),
-        )
-
-
-def _group_by_group(ended: list[_Ended]) -> list[_Ended]:
-    """The best of each diverse group, then the second of each, and so on; a caption of several groups once."""
-    ranks: Counter[int] = Counter()
-    found: dict[tuple[int, ...], tuple[int, _Ended]] = {}
-    for one in ended:
-        if one.tokens not in found:
-            found[one.tokens] = ranks[one.slot], one
-            ranks[one.slot] += 1
-    return [one for _, one in sorted(found.values(), key=lambda ranked: ranked[0])]
 
 
 def _softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -403,8 +148,4 @@ def _trim(logits: NDArray[np.float64], options: Sampling) -> NDArray[np.float64]
 
 def _refuse_nan(values: NDArray[np.floating]) -> None:
     if np.isnan(values).any():
-        raise _not_finite()
-
-
-def _not_finite() -> CheckpointError:
-    return CheckpointError("the model's numbers are not finite: its training diverged, or its file is damaged")
+        raise not_finite()

@@ -243,6 +243,19 @@ class MapOptions:
             return cls(explain=method)  # raises
         return cls(**{"explain": method, **stored.get(method, {})})
 
+    @classmethod
+    def chosen(cls, explain: "str | MapOptions", about: dict[str, Any]) -> "MapOptions":
+        """The options that a caller asks for: as they are, or a method's as the model's file holds them.
+
+        Raises:
+            OptionError: there is no such method.
+        """
+        if isinstance(explain, MapOptions):
+            return explain
+        if not isinstance(explain, str):
+            raise OptionError(f"explain is a text or MapOptions, not {explain!r:.40}")
+        return cls.stored(about, explain)
+
     @staticmethod
     def as_stored(default: "MapOptions", *others: "MapOptions") -> dict[str, Any]:
         """Plain values for a model's file: the default method, and the options of others."""

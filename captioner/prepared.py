@@ -125,6 +125,21 @@ class KeptPicture:
             return found
 
 
+def prepared_or_kept(
+    picture: Picture | KeptPicture, backend: Backend, prepare: Callable[[Picture], Prepared]
+) -> Prepared | KeptPicture:
+    """A picture that is prepared, or was kept.
+
+    Raises:
+        CheckpointError: another model encoded the kept picture.
+        ImageError: the other does not open.
+    """
+    if not isinstance(picture, KeptPicture):
+        return prepare(picture)
+    picture.require(backend)
+    return picture
+
+
 def detached(picture: Picture | KeptPicture) -> Picture | KeptPicture:
     """A picture that its giver can no longer change: pixels in memory are copied. An iterator may change what it
     yielded when it is asked for the next."""

@@ -34,7 +34,8 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 
 # Private words for public ideas, and turns that plain technical English does without.
 DIALECT = [
-    *(rf"\b{word}\b" for word in ("teach", "look_at", "Seen", "_Said", "_say", "hide_words", "own_words", "warm_up")),
+    r"\bteach(es|ing)?\b|\btaught\b",
+    *(rf"\b{word}\b" for word in ("look_at", "Seen", "_Said", "_say", "hide_words", "own_words", "warm_up")),
     *(rf"\b{word}\b" for word in ("final_rate", "blots?", "blotted", "blot_out", "RIVALS", "Aim", "Mention")),
     *(rf"\b{word}\b" for word in ("MapReading", "map_reading", "look_after_reading", "on_error")),
     *(rf"\b{word}\b" for word in ("anew", "dealt", "told", "said", "be it")),

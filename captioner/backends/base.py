@@ -4,17 +4,21 @@ Arrays at the border are numpy's. Log-probabilities, maps and off-grid weights o
 arrays of its own library, until decoding has picked the few best.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import OptionError
-from captioner.geometry import Fitting, Geometry
 from captioner.registry import Registry
-from captioner.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # Pillow is imported while a model is opened
+    from captioner.geometry import Fitting, Geometry
+    from captioner.tokenizer.vocabulary import Vocabulary
 
 Pixels = NDArray[np.uint8]
 Tokens = Sequence[Sequence[Sequence[int]]]
@@ -136,6 +140,18 @@ class FitsPictures(Protocol):
 
     @property
     def fitting(self) -> Fitting: ...
+
+
+@runtime_checkable
+class EncodesBeside(Protocol):
+    """A runtime that may gain from encoding the next batch in another thread while decoding steps through one.
+
+    Attributes:
+        encodes_beside: whether it does.
+    """
+
+    @property
+    def encodes_beside(self) -> bool: ...
 
 
 @runtime_checkable

@@ -1,10 +1,13 @@
 """Models in ONNX Runtime: the runtime of captioning on CPUs. It starts faster than torch can be imported."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +29,12 @@ from captioner.backends.sessions import InferenceSession, find_provider, make_se
 from captioner.backends.threads import Threads, check_threads
 from captioner.errors import CheckpointError, OptionError, one_line
 from captioner.header import Header, damaged, read_exported, read_header, require_captions
-from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import END, START, Vocabulary
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+    from captioner.geometry import Geometry
 
 _Arrays = tuple[NDArray[Any], ...]
 
@@ -60,7 +64,7 @@ class OnnxState:
     axes: tuple[str, ...]
     images: int
 
-    def select(self, rows: NDArray[np.int64], images: NDArray[np.int64] | None = None) -> "OnnxState":
+    def select(self, rows: NDArray[np.int64], images: NDArray[np.int64] | None = None) -> OnnxState:
         """See `captioner.backends.base.State.select`."""
         chosen = {"row": rows, "image": images, "none": None}
         tensors = tuple(
@@ -80,22 +84,23 @@ class OnnxBackend:
     A forked child can use it, on a CPU; elsewhere it gets an error.
 
     Args:
-        open_graph: returns the session of a graph of `GRAPHS`, and what the graph says about itself.
+        open_graph: returns what starts the session of a graph of `GRAPHS`, and what the graph says about itself.
         vocabulary, about, digest: of the model.
         device: that the sessions compute on.
         threads: how many pictures are encoded side by side on a CPU.
-        wait: until the steps' session is open. Otherwise it is opened while the first pictures are.
+        wait: until the sessions are open. Otherwise they are opened one after the other beside what the caller does
+            next, such as opening the first picture.
 
     Raises:
-        CheckpointError: the graphs do not fit the vocabulary or the description; without ``wait`` `encode`
-            raises it for its own graph.
+        CheckpointError: the graphs do not fit the vocabulary or the description; without ``wait`` `encode` raises what
+            is wrong with a session.
     """
 
     name = "onnx"
 
     def __init__(
         self,
-        open_graph: Callable[[str], tuple[InferenceSession, Description]],
+        open_graph: Callable[[str], tuple[Callable[[], InferenceSession], Description]],
         *,
         vocabulary: Vocabulary,
         about: Mapping[str, Any],
@@ -107,7 +112,8 @@ class OnnxBackend:
         self.vocabulary, self.about, self.digest, self.device = vocabulary, about, digest, device
         self._open = open_graph
         self._sessions: dict[str, InferenceSession] = {}
-        self._sessions["encode"], description = open_graph("encode")
+        self._starts: dict[str, Callable[[], InferenceSession]] = {}
+        self._starts["encode"], description = open_graph("encode")
         self.side, self.pad, self.max_length = description["side"], description["pad"], description["max_length"]
         height, width = description["grid_shape"]
         self.grid_shape = (height, width)
@@ -122,7 +128,12 @@ class OnnxBackend:
             self.session("step")
         else:
             # Not a daemon: if the interpreter ends while one is inside ONNX Runtime, the process aborts.
-            threading.Thread(target=self._open_ahead, args=["step"]).start()
+            threading.Thread(target=self._open_ahead).start()
+
+    @property
+    def encodes_beside(self) -> bool:
+        """See `captioner.backends.base.EncodesBeside`: a step runs on one core, and leaves the others free."""
+        return self.device == "cpu" and self.threads.most > 1
 
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> OnnxEncoded:
         """See `captioner.backends.base.Backend.encode`."""
@@ -215,20 +226,23 @@ class OnnxBackend:
         return results[: len(outputs)], OnnxState(tuple(tensors), self._axes, images)
 
     def session(self, graph: str) -> InferenceSession:
-        """The session of a graph, opened when it is first asked for."""
+        """The session of a graph, opened when it is first asked for; that of the steps after the encoder's."""
         if graph not in self._sessions:
+            if graph == "step":
+                self.session("encode")
             self._after_fork()
             with self._lock:
                 if graph not in self._sessions:
-                    session, _ = self._open(graph)
+                    start = self._starts.pop(graph, None) or self._open(graph)[0]
+                    session = start()
                     if graph == "step":
                         self._check_shapes(session)
                     self._sessions[graph] = session
         return self._sessions[graph]
 
-    def _open_ahead(self, graph: str) -> None:
+    def _open_ahead(self) -> None:
         with contextlib.suppress(CheckpointError, OptionError):  # who needs the session gets the error
-            self.session(graph)
+            self.session("step")
 
     def _after_fork(self) -> None:
         """A forked child has none of its parent's threads, and may have its lock."""
@@ -251,7 +265,7 @@ class OnnxBackend:
             one.result()
         return found
 
-    def _helpers(self) -> "Executor":
+    def _helpers(self) -> Executor:
         self._after_fork()
         with self._lock:
             if self._pool is None:
@@ -329,7 +343,7 @@ def open_graphs(
     found, _ = find_provider(device)
     chosen = Threads(check_threads(threads))
 
-    def open_graph(name: str) -> tuple[InferenceSession, Description]:
+    def open_graph(name: str) -> tuple[Callable[[], InferenceSession], Description]:
         path, content = folder / f"{name}.onnx", read(name)
         description = describe(path, content, graph=name)
         check_digest(path, description, file, header["digest"])
@@ -342,7 +356,7 @@ def open_graphs(
                     weights = make_initialisers(recipes, Weights(opened, header, file))
             except (KeyError, ValueError, TypeError, OSError) as error:
                 raise damaged(file, error) from None
-        return make_session(path, content, weights, device=found), description
+        return partial(make_session, path, content, weights, device=found), description
 
     return OnnxBackend(
         open_graph,

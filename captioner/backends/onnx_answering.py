@@ -1,9 +1,11 @@
 """Answering models in ONNX Runtime: the runtime of asking on CPUs, which needs no torch."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,10 @@ from captioner.backends.sessions import InferenceSession, find_provider, make_se
 from captioner.backends.threads import Threads, check_threads
 from captioner.errors import CheckpointError, one_line
 from captioner.header import Header, damaged, read_header, require_answers
-from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from captioner.geometry import Geometry
 
 
 @dataclass(frozen=True)

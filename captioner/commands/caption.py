@@ -1,6 +1,7 @@
 """The command ``captioner caption``: pictures in, captions out, to the terminal and to files."""
 
 import argparse
+import os
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from captioner.commands.caption_run import CaptionRun
     from captioner.data.pictures import FoundPictures
     from captioner.data.writers import FailedFolder, FigureFiles, PageFile
+
+
+_MORE = (
+    *("from", "include", "exclude", "shard", "column", "output", "figure", "page", "overwrite", "failures"),
+    *("move_failed", "watch", "dry_run", "sidecar", "xmp", "alt_text", "xmp_name", "existing", "separator", "prefix"),
+    *("suffix", "min_confidence", "sort", "frames", "heads", "contrast"),
+)
+"""Options with which there is more to do than to caption."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,12 +84,14 @@ def run(options: argparse.Namespace) -> int:
     """Run the command: 0, 1 if some pictures failed, 2 if all did. Raises CaptionerError."""
     check_given(options)
     import_numpy()
+    _check(options)
+    # ONNX Runtime then starts beside the imports.
+    ahead = load_model(options, wait=False) if _is_one_picture(options) else None
     from captioner.commands.caption_run import CaptionRun, Outputs, dry_run, raise_or_report
     from captioner.commands.files import model_files, refuse_overwriting
     from captioner.header import read_header
     from captioner.shipped import find_model
 
-    _check(options)
     if views_wanted(options):
         model = find_model(options.model)
         with stopping_on_signals():
@@ -149,7 +160,7 @@ def run(options: argparse.Namespace) -> int:
             return 2 if found.failures else 0
         try:
             if todo:
-                work.caption(todo, load_model(options, wait=False))
+                work.caption(todo, ahead or load_model(options, wait=False))
             elif not work.failed or work.done:
                 work.begin()
         except CaptionerError as error:
@@ -183,6 +194,12 @@ def _find(options: argparse.Namespace, outputs: list[Path], *, quiet: bool = Fal
         if not found.pictures and not found.failures:
             report("no pictures are in this shard")
     return found
+
+
+def _is_one_picture(options: argparse.Namespace) -> bool:
+    """Whether one picture is captioned, to the terminal: nothing is to be found out before the model opens."""
+    is_one = len(options.pictures) == 1 and os.path.isfile(options.pictures[0])  # noqa: PTH113 - no name raises there
+    return is_one and not any(vars(options)[name] for name in _MORE)
 
 
 def _of_failures(options: argparse.Namespace) -> tuple[Path | None, Path | None]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from captioner.errors import OptionError
 from captioner.shipped import shipped_answering_files, shipped_files
-from captioner.training.recipe import named_recipes
+from captioner.training.recipe import BUILT_IN, named_recipes
 
 
 class _Option(NamedTuple):
@@ -42,6 +42,7 @@ def _proposed(command: str) -> Mapping[str, tuple[str, ...]]:
         "--backend": ("auto", "onnx", "torch"),
         "--model": tuple(shipped_answering_files() if command == "ask" else shipped_files()),
         "--recipe": tuple(named_recipes()),
+        **{f"--{option}": names for option, names in BUILT_IN.items()},
     }
 
 

@@ -253,7 +253,7 @@ def _scores(
     with_wordnet: bool,
 ) -> dict[str, Any]:
     """Each measure of each type of question, for the answers and the baselines, with intervals."""
-    from captioner.metrics.vqa import most_frequent_of_type, vqa_accuracy, wups
+    from captioner.metrics.vqa import exact_accuracy, most_frequent_of_type, vqa_accuracy, wups
 
     types = [truth[key].type or "all" for key in keys]
     right = [truth[key].answer for key in keys]
@@ -271,7 +271,7 @@ def _scores(
         )
     if not alone:
         measures["VQA accuracy"] = lambda answer, i: vqa_accuracy(answer, people[i])
-    measures["exact"] = lambda answer, i: float(answer.strip().lower() == right[i].strip().lower())
+    measures["exact"] = lambda answer, i: exact_accuracy(answer, right[i])
     if with_wordnet:
         measures["WUPS 0.9"] = lambda answer, i: wups(answer, right[i], threshold=0.9)
         measures["WUPS 0.0"] = lambda answer, i: wups(answer, right[i], threshold=0.0)

@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help='decoding to use instead of choosing it, such as \'{"width": 3, "length_penalty": 0.8}\'',
     )
+    parser.add_argument("--device", help="to score a release on: auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: all)")
 
 
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
         if options.precision is not None:
             raise OptionError("--precision is for a folder, and --output is a file")
         return _release(options)
-    for name in ("data", "images", "side", "decoding"):
+    for name in ("data", "images", "side", "decoding", "device"):
         if getattr(options, name) is not None:
             raise OptionError(f"--{name} is for a release", remedy="end --output in .safetensors")
     if options.graphs and options.precision is not None:
@@ -154,9 +155,11 @@ def _release(options: argparse.Namespace) -> int:
     import torch
 
     from captioner import checkpoint
+    from captioner.backends.torch import find_device
     from captioner.data.readers import read
     from captioner.data.records import usable
 
+    device = find_device("auto" if options.device is None else options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     records = [record for record in read(options.data, images=options.images) if record.split in ("dev", "test")]
@@ -172,9 +175,9 @@ def _release(options: argparse.Namespace) -> int:
     if answers:
         from captioner.training.export_answers import export_answers
 
-        ready = export_answers(as_stored(checkpoint.load_answering(file)), records, name=options.name)
+        ready = export_answers(as_stored(checkpoint.load_answering(file), device=device), records, name=options.name)
     else:
-        model = as_stored(checkpoint.load(file))
+        model = as_stored(checkpoint.load(file), device=device)
         if options.side is not None:
             model.model.set_side(options.side)
         if decoding is not None:

@@ -61,7 +61,10 @@ def trace(
 
 @contextmanager
 def export_mode() -> Iterator[None]:
-    """No gradients, no fused kernels that have no counterpart, no warnings of the exporter about itself."""
+    """No gradients, no fused kernels that have no counterpart, no warnings of the exporter about itself.
+
+    Kernels and warnings are settings of the whole process: no other thread should compute meanwhile.
+    """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

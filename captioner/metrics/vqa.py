@@ -110,9 +110,9 @@ def _one_line(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
-def exact_accuracy(answers: Sequence[str], truth: Sequence[str]) -> float:
-    """The share of answers that are the right one, in lower case and without spaces around: COCO-QA's accuracy."""
-    return sum(a.strip().lower() == t.strip().lower() for a, t in zip(answers, truth, strict=True)) / max(1, len(truth))
+def exact_accuracy(answer: str, truth: str) -> float:
+    """1 for the right answer, else 0; in lower case and without spaces around. Its mean is COCO-QA's accuracy."""
+    return float(answer.strip().lower() == truth.strip().lower())
 
 
 def wups(answer: str, truth: str, *, threshold: float) -> float:

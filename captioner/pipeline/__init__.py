@@ -1,14 +1,26 @@
 """A picture to its caption: open, encode, decode, results. `load` makes a `Captioner` of a model's name or path."""
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from captioner.backends.choice import open_backend
 from captioner.errors import CheckpointError, OptionError
 from captioner.foreign import name_of, parse_heads
-from captioner.pipeline.captioner import Captioner
 from captioner.shipped import DEFAULT_MODEL, find_model
 
+if TYPE_CHECKING:
+    from captioner.pipeline.captioner import Captioner
+
 __all__ = ["Captioner", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Captioner`, imported when it is first asked for: `load` opens the model meanwhile."""
+    if name != "Captioner":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from captioner.pipeline.captioner import Captioner
+
+    return Captioner
 
 
 def load(
@@ -19,7 +31,7 @@ def load(
     threads: int | None = None,
     wait: bool = True,
     map_heads: str = "",
-) -> Captioner:
+) -> "Captioner":
     """A model by name or path.
 
     Args:
@@ -33,8 +45,8 @@ def load(
         threads: for the computation on a CPU, and, 8 at most, for opening pictures; None for what the runtime chooses:
             "onnx" takes what the environment's OMP_NUM_THREADS says, or looks every few seconds how many cores others
             leave free.
-        wait: until the whole model is open. Without, the part that decodes may be opened beside the first pictures,
-            and the first caption raises what is wrong with it: one caption comes sooner.
+        wait: until the whole model is open. Without, parts of it may be opened beside the first pictures, and the
+            first caption raises what is wrong with them: one caption comes sooner.
         map_heads: of a foreign model, the attention heads whose mean makes the maps, as text; see
             `captioner.foreign.parse_heads`. "" for all. A model of ours has the choice in its file.
 
@@ -48,6 +60,8 @@ def load(
         raise OptionError(f"map_heads is a text, not {map_heads!r:.60}", remedy="give it as '5:0,5:3'")
     heads = parse_heads(map_heads or "")
     opened = open_backend(backend or "auto", path, device=device, threads=threads, wait=wait, map_heads=heads)
+    from captioner.pipeline.captioner import Captioner
+
     try:
         return Captioner(opened, name=name_of(path), file=None if path.is_dir() else path, threads=threads)
     except (TypeError, OptionError) as error:

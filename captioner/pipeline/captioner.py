@@ -2,35 +2,34 @@
 
 import os
 import threading
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 import captioner.show.drawings  # noqa: F401  (registers what draws the results)
-from captioner.backends.base import Backend, Encoded, Pixels
+from captioner.backends.base import Backend, Encoded, EncodesBeside, Pixels
 from captioner.backends.choice import OnTorch
 from captioner.constraints import check_options
-from captioner.decoding import decode
-from captioner.errors import OptionError
 from captioner.image import MAX_PIXELS, Geometry, Picture
 from captioner.options import Beam, Greedy, MapOptions
-from captioner.pipeline.assembly import caption_of, decoded_alternative, list_of_texts, read_alternative, split_captions
-from captioner.pipeline.word_maps import WordMaps, encode, log_probabilities, of_whole_words, with_maps, word_maps
-from captioner.prepared import KeptPicture, Prepared, check_numbers, prepare
-from captioner.results import Alternative, Answer, Caption, ClipCaption, Contrast, Failure, Heads, Outcome
-from captioner.tokenizer.subwords import Subwords
+from captioner.pipeline.assembly import list_of_texts, split_captions
+from captioner.pipeline.captions import decoded_captions, read_captions
+from captioner.pipeline.word_maps import encode, log_probabilities
+from captioner.prepared import KeptPicture, Prepared, check_numbers, prepare, prepared_or_kept
+from captioner.results import Answer, Caption, ClipCaption, Contrast, Heads, Outcome
 from captioner.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # what one picture does not need is imported where it is used
     from captioner.asking import Asker, EncodedPicture
+    from captioner.pipeline.picture_gain import Gains
 
     Askable = Picture | EncodedPicture | KeptPicture
 
+Made = TypeVar("Made", bound=Outcome)
 _BATCH = 16
 
 
@@ -54,7 +53,7 @@ class Captioner:
         self._on_torch = OnTorch(backend, name=name, file=file)
         self._lock = threading.Lock()
         self._asker: Asker | None = None
-        self._even: Encoded | None = None
+        self._gains: Gains | None = None
         self.default_options = Beam(**self.about.get("decoding", {}))
         self._check_options(self.default_options)
         self.map_options = MapOptions.stored(dict(self.about))
@@ -186,18 +185,18 @@ class Captioner:
         check_numbers(batch=batch, max_pixels=max_pixels, keep=keep)
         self._check_options(options)
         pictures = iterator_of(pictures)
-        ready = partial(self._ready, max_pixels=max_pixels, keep=keep)
+        prepare = partial(self.prepare, max_pixels=max_pixels, keep=keep)
+        ready = partial(prepared_or_kept, backend=self.backend, prepare=prepare)
         caption = partial(self.caption_prepared, options=options, explain=self._map_options(explain))
-        return caption_each(pictures, ready, caption, batch=batch, threads=self._threads)
-
-    def _ready(
-        self, picture: Picture | KeptPicture, *, max_pixels: int, keep: int | None = None
-    ) -> Prepared | KeptPicture:
-        """A picture that is prepared, or was kept."""
-        if not isinstance(picture, KeptPicture):
-            return self.prepare(picture, max_pixels=max_pixels, keep=keep)
-        picture.require(self.backend)
-        return picture
+        return caption_each(
+            pictures,
+            ready,
+            partial(encode, self.backend),
+            caption,
+            batch=batch,
+            threads=self._threads,
+            beside=isinstance(self.backend, EncodesBeside) and self.backend.encodes_beside,
+        )
 
     def prepare(self, picture: Picture, *, max_pixels: int = MAX_PIXELS, keep: int | None = None) -> Prepared:
         """Open a picture and fit it to the model's input, for `caption_prepared`; needs no device, so threads can.
@@ -226,18 +225,15 @@ class Captioner:
         map_options = self._map_options(explain)
         if not ready:
             return []
-        encoded = encode(self.backend, ready) if encoded is None else encoded
-        keys = [zlib.crc32(prepared.pixels.tobytes()) for prepared in ready]
-        found = decode(self.backend, encoded, options or self.default_options, keys=keys)
-        if isinstance(self.vocabulary, Subwords):
-            found = [[of_whole_words(one, self.vocabulary) for one in some] for some in found]
-        if not map_options.plain:
-            found = with_maps(self.backend, ready, encoded, found, map_options, gradient_backend=self.torch_backend)
-        finished = []
-        for prepared, some in zip(ready, found, strict=True):
-            best, *others = (decoded_alternative(one, self.vocabulary) for one in some)
-            finished.append(self._caption(prepared, map_options, best, others))
-        return finished
+        return decoded_captions(
+            self.backend,
+            ready,
+            encoded,
+            options or self.default_options,
+            map_options,
+            gradient_backend=self.torch_backend,
+            model=self.name,
+        )
 
     @overload
     def ask(self, picture: "Askable", question: str, *, n_best: int = 1) -> Answer: ...
@@ -273,7 +269,7 @@ class Captioner:
 
     def _encoded(self, picture: Picture | KeptPicture, *, max_pixels: int) -> tuple[Prepared, Encoded | None]:
         """A picture that is prepared, and encoded where it was kept."""
-        ready = self._ready(picture, max_pixels=max_pixels)
+        ready = prepared_or_kept(picture, self.backend, partial(self.prepare, max_pixels=max_pixels))
         return (ready.prepared, ready.encoded) if isinstance(ready, KeptPicture) else (ready, None)
 
     def read(
@@ -314,36 +310,28 @@ class Captioner:
         split = split_captions(captions, self.vocabulary, max_length=self.max_length)
         if not split:
             return []
-        map_options = self._map_options(explain)
-        ids = [self.vocabulary.encode(words)[1:-1] for words in split]
-        encoded = encode(self.backend, [prepared]) if encoded is None else encoded
-        (explained,) = self._word_maps([prepared], encoded, [ids], map_options)
-        penalty = self.default_options.length_penalty
-        return [
-            self._caption(prepared, map_options, read_alternative(*one, self.vocabulary, length_penalty=penalty))
-            for one in zip(split, ids, explained, strict=True)
-        ]
+        return read_captions(
+            self.backend,
+            prepared,
+            encoded,
+            split,
+            self._map_options(explain),
+            length_penalty=self.default_options.length_penalty,
+            gradient_backend=self.torch_backend,
+            model=self.name,
+        )
 
-    @overload
-    def with_gains(self, captions: Sequence[Caption]) -> list[Caption]: ...
-    @overload
-    def with_gains(self, captions: Sequence[Outcome]) -> Sequence[Outcome]: ...
-    def with_gains(self, captions: Sequence[Outcome]) -> Sequence[Outcome]:
+    def with_gains(self, captions: Sequence[Made]) -> list[Made]:
         """Captions of this model whose words have their ``gain``, how much the picture mattered; see
         `captioner.pipeline.picture_gain`. A `Failure` stays in its place.
 
         Raises:
             OptionError: it is no list of captions.
         """
-        from captioner.pipeline.picture_gain import even_grid, list_of_outcomes, with_gains
+        from captioner.pipeline.picture_gain import Gains
 
-        outcomes = list_of_outcomes(captions)
-        with self._lock:
-            if self._even is None:
-                self._even = even_grid(self.backend)
-        made = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
-        gained = iter(with_gains(self.backend, self._even, made))
-        return [outcome if isinstance(outcome, Failure) else next(gained) for outcome in outcomes]
+        self._gains = self._gains or Gains(self.backend)
+        return cast("list[Made]", self._gains.of(captions))
 
     def heads(self, caption: Caption, word: str | int) -> Heads:
         """What every attention head looked at for a word of a caption that this model made or read; needs torch.
@@ -394,10 +382,9 @@ class Captioner:
         from captioner.pipeline.clips import caption_clip
 
         self._check_options(options)
-        options = options or self.default_options
         return caption_clip(
             frames,
-            options,
+            options or self.default_options,
             delay=self._delay,
             backend=self.backend,
             open_torch=self.torch_backend,
@@ -429,22 +416,4 @@ class Captioner:
             check_options(options, self.vocabulary, max_length=self.max_length, model=self.name)
 
     def _map_options(self, explain: str | MapOptions | None) -> MapOptions:
-        if isinstance(explain, MapOptions):
-            return explain
-        if explain is not None and not isinstance(explain, str):
-            raise OptionError(f"explain is a text or MapOptions, not {explain!r:.40}")
-        return self.map_options if explain is None else MapOptions.stored(dict(self.about), explain)
-
-    def _word_maps(
-        self,
-        ready: Sequence[Prepared],
-        encoded: Encoded,
-        captions: Sequence[Sequence[Sequence[int]]],
-        options: MapOptions,
-    ) -> list[list[WordMaps]]:
-        return word_maps(self.backend, ready, encoded, captions, options, gradient_backend=self.torch_backend)
-
-    def _caption(
-        self, prepared: Prepared, options: MapOptions, best: Alternative, others: Sequence[Alternative] = ()
-    ) -> Caption:
-        return caption_of(prepared, best, others, model=self.name, explain=options.explain)
+        return self.map_options if explain is None else MapOptions.chosen(explain, dict(self.about))

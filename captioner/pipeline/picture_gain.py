@@ -7,6 +7,7 @@ negative where the picture speaks against a word.
 """
 
 import math
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -16,33 +17,46 @@ from captioner.backends.base import Backend, Encoded
 from captioner.errors import OptionError
 from captioner.pipeline.word_maps import encode
 from captioner.prepared import prepare
-from captioner.results import Caption, Outcome, Word
+from captioner.results import Caption, Failure, Outcome, Word
 
 _GREY = (124, 116, 104)  # the mean of photographs
 
 
-def even_grid(backend: Backend) -> Encoded:
-    """The grid of a picture of one colour."""
-    return encode(backend, [prepare(Image.new("RGB", (backend.side, backend.side), _GREY), backend)])
+class Gains:
+    """The gains of words, by the backend of the model that made or read the captions."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._lock = threading.Lock()
+        self._even: Encoded | None = None
+
+    def of(self, outcomes: object) -> list[Outcome]:
+        """Captions whose words, also those of their alternatives, have their ``gain``; failures as they are.
+
+        A word that the model does not know has none.
+
+        Raises:
+            OptionError: it is no list, or holds something else.
+        """
+        if not isinstance(outcomes, Iterable) or isinstance(outcomes, (str, bytes)):
+            raise OptionError(f"captions are a list, not {type(outcomes).__name__}", remedy="put it into a list")
+        found = list(outcomes)
+        for one in found:
+            if not isinstance(one, (Caption, Failure)):
+                raise OptionError(f"{one!r:.60} is no Caption, and no Failure", remedy="give what the model returned")
+        gained = iter(_with_gains(self._backend, self._even_grid(), [one for one in found if isinstance(one, Caption)]))
+        return [next(gained) if isinstance(one, Caption) else one for one in found]
+
+    def _even_grid(self) -> Encoded:
+        """The grid of a picture of one colour."""
+        with self._lock:
+            if self._even is None:
+                grey = Image.new("RGB", (self._backend.side, self._backend.side), _GREY)
+                self._even = encode(self._backend, [prepare(grey, self._backend)])
+            return self._even
 
 
-def list_of_outcomes(captions: object) -> list[Outcome]:
-    """Captions and failures in a list. Raises OptionError where it is one of them, or a text."""
-    if not isinstance(captions, Iterable) or isinstance(captions, (str, bytes)):
-        raise OptionError(f"captions are a list, not {type(captions).__name__}", remedy="put it into a list")
-    return list(captions)
-
-
-def with_gains(backend: Backend, even: Encoded, captions: Sequence[Caption]) -> list[Caption]:
-    """Captions whose words, also those of their alternatives, have their ``gain``.
-
-    A word that the model does not know has none.
-
-    Args:
-        backend: of the model that made or read the captions.
-        even: of `even_grid`.
-        captions: any number.
-    """
+def _with_gains(backend: Backend, even: Encoded, captions: Sequence[Caption]) -> list[Caption]:
     all_words: list[tuple[Word, ...]] = []
     for caption in captions:
         all_words += [caption.words, *(other.words for other in caption.alternatives)]

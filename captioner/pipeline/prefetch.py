@@ -3,8 +3,8 @@
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from typing import Protocol
+from contextlib import ExitStack, closing
+from typing import Protocol, TypeVar
 
 from captioner.backends.base import Encoded
 from captioner.errors import CaptionerError, OptionError
@@ -14,6 +14,7 @@ from captioner.results import Caption, Failure, Outcome
 
 Given = Picture | KeptPicture  # a kept one is opened already
 Ready = Prepared | KeptPicture
+Worked = TypeVar("Worked")
 
 
 class CaptionBatch(Protocol):
@@ -35,13 +36,25 @@ def iterator_of(pictures: Iterable[Given]) -> Iterator[Given]:
 
 
 def caption_each(
-    pictures: Iterator[Given], prepare: Callable[[Given], Ready], caption: CaptionBatch, *, batch: int, threads: int
+    pictures: Iterator[Given],
+    prepare: Callable[[Given], Ready],
+    encode: Callable[[list[Prepared]], Encoded],
+    caption: CaptionBatch,
+    *,
+    batch: int,
+    threads: int,
+    beside: bool,
 ) -> Iterator[Outcome]:
     """Yield a `Caption` or a `Failure` for each picture, in order; arguments and errors as of `prefetch`. ``caption``
     is given the pictures of a batch together, and those that were encoded before one by one."""
-    with closing(prefetch(pictures, prepare, batch=batch, threads=threads)) as batches:
-        for opened in batches:
-            captions = iter(caption([one for one in opened if isinstance(one, Prepared)]))
+
+    def encoded(opened: list[Ready | Failure]) -> tuple[list[Ready | Failure], list[Prepared], Encoded | None]:
+        ready = [one for one in opened if isinstance(one, Prepared)]
+        return opened, ready, encode(ready) if ready else None
+
+    with closing(prefetch(pictures, prepare, encoded, batch=batch, threads=threads, beside=beside)) as batches:
+        for opened, ready, together in batches:
+            captions = iter(caption(ready, encoded=together))
             for one in opened:
                 if isinstance(one, KeptPicture):
                     yield caption([one.prepared], encoded=one.encoded)[0]
@@ -50,26 +63,36 @@ def caption_each(
 
 
 def prefetch(
-    pictures: Iterator[Given], prepare: Callable[[Given], Ready], *, batch: int, threads: int
-) -> Generator[list[Ready | Failure], None, None]:
+    pictures: Iterator[Given],
+    prepare: Callable[[Given], Ready],
+    work: Callable[[list[Ready | Failure]], Worked],
+    *,
+    batch: int,
+    threads: int,
+    beside: bool = False,
+) -> Generator[Worked, None, None]:
     """Open pictures as they come: the next batch while the caller works on the one that it has.
 
     Args:
         pictures: any number of them.
         prepare: opens one; called in threads.
+        work: takes for each picture of a batch, in order, what ``prepare`` returned, or a `Failure` where it raised a
+            `CaptionerError`.
         batch: pictures of a batch; the last has fewer.
         threads: that open pictures.
+        beside: call ``work`` for the next batch in a thread of its own while the caller has the one before.
 
     Yields:
-        For each picture of a batch, in order, what ``prepare`` returned, or a `Failure` where it raised a
-        `CaptionerError`. What the iterator of the pictures raises comes after the batches before.
+        What ``work`` returned for each batch. What the iterator of the pictures raises comes after the batches before.
 
     Raises:
         CaptionerError: the generator goes on in a process that was forked since.
     """
     process = os.getpid()
     raised: Exception | None = None
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    with ExitStack() as pools:
+        pool = pools.enter_context(ThreadPoolExecutor(max_workers=threads))
+        worker: ThreadPoolExecutor | None = None
 
         def submit() -> list[tuple[Given, Future[Ready]]]:
             nonlocal raised
@@ -85,16 +108,28 @@ def prefetch(
                 some.append((one, pool.submit(prepare, one)))
             return some
 
+        def finish(some: list[tuple[Given, Future[Ready]]]) -> Worked:
+            return work([_opened(picture, future) for picture, future in some])
+
         coming = submit()
+        ahead: Future[Worked] | None = None
         try:
             while coming:
                 if os.getpid() != process:  # which has none of the threads, and would wait for them for ever
                     raise CaptionerError("captions are made in another process", remedy="call caption_all in each")
                 now, coming = coming, submit()
-                yield [_opened(picture, future) for picture, future in now]
+                finished = finish(now) if ahead is None else ahead.result()
+                if beside and coming:
+                    worker = worker or pools.enter_context(ThreadPoolExecutor(1))
+                    ahead = worker.submit(finish, coming)
+                else:
+                    ahead = None
+                yield finished
         finally:
             for _, future in coming:  # whoever stops early does not wait for pictures that nobody will see
                 future.cancel()
+            if ahead is not None:
+                ahead.cancel()
     if raised is not None:
         raise raised
 

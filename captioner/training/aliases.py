@@ -36,6 +36,9 @@ NESTED: Mapping[str, Mapping[str, str]] = {
 }
 """Option that is a table -> former key -> key."""
 
+MOVED: Mapping[str, Mapping[str, str]] = {"refiner_options": {"kind": "refiner"}}
+"""Option that is a table -> former key -> the option that it is now."""
+
 
 def current(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """A recipe in today's names.
@@ -61,10 +64,32 @@ def current(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, 
         if name in VALUES and isinstance(value, str) and value in VALUES[name]:
             renamed.append((f"{name} {value}", f"{name} {VALUES[name][value]}"))
             value = VALUES[name][value]
+        if name in MOVED and isinstance(value, dict):
+            value = _without_moved(name, value, values, result, renamed)
         if name in NESTED and isinstance(value, dict):
             value = _current_keys(name, value, renamed)
         result[name] = value
     return result, renamed
+
+
+def _without_moved(
+    table: str,
+    given: Mapping[str, Any],
+    values: Mapping[str, Any],
+    result: dict[str, Any],
+    renamed: list[tuple[str, str]],
+) -> dict[str, Any]:
+    """A table without the keys that are options now; these go to the result."""
+    kept = dict(given)
+    for key, name in MOVED[table].items():
+        if key in kept:
+            if name in values:
+                raise OptionError(
+                    f"{key} of {table} and {name} are one option and both are given", remedy=f"give only {name}"
+                )
+            result[name] = kept.pop(key)
+            renamed.append((f"{table}.{key}", name))
+    return kept
 
 
 def _current_keys(table: str, values: Mapping[str, Any], renamed: list[tuple[str, str]]) -> dict[str, Any]:

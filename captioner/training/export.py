@@ -27,23 +27,28 @@ NO_REPEATS = (0, 2)
 _Stored = TypeVar("_Stored", checkpoint.Checkpoint, checkpoint.AnswerCheckpoint)
 
 
-def as_stored(model: _Stored) -> _Stored:
-    """The model as its file will hold it, in 16 bits: the scores must be those of the file.
+def as_stored(model: _Stored, *, device: str = "cpu") -> _Stored:
+    """The model as its file will hold it, in 16 bits, on a device: the scores must be those of the file.
 
     Raises:
         CheckpointError: a weight is too large for 16 bits.
     """
-    load: Callable[[Path], Any] = (
+    load: Callable[..., Any] = (
         checkpoint.load if isinstance(model, checkpoint.Checkpoint) else checkpoint.load_answering
     )
     with TemporaryDirectory() as folder:
         file = Path(folder) / "stored.safetensors"
         checkpoint.save(file, model)
         try:
-            stored: _Stored = load(file)
+            stored: _Stored = load(file, device=device)
         except CheckpointError:
             raise CheckpointError("the model has weights that do not fit into the file's 16 bits") from None
     return stored
+
+
+def device_of(model: checkpoint.Checkpoint | checkpoint.AnswerCheckpoint) -> torch.device:
+    """Where a model's weights are."""
+    return next(model.model.parameters()).device
 
 
 def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Beam, dict[str, float]]:
@@ -62,7 +67,7 @@ def choose_decoding(model: checkpoint.Checkpoint, dev: list[Record]) -> tuple[Be
     people = describe([tokenize(caption) for record in dev for caption in record.captions]).repeats
     print(f"dev  {people:.1%} of the references hold a pair of words twice", file=sys.stderr, flush=True)
     tried = {}
-    grids = list(encode_records(model.model, dev, device=torch.device("cpu")))
+    grids = list(encode_records(model.model, dev, device=device_of(model)))
     for width, penalty, no_repeat in itertools.product(WIDTHS, LENGTH_PENALTIES, NO_REPEATS):
         options = Beam(width=width, length_penalty=penalty, no_repeat_ngram=no_repeat)
         scores, looks = score(model, dev, grids, options)
@@ -129,7 +134,7 @@ def export(
     for split, found in (("dev", dev), ("test", test)):
         if not found:
             raise DataError(f"the data has no pictures of the split '{split}'", remedy="export needs dev and test")
-    device = torch.device("cpu")
+    device = device_of(model)
     if decoding is None:
         decoding, dev_figures = choose_decoding(model, dev)
     else:

@@ -13,11 +13,12 @@ from captioner.checkpoint import AnswerCheckpoint
 from captioner.data.records import AnsweredQuestion, Record, of_split
 from captioner.errors import CheckpointError, DataError
 from captioner.image import Geometry
-from captioner.metrics.vqa import vqa_accuracy
+from captioner.metrics.vqa import exact_accuracy, vqa_accuracy
 from captioner.model.grid import Grid
 from captioner.tokenizer.questions import question_words
 from captioner.tokenizer.vocabulary import UNKNOWN
 from captioner.training.dev import encode_records
+from captioner.training.export import device_of
 
 EXACT, OFFICIAL = "accuracy", "VQA accuracy"
 _GRAY = 128
@@ -57,12 +58,15 @@ def score(model: AnswerCheckpoint, records: Sequence[Record]) -> dict[str, Any]:
     gray = _gray(backend)
     seen: dict[str, list[float]] = defaultdict(list)
     blind: dict[str, list[float]] = defaultdict(list)
-    at = 0
-    for grid in encode_records(model.model, records, device=torch.device("cpu")):  # type: ignore[arg-type]
+    device, at = device_of(model), 0
+    for grid in encode_records(model.model, records, device=device):  # type: ignore[arg-type]
         some = records[at : at + len(grid)]
         at += len(grid)
         questions = [record.questions for record in some]
-        for encoded, scores in ((grid, seen), (gray.select(torch.zeros(len(grid), dtype=torch.long)), blind)):
+        for encoded, scores in (
+            (grid, seen),
+            (gray.select(torch.zeros(len(grid), dtype=torch.long, device=device)), blind),
+        ):
             for asked, answer in _answers(backend, encoded, questions):
                 for measure, value in _values(asked, answer):
                     scores[measure].append(value)
@@ -101,7 +105,7 @@ def _answers(
 def _values(asked: AnsweredQuestion, answer: str) -> Iterable[tuple[str, float]]:
     """What an answer counts, by measure."""
     right = asked.answer or Counter(asked.answers).most_common(1)[0][0]
-    yield asked.source or EXACT, float(answer.strip().lower() == right.strip().lower())
+    yield asked.source or EXACT, exact_accuracy(answer, right)
     if len(asked.answers) > 1:
         yield OFFICIAL, vqa_accuracy(answer, asked.answers)
 

@@ -60,9 +60,43 @@ _LARGEST = 2**63 - 1
 FILES = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
 """Options that name a file."""
 
-_OF_ENCODER, _OF_DECODER = ("backbone", "encoder_options", "weights"), ("decoder", "decoder_options")
+BUILT_IN: Mapping[str, tuple[str, ...]] = {
+    "objective": ("cross_entropy", "self_critical", "language_model", "answers"),
+    "decoder": ("lstm", "transformer"),
+    "answerer": ("hierarchical", "pooled"),
+    "backbone": (
+        "resnet50",
+        "resnet101",
+        "densenet169",
+        "efficientnet_b0",
+        "efficientnet_b4",
+        "efficientnet_lite0",
+        "mobilenet_v3_large",
+        "convnext_tiny",
+        "tiny",
+    ),
+    "refiner": (
+        "transformer_encoder",
+        "se",
+        "eca",
+        "spatial",
+        "cbam",
+        "latent_queries",
+        "coarse_cells",
+        "selective_kernel",
+        "self_attention",
+        "relative_self_attention",
+    ),
+}
+"""Option that names a part of a registry -> the parts that this package registers; plug-ins register others."""
+
+_OF_ENCODER, _OF_DECODER, _OF_REFINER = (
+    ("backbone", "encoder_options", "weights"),
+    ("decoder", "decoder_options"),
+    ("refiner", "refiner_options"),
+)
 _GIVEN = {
-    "start_from": (*_OF_ENCODER, *_OF_DECODER, "refiner_options"),
+    "start_from": (*_OF_ENCODER, *_OF_DECODER, *_OF_REFINER),
     "encoder_from": _OF_ENCODER,
     "decoder_from": _OF_DECODER,
 }
@@ -70,6 +104,15 @@ _GIVEN = {
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def _part(default: str, text: str) -> Any:
+    """An option that names a part of a registry."""
+    return _option(default, f"{text}, or the name that an installed package registers")
+
+
+def _names(option: str) -> str:
+    return ", ".join(BUILT_IN[option])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +132,15 @@ class Recipe:
             requires is checked where these are built.
     """
 
-    objective: str = _option(
+    objective: str = _part(
         "cross_entropy",
-        "cross_entropy, self_critical (on CIDEr-D), language_model (captions without pictures) or answers (questions)",
+        "cross_entropy, self_critical (on CIDEr-D), language_model (captions without pictures), answers (questions)",
     )
-    decoder: str = _option("lstm", "lstm or transformer")
+    decoder: str = _part("lstm", _names("decoder"))
     decoder_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "JSON: options of the decoder's configuration"}
     )
-    answerer: str = _option("hierarchical", "hierarchical or pooled, for the objective answers")
+    answerer: str = _part("hierarchical", f"for the objective answers: {_names('answerer')}")
     answerer_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "JSON: options of the answerer's configuration"}
     )
@@ -110,13 +153,14 @@ class Recipe:
     )
     made_weight: float = _option(0.5, "weight of these two kinds of questions; that of others is 1")
     blind: bool = _option(False, "train an answering model that sees no picture, as a baseline")
-    backbone: str = _option("efficientnet_lite0", "the encoder's network")
+    backbone: str = _part("efficientnet_lite0", f"the encoder's network: {_names('backbone')}")
     encoder_options: dict[str, Any] = field(
         default_factory=dict,
         metadata={"help": "JSON: options of the encoder's configuration; the side of an earlier model may be changed"},
     )
+    refiner: str = _part("transformer_encoder", f"what acts on the grid before the decoder: {_names('refiner')}")
     refiner_options: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "JSON: options of the grid refiner's configuration"}
+        default_factory=dict, metadata={"help": "JSON: options of the refiner's configuration"}
     )
     weights: str = _option("", "initial weights of the encoder: torchvision, a file, or empty for random ones")
     start_from: str = _option("", "a model to start from, with its vocabulary: a file or a name; empty for none")

@@ -3,7 +3,7 @@
 Rehearsal (Robins 1995): pictures of other data, or drawn scenes where there are no other data, are mixed into each
 step, and the dev score is taken on both, before the training and after every epoch. What is rehearsed are not their
 references but the captions that the first model makes of them (sequence-level distillation, Kim and Rush 2016): a model
-that was trained on a reward would lose what that taught it.
+that was trained on a reward would lose what it gained.
 """
 
 import json

@@ -47,7 +47,7 @@ class RunFolder:
         self.recipe, self.inputs = self.path / "recipe.json", self.path / "inputs.json"
         self.log_file, self.state = self.path / "log.jsonl", self.path / "state.safetensors"
         self._lock: int | None = None
-        self._made = False
+        self._made: list[Path] = []  # folders, the innermost first
         if first:
             self._acquire()
 
@@ -56,13 +56,13 @@ class RunFolder:
         return [self.best, self.last, self.recipe, self.inputs, self.log_file, self.state]
 
     def release(self) -> None:
-        """Give the lock back. A folder that was made for nothing is removed."""
+        """Give the lock back. Folders that were made for nothing are removed."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-        if self._made:
-            with contextlib.suppress(OSError):
-                self.path.rmdir()  # it stays if anything is in it
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()  # it stays if anything is in it
 
     def __del__(self) -> None:
         if getattr(self, "_lock", None) is not None:
@@ -70,7 +70,7 @@ class RunFolder:
 
     def _acquire(self) -> None:
         try:
-            self._made = not self.path.exists()
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".{os.getpid()}.partial"
             probe.touch()
@@ -88,7 +88,7 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            self._lock, self._made = None, False
+            self._lock, self._made = None, []
             raise OptionError(
                 f"--output {self.path} is in use by another run", remedy="wait for it, or give another --output"
             ) from None

@@ -1,7 +1,7 @@
 """The model that a run starts from: new, or made of parts of earlier ones."""
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -194,27 +194,24 @@ def refuse_other_options(recipe: Recipe, config: ModelConfig | AnswerConfig, *, 
     """
     asked: list[tuple[str, Any, Any]] = []
     defaults = {option.name: default_of(option) for option in options()}
-    names = {"decoder": "decoder_name", "answerer": "answerer_name"}
-    for option in ("backbone", *names):
+    found_names: dict[str, Callable[[], str]] = {
+        "backbone": lambda: config.encoder.backbone,
+        "refiner": lambda: REFINERS.name_of(config.refiner),
+        "decoder": lambda: config.decoder_name,  # type: ignore[union-attr]
+        "answerer": lambda: config.answerer_name,  # type: ignore[union-attr]
+    }
+    for option, found in found_names.items():
         if option in given and getattr(recipe, option) != defaults[option]:
-            found = config.encoder.backbone if option == "backbone" else getattr(config, names[option])
-            asked.append((option, getattr(recipe, option), found))
+            asked.append((option, getattr(recipe, option), found()))
     for part in ("encoder", "refiner", "decoder", "answerer"):
         if f"{part}_options" in given:
             for name, value in getattr(recipe, f"{part}_options").items():
-                asked.append((f"{part}_options: {name}", value, _value_of(config, part, name)))
+                asked.append((f"{part}_options: {name}", value, getattr(getattr(config, part), name, None)))
     for name, wanted, found in asked:
         if wanted != found and wanted != _as_json(found):
             raise OptionError(
                 f"{name} is {found!r} in the model that is started from, not {wanted!r}", remedy="leave it out"
             )
-
-
-def _value_of(config: ModelConfig | AnswerConfig, part: str, name: str) -> Any:
-    found = getattr(config, part)
-    if part == "refiner" and name == "kind":
-        return REFINERS.name_of(found)
-    return getattr(found, name, None)
 
 
 def _as_json(value: Any) -> Any:
@@ -223,14 +220,12 @@ def _as_json(value: Any) -> Any:
 
 
 def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | None) -> ModelConfig:
-    refiner = dict(recipe.refiner_options)
-    kind = refiner.pop("kind", "transformer_encoder")
     with naming_options():
         config = ModelConfig(
             encoder=encoder.model.config.encoder
             if encoder
             else EncoderConfig(backbone=recipe.backbone, **recipe.encoder_options),
-            refiner=REFINERS[kind].config(**refiner),
+            refiner=REFINERS[recipe.refiner].config(**recipe.refiner_options),
             decoder=DECODERS[recipe.decoder].config(**recipe.decoder_options),
         )
     if decoder is None:

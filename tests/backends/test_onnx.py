@@ -122,7 +122,7 @@ def test_a_process_that_ends_waits_for_the_steps_to_open(copied: Path) -> None:
     import captioner
     from captioner.backends.onnx import OnnxBackend
     from captioner.commands.console import end_process
-    def slowly(self, graph):
+    def slowly(self):
         time.sleep(0.2)
         print("opened")
     OnnxBackend._open_ahead = slowly

@@ -63,6 +63,7 @@ def test_a_folder_is_written_and_captions(
         (("--graphs", "--precision", "fp16"), "--precision"),
         (("--graphs", "--threads", "0"), "--threads must be at least 1"),
         (("--graphs", "--side", "64"), "--side is for a release"),
+        (("--graphs", "--device", "cpu"), "--device is for a release"),
         (("--output", "exported", "--precision", "int3"), "'int3'"),
         (("--output", "exported", "--calibrate", "photos"), "--calibrate photos"),
         (("--web", "page", "--precision", "int8"), "--precision int8"),

@@ -85,6 +85,7 @@ DUPLICATES: dict[str, tuple[str, Any, str]] = {
     ),
     "token": ("x.token.txt", "a.png#0\ta dog\na.png#0\ta cat\n", "line 2: a second caption with the id 'a.png#0'"),
     "lists": ("captions.jsonl", '{"image": "a.png", "captions": ["a dog"]}\n' * 2, "line 2"),
+    "digits": ("captions.jsonl", '{"image": "a.png", "id": ' + "1" * 5000 + "}\n", "write it as a string"),
     "keys": ("captions.jsonl", '{"image": "a.png", "caption": "a dog", "caption": "a cat"}\n', "'caption' twice"),
     "columns": ("captions.csv", "image,caption,caption\na.png,a dog,a cat\n", "'caption' twice"),
     "annotations of two types": (

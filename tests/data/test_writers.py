@@ -273,6 +273,19 @@ def test_other_models_and_options_are_refused(tmp_path: Path, kind: str, changes
     write_all(path, ["d.jpg"], replace(other, decoding={**other.decoding, "new": 1}, model="renamed"))
 
 
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".txt"])
+def test_a_picture_with_two_rows_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"captions{kind}"
+    write_all(path, ["a.jpg", "b.jpg"])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[-2]]))
+    with ResultsFile(path) as results:
+        (note,) = results.notes
+        assert "a.jpg" in note and "keep one row" in note
+    with ResultsFile(path, overwrite=True) as results:
+        assert not results.notes
+
+
 def test_a_file_without_provenance_is_compared_by_what_it_holds(tmp_path: Path) -> None:
     for kind in KINDS:
         path = tmp_path / f"captions{kind}"

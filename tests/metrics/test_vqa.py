@@ -52,7 +52,7 @@ def test_where_all_agree_nothing_but_the_case_is_normalised() -> None:
 
 
 def test_exact_accuracy_and_the_prior() -> None:
-    assert exact_accuracy(["Dog", "cat"], ["dog", "bird"]) == 0.5
+    assert [exact_accuracy(" Dog", "dog"), exact_accuracy("cat", "bird")] == [1, 0]
     prior = most_frequent_of_type(["color", "color", "number", "color"], ["red", "blue", "two", "blue"])
     assert prior == {"color": "blue", "number": "two"}
 

@@ -272,7 +272,9 @@ def test_failures_among_captions_stay_failures(model: Captioner) -> None:
     with pytest.raises(OptionError, match="not an image"):
         page_of(outcomes)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="list"):
-        model.with_gains(gained[1])  # type: ignore[call-overload]
+        model.with_gains(gained[1])  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="'a dog'"):
+        model.with_gains(["a dog"])  # type: ignore[type-var]
 
 
 def test_what_is_out_of_its_range_or_kind_is_named(model: Captioner, tiny_model: Path, tiny_answers: Path) -> None:

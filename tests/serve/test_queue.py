@@ -189,6 +189,6 @@ def test_a_batch_that_fails_takes_no_other_with_it(
 
     with serve(tiny_model) as running:
         with monkeypatch.context() as patch:
-            patch.setattr("captioner.pipeline.captioner.decode", fails)
+            patch.setattr("captioner.pipeline.captions.decode", fails)
             problem_of(running.post(("a.png", picture)), 500)
         assert running.post(("a.png", picture)).status_code == 200

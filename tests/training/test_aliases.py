@@ -11,7 +11,7 @@ from captioner.commands import train
 from captioner.errors import OptionError
 from captioner.training import aliases
 from captioner.training.aliases import current, warning
-from captioner.training.recipe import Recipe, default_of, options, read_recipe
+from captioner.training.recipe import BUILT_IN, Recipe, default_of, options, read_recipe
 
 DEFAULTS = {option.name: default_of(option) for option in options()}
 
@@ -26,6 +26,38 @@ def other_value(name: str) -> Any:
     """A valid value that is not the default."""
     default = DEFAULTS[name]
     return not default if isinstance(default, bool) else default + 1 if isinstance(default, int) else 0.25
+
+
+def test_the_help_and_the_completion_name_the_parts_of_the_registries() -> None:
+    pytest.importorskip("torch")
+    from captioner.model.answering.base import ANSWERERS
+    from captioner.model.backbones import BACKBONES
+    from captioner.model.decoder import DECODERS
+    from captioner.model.refiners import REFINERS
+    from captioner.training.tasks import TASKS
+
+    registries = {
+        "objective": TASKS,
+        "decoder": DECODERS,
+        "answerer": ANSWERERS,
+        "backbone": BACKBONES,
+        "refiner": REFINERS,
+    }
+    assert BUILT_IN.keys() == registries.keys()
+    for option, registry in registries.items():
+        assert sorted(BUILT_IN[option]) == sorted(registry), option
+    for option in options():
+        for name in BUILT_IN.get(option.name, ()):
+            assert name in option.metadata["help"]
+
+
+def test_a_key_of_a_table_that_is_an_option_now() -> None:
+    recipe, lines = parse("--refiner-options", '{"kind": "cbam", "width": 16}')
+    assert (recipe.refiner, recipe.refiner_options) == ("cbam", {"width": 16})
+    (line,) = lines
+    assert "--refiner-options kind is now --refiner" in line
+    with pytest.raises(OptionError, match="give only refiner"):
+        parse("--refiner-options", '{"kind": "cbam"}', "--refiner", "se")
 
 
 @pytest.mark.parametrize(("old", "new"), aliases.OPTIONS.items())

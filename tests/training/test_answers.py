@@ -350,8 +350,9 @@ def test_what_a_model_file_decides_cannot_be_another(
     assert first_model(other, [])[0].config.decoder.dropout == 0.25
     with pytest.raises(OptionError, match="dropout"):
         first_model(replace(other, decoder_options={"dropout": 2}), [])
-    kind = Recipe(start_from=str(tiny_model), refiner_options={"kind": "transformer_encoder"})
-    first_model(kind, [])  # as the file has it
+    first_model(Recipe(start_from=str(tiny_model), refiner="transformer_encoder"), [])  # as the file has it
+    with pytest.raises(OptionError, match="refiner is 'transformer_encoder' in the model"):
+        first_model(Recipe(start_from=str(tiny_model), refiner="cbam"), [])
 
 
 def test_the_recipe_keeps_encoder_and_refiner(scenes: Path, captioned: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_the_decoding_of_the_best_scores_together_is_chosen(
         ({"--decoding": '{"require_words": ["zxqv"]}'}, "zxqv"),
         ({"--threads": "0"}, "--threads must be at least 1, not 0"),
         ({"--side": "7"}, "not 7"),
+        ({"--device": "tpu9"}, "'tpu9'"),
         ({"--output": f"{__file__}/x/y.safetensors"}, "is no folder"),
     ],
 )

@@ -86,11 +86,12 @@ def recipe(attention: str, **options: object) -> Recipe:
         (
             "adaptive",
             {
-                "refiner_options": {"kind": "latent_queries", "width": 16, "queries": 5, "pooling_heads": 2},
+                "refiner": "latent_queries",
+                "refiner_options": {"width": 16, "queries": 5, "pooling_heads": 2},
                 "encoder_options": {"side": 48, "attention": "self_attention", "attention_after": [2]},
             },
         ),
-        ("local_previous", {"refiner_options": {"kind": "cbam", "width": 16}, "map_supervision": 0.3}),
+        ("local_previous", {"refiner": "cbam", "refiner_options": {"width": 16}, "map_supervision": 0.3}),
     ],
 )
 def test_a_run_learns_saves_and_captions(

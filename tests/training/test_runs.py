@@ -185,6 +185,16 @@ def test_a_folder_in_use_is_refused_and_a_kill_gives_it_back(
     RunFolder(run).release()
 
 
+def test_folders_that_were_made_for_nothing_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    RunFolder(tmp_path / "mine" / "runs" / "words").release()
+    assert not list((tmp_path / "mine").iterdir())
+    folder = RunFolder(tmp_path / "mine" / "runs" / "words")
+    (tmp_path / "mine" / "runs" / "other").mkdir()
+    folder.release()
+    assert [path.name for path in (tmp_path / "mine" / "runs").iterdir()] == ["other"]
+
+
 @pytest.mark.parametrize("kind", ["a file", "below a file", "the data", "the images", "the pictures", "a model"])
 def test_an_output_that_is_no_folder_for_a_run_is_refused(
     kind: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

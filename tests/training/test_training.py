@@ -441,14 +441,15 @@ def test_unknown_options_of_the_model_are_named(records: list[Record], tmp_path:
         {"decoder_options": {"width": math.inf}},
         {"decoder_options": {"width": 10**8}},  # more than the memory
         {"decoder_options": {"map_heads": ["x"]}},
-        {"refiner_options": {"kind": "latent_queries", "width": 16, "pooling_heads": 0}},
+        {"refiner": "latent_queries", "refiner_options": {"width": 16, "pooling_heads": 0}},
         # What does not fit the grid comes before the first epoch, whose grids may take hours.
         {"decoder_options": {"attention": "hierarchical", "heads": 1, "attention_options": {"regions": 99}}},
         {
             "decoder_options": {"attention": "local", "heads": 1},
-            "refiner_options": {"kind": "latent_queries", "width": 16},
+            "refiner": "latent_queries",
+            "refiner_options": {"width": 16},
         },
-        {"refiner_options": {"kind": "coarse_cells", "width": 16, "regions": 99}},
+        {"refiner": "coarse_cells", "refiner_options": {"width": 16, "regions": 99}},
     ],
 )
 def test_options_that_make_no_model_are_refused_before_the_first_epoch(changes: dict[str, Any]) -> None:

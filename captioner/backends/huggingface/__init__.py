@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -187,7 +188,13 @@ def _backend(family: Any, folder: Path, map_heads: Sequence[tuple[int, int | Non
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers keeps its progress and its advice to itself."""
+    """transformers keeps its progress and its advice to itself.
+
+    Its settings and the filters of warnings are the whole process's: where other threads run, they stay as they are.
+    """
+    if threading.active_count() > 1:
+        yield
+        return
     level, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity(logging.ERROR)
     transformers.logging.disable_progress_bar()

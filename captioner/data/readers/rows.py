@@ -46,7 +46,12 @@ def parse_json(text: str, *, path: Path) -> Any:
 
 
 def _loads(text: str) -> Any:
-    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+    except ValueError as error:
+        if "set_int_max_str_digits" not in str(error):
+            raise
+        raise ValueError("a number of thousands of digits; write it as a string, or leave it out") from None
 
 
 def _refuse_constant(name: str) -> Any:

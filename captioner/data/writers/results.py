@@ -149,6 +149,7 @@ class ResultsFile:
 
     def _read(self) -> Scan:
         previous: list[str] = [""]
+        twice: list[str] = []
 
         def found(stored: str) -> None:
             name = _local(stored)
@@ -157,7 +158,10 @@ class ResultsFile:
             if not previous[0]:
                 self._settle_folder(name)
             previous[0] = name
-            self._known.add(self._key(name, self._folder))
+            key = self._key(name, self._folder)
+            if key in self._known:
+                twice.append(name)
+            self._known.add(key)
 
         is_text = self.path.suffix.lower() == ".txt"  # a table of references has other columns
         try:
@@ -172,6 +176,11 @@ class ResultsFile:
             raise self._cannot_write(error) from None
         if self._overwrite:
             self._known.clear()
+        elif twice:
+            self.notes.append(
+                f"{self.path}: has more than one row of {len(set(twice))} pictures, the first is {twice[0]}; keep one "
+                "row of each"
+            )
         self._end = scan.end
         return scan
 

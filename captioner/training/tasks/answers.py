@@ -149,15 +149,15 @@ class AnswerTask:
         source = load_captions(recipe.encoder_from) if recipe.encoder_from else None
         if source is not None:
             set_side(recipe, source.model)
-            refuse_other_options(recipe, source.model.config, given={*given, "refiner_options"})
-        refiner = dict(recipe.refiner_options)
-        kind = refiner.pop("kind", "transformer_encoder")
+            refuse_other_options(recipe, source.model.config, given={*given, "refiner", "refiner_options"})
         with naming_options():
             config = AnswerConfig(
                 encoder=source.model.config.encoder
                 if source is not None
                 else EncoderConfig(backbone=recipe.backbone, **recipe.encoder_options),
-                refiner=source.model.config.refiner if source is not None else REFINERS[kind].config(**refiner),
+                refiner=source.model.config.refiner
+                if source is not None
+                else REFINERS[recipe.refiner].config(**recipe.refiner_options),
                 answerer=ANSWERERS[recipe.answerer].config(**recipe.answerer_options),
                 blind=recipe.blind,
             )
