@@ -139,8 +139,10 @@ def run(options: argparse.Namespace) -> int:
     if options.images is not None:
         captions, failed = _caption_pictures(options, annotations)
     else:
-        captions = name_as(read_results(options.results), annotations, partial=options.partial)
-    other = name_as(read_results(options.compare), annotations, partial=options.partial) if options.compare else None
+        captions = name_as(read_results(options.results, annotations), annotations, partial=options.partial)
+    other = None
+    if options.compare:
+        other = name_as(read_results(options.compare, annotations), annotations, partial=options.partial)
     job = _job(options, annotations, captions, other, known)
     report, scored = _report(options, job, frequencies)
     if present is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from captioner.backends.base import EncodesBeside
 from captioner.options import Greedy
 from captioner.results import Caption
 from captioner.serve.edited import read_edited
@@ -20,6 +21,14 @@ from captioner.serve.settings import Limits
 if TYPE_CHECKING:
     from captioner.pipeline import Captioner
     from captioner.prepared import Prepared
+
+
+_MOST = 2
+"""Batches at a time: while one is decoded, on one core, the other is encoded on all."""
+
+
+def _most_beside(model: "Captioner") -> int:
+    return _MOST if isinstance(model.backend, EncodesBeside) and model.backend.encodes_beside else 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,8 @@ class _Job:
 
 
 class Batcher:
-    """A bounded queue of pictures, and one thread that captions them.
+    """A bounded queue of pictures, and threads that caption them: where the runtime gains from it, one batch is encoded
+    while another is decoded.
 
     Everything but the captioning happens in the event loop, so nothing needs a lock.
 
@@ -81,7 +91,7 @@ class Batcher:
         self.places = 0
         self._jobs: deque[_Job] = deque()
         self._arrived = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="captions")
+        self._workers = ThreadPoolExecutor(_MOST, thread_name_prefix="captions")
         self._seconds_each = 0.2  # of a picture, as measured lately
 
     @contextmanager
@@ -122,29 +132,40 @@ class Batcher:
 
     async def run(self) -> None:
         """Caption what comes, until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._wait_for_batch()
-            jobs = self._take_batch()
-            if not jobs:
-                continue
-            began = time.monotonic()
-            work = partial(jobs[0].request.answered_by, jobs[0].model, [job.prepared for job in jobs])
-            try:
-                captions = await loop.run_in_executor(self._worker, work)
-                for job, caption in zip(jobs, captions, strict=True):
-                    if not job.caption.done():  # its client may have left meanwhile
-                        job.caption.set_result(caption)
-            except Exception as error:  # of this batch alone: the next one is to be captioned all the same
-                for job in jobs:
-                    if not job.caption.done():
-                        job.caption.set_exception(error)
-                continue
-            self._seconds_each += 0.2 * ((time.monotonic() - began) / len(jobs) - self._seconds_each)
+        running: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                await self._wait_for_batch()
+                while self._jobs and len(running) >= _most_beside(self._jobs[0].model):
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                if jobs := self._take_batch():
+                    task = asyncio.create_task(self._caption(jobs, beside=len(running)))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _caption(self, jobs: list[_Job], *, beside: int) -> None:
+        """Caption a batch, beside so many others."""
+        began = time.monotonic()
+        work = partial(jobs[0].request.answered_by, jobs[0].model, [job.prepared for job in jobs])
+        try:
+            captions = await asyncio.get_running_loop().run_in_executor(self._workers, work)
+            for job, caption in zip(jobs, captions, strict=True):
+                if not job.caption.done():  # its client may have left meanwhile
+                    job.caption.set_result(caption)
+        except Exception as error:  # of this batch alone: the next one is to be captioned all the same
+            for job in jobs:
+                if not job.caption.done():
+                    job.caption.set_exception(error)
+            return
+        each = (time.monotonic() - began) / len(jobs) / (1 + beside)
+        self._seconds_each += 0.2 * (each - self._seconds_each)
 
     def close(self) -> None:
-        """End the thread after what it is doing."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        """End the threads after what they are doing."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
 
     async def _wait_for_batch(self) -> None:
         """Until a batch is full, or its first picture has waited for others long enough."""

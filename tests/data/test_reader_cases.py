@@ -254,6 +254,17 @@ def test_an_empty_result_is_kept(write: Write) -> None:
     assert read_results(write("r.csv", "image,caption\na.png,\n")) == {"a.png": ""}
 
 
+def test_an_id_and_a_name_of_two_pictures_are_refused(write: Write) -> None:
+    images = [{"id": 1, "file_name": "val/a.png"}, {"id": 2, "file_name": "val/b.png"}]
+    notes = [{"id": i, "image_id": i, "caption": "a dog"} for i in (1, 2)]
+    annotations = read_annotations(write("refs.json", json.dumps({"images": images, "annotations": notes})))
+    rows = "image_id,image,caption\n1,photos/a.png,a dog\n2,{},a cat\n"
+    for name in ("b.png", "elsewhere.png"):  # a name that is none of the references' says nothing
+        assert len(read_results(write("r.csv", rows.format(name)), annotations)) == 2
+    with pytest.raises(DataError, match=r"line 3.*b\.png.*a\.png"):
+        read_results(write("r.csv", rows.format("a.png")), annotations)
+
+
 # Boxes
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captioner.data.readers.fields import SPLIT_NAMES, Id, caption_text, one_type, picture_id
+from captioner.data.readers.fields import SPLIT_NAMES, Id, caption_text, image_name, one_type, picture_id
 from captioner.data.readers.formats import Entry, Format, Source, entries_of, format_of, without_blank
 from captioner.data.readers.rows import rows
 from captioner.data.readers.splits import names_in, splits_of
@@ -104,14 +104,21 @@ def _names_of_split(path: Path, split: str) -> list[str]:
     )
 
 
-def read_results(path: str | Path) -> dict[Id, str]:
+def read_results(path: str | Path, annotations: Annotations | None = None) -> dict[Id, str]:
     """Read one caption a picture: COCO results (a JSON list), JSON lines or CSV; the file may be gzipped.
 
     Captions may be blank: these score 0.
 
+    Args:
+        path: of the file.
+        annotations: against which a row is checked that has both an id and the name of a picture.
+
     Raises:
-        DataError: a second caption of a picture, or anything that is not text.
+        DataError: a second caption of a picture, an id and a name of two pictures in one row, or anything that is not
+            text.
     """
+    of_id = {str(key): _last_part(name) for key, name in annotations.file_names.items()} if annotations else {}
+    all_names = set(of_id.values())
     source = Source(Path(path))
     entries: Iterable[tuple[str, Any]]
     if source.is_json:
@@ -126,6 +133,11 @@ def read_results(path: str | Path) -> dict[Id, str]:
         key = picture_id(row, place)
         if key in captions:
             raise DataError(f"{place}: a second caption of picture {key!r}; keep one")
+        named, own = image_name(row), of_id.get(str(key))
+        if named is not None and own is not None and own != (base := _last_part(named)) and base in all_names:
+            raise DataError(
+                f"{place}: picture {key!r} is {own}, and the row names {base}", remedy="correct one of them"
+            )
         captions[key] = caption_text(row, place, key)
     if not captions:
         raise DataError(f"{path} has no captions")
