@@ -111,12 +111,12 @@ def _freed_blocks_returned(size: int) -> Iterator[None]:
     """Let large blocks that are freed within it go back to the system at once, for a session of ``size`` bytes.
 
     A session holds its weights several times while it starts. glibc keeps freed blocks for later ones, the larger the
-    more of them it has seen, so that the peak of a large model is 15 MiB higher. A small model has nothing of it.
+    more of them it has seen, so that the peak of a large model is 17 MiB higher. A small model has nothing of it.
     """
     if size < _LARGE:
         yield
         return
-    _set_malloc(_M_MMAP_THRESHOLD, 1 << 20)
+    _set_malloc(_M_MMAP_THRESHOLD, 1 << 17)
     try:
         yield
     finally:  # what glibc's own adjustment, which is off from now on, comes to in the end
