@@ -111,7 +111,7 @@ def _freed_blocks_returned(size: int) -> Iterator[None]:
     """Let large blocks that are freed within it go back to the system at once, for a session of ``size`` bytes.
 
     A session holds its weights several times while it starts. glibc keeps freed blocks for later ones, the larger the
-    more of them it has seen, so that the peak of a large model is 17 MiB higher. A small model has nothing of it.
+    more of them it has seen, so that the peak of a large model is 17 MiB higher. A small model gains nothing.
     """
     if size < _LARGE:
         yield

@@ -1,6 +1,7 @@
 """How many threads compute on a CPU: as many as asked for, or as the cores that others leave free."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Threads:
 
     def __init__(self, fixed: int | None = None) -> None:
         self._cores = os.cpu_count() or 1
+        self._lock = threading.Lock()
         self.most = fixed or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self._cores)
         self._chosen = self.most
         self._fixed = fixed is not None or self.most == 1
@@ -69,10 +71,14 @@ class Threads:
 
     def now(self) -> int:
         """At least 1, at most ``most``."""
-        moment = time.monotonic()
-        if not self._fixed and moment >= self._next and moment - self._looked >= _SHORTEST_LOOK:
-            self._chosen = choose_threads(cores=self._cores, usable=self.most, busy=self._busy(moment))
-            self._next = moment + _LOOK_EVERY
+        if not self._fixed and self._lock.acquire(blocking=False):  # one thread looks, the others take what it found
+            try:
+                moment = time.monotonic()
+                if moment >= self._next and moment - self._looked >= _SHORTEST_LOOK:
+                    self._chosen = choose_threads(cores=self._cores, usable=self.most, busy=self._busy(moment))
+                    self._next = moment + _LOOK_EVERY
+            finally:
+                self._lock.release()
         return self._chosen
 
     def _busy(self, moment: float) -> float:

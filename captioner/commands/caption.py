@@ -160,7 +160,7 @@ def run(options: argparse.Namespace) -> int:
             return 2 if found.failures else 0
         try:
             if todo:
-                work.caption(todo, ahead or load_model(options, wait=False))
+                work.caption(todo, ahead or load_model(options))
             elif not work.failed or work.done:
                 work.begin()
         except CaptionerError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from captioner import checkpoint
 from captioner.backends.graph_files import graph_folder
@@ -101,6 +102,24 @@ def test_a_damaged_graph_that_is_opened_beside_the_picture_stops_the_run(
     assert main(["caption", str(picture), "--model", str(copied), "--backend", "onnx", "--output", str(results)]) == 2
     assert str(path) in capsys.readouterr().err.splitlines()[-1]
     assert results.read_text() == ""
+
+
+def test_results_are_not_started_again_with_a_graph_that_does_not_open(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (40, 30), "red").save(picture)
+    results = tmp_path / "captions.jsonl"
+    command = ["caption", str(picture), "--model", str(copied), "--backend", "onnx", "--output", str(results)]
+    assert main(command) == 0
+    before = results.read_bytes()
+
+    def fails(*_: object, **__: object) -> None:
+        raise CheckpointError("encode.onnx does not open")
+
+    monkeypatch.setattr("captioner.backends.onnx.make_session", fails)
+    assert main([*command, "--overwrite"]) == 2
+    assert results.read_bytes() == before
 
 
 def test_without_waiting_the_steps_are_opened_before_the_first_caption(copied: Path) -> None:
