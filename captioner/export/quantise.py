@@ -176,7 +176,7 @@ def _with_weights_of(score: onnx.ModelProto, step: onnx.ModelProto) -> onnx.Mode
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice that the quantiser logs for each graph, where no other thread runs: it is a setting of the whole process."""
+    """Without the advice that the quantiser logs, where no other thread runs: logging is the whole process's."""
     if threading.active_count() > 1:
         yield
         return
