@@ -131,7 +131,7 @@ class Batcher:
                 self._jobs.remove(job)
 
     async def run(self) -> None:
-        """Caption what comes, until cancelled."""
+        """Caption what comes, until cancelled; then who waits for a caption is cancelled too."""
         running: set[asyncio.Task[None]] = set()
         try:
             while True:
@@ -145,6 +145,8 @@ class Batcher:
         finally:
             for task in running:
                 task.cancel()
+            for job in self._jobs:
+                job.caption.cancel()
 
     async def _caption(self, jobs: list[_Job], *, beside: int) -> None:
         """Caption a batch, beside so many others."""
@@ -155,6 +157,10 @@ class Batcher:
             for job, caption in zip(jobs, captions, strict=True):
                 if not job.caption.done():  # its client may have left meanwhile
                     job.caption.set_result(caption)
+        except asyncio.CancelledError:
+            for job in jobs:
+                job.caption.cancel()
+            raise
         except Exception as error:  # of this batch alone: the next one is to be captioned all the same
             for job in jobs:
                 if not job.caption.done():

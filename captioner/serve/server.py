@@ -79,7 +79,7 @@ def make_server(app: ASGIApp, connections: Connections, *, access_log: bool = Fa
 
 def serve(server: uvicorn.Server, service: Serving, sock: socket.socket) -> None:
     """Serve on a socket until the server is asked to exit, and finish what is under way then."""
-    asyncio.run(_serve(server, service, sock))
+    asyncio.run(_serve(server, service, sock))  # noqa: TID251 - a program of its own
 
 
 def serve_until_signal(server: uvicorn.Server, service: Serving, sock: socket.socket) -> None:

@@ -1,14 +1,16 @@
 """A server with the tiny model: in this process, on a real port, so that a test can hold its model up."""
 
+import asyncio
 import io
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 import pytest
@@ -33,9 +35,16 @@ from captioner.serve.workers import Stopped, Wanted
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+T = TypeVar("T")
 Problem = dict[str, Any]
 PATIENCE = 60_000  # milliseconds: the machine may be busy
 PLAIN: dict[str, Any] = {"trust_env": False, "verify": False}  # of HTTP: loading certificates would take longest
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run work in a thread of its own: the browser of other tests occupies this one's loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()  # noqa: TID251
 
 
 class EndlessDrawing:

@@ -11,6 +11,8 @@ from captioner.options import Greedy
 from captioner.serve.batches import Batcher, Request
 from captioner.serve.settings import Limits
 
+from .conftest import run
+
 
 class Waiting:
     """A model whose batches wait until so many of them run side by side; one fails."""
@@ -20,6 +22,13 @@ class Waiting:
         self._barrier = threading.Barrier(together)
         self._lock = threading.Lock()
         self._running = self.most = 0
+
+    @property
+    def waits(self) -> bool:
+        return self._barrier.n_waiting > 0
+
+    def let_go(self) -> None:
+        self._barrier.abort()
 
     def caption_prepared(self, ready: list[Any], *, options: object) -> list[Any]:
         with self._lock:
@@ -40,7 +49,7 @@ class Waiting:
 def test_a_batch_is_encoded_beside_another_where_the_runtime_gains(backend: object, together: int) -> None:
     model: Any = Waiting(backend, together)
 
-    async def run() -> list[Any]:
+    async def six() -> list[Any]:
         batcher = Batcher(Limits(batch=1, wait_ms=0))
         worker = asyncio.create_task(batcher.run())
         try:
@@ -50,7 +59,29 @@ def test_a_batch_is_encoded_beside_another_where_the_runtime_gains(backend: obje
             worker.cancel()
             batcher.close()
 
-    *before, failed, fourth, fifth = asyncio.run(run())
+    *before, failed, fourth, fifth = run(six())
     assert (before, fourth, fifth) == ([0, 1, 2], 4, 5)
     assert isinstance(failed, ValueError)
     assert model.most == together
+
+
+def test_who_waits_when_the_batches_end_is_told() -> None:
+    model: Any = Waiting(SimpleNamespace(), 2)  # a batch alone waits for another, which does not come
+
+    async def ended() -> list[Any]:
+        batcher = Batcher(Limits(batch=1, wait_ms=0))
+        worker = asyncio.create_task(batcher.run())
+        asked: Any = [
+            asyncio.create_task(batcher.caption(model, Request(options=Greedy()), number))  # type: ignore[arg-type]
+            for number in range(3)
+        ]
+        while not model.waits:
+            await asyncio.sleep(0.01)
+        worker.cancel()
+        try:
+            return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+        finally:
+            model.let_go()
+            batcher.close()
+
+    assert [type(outcome) for outcome in run(ended())] == [asyncio.CancelledError] * 3

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from captioner.serve.settings import BOUND, FIGURE_PIXELS, KEPT_PIXELS, Limits
 from captioner.serve.uploads import UploadFailure
 from captioner.serve.workers import Stopped, Wanted, Workers
 
-from .conftest import EndlessDrawing, Running, Serve, problem_of
+from .conftest import EndlessDrawing, Running, Serve, problem_of, run
 from .test_bad_requests import HEAD, PART
 
 
@@ -34,12 +33,6 @@ def drawn(size: tuple[int, int], mode: str = "RGB", form: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, size, 30_000 if mode.startswith("I") else "orange").save(buffer, form)
     return buffer.getvalue()
-
-
-def run(work: Any) -> Any:
-    """Run work in a thread of its own: the browser of other tests occupies this one's loop."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
 
 
 @pytest.mark.parametrize("size", [(3, 3000), (3000, 3), (3, 30_000), (30_000, 3), (1, 1), (1, 60_000)])

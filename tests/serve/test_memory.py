@@ -1,19 +1,13 @@
 """Memory is given back while work is done, and only then."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from captioner.serve import memory
 
-
-def in_a_thread(work: Coroutine[Any, Any, None]) -> None:
-    """Run work in a thread of its own: the browser of other tests occupies this one's loop."""
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, work).result()
+from .conftest import run
 
 
 def test_memory_is_given_back_after_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +20,7 @@ def test_memory_is_given_back_after_work(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(memory, "find_trim", find)
     monkeypatch.setattr(memory, "_SECONDS", 0.01)
 
-    async def run() -> None:
+    async def idle_and_busy() -> None:
         nonlocal done
         task = asyncio.create_task(memory.give_back(lambda: done))
         await asyncio.sleep(0.1)
@@ -36,10 +30,10 @@ def test_memory_is_given_back_after_work(monkeypatch: pytest.MonkeyPatch) -> Non
         assert calls == [0]  # once, for nothing has been done since
         task.cancel()
 
-    in_a_thread(run())
+    run(idle_and_busy())
 
 
 def test_a_library_that_cannot_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert memory.find_trim() is None
-    in_a_thread(asyncio.wait_for(memory.give_back(lambda: 0), 5))  # returns at once
+    run(asyncio.wait_for(memory.give_back(lambda: 0), 5))  # returns at once
