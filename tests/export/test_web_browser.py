@@ -152,10 +152,11 @@ def wait_for(page: "Page", selector: str, count: int) -> None:
 
 
 def line_of(card: "Locator") -> dict[str, Any]:
-    """What the card's button JSON downloads."""
-    with card.page.expect_download() as coming:
-        card.locator("[data-format=json]").click()
-    line: dict[str, Any] = json.loads(Path(coming.value.path()).read_bytes())
+    """What the card's button JSON gives to be downloaded. A download itself is lost now and then when many follow one
+    another: the browser may ask whether a page may download several files."""
+    card.page.evaluate(KEEP_DOWNLOAD)
+    card.locator("[data-format=json]").click()
+    line: dict[str, Any] = json.loads(card.page.evaluate("kept.text()"))
     return line
 
 
@@ -163,6 +164,14 @@ def encoded(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode()
 
 
+KEEP_DOWNLOAD = """() => {
+  const make = URL.createObjectURL.bind(URL);
+  URL.createObjectURL = (blob) => {
+    window.kept = blob;
+    URL.createObjectURL = make;
+    return make(blob);
+  };
+}"""
 BYTES = "const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));"
 TEXT = "const text = (bytes) => btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(''));"
 
