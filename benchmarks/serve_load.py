@@ -1,11 +1,13 @@
 """How a server bears many clients: answers by status, their times, and its memory from start to end.
 
     python benchmarks/serve_load.py [--model NAME] [--backend onnx] [--clients 16] [--seconds 30] [--pictures FOLDER]
-        [--format html]
+        [--format html] [--against CHECKOUT]
 
 Starts ``captioner serve`` and asks it from as many clients as are wanted, each of which sends its next picture as
 soon as it has the last one's caption, on a connection that it keeps. A 503 is waited out as its Retry-After says.
 Pictures are drawn scenes as JPEG where no folder is given. The clients share the machine's cores with the server.
+A checkout of another version (``git worktree add CHECKOUT COMMIT``) is asked before and after, with the runtime that it
+chooses.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from set_up import argument_parser
 
 from captioner.data.scenes import draw_scene
 
+ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_SECONDS = 0.5
 
 
@@ -91,12 +94,13 @@ def pictures_of(folder: Path | None, count: int) -> list[bytes]:
     return contents
 
 
-def start(arguments: argparse.Namespace) -> tuple[subprocess.Popen[str], str]:
-    """The server, and its address once it is ready."""
+def start(arguments: argparse.Namespace, checkout: Path) -> tuple[subprocess.Popen[str], str]:
+    """The server of a checkout, and its address once it is ready."""
     command = [sys.executable, "-m", "captioner.cli", "serve", "--port", "0", "--model", arguments.model]
-    command += ["--batch", str(arguments.batch), "--queue", str(arguments.queue), "--backend", arguments.backend]
+    command += ["--batch", str(arguments.batch), "--queue", str(arguments.queue)]
     command += ["--max-files", str(min(16, arguments.queue))]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command += ["--backend", arguments.backend] if checkout == ROOT else []
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=checkout)
     assert server.stderr is not None
     line = server.stderr.readline()
     found = re.search(r"http://\S+:\d+", line)
@@ -107,19 +111,9 @@ def start(arguments: argparse.Namespace) -> tuple[subprocess.Popen[str], str]:
     return server, found[0]
 
 
-def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--backend", default="auto", help="onnx or torch, to compare the two")
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--pictures", type=Path)
-    parser.add_argument("--format", default="json", choices=("json", "html", "png"), help="what is asked for")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--queue", type=int, default=64)
-    arguments = parser.parse_args()
-    pictures = pictures_of(arguments.pictures, 64)
-    server, url = start(arguments)
+def measure(arguments: argparse.Namespace, checkout: Path, pictures: list[bytes]) -> tuple[float, float, float]:
+    """Ask the server of a checkout; captions a second, the median time of an answer, and its 99th percentile."""
+    server, url = start(arguments, checkout)
     at_rest = memory(server.pid)
     tally, samples = Tally(), list[float]()
     began = time.monotonic()
@@ -139,23 +133,50 @@ def main() -> None:
     code = server.wait(60)
 
     print(
-        f"{arguments.clients} clients for {took:.0f} s, batches of up to {arguments.batch}, queue of {arguments.queue}"
+        f"{arguments.clients} clients for {took:.0f} s, batches of up to {arguments.batch}, queue of "
+        f"{arguments.queue}{'' if checkout == ROOT else f', {checkout}'}"
     )
     print("answers:", ", ".join(f"{status}: {count}" for status, count in sorted(tally.statuses.items())))
-    if len(tally.seconds) > 1:
-        hundredths = statistics.quantiles(tally.seconds, n=100, method="inclusive")
-        print(
-            f"captions: {len(tally.seconds) / took:.1f}/s; time of an answer: median "
-            f"{statistics.median(tally.seconds):.2f} s, 99th percentile {hundredths[98]:.2f} s, "
-            f"longest {max(tally.seconds):.2f} s"
-        )
+    if len(tally.seconds) < 2:
+        sys.exit("too few answers to measure: ask for longer")
+    rate, median = len(tally.seconds) / took, statistics.median(tally.seconds)
+    slow = statistics.quantiles(tally.seconds, n=100, method="inclusive")[98]
+    print(
+        f"captions: {rate:.1f}/s; time of an answer: median {median:.3f} s, 99th percentile {slow:.3f} s, "
+        f"longest {max(tally.seconds):.2f} s"
+    )
     third = max(1, len(samples) // 3)
     parts = (samples[:third], samples[third : 2 * third], samples[2 * third :])
     means = "  ".join(f"{statistics.mean(part):.0f}" for part in parts if part)
     print(
         f"memory in MB: at rest {at_rest:.0f}; mean of each third {means}; most {max(samples):.0f}; after {after:.0f}"
     )
-    print(f"the server ended with exit code {code}")
+    print(f"the server ended with exit code {code}", flush=True)
+    return rate, median, slow
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--backend", default="auto", help="onnx or torch, to compare the two")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--format", default="json", choices=("json", "html", "png"), help="what is asked for")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--queue", type=int, default=64)
+    parser.add_argument("--against", type=Path, help="a checkout of another version")
+    arguments = parser.parse_args()
+    pictures = pictures_of(arguments.pictures, 64)
+    others = [measure(arguments, arguments.against, pictures)] if arguments.against else []
+    rate, median, slow = measure(arguments, ROOT, pictures)
+    if arguments.against:
+        others.append(measure(arguments, arguments.against, pictures))
+        other = [statistics.mean(figures) for figures in zip(*others, strict=True)]
+        print(
+            f"against {arguments.against}: {rate / other[0]:.2f} x the captions a second; the median answer comes "
+            f"{other[1] / median:.2f} x and the 99th percentile {other[2] / slow:.2f} x as fast"
+        )
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Request:
         return model.with_gains(captions) if self.gain else captions
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Job:
     """A picture that waits for its caption; cancelling ``caption`` takes it out of the queue.
 
@@ -127,7 +127,7 @@ class Batcher:
         try:
             return await job.caption
         finally:
-            with suppress(ValueError):  # it has been taken
+            if job in self._jobs:  # it has not been taken
                 self._jobs.remove(job)
 
     async def run(self) -> None:
