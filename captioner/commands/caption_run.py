@@ -61,7 +61,8 @@ class CaptionRun:
         self, options: argparse.Namespace, outputs: Outputs, decoding: "Greedy | None", *, inputs: Sequence[Path] = ()
     ) -> None:
         self.options, self.outputs, self.decoding, self.inputs = options, outputs, decoding, inputs
-        self.done = self.there = self.failed = self.rows_there = 0
+        self.done = self.there = self.failed = self.rows_there = self.other_names = 0
+        self._with_row: set[str] = set()  # of what is to be captioned
         self.named = True
         self.confidence = Confidence(options)
         self._printing = True
@@ -88,6 +89,8 @@ class CaptionRun:
             self.rows_there += has_row
             if self._is_wanted(name, has_row=has_row, lacks_sidecar=name in lacking):
                 todo.append((picture, number))
+                if has_row:
+                    self._with_row.add(name)
             else:
                 self.there += 1
                 self.done += 1
@@ -144,8 +147,12 @@ class CaptionRun:
         if not self.options.quiet:
             if results is not None:
                 already = f" ({_were_there(self.rows_there)})" if self.rows_there else ""
-                captions = "1 caption" if self.done == 1 else f"{self.done} captions"
-                print(printable(f"{self.options.output}: {captions}{already}"), file=sys.stderr)
+                rows = self.done - self.other_names
+                captions = "1 caption" if rows == 1 else f"{rows} captions"
+                others = (
+                    f"; {self.other_names} more pictures are these files by other names" if self.other_names else ""
+                )
+                print(printable(f"{self.options.output}: {captions}{already}{others}"), file=sys.stderr)
             # A short run into a file has its line; captions on standard output speak for themselves.
             worth = self.outputs.sidecars or self.options.watch is not None or self._pace.seconds >= _LONG
             if self.named and self._pace.done and (worth or sys.stderr.isatty()):
@@ -204,6 +211,7 @@ class CaptionRun:
             return Failure.of(caption.image, error)
         if outputs.results is not None:
             outputs.results.write(caption)
+            self.other_names += has_row and caption.image not in self._with_row  # of a file that got its row just now
         if self._printing and (self.options.json or (outputs.results is None and not outputs.sidecars)):
             try:
                 print(json.dumps(caption.as_dict()) if self.options.json else self._text(caption), flush=True)

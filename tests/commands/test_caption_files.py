@@ -156,6 +156,16 @@ def test_each_file_has_one_row_whatever_it_is_called(
     assert output.read_bytes() == before
 
 
+def test_other_names_of_a_file_are_counted_apart(command: Command, photos: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        (photos / f"link{number}.png").symlink_to(photos / "a.png")
+    rows = len({path.resolve() for path in photos.iterdir()})
+    run = command("caption", photos, "--output", tmp_path / "c.csv")
+    assert run.code == 0
+    assert f"{rows} captions" in run.err and "3 more" in run.err
+    assert len((tmp_path / "c.csv").read_text().splitlines()) == rows + 1
+
+
 def test_figures_keep_their_names_in_every_order_and_run(
     command: Command, photos: Path, make_picture: MakePicture
 ) -> None:
