@@ -131,6 +131,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 QUESTION_WORDS = ("what", "is", "the", "dog", "cat", "doing", "color", "how", "many")
+DOG, CAT = (len(SPECIAL) + QUESTION_WORDS.index(word) for word in ("dog", "cat"))
 ANSWERS = ("yes", "no", "dog", "two", "red ball")
 
 
@@ -140,7 +141,7 @@ def tiny_answering(*, pad: bool = False) -> checkpoint.AnswerCheckpoint:
     config = AnswerConfig(
         encoder=EncoderConfig(backbone="tiny", side=64, pad=pad),
         refiner=RefinerConfig(width=16, heads=2),
-        answerer=HierarchicalConfig(embedding=8, width=16, heads=2, hidden=12, max_length=12),
+        answerer=HierarchicalConfig(embedding=8, width=16, heads=2, hidden=12, max_length=12, attributes=(DOG, CAT)),
     )
     vocabulary = Vocabulary(SPECIAL + QUESTION_WORDS)
     model = AnswerModel(config, vocabulary_size=len(vocabulary), answers=len(ANSWERS)).eval()

@@ -42,6 +42,8 @@ _AT_LEAST = {
     "answers": 1,
     "made_questions": 0,
     "presence_questions": 0,
+    "attributes": 0,
+    "attribute_supervision": 0,
     "made_weight": 0,
     "seed": 0,
 }
@@ -151,6 +153,10 @@ class Recipe:
     presence_questions: float = _option(
         0.0, "questions such as 'is there a dog in the image?' of a picture in an epoch, on average, half of them no"
     )
+    attributes: int = _option(
+        0, "frequent words of captions that the answerer looks for in each picture, COCO's classes first; 0 for none"
+    )
+    attribute_supervision: float = _option(0.1, "weight of the cross-entropy of these attributes in each picture")
     made_weight: float = _option(0.5, "weight of these two kinds of questions; that of others is 1")
     blind: bool = _option(False, "train an answering model that sees no picture, as a baseline")
     backbone: str = _part("efficientnet_lite0", f"the encoder's network: {_names('backbone')}")

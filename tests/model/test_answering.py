@@ -16,6 +16,7 @@ CONFIGS = {
     "shared": HierarchicalConfig(**SMALL, levels=("word", "question"), shared=True),
     "parallel": HierarchicalConfig(**{**SMALL, "heads": 1}, co_attention="parallel", products=False),
     "alternating": HierarchicalConfig(**{**SMALL, "heads": 1}, co_attention="alternating"),
+    "attributes": HierarchicalConfig(**SMALL, attributes=(5, 9, 7)),
     "pooled": PooledConfig(**SMALL, latents=3),
 }
 

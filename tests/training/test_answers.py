@@ -241,11 +241,13 @@ def test_a_command_line_trains_on_captions_too(scenes: Path, captioned: Path, tm
     command = [
         "train", "--data", str(scenes), "--captions", str(captioned), "--output", str(run), "--epochs", "2", *OPTIONS,
         "--made-questions", "2", "--presence-questions", "1", "--map-supervision", "0.5", "--frozen-epochs", "1",
-        "--captions-per-picture", "4", *(["--blind"] if blind else []),
+        "--captions-per-picture", "4", "--attributes", "3", *(["--blind"] if blind else []),
     ]  # fmt: skip
     assert main(command) == 0
     best = checkpoint.load_answering(run / "best.safetensors")
     assert {"color", "image", "drawing", "skateboard"} - set(best.vocabulary.words) == {"drawing"}
+    attributes = [best.vocabulary.words[word] for word in best.model.config.answerer.attributes]
+    assert attributes[0] == "car" and len(attributes) == 3, "classes in COCO's order"
     asking = load_answering(run / "best.safetensors", backend="torch")
     questions = ["what is this?", "is there a dog?"]
     one, other = ([a.probability for a in asking.ask(scenes / "images" / f"{i}.png", questions)] for i in (1, 2))
@@ -314,6 +316,9 @@ def test_refused_options(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "--data" in capsys.readouterr().err
     assert main([*base, *OPTIONS, "--no-train-refiner"]) == 2
     assert "encoder_from" in capsys.readouterr().err
+    pooled = [*base, *OPTIONS, "--answerer", "pooled", "--answerer-options", "{}", "--attributes", "5"]
+    assert main(pooled) == 2
+    assert "attributes" in capsys.readouterr().err
     for option in (["--crop", "0.1"], ["--rehearsal", "0.3"], ["--off-grid-supervision", "1"], ["--train-from", "99"]):
         assert main([*base, *OPTIONS, *option]) == 2, "before any epoch"
         assert option[1] in capsys.readouterr().err

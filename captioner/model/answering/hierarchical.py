@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
+from captioner.model.answering.attributes import Attributes
 from captioner.model.answering.base import ANSWERERS, Answered, Answerer, check_answerer, drop_grid
 from captioner.model.answering.question import QuestionEncoder
 from captioner.model.co_attention import CO_ATTENTIONS, CoAttention
@@ -27,6 +28,8 @@ class HierarchicalConfig:
         co_attention: a name of `captioner.model.co_attention.CO_ATTENTIONS`.
         heads: of the co-attention; 1 but for "multihead".
         hidden: width inside the classifier.
+        attributes: words, by their ids, that the picture is searched for before it is asked about; see
+            `captioner.model.answering.attributes`. Empty for none.
         products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
         map_heads: the heads, as ``level * heads + head`` with the places of ``levels``, whose mean is the map; empty
             for those of the question level.
@@ -42,6 +45,7 @@ class HierarchicalConfig:
     co_attention: str = "multihead"
     heads: int = 8
     hidden: int = 768
+    attributes: tuple[int, ...] = ()
     products: bool = True
     map_heads: tuple[int, ...] = ()
     max_length: int = 32
@@ -51,6 +55,7 @@ class HierarchicalConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "attributes", tuple(int(word) for word in self.attributes))
         if self.levels != tuple(one for one in LEVELS if one in self.levels) or "question" not in self.levels:
             raise OptionError(
                 f"the levels are {', '.join(LEVELS)} in this order, with question, not {self.levels!r:.60}"
@@ -67,7 +72,8 @@ class HierarchicalAnswerer(Answerer):
     """Co-attention at each level, and what it found fused from the words up to the question.
 
     ``h_l = tanh(norm(W_l [v_l + q_l, v_l * q_l, h_(l-1)]))`` for the levels l, then a classifier (eq. 7 and 8 of the
-    paper, which has neither product nor layer norm).
+    paper, which has neither product nor layer norm). The attributes, if there are any, are read with the words, and
+    what the question finds among them is added to the last.
     """
 
     def __init__(self, *, question_vocabulary: int, answers: int, image_width: int, config: HierarchicalConfig) -> None:
@@ -87,9 +93,21 @@ class HierarchicalAnswerer(Answerer):
             build(width=width, heads=config.heads) for _ in range(1 if config.shared else count)
         )
         parts = 2 if config.products else 1
+        self.attributes = (
+            Attributes(
+                config.attributes,
+                vocabulary_size=question_vocabulary,
+                embedding=config.embedding,
+                image_width=image_width,
+                width=width,
+            )
+            if config.attributes
+            else None
+        )
         self.fuse = nn.ModuleList(nn.Linear((parts + min(i, 1)) * width, width) for i in range(count))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(count))
         self.final = nn.Linear(width, width)
+        self.shown = nn.Linear(width, width) if config.attributes else None
         self.dropout = nn.Dropout(config.dropout)
         self.hidden = nn.Linear(width, config.hidden)
         self.output = nn.Linear(config.hidden, answers)
@@ -100,7 +118,11 @@ class HierarchicalAnswerer(Answerer):
             grid = drop_grid(grid, channels=self.config.channel_dropout, cells=self.config.cell_dropout)
         images, rows, length = questions.shape
         config, mask = self.config, questions != PAD
-        levels, last = self.question(questions.flatten(0, 1))
+        log_odds, added = None, None
+        if self.attributes is not None:
+            log_odds = self.attributes(grid)
+            added = self.attributes.of_words(log_odds, questions).flatten(0, 1)
+        levels, last = self.question(questions.flatten(0, 1), added)
         seen = grid.with_features(self.cells(grid.features))
         mechanisms = [one for one in self.co_attention if isinstance(one, CoAttention)]  # all of them
         prepared = [attend.prepare(seen) for attend in mechanisms]
@@ -119,10 +141,14 @@ class HierarchicalAnswerer(Answerer):
             cells.append(attended.cells)
             words.append(attended.words)
         assert found is not None
-        h = found * (1 + self.final(last).tanh().reshape(images, rows, config.width))  # gated by the whole question
+        asked = last.reshape(images, rows, config.width)
+        if self.attributes is not None and self.shown is not None:
+            assert log_odds is not None
+            found = found + self.shown(self.attributes.attend(log_odds, asked, self.question.embed.weight))
+        h = found * (1 + self.final(asked).tanh())  # gated by the whole question
         logits = self.output(self.dropout(torch.relu(self.hidden(self.dropout(h)))))
         all_cells = torch.cat(cells, 1)  # (B, levels * H, k, L)
         top = (len(config.levels) - 1) * config.heads
         chosen = list(config.map_heads or range(top, top + config.heads))
         maps = grid.maps(all_cells[:, chosen].mean(1))
-        return Answered(logits, maps, words[-1].mean(1), all_cells)
+        return Answered(logits, maps, words[-1].mean(1), all_cells, log_odds)

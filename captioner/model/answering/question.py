@@ -48,18 +48,20 @@ class QuestionEncoder(nn.Module):
         self.lstm = nn.LSTM(width, width, batch_first=True)
         self.dropout = SharedDropout(dropout)
 
-    def forward(self, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, tokens: Tensor, added: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """Read questions.
 
         Args:
             tokens: (N, T), padded with PAD at the end.
+            added: (N, T, E), to the words' embeddings.
 
         Returns:
             The levels "word", "phrase" if there is one, and "question", (N, T, D) each; and the LSTM's output at the
             last word, (N, D).
         """
         mask = tokens != PAD
-        embedded = self.dropout(self.embed(tokens)) * mask.unsqueeze(-1)  # (N, T, E), 0 after the last word
+        embedded = self.embed(tokens) if added is None else self.embed(tokens) + added
+        embedded = self.dropout(embedded) * mask.unsqueeze(-1)  # (N, T, E), 0 after the last word
         levels = {"word": self.word(embedded).tanh()}
         if self.phrase:
             levels["phrase"] = self._phrases(embedded)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from captioner.checkpoint import AnswerCheckpoint, load_answering
 from captioner.checkpoint import load as load_captions
@@ -21,6 +22,7 @@ from captioner.model.refiners import REFINERS
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.questions import question_words
 from captioner.tokenizer.vocabulary import UNKNOWN, Vocabulary
+from captioner.training.attribute_labels import AttributeLabels, frequent_attributes
 from captioner.training.batches import word_dropout
 from captioner.training.dev import encode_records
 from captioner.training.epoch import Figures
@@ -88,6 +90,11 @@ class AnswerTask:
             presence=PresenceQuestions(context.train) if recipe.presence_questions else None,
             presence_per_picture=recipe.presence_questions,
             made_weight=recipe.made_weight,
+        )
+        config: Any = context.model.config
+        words: tuple[int, ...] = getattr(config.answerer, "attributes", ())
+        self.attributes = (
+            AttributeLabels(context.train, [context.vocabulary.words[word] for word in words]) if words else None
         )
         if recipe.frozen_epochs < recipe.epochs and not recipe.blind:  # an unknown stage is refused now, not after them
             context.model.encoder.train_from(recipe.train_from)
@@ -158,7 +165,9 @@ class AnswerTask:
                 refiner=source.model.config.refiner
                 if source is not None
                 else REFINERS[recipe.refiner].config(**recipe.refiner_options),
-                answerer=ANSWERERS[recipe.answerer].config(**recipe.answerer_options),
+                answerer=ANSWERERS[recipe.answerer].config(
+                    **recipe.answerer_options, **_attributes(recipe, records, vocabulary)
+                ),
                 blind=recipe.blind,
             )
             model = AnswerModel(
@@ -207,11 +216,20 @@ class AnswerTask:
         loss = -(1 - smooth) * (log_p[rows, numbers] * shares * weights[rows]).sum()
         loss = loss - smooth * (log_p[real].mean(-1) * weights[real]).sum()
         loss = loss / (step.weight or 1.0) + self._map_loss(answered.maps, part)
+        loss = loss + self._attribute_loss(answered.attributes, part)
         best = log_p.argmax(-1).tolist()
         right = sum(
             max(target, key=lambda one: one[1])[0] == best[i] for i, target in enumerate(batch.targets_of) if target
         )
         return loss, {"accuracy": right / count}
+
+    def _attribute_loss(self, log_odds: Tensor | None, part: Part) -> Tensor | float:
+        """The weighted cross-entropy of the attributes (B, N), summed over those that are known of each picture."""
+        if log_odds is None or self.attributes is None or self.recipe.blind:
+            return 0.0
+        shows, known = (torch.from_numpy(one).to(log_odds.device) for one in self.attributes.of(part.batch.pictures))
+        each = binary_cross_entropy_with_logits(log_odds.float(), shows, reduction="none")
+        return self.recipe.attribute_supervision * (each * known).sum() / len(part.step.pictures)
 
     def _map_loss(self, maps: Tensor, part: Part) -> Tensor:
         """The weighted penalty on maps (B, k, h, w) that miss the boxes of what the answers name."""
@@ -274,6 +292,14 @@ def _answers(recipe: Recipe, records: Sequence[Record]) -> tuple[str, ...]:
     if recipe.start_from:
         return tuple(read_header(recipe.start_from)["answers"])
     return frequent_answers(records, recipe.answers)
+
+
+def _attributes(recipe: Recipe, records: Sequence[Record], vocabulary: Vocabulary) -> dict[str, tuple[int, ...]]:
+    """The option of the answerer that names its attributes; empty where it is to have none."""
+    if not recipe.attributes:
+        return {}
+    chosen = frequent_attributes(records, frozenset(vocabulary.words), recipe.attributes)
+    return {"attributes": tuple(vocabulary.ids[word] for word in chosen)}
 
 
 def _made(records: Sequence[Record]) -> Iterator[list[MadeQuestion]]:

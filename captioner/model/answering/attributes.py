@@ -1,0 +1,107 @@
+"""Attributes: the words of a fixed list that a picture shows, predicted from its grid before any question is asked.
+
+Wu et al. 2016, "What Value Do Explicit High Level Concepts Have in Vision to Language Problems?", predict them as a
+multi-label classification and give the probabilities to the decoder. Here they are attended to under the question, as
+in You et al. 2016, "Image Captioning with Semantic Attention", section 3.2; and each word of the question that is an
+attribute is read with its own probability.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captioner.errors import OptionError
+from captioner.model.attention.base import masked_softmax
+from captioner.model.grid import Grid
+
+_RARE = -4.0  # the first log-odds: most attributes are in few pictures
+_LOGIT_SCALE = 0.25  # log-odds are mostly within -8 and 8
+
+
+class Attributes(nn.Module):
+    """Log-odds of N attributes, and what a question makes of them.
+
+    Each attribute has a query of its own, attends to the grid with it, and is scored by what it finds:
+    ``s_n = w_n . (softmax(q_n . h) h) + u_n . mean(h) + b_n`` with ``h = relu(W norm(cells))``.
+
+    Args:
+        words: the attributes, as ids of the questions' vocabulary.
+        vocabulary_size: of the questions' words.
+        embedding: width of their embeddings, E.
+        image_width: of the refined grid.
+        width: D, of the questions.
+
+    Raises:
+        OptionError: a word is twice there, or not in the vocabulary.
+    """
+
+    def __init__(
+        self, words: Sequence[int], *, vocabulary_size: int, embedding: int, image_width: int, width: int
+    ) -> None:
+        super().__init__()
+        if len(set(words)) < len(words) or not all(0 <= word < vocabulary_size for word in words):
+            raise OptionError(f"the attributes are different words of the {vocabulary_size} of the questions")
+        self.words, self.vocabulary_size, count = tuple(words), vocabulary_size, len(words)
+        self.norm, self.cells = nn.LayerNorm(image_width), nn.Linear(image_width, width)
+        self.query = nn.Parameter(torch.randn(count, width) / math.sqrt(width))
+        self.found, self.whole = nn.Linear(width, count), nn.Linear(width, count, bias=False)
+        nn.init.zeros_(self.found.weight)
+        nn.init.constant_(self.found.bias, _RARE)
+        nn.init.zeros_(self.whole.weight)
+        self.shown = nn.Linear(3, embedding, bias=False)
+        self.ask, self.key, self.value = (
+            nn.Linear(width, width),
+            nn.Linear(embedding, width),
+            nn.Linear(embedding, width),
+        )
+        self.context_norm = nn.LayerNorm(width)
+
+    def forward(self, grid: Grid) -> Tensor:
+        """The log-odds of the attributes, (B, N)."""
+        h = torch.relu(self.cells(self.norm(grid.features)))  # (B, L, D)
+        mask = None if grid.mask is None else grid.mask.unsqueeze(1)
+        weights = masked_softmax(self.query @ h.transpose(1, 2), mask)  # (B, N, L)
+        found = (weights @ h * self.found.weight).sum(-1) + self.found.bias
+        if grid.mask is None:
+            mean = h.mean(1)
+        else:
+            real = grid.mask.unsqueeze(-1)
+            mean = (h * real).sum(1) / real.sum(1).clamp(min=1)
+        log_odds: Tensor = found + self.whole(mean)
+        return log_odds
+
+    def of_words(self, log_odds: Tensor, questions: Tensor) -> Tensor:
+        """What is added to the embeddings of questions (B, k, T): (B, k, T, E), 0 for words that are no attributes."""
+        numbers = torch.tensor(self._numbers(), device=questions.device)[questions]  # (B, k, T)
+        own = F.pad(log_odds, (0, 1)).gather(1, numbers.flatten(1)).reshape(questions.shape)
+        features = torch.stack((own.sigmoid(), own * _LOGIT_SCALE, torch.ones_like(own)), -1)
+        is_one = (numbers < len(self.words)).unsqueeze(-1)
+        added: Tensor = self.shown(features * is_one)
+        return added
+
+    def attend(self, log_odds: Tensor, asked: Tensor, embed: Tensor) -> Tensor:
+        """The attributes that matter to questions.
+
+        Their weights are ``softmax_n(p . e_n + log P(n))``: what is asked for, among what the picture shows.
+
+        Args:
+            log_odds: (B, N).
+            asked: (B, k, D), the questions.
+            embed: (V, E), the embeddings of the questions' words.
+
+        Returns:
+            (B, k, D).
+        """
+        embedded = embed[torch.tensor(self.words, device=embed.device)]  # (N, E)
+        scores = self.ask(asked) / math.sqrt(asked.shape[-1]) @ self.key(embedded).T
+        weights = masked_softmax(scores + F.logsigmoid(log_odds).unsqueeze(1), None)  # (B, k, N)
+        context: Tensor = self.context_norm(weights @ self.value(embedded))
+        return context
+
+    def _numbers(self) -> list[int]:
+        """For each word of the vocabulary, which attribute it is; N for none."""
+        places = {word: number for number, word in enumerate(self.words)}
+        return [places.get(word, len(self.words)) for word in range(self.vocabulary_size)]
