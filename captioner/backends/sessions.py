@@ -27,6 +27,9 @@ onnxruntime.disable_telemetry_events()  # where somebody else imported it first
 _LARGE = 32 << 20  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
+OF_HOST = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+"""Variables of the environment by which a host chooses how freed memory is kept; then it is left so."""
+
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -113,7 +116,7 @@ def _freed_blocks_returned(size: int) -> Iterator[None]:
     A session holds its weights several times while it starts. glibc keeps freed blocks for later ones, the larger the
     more of them it has seen, so that the peak of a large model is 17 MiB higher. A small model gains nothing.
     """
-    if size < _LARGE:
+    if size < _LARGE or any(name in os.environ for name in OF_HOST):
         yield
         return
     _set_malloc(_M_MMAP_THRESHOLD, 1 << 17)
