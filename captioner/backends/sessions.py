@@ -27,8 +27,8 @@ onnxruntime.disable_telemetry_events()  # where somebody else imported it first
 _LARGE = 32 << 20  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
-OF_HOST = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
-"""Variables of the environment by which a host chooses how freed memory is kept; then it is left so."""
+MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+"""Variables of the environment that set the thresholds of malloc; where one does, they stay as they are."""
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -116,7 +116,7 @@ def _freed_blocks_returned(size: int) -> Iterator[None]:
     A session holds its weights several times while it starts. glibc keeps freed blocks for later ones, the larger the
     more of them it has seen, so that the peak of a large model is 17 MiB higher. A small model gains nothing.
     """
-    if size < _LARGE or any(name in os.environ for name in OF_HOST):
+    if size < _LARGE or any("malloc" in (name + os.environ[name]).lower() for name in _given_variables()):
         yield
         return
     _set_malloc(_M_MMAP_THRESHOLD, 1 << 17)
@@ -125,6 +125,10 @@ def _freed_blocks_returned(size: int) -> Iterator[None]:
     finally:  # what glibc's own adjustment, which is off from now on, comes to in the end
         _set_malloc(_M_MMAP_THRESHOLD, 32 << 20)
         _set_malloc(_M_TRIM_THRESHOLD, 64 << 20)
+
+
+def _given_variables() -> list[str]:
+    return [name for name in MALLOC_VARIABLES if name in os.environ]
 
 
 def _set_malloc(parameter: int, value: int) -> None:

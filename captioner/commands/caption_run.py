@@ -62,7 +62,7 @@ class CaptionRun:
     ) -> None:
         self.options, self.outputs, self.decoding, self.inputs = options, outputs, decoding, inputs
         self.done = self.there = self.failed = self.rows_there = self.other_names = 0
-        self._with_row: set[str] = set()  # of what is to be captioned
+        self.others: set[str] = set()  # pictures whose file has another picture's row
         self.named = True
         self.confidence = Confidence(options)
         self._printing = True
@@ -81,19 +81,24 @@ class CaptionRun:
         for failure in (*found.failures, *unfit.values()):
             self.fail(failure)
         todo = []
+        rows: set[int] = set()
+        place_of = os.path.realpath if self.outputs.results is None else self.outputs.results.place_of
         for picture, number in zip(found.pictures, found.numbers, strict=True):
             name = path_of(picture)
             if name in unfit:
                 continue
             has_row = self.outputs.results is not None and name in self.outputs.results
-            self.rows_there += has_row
+            if self.options.output is not None:
+                place = hash(place_of(name))
+                if place in rows:
+                    self.others.add(name)
+                rows.add(place)
+            self.rows_there += has_row and name not in self.others
             if self._is_wanted(name, has_row=has_row, lacks_sidecar=name in lacking):
                 todo.append((picture, number))
-                if has_row:
-                    self._with_row.add(name)
             else:
                 self.there += 1
-                self.done += 1
+                self._count(name)
         return todo
 
     def caption(self, todo: "list[tuple[Path | PackedPicture, int]]", model: "Captioner") -> None:
@@ -108,12 +113,17 @@ class CaptionRun:
                 failure = outcome if isinstance(outcome, Failure) else self._write(outcome, number)
                 advance()
                 if failure is None:
-                    self.done += 1
+                    self._count(path_of(picture))
                     self._pace.done += 1
                     if (doubt := self.confidence.line(outcome)) is not None:
                         print_line(doubt)
                 else:
                     self.fail(failure, print_line, picture if failure is outcome else None)
+
+    def _count(self, name: str) -> None:
+        """Count a picture as done."""
+        self.done += 1
+        self.other_names += name in self.others
 
     def begin(self) -> None:
         """Make the outputs ready, once. Raises OptionError where they cannot be written."""
@@ -211,7 +221,6 @@ class CaptionRun:
             return Failure.of(caption.image, error)
         if outputs.results is not None:
             outputs.results.write(caption)
-            self.other_names += has_row and caption.image not in self._with_row  # of a file that got its row just now
         if self._printing and (self.options.json or (outputs.results is None and not outputs.sidecars)):
             try:
                 print(json.dumps(caption.as_dict()) if self.options.json else self._text(caption), flush=True)
@@ -261,7 +270,7 @@ def dry_run(run: CaptionRun, found: "FoundPictures") -> int:
         print(printable(f"{run.outputs.page.path}: a page of {len(todo)} pictures"))
     if run.options.output is not None:
         results = run.outputs.results
-        rows = sum(results is None or name not in results for name in wanted)
+        rows = sum(results is None or name not in results for name in wanted - run.others)
         print(printable(f"{run.options.output}: {rows} more rows"))
     report(f"dry run: {len(todo):,} would be captioned, {run.there:,} are there, {run.failed:,} failed")
     return (1 if todo or run.there else 2) if run.failed else 0

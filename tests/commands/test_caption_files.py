@@ -160,10 +160,13 @@ def test_other_names_of_a_file_are_counted_apart(command: Command, photos: Path,
     for number in range(3):
         (photos / f"link{number}.png").symlink_to(photos / "a.png")
     rows = len({path.resolve() for path in photos.iterdir()})
-    run = command("caption", photos, "--output", tmp_path / "c.csv")
-    assert run.code == 0
-    assert f"{rows} captions" in run.err and "3 more" in run.err
-    assert len((tmp_path / "c.csv").read_text().splitlines()) == rows + 1
+    output = ("--output", tmp_path / "c.csv")
+    assert f"{rows} more rows" in command("caption", photos, *output, "--dry-run").out
+    for again in ((), (), ("--json",)):
+        run = command("caption", photos, *output, *again)
+        assert run.code == 0
+        assert f"{rows} captions" in run.err and "3 more" in run.err
+        assert len((tmp_path / "c.csv").read_text().splitlines()) == rows + 1
 
 
 def test_figures_keep_their_names_in_every_order_and_run(

@@ -70,7 +70,11 @@ class ResultsFile:
 
     def __contains__(self, picture: object) -> bool:
         """Whether the file has a caption of a picture, under this or another name of the same file."""
-        return isinstance(picture, (str, os.PathLike)) and self._key(os.fspath(picture), os.curdir) in self._known
+        return isinstance(picture, (str, os.PathLike)) and self.place_of(os.fspath(picture)) in self._known
+
+    def place_of(self, picture: str) -> str:
+        """The path of a picture's file, links resolved; names of one file have the same."""
+        return self._key(picture, os.curdir)
 
     @property
     def lost_detail(self) -> str:
@@ -110,7 +114,7 @@ class ResultsFile:
         """
         if not self._begun:
             self.begin()
-        key = self._key(caption.image, os.curdir)
+        key = self.place_of(caption.image)
         if key in self._known:
             return
         header = "" if self._end else self._format.header()
