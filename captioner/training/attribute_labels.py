@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.data.records import Record
+from captioner.data.records import AnsweredQuestion, Record
 from captioner.errors import DataError
 from captioner.grounding.objects import name_objects
 from captioner.tokenizer.function_words import is_function_word
@@ -14,39 +14,43 @@ from captioner.tokenizer.ptb import tokenize
 from captioner.training.presence import CLASSES, PresenceQuestions
 
 _FEWEST_CAPTIONS = 2  # one caption says little of what is not there
-_Tokens = list[list[list[str]]]
+
+
+def class_of_word(word: str) -> str | None:
+    """The class of COCO that a word of the class's name names by itself: "hydrant" names "fire hydrant", and neither
+    "fire" nor "hot" nor "orange", which is a colour too, names any."""
+    for one in name_objects([word]):
+        if word in one.category.split():
+            return one.category
+    return None
 
 
 def frequent_attributes(records: Sequence[Record], known: Collection[str], count: int) -> tuple[str, ...]:
-    """Words of captions to look for in pictures: COCO's classes, then the most frequent, without function words.
+    """Words to look for in pictures: those that name COCO's classes, then the most frequent of the captions.
 
     Args:
         records: training pictures, with captions.
-        known: the words that questions have; others are left out.
+        known: the words that questions have; others are left out, and so are function words.
         count: of words, at most.
 
     Raises:
-        DataError: no caption has a word that questions have.
+        DataError: there are no captions with words that questions have.
     """
-    tokens = _tokens(records)
-    pictures = Counter(word for some in tokens for word in {word for words in some for word in words})
-    by_class = _by_class(tokens, known)
-    others = [
-        word
-        for word, _ in sorted(pictures.items(), key=lambda one: (-one[1], one[0]))
-        if word in known and word not in by_class and not is_function_word(word)
-    ]
-    if not by_class and not others:
+    pictures = Counter(word for record in records for word in _said(record))
+    by_frequency = sorted(pictures, key=lambda word: (-pictures[word], word))
+    frequent = [word for word in by_frequency if word in known and not is_function_word(word)]
+    if not frequent:
         raise DataError("no caption has a word that questions have", remedy="attributes need --captions")
-    return tuple([*by_class, *others][:count])
+    names = [word for name in CLASSES for word in name.split() if word in known and class_of_word(word) == name]
+    return tuple(dict.fromkeys([*names, *frequent]))[:count]
 
 
 class AttributeLabels:
     """Which attributes each picture shows.
 
-    One of COCO's classes is represented by the word of its name that means it most often ("hydrant" for "fire
-    hydrant"), and is in a picture by its synonyms and boxes too. Any other word is in a picture whose captions have it
-    or of which it is an answer; it is not in one that has two captions or more without it.
+    A class of COCO is in a picture as `captioner.training.presence` says, by synonyms and boxes, or if an answer names
+    it. Any other word is in a picture whose captions have it or of which it is an answer; it is not in one that has two
+    captions or more without it.
 
     Args:
         records: training pictures, with captions.
@@ -57,19 +61,24 @@ class AttributeLabels:
     """
 
     def __init__(self, records: Sequence[Record], words: Sequence[str]) -> None:
-        tokens = _tokens(records)
         self.shows = np.zeros((len(records), len(words)), np.bool_)
         self.lacks = np.zeros_like(self.shows)
-        places = {word: i for i, word in enumerate(words)}
-        for i, (record, some) in enumerate(zip(records, tokens, strict=True)):
-            said = {word for caption in some for word in caption}
-            said |= {asked.answer or Counter(asked.answers).most_common(1)[0][0] for asked in record.questions}
-            self.shows[i, [places[word] for word in said if word in places]] = True
-            self.lacks[i] = len(some) >= _FEWEST_CAPTIONS
+        classes = {word: name for word in words if (name := class_of_word(word)) is not None}
         presence = PresenceQuestions(records)
-        for word, number in _by_class(tokens, places).items():
-            self.shows[:, places[word]] |= presence.shows[:, number]
-            self.lacks[:, places[word]] = presence.lacks[:, number]
+        for place, word in enumerate(words):
+            if word in classes:
+                number = CLASSES.index(classes[word])
+                self.shows[:, place], self.lacks[:, place] = presence.shows[:, number], presence.lacks[:, number]
+        places = {word: place for place, word in enumerate(words)}
+        by_class = {name: places[word] for word, name in classes.items()}
+        others = [place for word, place in places.items() if word not in classes]
+        for i, record in enumerate(records):
+            answers = {_right(asked) for asked in record.questions}
+            named = {one.category for answer in answers for one in name_objects(tokenize(answer))}
+            self.shows[i, [by_class[name] for name in named if name in by_class]] = True
+            said = _said(record) | answers
+            self.shows[i, [places[word] for word in said if word in places and word not in classes]] = True
+            self.lacks[i, others] = len(record.captions) >= _FEWEST_CAPTIONS
         self.lacks &= ~self.shows
 
     def of(self, pictures: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -78,23 +87,9 @@ class AttributeLabels:
         return shows.astype(np.float32), (shows | lacks).astype(np.float32)
 
 
-def _tokens(records: Sequence[Record]) -> _Tokens:
-    return [[tokenize(caption) for caption in record.captions] for record in records]
+def _said(record: Record) -> set[str]:
+    return {word for caption in record.captions for word in tokenize(caption)}
 
 
-def _by_class(tokens: _Tokens, known: Collection[str]) -> dict[str, int]:
-    """The word of each of COCO's classes, and the class's number; classes that no caption names have none."""
-    pictures: Counter[str] = Counter()
-    named: Counter[tuple[str, str]] = Counter()
-    for some in tokens:
-        seen = {word for words in some for word in words}
-        pictures.update(seen)
-        classes = {one.category for words in some for one in name_objects(words)}
-        named.update((word, name) for name in classes for word in name.split() if word in seen)
-    chosen: dict[str, int] = {}
-    for number, name in enumerate(CLASSES):
-        share = {word: named[word, name] / pictures[word] for word in name.split() if word in known and pictures[word]}
-        free = [word for word in share if word not in chosen]
-        if free:
-            chosen[max(free, key=share.__getitem__)] = number
-    return chosen
+def _right(asked: AnsweredQuestion) -> str:
+    return asked.answer or Counter(asked.answers).most_common(1)[0][0]

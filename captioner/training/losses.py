@@ -142,3 +142,16 @@ def doubly_stochastic_penalty(
     share = spoken.sum(1) / cells  # (N,)
     uneven = (coverage / share.clamp(min=1e-6)[:, None, None] - 1).square() * valid
     return (uneven.sum((1, 2)) / cells).sum() / (count or len(maps))
+
+
+def attribute_loss(logits: Tensor, shows: Tensor, known: Tensor, *, count: int) -> Tensor:
+    """Binary cross-entropy of attributes, summed over those that are known of each picture.
+
+    Args:
+        logits: (B, N).
+        shows: (B, N), 1 for what the pictures show and 0 for what they do not.
+        known: (B, N), 1 where that is known.
+        count: pictures of the step, by which it is divided: parts of a step add up to the whole.
+    """
+    each = F.binary_cross_entropy_with_logits(logits.float(), shows, reduction="none")
+    return (each * known).sum() / max(1, count)

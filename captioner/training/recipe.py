@@ -267,6 +267,8 @@ class Recipe:
             raise OptionError(f"map_delay must be 0 or 1, not {self.map_delay}")
         if self.map_delay and not (self.map_supervision or self.off_grid_supervision):
             raise OptionError("map_delay is 1 and no maps are supervised", remedy="give map_supervision")
+        if self.attributes and self.blind:
+            raise OptionError("a blind model looks for no attributes", remedy="leave out attributes or blind")
         if self.distillation != 1.0 and not self.teacher:
             raise OptionError(f"distillation is {self.distillation} and there is no teacher", remedy="give teacher")
         if self.grow_vocabulary and not self.start_from:
@@ -313,6 +315,10 @@ def options() -> tuple["Field[Any]", ...]:
 def default_of(option: "Field[Any]") -> Any:
     """An option's default."""
     return option.default_factory() if option.default_factory is not MISSING else option.default
+
+
+OF_ANSWERS = ("answerer", "answerer_options", "answers", "made_questions", "presence_questions", "attributes", "blind")
+"""The options that models of captions have no use for."""
 
 
 def refuse_options(recipe: Recipe, *names: str) -> None:

@@ -28,7 +28,7 @@ def grid() -> Grid:
     return Grid(torch.randn(2, 4, 8), (2, 2), torch.tensor([[True, True, True, False], [True, False, True, True]]))
 
 
-def test_log_odds_are_those_of_the_equation(attributes: Attributes, grid: Grid) -> None:
+def test_logits_are_those_of_the_equation(attributes: Attributes, grid: Grid) -> None:
     assert grid.mask is not None
     for masked in (grid, Grid(grid.features, (2, 2))):
         found = attributes(masked)
@@ -44,10 +44,10 @@ def test_log_odds_are_those_of_the_equation(attributes: Attributes, grid: Grid) 
                 torch.testing.assert_close(found[b, n], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_words_of_a_question_have_their_own_log_odds(attributes: Attributes) -> None:
-    log_odds = torch.tensor([[-1.0, 2.0, 0.5], [3.0, -4.0, 1.0]])
+def test_words_of_a_question_have_their_own_logits(attributes: Attributes) -> None:
+    logits = torch.tensor([[-1.0, 2.0, 0.5], [3.0, -4.0, 1.0]])
     questions = torch.tensor([[[4, 9, 0], [7, 7, 5]], [[5, 11, 9], [6, 0, 0]]])
-    found = attributes.of_words(log_odds, questions)
+    found = attributes.word_features(logits, questions)
     assert found.shape == (2, 2, 3, 6)
     for b in range(2):
         for k in range(2):
@@ -56,19 +56,20 @@ def test_words_of_a_question_have_their_own_log_odds(attributes: Attributes) -> 
                 if word not in WORDS:
                     assert (found[b, k, t] == 0).all()
                     continue
-                own = log_odds[b, WORDS.index(word)]
-                expected = attributes.shown.weight @ torch.stack((own.sigmoid(), own / 4, torch.tensor(1.0)))
+                own = logits[b, WORDS.index(word)]
+                expected = attributes.presence.weight @ torch.stack((own.sigmoid(), own / 4, torch.tensor(1.0)))
                 torch.testing.assert_close(found[b, k, t], expected)
 
 
 def test_a_question_attends_to_what_it_asks_for_among_what_is_there(attributes: Attributes) -> None:
     torch.manual_seed(6)
-    log_odds, asked, embed = torch.randn(2, 3), torch.randn(2, 4, 10), torch.randn(12, 6)
-    found = attributes.attend(log_odds, asked, embed)
+    logits, asked, embed = torch.randn(2, 3), torch.randn(2, 4, 10), torch.randn(12, 6)
+    found = attributes.attend(logits, asked, embed)
     for b in range(2):
         for k in range(4):
             scores = [
-                attributes.ask(asked[b, k]) @ attributes.key(embed[word]) / math.sqrt(10) + F.logsigmoid(log_odds[b, n])
+                attributes.query_of_question(asked[b, k]) @ attributes.key(embed[word]) / math.sqrt(10)
+                + F.logsigmoid(logits[b, n])
                 for n, word in enumerate(WORDS)
             ]
             weights = torch.stack(scores).softmax(0)
@@ -76,7 +77,7 @@ def test_a_question_attends_to_what_it_asks_for_among_what_is_there(attributes: 
             torch.testing.assert_close(found[b, k], attributes.context_norm(context), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("words", [(5, 5), (12,), (-1,)])
+@pytest.mark.parametrize("words", [(5, 6, 5), (12, 5), (-1,), (3,)])
 def test_attributes_are_different_words_of_the_questions(words: tuple[int, ...]) -> None:
-    with pytest.raises(OptionError, match="12 of the questions"):
+    with pytest.raises(OptionError, match=rf"attribute {words[-1] if len(words) != 2 else 12} .* 4 to 11"):
         Attributes(words, vocabulary_size=12, embedding=6, image_width=8, width=10)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from captioner.training.presence import PresenceQuestions
 from captioner.training.questions import QuestionBatch, QuestionBatches, frequent_answers, padded_questions
 from captioner.training.recipe import Recipe
 from captioner.training.start import first_model
+from captioner.training.tasks import TASKS
 from captioner.training.tasks.answers import AnswerTask
 
 OPTIONS = [
@@ -241,13 +243,17 @@ def test_a_command_line_trains_on_captions_too(scenes: Path, captioned: Path, tm
     command = [
         "train", "--data", str(scenes), "--captions", str(captioned), "--output", str(run), "--epochs", "2", *OPTIONS,
         "--made-questions", "2", "--presence-questions", "1", "--map-supervision", "0.5", "--frozen-epochs", "1",
-        "--captions-per-picture", "4", "--attributes", "3", *(["--blind"] if blind else []),
+        "--captions-per-picture", "4",
+        *(["--blind"] if blind else ["--attributes", "3", "--attribute-supervision", "1"]),
     ]  # fmt: skip
     assert main(command) == 0
     best = checkpoint.load_answering(run / "best.safetensors")
     assert {"color", "image", "drawing", "skateboard"} - set(best.vocabulary.words) == {"drawing"}
     attributes = [best.vocabulary.words[word] for word in best.model.config.answerer.attributes]
-    assert attributes[0] == "car" and len(attributes) == 3, "classes in COCO's order"
+    assert attributes == ([] if blind else ["person", "bicycle", "car"]), "classes in COCO's order"
+    if not blind:  # of cars, which are there, and of bicycles, which are not
+        bias = checkpoint.load_answering(run / "last.safetensors").model.state_dict()["answerer.attributes.found.bias"]
+        assert bias[2] > -4 > bias[1]
     asking = load_answering(run / "best.safetensors", backend="torch")
     questions = ["what is this?", "is there a dog?"]
     one, other = ([a.probability for a in asking.ask(scenes / "images" / f"{i}.png", questions)] for i in (1, 2))
@@ -318,13 +324,27 @@ def test_refused_options(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "encoder_from" in capsys.readouterr().err
     pooled = [*base, *OPTIONS, "--answerer", "pooled", "--answerer-options", "{}", "--attributes", "5"]
     assert main(pooled) == 2
-    assert "attributes" in capsys.readouterr().err
+    assert "'pooled' has none" in capsys.readouterr().err
+    named = ["--answerer-options", '{"attributes": [5]}']
+    assert main([*base, *OPTIONS, *named, "--attributes", "5"]) == 2
+    assert "attributes is 5" in capsys.readouterr().err
+    assert main([*base, *OPTIONS, "--blind", "--attributes", "5"]) == 2
+    assert "blind" in capsys.readouterr().err
     for option in (["--crop", "0.1"], ["--rehearsal", "0.3"], ["--off-grid-supervision", "1"], ["--train-from", "99"]):
         assert main([*base, *OPTIONS, *option]) == 2, "before any epoch"
         assert option[1] in capsys.readouterr().err
     language = ["--objective", "language_model", "--text", str(scenes / "questions.jsonl"), "--rehearsal", "0.3"]
     assert main([*base, *language]) == 2
     assert "rehearsal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "self_critical", "language_model"])
+@pytest.mark.parametrize("option", [{"attributes": 5}, {"blind": True}, {"made_questions": 2}, {"answers": 7}])
+def test_captions_have_no_use_for_options_of_answers(objective: str, option: dict[str, Any]) -> None:
+    ((name, value),) = option.items()
+    with pytest.raises(OptionError, match=f"{name} is {value}"):
+        TASKS[objective].check(Recipe(objective=objective, start_from="start.safetensors", **option))
+    TASKS[objective].check(Recipe(objective=objective, start_from="start.safetensors"))
 
 
 def test_what_a_model_file_decides_cannot_be_another(
@@ -338,6 +358,7 @@ def test_what_a_model_file_decides_cannot_be_another(
         [*start, "--answerer-options", '{"hidden": 4321}'],
         [*start, "--answerer", "pooled"],
         [*start, "--answers", "4321"],
+        [*start, "--attributes", "4321"],
         [*encoder, "--refiner-options", '{"width": 4321}'],
         [*encoder, "--backbone", "resnet18"],
     ):

@@ -4,39 +4,59 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.records import AnsweredQuestion, Record
+from captioner.data.records import AnsweredQuestion, Boxes, Record
 from captioner.errors import DataError
-from captioner.training.attribute_labels import AttributeLabels, frequent_attributes
+from captioner.training.attribute_labels import AttributeLabels, class_of_word, frequent_attributes
 
 BOX = ((0.1, 0.2, 0.3, 0.4),)
-RECORDS = [
-    Record(Path("a.png"), ("a puppy by a red fire hydrant", "the red hydrant"), "train", "a"),
-    Record(Path("b.png"), ("a man at a red fire",), "train", "b", objects={"dog": BOX, "person": ()}),
-    Record(Path("c.png"), ("a cold drink", "a drink on a red cloth"), "train", "c"),
-    Record(Path("d.png"), (), "train", "d", questions=(AnsweredQuestion("what is it?", ("cloth", "dog", "dog")),)),
-]
-KNOWN = frozenset(["fire", "hydrant", "dog", "person", "red", "drink", "cloth", "a"])
 
 
-def test_classes_come_first_each_by_the_word_that_means_it() -> None:
-    words = frequent_attributes(RECORDS, KNOWN, 9)
-    assert words == ("hydrant", "red", "fire", "cloth", "drink"), "'dog' and 'person' are in no caption"
-    assert frequent_attributes(RECORDS, KNOWN, 2) == ("hydrant", "red")
+def record(*captions: str, objects: dict[str, Boxes] | None = None, answers: tuple[str, ...] = ()) -> Record:
+    questions = (AnsweredQuestion("what is it?", answers),) if answers else ()
+    return Record(Path("a.png"), captions, "train", "a", objects=objects, questions=questions)
+
+
+def test_words_that_name_a_class_by_themselves() -> None:
+    named = {word: class_of_word(word) for word in ("dog", "hydrant", "phone", "teddy", "person", "table")}
+    assert named == {
+        "dog": "dog", "hydrant": "fire hydrant", "phone": "cell phone", "teddy": "teddy bear", "person": "person",
+        "table": "dining table",
+    }  # fmt: skip
+    for word in ("fire", "hot", "orange", "man", "puppy", "wine", "red"):
+        assert class_of_word(word) is None, word
+
+
+def test_classes_come_first_then_frequent_words() -> None:
+    records = [
+        record("a puppy by a red fire hydrant", "the red hydrant"),
+        record("a man at a red fire"),
+        record("a cold drink", "a drink on a red cloth"),
+    ]
+    known = {"fire", "hydrant", "dog", "person", "red", "drink", "cloth", "a"}
+    words = frequent_attributes(records, known, 9)
+    assert words == ("person", "hydrant", "dog", "red", "fire", "cloth", "drink")
+    assert frequent_attributes(records, known, 4) == words[:4]
     with pytest.raises(DataError, match="captions"):
-        frequent_attributes(RECORDS, {"zebra"}, 5)
+        frequent_attributes(records, {"zebra"}, 5)
+    with pytest.raises(DataError, match="captions"):
+        frequent_attributes([record()], known, 5)
 
 
-def test_labels() -> None:
-    named = [*RECORDS, Record(Path("e.png"), ("a dog", "a dog"), "train", "e")]
-    labels = AttributeLabels(named, ("hydrant", "dog", "red", "cloth"))
-    hydrant, dog, red, cloth = labels.shows.T.tolist()
-    assert hydrant == [True, False, False, False, False]
-    assert dog == [True, True, False, True, True], "by a synonym, a box, the most frequent answer, its name"
-    assert red == [True, True, True, False, False]
-    assert cloth == [False, False, True, False, False]
-    lacks = labels.lacks.T.tolist()
-    assert lacks[1] == [False, False, True, False, False]
-    assert lacks[2] == [False, False, False, False, True], "one caption, or none, says little of what is not there"
-    shows, known = labels.of([2, 0])
-    assert shows.tolist() == [[0, 0, 1, 1], [1, 1, 1, 0]]
-    assert known.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1]]
+def test_labels_of_classes_and_of_other_words() -> None:
+    words = ("hydrant", "dog", "bear", "red", "orange", "fire")
+    cases = [
+        (record("a puppy by a red fire hydrant", "the hydrant"), "hydrant dog red fire", "bear orange"),
+        (record("a man at a red fire", objects={"dog": BOX, "bear": ()}), "dog red fire", "bear"),
+        (record("a hot dog", "a hot dog on a plate"), "", "hydrant dog bear red orange fire"),
+        (record("a teddy bear", "a teddy bear"), "", "hydrant dog bear red orange fire"),
+        (record("a bus", "the bus", answers=("orange", "orange", "red")), "orange", "hydrant dog bear red fire"),
+        (record(answers=("dogs",)), "dog", ""),
+        (record("a bear"), "bear", ""),
+    ]
+    labels = AttributeLabels([given for given, _, _ in cases], words)
+    for i, (given, shows, lacks) in enumerate(cases):
+        assert [word for word, one in zip(words, labels.shows[i], strict=True) if one] == shows.split(), given
+        assert [word for word, one in zip(words, labels.lacks[i], strict=True) if one] == lacks.split(), given
+    positive, known = labels.of([5, 1])
+    assert positive.tolist() == [[0, 1, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1]]
+    assert known.tolist() == [[0, 1, 0, 0, 0, 0], [0, 1, 1, 1, 0, 1]]

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from captioner.training.losses import caption_loss, distillation_loss, doubly_stochastic_penalty, map_supervision
+from captioner.training.losses import (
+    attribute_loss,
+    caption_loss,
+    distillation_loss,
+    doubly_stochastic_penalty,
+    map_supervision,
+)
 
 
 def test_cross_entropy_is_the_mean_over_the_words_to_be_said() -> None:
@@ -75,3 +81,15 @@ def test_supervision_is_the_share_of_attention_that_misses() -> None:
     targets[0, 0, 0, 2:] = torch.tensor([1.0, 0.5])
     assert map_supervision(maps, targets).item() == pytest.approx(-math.log(0.3 + 0.2))
     assert map_supervision(maps, torch.zeros(1, 2, 1, 4)).item() == 0
+
+
+def test_attributes_cost_their_binary_cross_entropy_where_they_are_known() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 1.5, 0.0]])
+    shows = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    known = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    probability = [[1 / (1 + math.exp(-one)) for one in row] for row in logits.tolist()]
+    first = -math.log(probability[0][0]) - math.log(1 - probability[0][1])
+    second = -math.log(1 - probability[1][0]) - math.log(probability[1][1]) - math.log(1 - probability[1][2])
+    assert float(attribute_loss(logits, shows, known, count=2)) == pytest.approx((first + second) / 2)
+    parts = [attribute_loss(logits[i : i + 1], shows[i : i + 1], known[i : i + 1], count=2) for i in range(2)]
+    assert float(sum(parts)) == pytest.approx((first + second) / 2)

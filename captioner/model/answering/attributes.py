@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.model.attention.base import masked_softmax
 from captioner.model.grid import Grid
+from captioner.tokenizer.vocabulary import SPECIAL
 
-_RARE = -4.0  # the first log-odds: most attributes are in few pictures
-_LOGIT_SCALE = 0.25  # log-odds are mostly within -8 and 8
+_RARE = -4.0  # the first logit: most attributes are in few pictures
+_LOGIT_SCALE = 0.25  # logits are mostly within -8 and 8
 
 
 class Attributes(nn.Module):
-    """Log-odds of N attributes, and what a question makes of them.
+    """Logits of N attributes, and what a question makes of them.
 
     Each attribute has a query of its own, attends to the grid with it, and is scored by what it finds:
     ``s_n = w_n . (softmax(q_n . h) h) + u_n . mean(h) + b_n`` with ``h = relu(W norm(cells))``.
@@ -35,32 +36,36 @@ class Attributes(nn.Module):
         width: D, of the questions.
 
     Raises:
-        OptionError: a word is twice there, or not in the vocabulary.
+        OptionError: a word is there twice, or is none of the vocabulary's words.
     """
 
     def __init__(
         self, words: Sequence[int], *, vocabulary_size: int, embedding: int, image_width: int, width: int
     ) -> None:
         super().__init__()
-        if len(set(words)) < len(words) or not all(0 <= word < vocabulary_size for word in words):
-            raise OptionError(f"the attributes are different words of the {vocabulary_size} of the questions")
-        self.words, self.vocabulary_size, count = tuple(words), vocabulary_size, len(words)
+        for i, word in enumerate(words):
+            if not len(SPECIAL) <= word < vocabulary_size or word in words[:i]:
+                raise OptionError(
+                    f"attribute {word} is there twice, or none of the questions' words {len(SPECIAL)} to "
+                    f"{vocabulary_size - 1}",
+                    remedy="give each word once",
+                )
+        self.words, count = list(words), len(words)
+        places = {word: number for number, word in enumerate(words)}
+        self._numbers = [places.get(word, count) for word in range(vocabulary_size)]  # count for no attribute
         self.norm, self.cells = nn.LayerNorm(image_width), nn.Linear(image_width, width)
         self.query = nn.Parameter(torch.randn(count, width) / math.sqrt(width))
         self.found, self.whole = nn.Linear(width, count), nn.Linear(width, count, bias=False)
         nn.init.zeros_(self.found.weight)
         nn.init.constant_(self.found.bias, _RARE)
         nn.init.zeros_(self.whole.weight)
-        self.shown = nn.Linear(3, embedding, bias=False)
-        self.ask, self.key, self.value = (
-            nn.Linear(width, width),
-            nn.Linear(embedding, width),
-            nn.Linear(embedding, width),
-        )
+        self.presence = nn.Linear(3, embedding, bias=False)
+        self.query_of_question = nn.Linear(width, width)
+        self.key, self.value = nn.Linear(embedding, width), nn.Linear(embedding, width)
         self.context_norm = nn.LayerNorm(width)
 
     def forward(self, grid: Grid) -> Tensor:
-        """The log-odds of the attributes, (B, N)."""
+        """The logits of the attributes, (B, N)."""
         h = torch.relu(self.cells(self.norm(grid.features)))  # (B, L, D)
         mask = None if grid.mask is None else grid.mask.unsqueeze(1)
         weights = masked_softmax(self.query @ h.transpose(1, 2), mask)  # (B, N, L)
@@ -70,38 +75,33 @@ class Attributes(nn.Module):
         else:
             real = grid.mask.unsqueeze(-1)
             mean = (h * real).sum(1) / real.sum(1).clamp(min=1)
-        log_odds: Tensor = found + self.whole(mean)
-        return log_odds
+        logits: Tensor = found + self.whole(mean)
+        return logits
 
-    def of_words(self, log_odds: Tensor, questions: Tensor) -> Tensor:
+    def word_features(self, logits: Tensor, questions: Tensor) -> Tensor:
         """What is added to the embeddings of questions (B, k, T): (B, k, T, E), 0 for words that are no attributes."""
-        numbers = torch.tensor(self._numbers(), device=questions.device)[questions]  # (B, k, T)
-        own = F.pad(log_odds, (0, 1)).gather(1, numbers.flatten(1)).reshape(questions.shape)
+        numbers = torch.tensor(self._numbers, device=questions.device)[questions]  # (B, k, T)
+        own = F.pad(logits, (0, 1)).gather(1, numbers.flatten(1)).reshape(questions.shape)
         features = torch.stack((own.sigmoid(), own * _LOGIT_SCALE, torch.ones_like(own)), -1)
         is_one = (numbers < len(self.words)).unsqueeze(-1)
-        added: Tensor = self.shown(features * is_one)
+        added: Tensor = self.presence(features * is_one)
         return added
 
-    def attend(self, log_odds: Tensor, asked: Tensor, embed: Tensor) -> Tensor:
+    def attend(self, logits: Tensor, questions: Tensor, embed: Tensor) -> Tensor:
         """The attributes that matter to questions.
 
         Their weights are ``softmax_n(p . e_n + log P(n))``: what is asked for, among what the picture shows.
 
         Args:
-            log_odds: (B, N).
-            asked: (B, k, D), the questions.
+            logits: (B, N).
+            questions: (B, k, D).
             embed: (V, E), the embeddings of the questions' words.
 
         Returns:
             (B, k, D).
         """
         embedded = embed[torch.tensor(self.words, device=embed.device)]  # (N, E)
-        scores = self.ask(asked) / math.sqrt(asked.shape[-1]) @ self.key(embedded).T
-        weights = masked_softmax(scores + F.logsigmoid(log_odds).unsqueeze(1), None)  # (B, k, N)
+        scores = self.query_of_question(questions) / math.sqrt(questions.shape[-1]) @ self.key(embedded).T
+        weights = masked_softmax(scores + F.logsigmoid(logits).unsqueeze(1), None)  # (B, k, N)
         context: Tensor = self.context_norm(weights @ self.value(embedded))
         return context
-
-    def _numbers(self) -> list[int]:
-        """For each word of the vocabulary, which attribute it is; N for none."""
-        places = {word: number for number, word in enumerate(self.words)}
-        return [places.get(word, len(self.words)) for word in range(self.vocabulary_size)]

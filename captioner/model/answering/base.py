@@ -23,7 +23,7 @@ class Answered:
         maps: (B, k, h, w), where it looked: the mean of the map heads, which sums to 1.
         words: (B, k, T), the weight of each word of the question, which sums to 1 over the real ones.
         cells: (B, S, k, L), the weights of all heads of all steps, in their order.
-        attributes: (B, N), the log-odds of the answerer's attributes; None where it has none.
+        attributes: (B, N), the logits of the answerer's attributes; None where it has none.
     """
 
     logits: Tensor

@@ -107,7 +107,7 @@ class HierarchicalAnswerer(Answerer):
         self.fuse = nn.ModuleList(nn.Linear((parts + min(i, 1)) * width, width) for i in range(count))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(count))
         self.final = nn.Linear(width, width)
-        self.shown = nn.Linear(width, width) if config.attributes else None
+        self.attribute_output = nn.Linear(width, width) if config.attributes else None
         self.dropout = nn.Dropout(config.dropout)
         self.hidden = nn.Linear(width, config.hidden)
         self.output = nn.Linear(config.hidden, answers)
@@ -118,10 +118,10 @@ class HierarchicalAnswerer(Answerer):
             grid = drop_grid(grid, channels=self.config.channel_dropout, cells=self.config.cell_dropout)
         images, rows, length = questions.shape
         config, mask = self.config, questions != PAD
-        log_odds, added = None, None
+        shown, added = None, None
         if self.attributes is not None:
-            log_odds = self.attributes(grid)
-            added = self.attributes.of_words(log_odds, questions).flatten(0, 1)
+            shown = self.attributes(grid)
+            added = self.attributes.word_features(shown, questions).flatten(0, 1)
         levels, last = self.question(questions.flatten(0, 1), added)
         seen = grid.with_features(self.cells(grid.features))
         mechanisms = [one for one in self.co_attention if isinstance(one, CoAttention)]  # all of them
@@ -142,13 +142,14 @@ class HierarchicalAnswerer(Answerer):
             words.append(attended.words)
         assert found is not None
         asked = last.reshape(images, rows, config.width)
-        if self.attributes is not None and self.shown is not None:
-            assert log_odds is not None
-            found = found + self.shown(self.attributes.attend(log_odds, asked, self.question.embed.weight))
+        if self.attributes is not None and self.attribute_output is not None:
+            assert shown is not None
+            there = self.attributes.attend(shown, asked, self.question.embed.weight)
+            found = found + self.attribute_output(there)
         h = found * (1 + self.final(asked).tanh())  # gated by the whole question
         logits = self.output(self.dropout(torch.relu(self.hidden(self.dropout(h)))))
         all_cells = torch.cat(cells, 1)  # (B, levels * H, k, L)
         top = (len(config.levels) - 1) * config.heads
         chosen = list(config.map_heads or range(top, top + config.heads))
         maps = grid.maps(all_cells[:, chosen].mean(1))
-        return Answered(logits, maps, words[-1].mean(1), all_cells, log_odds)
+        return Answered(logits, maps, words[-1].mean(1), all_cells, shown)

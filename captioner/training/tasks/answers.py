@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from captioner.checkpoint import AnswerCheckpoint, load_answering
 from captioner.checkpoint import load as load_captions
@@ -27,7 +27,7 @@ from captioner.training.batches import word_dropout
 from captioner.training.dev import encode_records
 from captioner.training.epoch import Figures
 from captioner.training.images import Images
-from captioner.training.losses import map_supervision
+from captioner.training.losses import attribute_loss, map_supervision
 from captioner.training.made_questions import MadeQuestion, QuestionMaker, asked_words
 from captioner.training.presence import CLASSES, ENDS, PresenceQuestions, presence_words
 from captioner.training.questions import (
@@ -144,6 +144,12 @@ class AnswerTask:
                 raise OptionError(
                     f"answers is {recipe.answers}, and {recipe.start_from} has {len(answers)}", remedy="leave it out"
                 )
+            attributes = getattr(start.model.config.answerer, "attributes", ())
+            if recipe.attributes not in (0, len(attributes)):
+                raise OptionError(
+                    f"attributes is {recipe.attributes}, and {recipe.start_from} has {len(attributes)}",
+                    remedy="leave it out",
+                )
             sizes = {"vocabulary_size": len(start.vocabulary), "answers": len(answers)}
             with naming_options():
                 model = with_dropout(start.model, "answerer", recipe.answerer_options, **sizes)
@@ -223,13 +229,13 @@ class AnswerTask:
         )
         return loss, {"accuracy": right / count}
 
-    def _attribute_loss(self, log_odds: Tensor | None, part: Part) -> Tensor | float:
-        """The weighted cross-entropy of the attributes (B, N), summed over those that are known of each picture."""
-        if log_odds is None or self.attributes is None or self.recipe.blind:
+    def _attribute_loss(self, logits: Tensor | None, part: Part) -> Tensor | float:
+        """The weighted cross-entropy of the attributes' logits (B, N)."""
+        if logits is None or self.attributes is None:
             return 0.0
-        shows, known = (torch.from_numpy(one).to(log_odds.device) for one in self.attributes.of(part.batch.pictures))
-        each = binary_cross_entropy_with_logits(log_odds.float(), shows, reduction="none")
-        return self.recipe.attribute_supervision * (each * known).sum() / len(part.step.pictures)
+        shows, known = (torch.from_numpy(one).to(logits.device) for one in self.attributes.of(part.batch.pictures))
+        loss = attribute_loss(logits, shows, known, count=len(part.step.pictures))
+        return self.recipe.attribute_supervision * loss
 
     def _map_loss(self, maps: Tensor, part: Part) -> Tensor:
         """The weighted penalty on maps (B, k, h, w) that miss the boxes of what the answers name."""
@@ -298,6 +304,11 @@ def _attributes(recipe: Recipe, records: Sequence[Record], vocabulary: Vocabular
     """The option of the answerer that names its attributes; empty where it is to have none."""
     if not recipe.attributes:
         return {}
+    config: Any = ANSWERERS[recipe.answerer].config
+    names = {option.name for option in fields(config)}
+    if "attributes" not in names or "attributes" in recipe.answerer_options:
+        why = "answerer_options name them" if "attributes" in names else f"the answerer '{recipe.answerer}' has none"
+        raise OptionError(f"attributes is {recipe.attributes}, and {why}", remedy="leave it out")
     chosen = frequent_attributes(records, frozenset(vocabulary.words), recipe.attributes)
     return {"attributes": tuple(vocabulary.ids[word] for word in chosen)}
 

@@ -29,7 +29,7 @@ from captioner.training.losses import (
     map_supervision,
     off_grid_supervision,
 )
-from captioner.training.recipe import Recipe
+from captioner.training.recipe import OF_ANSWERS, Recipe, refuse_options
 from captioner.training.rewards import NEVER_GENERATED
 from captioner.training.sizes import upright_size
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
@@ -82,7 +82,8 @@ class CrossEntropy:
 
     @staticmethod
     def check(recipe: Recipe) -> None:
-        """Raises OptionError for a refiner that is neither trained nor taken from a model."""
+        """Raises OptionError for options of answers, and a refiner that is neither trained nor taken from a model."""
+        refuse_options(recipe, *OF_ANSWERS)
         check_refiner(recipe, "start_from")
 
     def set_trainable(self, *, frozen: bool) -> None:

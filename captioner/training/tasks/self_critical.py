@@ -11,7 +11,7 @@ from captioner.training.batches import Batch
 from captioner.training.epoch import Figures
 from captioner.training.images import Images, Pixels
 from captioner.training.losses import caption_loss, reward_loss
-from captioner.training.recipe import Recipe
+from captioner.training.recipe import OF_ANSWERS, Recipe, refuse_options
 from captioner.training.rewards import NEVER_GENERATED, CaptionReward, breaks_off, draw_captions
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import CrossEntropy
@@ -36,7 +36,8 @@ class SelfCritical:
 
     @staticmethod
     def check(recipe: Recipe) -> None:
-        """A trained model, and samples to compare with. Raises OptionError."""
+        """A trained model, samples to compare with, and no options of answers. Raises OptionError."""
+        refuse_options(recipe, *OF_ANSWERS)
         if not recipe.start_from:
             raise OptionError(
                 "self_critical training starts from a trained model", remedy="give start_from (--start-from)"
