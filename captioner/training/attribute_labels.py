@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.data.records import AnsweredQuestion, Record
-from captioner.errors import DataError
 from captioner.grounding.objects import name_objects
 from captioner.tokenizer.function_words import is_function_word
 from captioner.tokenizer.ptb import tokenize
@@ -29,18 +28,15 @@ def frequent_attributes(records: Sequence[Record], known: Collection[str], count
     """Words to look for in pictures: those that name COCO's classes, then the most frequent of the captions.
 
     Args:
-        records: training pictures, with captions.
+        records: training pictures. Without captions there are no attributes.
         known: the words that questions have; others are left out, and so are function words.
         count: of words, at most.
-
-    Raises:
-        DataError: there are no captions with words that questions have.
     """
     pictures = Counter(word for record in records for word in _said(record))
     by_frequency = sorted(pictures, key=lambda word: (-pictures[word], word))
     frequent = [word for word in by_frequency if word in known and not is_function_word(word)]
-    if not frequent:
-        raise DataError("no caption has a word that questions have", remedy="attributes need --captions")
+    if not pictures:
+        return ()
     names = [word for name in CLASSES for word in name.split() if word in known and class_of_word(word) == name]
     return tuple(dict.fromkeys([*names, *frequent]))[:count]
 

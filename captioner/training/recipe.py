@@ -267,8 +267,6 @@ class Recipe:
             raise OptionError(f"map_delay must be 0 or 1, not {self.map_delay}")
         if self.map_delay and not (self.map_supervision or self.off_grid_supervision):
             raise OptionError("map_delay is 1 and no maps are supervised", remedy="give map_supervision")
-        if self.attributes and self.blind:
-            raise OptionError("a blind model looks for no attributes", remedy="leave out attributes or blind")
         if self.distillation != 1.0 and not self.teacher:
             raise OptionError(f"distillation is {self.distillation} and there is no teacher", remedy="give teacher")
         if self.grow_vocabulary and not self.start_from:

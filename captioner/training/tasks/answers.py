@@ -148,7 +148,7 @@ class AnswerTask:
             if recipe.attributes not in (0, len(attributes)):
                 raise OptionError(
                     f"attributes is {recipe.attributes}, and {recipe.start_from} has {len(attributes)}",
-                    remedy="leave it out",
+                    remedy=f"give {len(attributes)}",
                 )
             sizes = {"vocabulary_size": len(start.vocabulary), "answers": len(answers)}
             with naming_options():
@@ -302,7 +302,7 @@ def _answers(recipe: Recipe, records: Sequence[Record]) -> tuple[str, ...]:
 
 def _attributes(recipe: Recipe, records: Sequence[Record], vocabulary: Vocabulary) -> dict[str, tuple[int, ...]]:
     """The option of the answerer that names its attributes; empty where it is to have none."""
-    if not recipe.attributes:
+    if not recipe.attributes or recipe.blind:
         return {}
     config: Any = ANSWERERS[recipe.answerer].config
     names = {option.name for option in fields(config)}
