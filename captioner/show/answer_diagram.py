@@ -125,6 +125,8 @@ def _hierarchical(
         edges += [f"seen_{level} -> h_{level}", f"read_{level} -> h_{level}"]
         if i:
             edges.append(f"h_{levels[i - 1]} -> h_{level}")
+    if count := len(answerer.get("attributes", ())):
+        _attributes(count, width, picture, nodes, edges, last_level=levels[-1])
     _classified(answerer, nodes, gate=True)
     edges += [f"h_{levels[-1]} -> gate -> classifier -> answer", "last -> gate"]
     chosen = answerer.get("map_heads") or range((len(levels) - 1) * heads, len(levels) * heads)
@@ -138,6 +140,25 @@ def _hierarchical(
         "Lu et al. 2016",
         ("one for all levels" if answerer.get("shared") and len(levels) > 1 else ""),
     )
+
+
+def _attributes(
+    count: int, width: Any, picture: PictureSide, nodes: list[str], edges: list[str], *, last_level: str
+) -> None:
+    """Which words the picture shows: added to the words of the question, and attended to under it."""
+    inside = [
+        node(
+            "looked",
+            f"weights of each attribute\nsoftmax of a learned query · cells\n{count} x {picture.vectors}",
+            "data",
+        ),
+        node("shown", f"logits\nwhether the picture shows it\n{count}", "data"),
+        node("wanted", f"weights over attributes\nsoftmax of q · k / √A + log P\n{count}", "weights"),
+        node("there", f"what is there of what is asked for\nweighted sum of their embeddings\n{width}", "data"),
+    ]
+    nodes.append(cluster("attributes", f"{count} attributes: words that the picture is searched for", inside))
+    edges += ["grid -> looked -> shown -> wanted -> there", "last -> wanted", f"there -> h_{last_level}"]
+    edges.append("shown -> embedding")
 
 
 def _pooled(
