@@ -150,7 +150,7 @@ def _attributes(
         node(
             "looked",
             f"weights of each attribute\nsoftmax of a learned query · cells\n{count} x {picture.vectors}",
-            "data",
+            "weights",
         ),
         node("shown", f"logits\nwhether the picture shows it\n{count}", "data"),
         node("wanted", f"weights over attributes\nsoftmax of q · k / √A + log P\n{count}", "weights"),

@@ -82,6 +82,9 @@ def test_every_answerer_and_co_attention_is_drawn() -> None:
     two = answering_source(levels=("word", "question"), heads=8, map_heads=(1, 9))
     assert "word -> lstm" in two and "phrase" not in two
     assert "cells_word -> map" in two and "cells_question -> map" in two and "mean of 2 heads" in two
+    attributes = answering_source(attributes=(5, 7, 9))
+    assert "3 attributes" in attributes and "3 x 100" in attributes and "shown -> embedding" in attributes
+    assert "there -> h_question" in attributes and "attributes" not in two
     pooled = answering_source("pooled", latents=6, heads=4)
     assert "6 x 4 x 100" in pooled and "chosen -> map" in pooled and "phrase" not in pooled
 
