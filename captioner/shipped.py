@@ -41,9 +41,7 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
         path = Path(text).expanduser()
         if path.is_file() or (path / EXPORTED).is_file():
             return path
-        if path.is_dir():
-            raise CheckpointError(f"{path}: a folder without {EXPORTED}, so not an exported model")
-        raise CheckpointError(f"{path}: no such model file")
+        raise _not_exported(path) if path.is_dir() else CheckpointError(f"{path}: no such model file")
     models, others = shipped_models(), shipped_answering_models()
     if answering:
         models, others = others, models
@@ -55,7 +53,14 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
     if text in others:
         what = "makes captions, and answers no questions" if answering else "answers questions, and makes no captions"
         raise CheckpointError(f"the model '{text}' {what}; shipped for this: {names}")
+    if text and Path(text).is_dir():
+        raise _not_exported(Path(text))
     raise CheckpointError(f"no model is called '{text}'; shipped: {names}", remedy="a .safetensors file works too")
+
+
+def _not_exported(folder: Path) -> CheckpointError:
+    remedy = "'captioner export MODEL --output FOLDER' writes a whole one"
+    return CheckpointError(f"{folder}: a folder without {EXPORTED}, so not an exported model", remedy=remedy)
 
 
 @cache

@@ -263,6 +263,10 @@ def test_what_is_missing_or_of_another_model_is_named(
     assert load("other").backend.name == "onnx"
     with pytest.raises(CheckpointError, match=r"nothing"):
         load("nothing/")
+    (other / "config.json").unlink()
+    for name in ("other", "other/", "./other"):
+        with pytest.raises(CheckpointError, match=r"other: .*config\.json"):
+            load(name)
 
 
 def test_graphs_beside_the_model_file_are_used(
