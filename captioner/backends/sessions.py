@@ -27,9 +27,6 @@ onnxruntime.disable_telemetry_events()  # where somebody else imported it first
 _LARGE = 32 << 20  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
-MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
-"""Variables of the environment that set the thresholds of malloc; where one does, they stay as they are."""
-
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -116,7 +113,7 @@ def _freed_blocks_returned(size: int) -> Iterator[None]:
     A session holds its weights several times while it starts. glibc keeps freed blocks for later ones, the larger the
     more of them it has seen, so that the peak of a large model is 17 MiB higher. A small model gains nothing.
     """
-    if size < _LARGE or any("malloc" in (name + os.environ[name]).lower() for name in _given_variables()):
+    if size < _LARGE or _malloc_is_set():
         yield
         return
     _set_malloc(_M_MMAP_THRESHOLD, 1 << 17)
@@ -127,8 +124,11 @@ def _freed_blocks_returned(size: int) -> Iterator[None]:
         _set_malloc(_M_TRIM_THRESHOLD, 64 << 20)
 
 
-def _given_variables() -> list[str]:
-    return [name for name in MALLOC_VARIABLES if name in os.environ]
+def _malloc_is_set() -> bool:
+    """Whether the environment sets the thresholds of glibc's malloc, which then stay as they are."""
+    if "MALLOC_TRIM_THRESHOLD_" in os.environ or "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return True
+    return "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
 
 
 def _set_malloc(parameter: int, value: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,6 +70,11 @@ class AnsweredQuestion:
     type: str = ""
     source: str = ""
     answer: str = ""
+
+    @property
+    def right(self) -> str:
+        """The right answer: ``answer``, or the most frequent of ``answers``."""
+        return self.answer or Counter(self.answers).most_common(1)[0][0]
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,9 @@ def _attributes(
         ),
         node("shown", f"logits\nwhether the picture shows it\n{count}", "data"),
         node("wanted", f"weights over attributes\nsoftmax of q · k / √A + log P\n{count}", "weights"),
-        node("there", f"what is there of what is asked for\nweighted sum of their embeddings\n{width}", "data"),
+        node("there", f"context\nweighted sum of their embeddings\n{width}", "data"),
     ]
-    nodes.append(cluster("attributes", f"{count} attributes: words that the picture is searched for", inside))
+    nodes.append(cluster("attributes", f"{count} attributes: words whose presence is predicted", inside))
     edges += ["grid -> looked -> shown -> wanted -> there", "last -> wanted", f"there -> h_{last_level}"]
     edges.append("shown -> embedding")
 

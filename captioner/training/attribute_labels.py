@@ -6,13 +6,11 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.data.records import AnsweredQuestion, Record
+from captioner.data.records import Record
 from captioner.grounding.objects import name_objects
 from captioner.tokenizer.function_words import is_function_word
 from captioner.tokenizer.ptb import tokenize
-from captioner.training.presence import CLASSES, PresenceQuestions
-
-_FEWEST_CAPTIONS = 2  # one caption says little of what is not there
+from captioner.training.presence import CLASSES, FEWEST_CAPTIONS, PresenceQuestions
 
 
 def class_of_word(word: str) -> str | None:
@@ -33,10 +31,10 @@ def frequent_attributes(records: Sequence[Record], known: Collection[str], count
         count: of words, at most.
     """
     pictures = Counter(word for record in records for word in _said(record))
-    by_frequency = sorted(pictures, key=lambda word: (-pictures[word], word))
-    frequent = [word for word in by_frequency if word in known and not is_function_word(word)]
     if not pictures:
         return ()
+    by_frequency = sorted(pictures, key=lambda word: (-pictures[word], word))
+    frequent = [word for word in by_frequency if word in known and not is_function_word(word)]
     names = [word for name in CLASSES for word in name.split() if word in known and class_of_word(word) == name]
     return tuple(dict.fromkeys([*names, *frequent]))[:count]
 
@@ -69,12 +67,12 @@ class AttributeLabels:
         by_class = {name: places[word] for word, name in classes.items()}
         others = [place for word, place in places.items() if word not in classes]
         for i, record in enumerate(records):
-            answers = {_right(asked) for asked in record.questions}
+            answers = {asked.right for asked in record.questions}
             named = {one.category for answer in answers for one in name_objects(tokenize(answer))}
             self.shows[i, [by_class[name] for name in named if name in by_class]] = True
             said = _said(record) | answers
             self.shows[i, [places[word] for word in said if word in places and word not in classes]] = True
-            self.lacks[i, others] = len(record.captions) >= _FEWEST_CAPTIONS
+            self.lacks[i, others] = len(record.captions) >= FEWEST_CAPTIONS
         self.lacks &= ~self.shows
 
     def of(self, pictures: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -85,7 +83,3 @@ class AttributeLabels:
 
 def _said(record: Record) -> set[str]:
     return {word for caption in record.captions for word in tokenize(caption)}
-
-
-def _right(asked: AnsweredQuestion) -> str:
-    return asked.answer or Counter(asked.answers).most_common(1)[0][0]

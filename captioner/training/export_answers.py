@@ -1,6 +1,6 @@
 """An answering model for release: its accuracies on dev and test are measured and written into its file."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -104,8 +104,7 @@ def _answers(
 
 def _values(asked: AnsweredQuestion, answer: str) -> Iterable[tuple[str, float]]:
     """What an answer counts, by measure."""
-    right = asked.answer or Counter(asked.answers).most_common(1)[0][0]
-    yield asked.source or EXACT, exact_accuracy(answer, right)
+    yield asked.source or EXACT, exact_accuracy(answer, asked.right)
     if len(asked.answers) > 1:
         yield OFFICIAL, vqa_accuracy(answer, asked.answers)
 

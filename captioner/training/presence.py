@@ -19,7 +19,8 @@ from captioner.grounding.objects import NAMES, name_objects
 from captioner.tokenizer.ptb import tokenize
 
 CLASSES = tuple(NAMES)
-_FEWEST_CAPTIONS = 2  # one caption says little of what is not there
+FEWEST_CAPTIONS = 2
+"""Of a picture, from which what is not there is concluded: one caption says little of it."""
 ENDS = (("in", "the", "image"), ("in", "the", "image"), ("in", "the", "picture"), ())
 
 
@@ -59,7 +60,7 @@ class PresenceQuestions:
             named = {one.category for caption in record.captions for one in name_objects(tokenize(caption))}
             for c, name in enumerate(CLASSES):
                 self.shows[i, c] = name in named or bool(objects.get(name))
-                captioned = len(record.captions) >= _FEWEST_CAPTIONS and c != person
+                captioned = len(record.captions) >= FEWEST_CAPTIONS and c != person
                 annotated[i, c] = name in objects or captioned
         self.lacks = annotated & ~self.shows
         together = self.shows.T.astype(np.float64) @ self.shows

@@ -154,7 +154,8 @@ class Recipe:
         0.0, "questions such as 'is there a dog in the image?' of a picture in an epoch, on average, half of them no"
     )
     attributes: int = _option(
-        0, "frequent words of captions that the answerer looks for in each picture, COCO's classes first; 0 for none"
+        0,
+        "words of captions whose presence in a picture the answerer predicts, COCO's classes first; 0 for none",
     )
     attribute_supervision: float = _option(0.1, "weight of the cross-entropy of these attributes in each picture")
     made_weight: float = _option(0.5, "weight of these two kinds of questions; that of others is 1")

@@ -8,6 +8,8 @@ import pytest
 
 from captioner.backends import sessions
 
+VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
 
 @pytest.fixture
 def set_parameters(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
@@ -16,7 +18,7 @@ def set_parameters(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     monkeypatch.setattr(sessions, "_set_malloc", lambda *one: found.append(one))
     monkeypatch.setattr(sessions, "_LARGE", 100)
     monkeypatch.setattr(sessions, "InferenceSession", Session)
-    for name in sessions.MALLOC_VARIABLES:
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return found
 
@@ -43,7 +45,7 @@ def test_large_models_return_freed_blocks_and_small_ones_do_not(set_parameters: 
     assert set_parameters[0][1] < set_parameters[1][1]
 
 
-@pytest.mark.parametrize("name", sessions.MALLOC_VARIABLES)
+@pytest.mark.parametrize("name", VARIABLES)
 def test_who_has_set_them_keeps_them(
     name: str, set_parameters: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

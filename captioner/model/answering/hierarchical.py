@@ -28,7 +28,7 @@ class HierarchicalConfig:
         co_attention: a name of `captioner.model.co_attention.CO_ATTENTIONS`.
         heads: of the co-attention; 1 but for "multihead".
         hidden: width inside the classifier.
-        attributes: words, by their ids, that the picture is searched for before it is asked about; see
+        attributes: words, by their ids, whose presence in the picture is predicted before a question is read; see
             `captioner.model.answering.attributes`. Empty for none.
         products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
         map_heads: the heads, as ``level * heads + head`` with the places of ``levels``, whose mean is the map; empty
@@ -144,8 +144,8 @@ class HierarchicalAnswerer(Answerer):
         asked = last.reshape(images, rows, config.width)
         if self.attributes is not None and self.attribute_output is not None:
             assert shown is not None
-            there = self.attributes.attend(shown, asked, self.question.embed.weight)
-            found = found + self.attribute_output(there)
+            context = self.attributes.attend(shown, asked, self.question.embed.weight)
+            found = found + self.attribute_output(context)
         h = found * (1 + self.final(asked).tanh())  # gated by the whole question
         logits = self.output(self.dropout(torch.relu(self.hidden(self.dropout(h)))))
         all_cells = torch.cat(cells, 1)  # (B, levels * H, k, L)
