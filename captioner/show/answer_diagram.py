@@ -125,14 +125,18 @@ def _hierarchical(
         edges += [f"seen_{level} -> h_{level}", f"read_{level} -> h_{level}"]
         if i:
             edges.append(f"h_{levels[i - 1]} -> h_{level}")
+    share = 0.0
     if count := len(answerer.get("attributes", ())):
         _attributes(count, width, picture, nodes, edges, last_level=levels[-1])
+        share = answerer.get("attribute_map", 0.0)
     _classified(answerer, nodes, gate=True)
     edges += [f"h_{levels[-1]} -> gate -> classifier -> answer", "last -> gate"]
     chosen = answerer.get("map_heads") or range((len(levels) - 1) * heads, len(levels) * heads)
-    _shown(
-        nodes, grid, picture, of=f"mean of {_heads(len(chosen))}", words=f"of the level above, mean of {_heads(heads)}"
-    )
+    of = f"mean of {_heads(len(chosen))}"
+    if share:
+        of = f"{1 - share:g} x {of}\n+ {share:g} x mean of the attributes' maps by their weights"
+        edges += ["looked -> map", "wanted -> map"]
+    _shown(nodes, grid, picture, of=of, words=f"of the level above, mean of {_heads(heads)}")
     edges += [f"cells_{level} -> map" for i, level in enumerate(levels) if any(one // heads == i for one in chosen)]
     edges.append(f"words_{levels[-1]} -> weights")
     return (

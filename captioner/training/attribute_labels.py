@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.data.records import Record
+from captioner.data.records import Boxes, Record
 from captioner.grounding.objects import name_objects
 from captioner.tokenizer.function_words import is_function_word
 from captioner.tokenizer.ptb import tokenize
@@ -52,6 +52,7 @@ class AttributeLabels:
 
     Attributes:
         shows, lacks: (N, A), whether each picture is known to show them, and not to.
+        classes: the places of the attributes that name classes of COCO, by class; a class has one at most.
     """
 
     def __init__(self, records: Sequence[Record], words: Sequence[str]) -> None:
@@ -64,21 +65,29 @@ class AttributeLabels:
                 number = CLASSES.index(classes[word])
                 self.shows[:, place], self.lacks[:, place] = presence.shows[:, number], presence.lacks[:, number]
         places = {word: place for place, word in enumerate(words)}
-        by_class = {name: places[word] for word, name in classes.items()}
+        self.classes = {name: places[word] for word, name in classes.items()}
         others = [place for word, place in places.items() if word not in classes]
         for i, record in enumerate(records):
             answers = {asked.right for asked in record.questions}
             named = {one.category for answer in answers for one in name_objects(tokenize(answer))}
-            self.shows[i, [by_class[name] for name in named if name in by_class]] = True
+            self.shows[i, [self.classes[name] for name in named if name in self.classes]] = True
             said = _said(record) | answers
             self.shows[i, [places[word] for word in said if word in places and word not in classes]] = True
             self.lacks[i, others] = len(record.captions) >= FEWEST_CAPTIONS
         self.lacks &= ~self.shows
+        self._boxes = [
+            {place: boxes for name, place in self.classes.items() if (boxes := (record.objects or {}).get(name, ()))}
+            for record in records
+        ]
 
     def of(self, pictures: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Labels of pictures, (B, A): 1 for what they show; and 1 where that is known."""
         shows, lacks = self.shows[list(pictures)], self.lacks[list(pictures)]
         return shows.astype(np.float32), (shows | lacks).astype(np.float32)
+
+    def boxes(self, picture: int) -> dict[int, Boxes]:
+        """Where the attributes of a picture are, by their places; those that name classes whose boxes are known."""
+        return self._boxes[picture]
 
 
 def _said(record: Record) -> set[str]:

@@ -16,6 +16,7 @@ from captioner.tokenizer.vocabulary import UNKNOWN, Vocabulary, is_word
 from captioner.training.batches import Batch, pad
 from captioner.training.made_questions import KINDS, MadeQuestion
 from captioner.training.presence import PresenceQuestions
+from captioner.training.transfer_questions import TransferQuestions
 from captioner.training.views import View
 
 Target = tuple[tuple[int, float], ...]
@@ -32,10 +33,12 @@ class QuestionBatch(Batch):
         boxes: (B * k), where what the answer names is, by the number 0 of the question's one map.
         targets_of: (B * k), the answers to each; a row that only fills up its picture has none.
         weights: (B * k), of each question in the loss.
+        distilled: (B * k), whether a teacher is asked it too.
     """
 
     targets_of: tuple[Target, ...] = ()
     weights: tuple[float, ...] = ()
+    distilled: tuple[bool, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -57,7 +60,12 @@ class QuestionBatch(Batch):
         edges = [len(self.pictures) * i // count for i in range(count + 1)]
         k = self.copies
         return [
-            replace(part, targets_of=self.targets_of[a * k : b * k], weights=self.weights[a * k : b * k])  # type: ignore[call-arg]
+            replace(  # type: ignore[call-arg]
+                part,
+                targets_of=self.targets_of[a * k : b * k],
+                weights=self.weights[a * k : b * k],
+                distilled=self.distilled[a * k : b * k],
+            )
             for part, (a, b) in zip(super().parts(count), pairwise(edges), strict=True)
         ]
 
@@ -82,15 +90,17 @@ def frequent_answers(records: Sequence[Record], count: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class EncodedQuestion:
-    """A question as it is trained on: the words' ids, the known answers, boxes of what these name, the weight."""
+    """A question as it is trained on: the words' ids, the known answers, boxes of what these name, the weight, and
+    whether a teacher is asked it too."""
 
     tokens: list[int]
     target: Target
     boxes: Boxes = ()
     weight: float = 1.0
+    distilled: bool = True
 
 
-_FILLER = EncodedQuestion([UNKNOWN], ())
+_FILLER = EncodedQuestion([UNKNOWN], (), distilled=False)
 
 
 class QuestionBatches:
@@ -115,7 +125,10 @@ class QuestionBatches:
         made_per_picture: how many of these a picture has in an epoch.
         presence: of the same pictures, draws presence questions; None for none.
         presence_per_picture: how many of these a picture has in an epoch, on average.
-        made_weight: of made and presence questions in the loss; that of others is 1.
+        made_weight: of made, presence and transfer questions in the loss; that of others is 1.
+        transfer: of the same pictures, draws questions that a teacher alone answers, for the rows that are left; None
+            for none.
+        transfer_per_picture: how many of these a picture has in an epoch, at most.
     """
 
     def __init__(
@@ -134,6 +147,8 @@ class QuestionBatches:
         presence: PresenceQuestions | None = None,
         presence_per_picture: float = 0.0,
         made_weight: float = 1.0,
+        transfer: TransferQuestions | None = None,
+        transfer_per_picture: int = 0,
     ) -> None:
         numbers = {answer: i for i, answer in enumerate(answers)}
         self._numbers, self._vocabulary, self._max_length = numbers, vocabulary, max_length
@@ -144,6 +159,7 @@ class QuestionBatches:
             for some, record in zip(made, records, strict=True)
         ] if made else [[] for _ in records]  # fmt: skip
         self.presence, self.presence_per_picture = presence, presence_per_picture
+        self.transfer, self.transfer_per_picture = transfer, transfer_per_picture
         self.batch_pictures, self.questions_per_picture = min(batch_pictures, len(records)), questions_per_picture
         self.horizontal_flip, self.seed = horizontal_flip, seed
         self._sides = {
@@ -193,6 +209,7 @@ class QuestionBatches:
                 boxes=[{0: one.boxes} if one.boxes else {} for one in rows],
                 targets_of=tuple(one.target for one in rows),
                 weights=tuple(one.weight for one in rows),
+                distilled=tuple(one.distilled for one in rows),
             )
 
     def ids(self, words: Sequence[str]) -> list[int]:
@@ -224,6 +241,7 @@ class QuestionBatches:
                     _target(("yes" if one.present else "no",), self._numbers),
                     one.boxes,
                     self.made_weight,
+                    distilled=False,  # what is right is known, and a teacher may not know it
                 )
                 for one in some
             ]
@@ -243,6 +261,10 @@ class QuestionBatches:
         chosen = [own[i] for i in random.permutation(len(own)).tolist()]
         room = max(k - len(own), k // 2) if own else k
         rows = [*extra[:room], *chosen][:k]
+        if self.transfer is not None and (count := min(self.transfer_per_picture, k - len(rows))):
+            drawn_questions = self.transfer.draw(picture, random, count)
+            others = [self.questions[other][number] for other, number in drawn_questions]
+            rows += [EncodedQuestion(one.tokens, (), weight=self.made_weight) for one in others]
         return rows + [_FILLER] * (k - len(rows))
 
     def _mirrored(self, one: EncodedQuestion) -> EncodedQuestion:

@@ -44,6 +44,7 @@ _AT_LEAST = {
     "presence_questions": 0,
     "attributes": 0,
     "attribute_supervision": 0,
+    "transfer_questions": 0,
     "made_weight": 0,
     "seed": 0,
 }
@@ -158,7 +159,10 @@ class Recipe:
         "words of captions whose presence in a picture the answerer predicts, COCO's classes first; 0 for none",
     )
     attribute_supervision: float = _option(0.1, "weight of the cross-entropy of these attributes in each picture")
-    made_weight: float = _option(0.5, "weight of these two kinds of questions; that of others is 1")
+    made_weight: float = _option(0.5, "weight of made, presence and transfer questions; that of others is 1")
+    transfer_questions: int = _option(
+        0, "questions about other pictures that the teacher alone answers, for each picture and pass"
+    )
     blind: bool = _option(False, "train an answering model that sees no picture, as a baseline")
     backbone: str = _part("efficientnet_lite0", f"the encoder's network: {_names('backbone')}")
     encoder_options: dict[str, Any] = field(
@@ -225,8 +229,8 @@ class Recipe:
     cross_entropy_weight: float = _option(0.1, "weight of cross-entropy beside the reward (self_critical)")
     teacher: str = _option(
         "",
-        "a model file whose next-word distributions are distilled; with another encoder than the model's it needs "
-        "frozen_epochs 0; empty for none",
+        "a model file whose distributions of the next word, or of the answer, are distilled; with another encoder than "
+        "the model's it needs frozen_epochs 0; empty for none",
     )
     distillation: float = _option(1.0, "weight of the divergence from the teacher")
 
@@ -270,6 +274,10 @@ class Recipe:
             raise OptionError("map_delay is 1 and no maps are supervised", remedy="give map_supervision")
         if self.distillation != 1.0 and not self.teacher:
             raise OptionError(f"distillation is {self.distillation} and there is no teacher", remedy="give teacher")
+        if self.transfer_questions and not self.teacher:
+            raise OptionError(
+                f"transfer_questions is {self.transfer_questions} and there is no teacher", remedy="give teacher"
+            )
         if self.grow_vocabulary and not self.start_from:
             raise OptionError("grow_vocabulary adds words to a trained model", remedy="give start_from (--start-from)")
         if self.rehearsal and self.batch_pictures < 2:
@@ -316,7 +324,18 @@ def default_of(option: "Field[Any]") -> Any:
     return option.default_factory() if option.default_factory is not MISSING else option.default
 
 
-OF_ANSWERS = ("answerer", "answerer_options", "answers", "made_questions", "presence_questions", "attributes", "blind")
+OF_ANSWERS = (
+    "answerer",
+    "answerer_options",
+    "answers",
+    "made_questions",
+    "presence_questions",
+    "made_weight",
+    "attributes",
+    "attribute_supervision",
+    "transfer_questions",
+    "blind",
+)
 """The options that models of captions have no use for."""
 
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a run learns the next-word distributions of a larger model beside the captions."""
+"""Knowledge distillation: a run learns the distributions of another model beside the captions or the answers."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captioner.checkpoint import load as load_checkpoint
+from captioner.checkpoint import load_answering
 from captioner.errors import OptionError
 from captioner.model.encoder import EncoderConfig, GridEncoder
 from captioner.model.grid import Grid
@@ -17,7 +18,7 @@ from captioner.training.images import Pixels
 
 
 class Teacher:
-    """The larger model of knowledge distillation (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network").
+    """The other model of knowledge distillation (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network").
 
     The teacher gets the same augmented pictures as the student and the same input words, without word dropout. Where
     the words are the student's samples, this is on-policy distillation (Agarwal et al. 2024, "On-Policy Distillation of
@@ -31,9 +32,10 @@ class Teacher:
         max_length: words that it must be able to read.
         device: of both.
         autocast: the run's precision.
+        answers: of a student that answers questions; empty for one that makes captions.
 
     Raises:
-        OptionError: the teacher has another vocabulary or padding, or reads fewer words.
+        OptionError: the teacher has another vocabulary, other answers or other padding, or reads fewer words.
         CheckpointError: the file does not load.
     """
 
@@ -46,22 +48,30 @@ class Teacher:
         max_length: int,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
+        answers: tuple[str, ...] = (),
     ) -> None:
-        checkpoint = load_checkpoint(file)
+        checkpoint: Any = load_answering(file) if answers else load_checkpoint(file)
         if checkpoint.vocabulary.words != vocabulary.words:
             raise OptionError(
                 f"the vocabulary of the teacher {file} is not that of the model",
                 remedy="take a teacher that was trained with the same vocabulary",
             )
+        if answers and checkpoint.answers != answers:
+            raise OptionError(
+                f"the answers of the teacher {file} are not those of the model",
+                remedy="take a teacher that was trained on the same questions",
+            )
         config = checkpoint.model.config
         if config.encoder.pad != encoder.pad:
             raise OptionError(f"pad is {config.encoder.pad} in the teacher {file} and {encoder.pad} in the model")
-        if (most := checkpoint.model.decoder.max_length) < max_length:
+        reader = checkpoint.model.answerer.config if answers else checkpoint.model.decoder
+        if (most := reader.max_length) < max_length:
             raise OptionError(
                 f"max_length is {max_length}, and the teacher {file} reads at most {most} words",
                 remedy=f"set max_length {most}",
             )
-        self.model, self.student, self.autocast = (
+        self.file, self.model, self.student, self.autocast = (
+            file,
             checkpoint.model.to(device).eval().requires_grad_(False),
             encoder,
             autocast,
@@ -75,17 +85,26 @@ class Teacher:
         ours, theirs = own.state_dict(), encoder.state_dict()
         return all(torch.equal(ours[name].float(), theirs[name].to(ours[name].device).float()) for name in ours)
 
+    def require_grids_of(self, encoder: GridEncoder, *, frozen_epochs: int) -> None:
+        """Raises OptionError if there are frozen epochs, and the teacher does not read the grids of the encoder."""
+        if frozen_epochs and not self.reads_grids_of(encoder):
+            raise OptionError(
+                f"frozen_epochs is {frozen_epochs}, and the encoder of the teacher {self.file} is not the model's, so "
+                "it cannot read its grids",
+                remedy="set frozen_epochs 0",
+            )
+
     @torch.no_grad()
     def logits(self, images: Pixels | Grid, inputs: Tensor) -> Tensor:
-        """The teacher's logits of the next words.
+        """The teacher's logits of the next words, or of the answers.
 
         Args:
             images: B pictures, normalised for the student; or, if the teacher `reads_grids_of` its encoder, their grids
                 before the refiner.
-            inputs: (N, T) tokens; N is a multiple of B, the captions of a picture in a row.
+            inputs: (N, T) tokens; N is a multiple of B, the captions of a picture in a row. Or (B, k, T), questions.
 
         Returns:
-            (N, T, V).
+            (N, T, V), or (B, k, A).
         """
         with self.autocast():
             if isinstance(images, Grid):

@@ -1,5 +1,7 @@
 """Answerers: shapes, weights, padding, and the options of their configurations."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ CONFIGS = {
     "parallel": HierarchicalConfig(**{**SMALL, "heads": 1}, co_attention="parallel", products=False),
     "alternating": HierarchicalConfig(**{**SMALL, "heads": 1}, co_attention="alternating"),
     "attributes": HierarchicalConfig(**SMALL, attributes=(5, 9, 7)),
+    "attribute_map": HierarchicalConfig(**SMALL, attributes=(5, 9, 7), attribute_map=0.25),
     "pooled": PooledConfig(**SMALL, latents=3),
 }
 
@@ -43,7 +46,29 @@ def test_an_answer_has_a_map_and_weights_and_does_not_depend_on_its_neighbours(n
     torch.testing.assert_close(alone.maps[0, 0], found.maps[1, 1], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["multihead", "pooled"])
+def test_the_map_is_in_part_that_of_the_attributes() -> None:
+    torch.manual_seed(2)
+    config = CONFIGS["attribute_map"]
+    build = ANSWERERS["hierarchical"].build
+    answerer = build(question_vocabulary=20, answers=5, image_width=16, config=config).eval()
+    torch.nn.init.normal_(answerer.attributes.found.weight)
+    grid, questions = Grid(torch.randn(2, 6, 16), (2, 3)), torch.tensor([[[4, 5, 6]], [[7, 9, 0]]])
+    maps = {}
+    for share in (0.0, 0.25, 1.0):
+        answerer.config = replace(config, attribute_map=share)
+        found = answerer(grid, questions)
+        maps[share] = found.maps
+    torch.testing.assert_close(maps[0.25], 0.75 * maps[0.0] + 0.25 * maps[1.0])
+    torch.testing.assert_close(maps[0.0].flatten(2), found.cells[:, -2:].mean(1))
+    attributes = answerer.attributes
+    asked = answerer.question(questions[:, 0], attributes.word_features(found.attributes, questions)[:, 0])[1]
+    weights = attributes.attend(found.attributes, asked[:, None], answerer.question.embed.weight)[1]
+    for b in range(2):
+        expected = sum((weights[b, 0, n] * found.attribute_maps[b, n] for n in range(3)), torch.zeros(2, 3))
+        torch.testing.assert_close(maps[1.0][b, 0], expected)
+
+
+@pytest.mark.parametrize("name", ["multihead", "attribute_map", "pooled"])
 def test_the_map_of_an_answer_lies_on_cells_where_a_refiner_gives_fewer_vectors(name: str) -> None:
     config = CONFIGS[name]
     build = ANSWERERS[ANSWERERS.name_of(config)].build
@@ -79,6 +104,7 @@ def test_the_picture_and_the_question_both_matter() -> None:
         ({"map_heads": (24,)}, "24"),
         ({"width": 0}, "width"),
         ({"dropout": 1.0}, "1.0"),
+        ({"attribute_map": 1.5}, "attribute_map"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, object], named: str) -> None:

@@ -31,7 +31,7 @@ def grid() -> Grid:
 def test_logits_are_those_of_the_equation(attributes: Attributes, grid: Grid) -> None:
     assert grid.mask is not None
     for masked in (grid, Grid(grid.features, (2, 2))):
-        found = attributes(masked)
+        found, cells = attributes(masked)
         for b in range(2):
             real = [i for i in range(4) if masked.mask is None or masked.mask[b, i]]
             h = [torch.relu(attributes.cells(attributes.norm(masked.features[b, i]))) for i in real]
@@ -42,6 +42,8 @@ def test_logits_are_those_of_the_equation(attributes: Attributes, grid: Grid) ->
                 expected = attributes.found.weight[n] @ context + attributes.found.bias[n]
                 expected = expected + attributes.whole.weight[n] @ mean
                 torch.testing.assert_close(found[b, n], expected, atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(cells[b, n, real], weights)
+                assert cells[b, n].sum().item() == pytest.approx(1)
 
 
 def test_words_of_a_question_have_their_own_logits(attributes: Attributes) -> None:
@@ -64,7 +66,7 @@ def test_words_of_a_question_have_their_own_logits(attributes: Attributes) -> No
 def test_a_question_attends_to_what_it_asks_for_among_what_is_there(attributes: Attributes) -> None:
     torch.manual_seed(6)
     logits, asked, embed = torch.randn(2, 3), torch.randn(2, 4, 10), torch.randn(12, 6)
-    found = attributes.attend(logits, asked, embed)
+    found, among = attributes.attend(logits, asked, embed)
     for b in range(2):
         for k in range(4):
             scores = [
@@ -75,6 +77,7 @@ def test_a_question_attends_to_what_it_asks_for_among_what_is_there(attributes: 
             weights = torch.stack(scores).softmax(0)
             context = sum(weight * attributes.value(embed[word]) for weight, word in zip(weights, WORDS, strict=True))
             torch.testing.assert_close(found[b, k], attributes.context_norm(context), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(among[b, k], weights, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("words", [(5, 6, 5), (12, 5), (-1,), (3,)])

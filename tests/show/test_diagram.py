@@ -85,6 +85,9 @@ def test_every_answerer_and_co_attention_is_drawn() -> None:
     attributes = answering_source(attributes=(5, 7, 9))
     assert "3 attributes" in attributes and "3 x 100" in attributes and "shown -> embedding" in attributes
     assert "there -> h_question" in attributes and "attributes" not in two
+    assert "looked -> map" not in attributes
+    shared = answering_source(attributes=(5, 7, 9), attribute_map=0.25)
+    assert "looked -> map" in shared and "wanted -> map" in shared and "0.75 x mean of" in shared
     pooled = answering_source("pooled", latents=6, heads=4)
     assert "6 x 4 x 100" in pooled and "chosen -> map" in pooled and "phrase" not in pooled
 

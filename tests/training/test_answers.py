@@ -22,6 +22,7 @@ from captioner.model.answering.base import drop_grid
 from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 from captioner.training.captioned import add_captions
+from captioner.training.dev import encode_records
 from captioner.training.made_questions import MadeQuestion
 from captioner.training.presence import PresenceQuestions
 from captioner.training.questions import QuestionBatch, QuestionBatches, frequent_answers, padded_questions
@@ -391,3 +392,28 @@ def test_the_recipe_keeps_encoder_and_refiner(scenes: Path, captioned: Path, tin
     kept = [name for name in before if name.startswith(("encoder.", "refiner."))]
     assert any(name.startswith("refiner.") for name in kept)
     assert all(torch.equal(before[name], trained[name]) for name in kept)
+
+
+def test_maps_of_attributes_are_held_to_the_boxes_of_their_classes(
+    scenes: Path, captioned: Path, tmp_path: Path
+) -> None:
+    """Trained on nothing but these maps, they gather where the boxes are."""
+    inside = {}
+    for weight in (0.0, 5.0):
+        run = tmp_path / f"{weight}"
+        command = [
+            "train", "--data", str(scenes), "--captions", str(captioned), "--output", str(run), "--epochs", "10",
+            *OPTIONS, "--attributes", "20", "--attribute-supervision", "0", "--map-supervision", str(weight),
+        ]  # fmt: skip
+        assert main(command) == 0
+        loaded = checkpoint.load_answering(run / "last.safetensors")
+        names = [loaded.vocabulary.words[word] for word in loaded.model.config.answerer.attributes]
+        with torch.inference_mode():
+            grids = encode_records(loaded.model, read(scenes)[1:4], device=torch.device("cpu"))
+            maps = torch.cat(
+                [loaded.model.answerer(one, torch.full((len(one), 1, 1), 4)).attribute_maps for one in grids]
+            )
+        share = maps[:, names.index("dog"), :4, :4].sum((1, 2))
+        assert maps.shape[2:] == (8, 8)
+        inside[weight] = float(share.mean())
+    assert inside[5.0] > 0.6 > 0.4 > inside[0.0]

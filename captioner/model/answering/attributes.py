@@ -64,8 +64,8 @@ class Attributes(nn.Module):
         self.key, self.value = nn.Linear(embedding, width), nn.Linear(embedding, width)
         self.context_norm = nn.LayerNorm(width)
 
-    def forward(self, grid: Grid) -> Tensor:
-        """The logits of the attributes, (B, N)."""
+    def forward(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        """The logits of the attributes, (B, N), and the weights of the cells where each was looked for, (B, N, L)."""
         h = torch.relu(self.cells(self.norm(grid.features)))  # (B, L, D)
         mask = None if grid.mask is None else grid.mask.unsqueeze(1)
         weights = masked_softmax(self.query @ h.transpose(1, 2), mask)  # (B, N, L)
@@ -76,7 +76,7 @@ class Attributes(nn.Module):
             real = grid.mask.unsqueeze(-1)
             mean = (h * real).sum(1) / real.sum(1).clamp(min=1)
         logits: Tensor = found + self.whole(mean)
-        return logits
+        return logits, weights
 
     def word_features(self, logits: Tensor, questions: Tensor) -> Tensor:
         """What is added to the embeddings of questions (B, k, T): (B, k, T, E), 0 for words that are no attributes."""
@@ -87,7 +87,7 @@ class Attributes(nn.Module):
         added: Tensor = self.presence(features * is_one)
         return added
 
-    def attend(self, logits: Tensor, questions: Tensor, embed: Tensor) -> Tensor:
+    def attend(self, logits: Tensor, questions: Tensor, embed: Tensor) -> tuple[Tensor, Tensor]:
         """The attributes that matter to questions.
 
         Their weights are ``softmax_n(p . e_n + log P(n))``: what is asked for, among what the picture shows.
@@ -98,10 +98,10 @@ class Attributes(nn.Module):
             embed: (V, E), the embeddings of the questions' words.
 
         Returns:
-            (B, k, D).
+            What was found, (B, k, D), and the weights, (B, k, N).
         """
         embedded = embed[torch.tensor(self.words, device=embed.device)]  # (N, E)
         scores = self.query_of_question(questions) / math.sqrt(questions.shape[-1]) @ self.key(embedded).T
         weights = masked_softmax(scores + F.logsigmoid(logits).unsqueeze(1), None)  # (B, k, N)
         context: Tensor = self.context_norm(weights @ self.value(embedded))
-        return context
+        return context, weights

@@ -20,10 +20,11 @@ class Answered:
 
     Attributes:
         logits: (B, k, A), of the answers.
-        maps: (B, k, h, w), where it looked: the mean of the map heads, which sums to 1.
+        maps: (B, k, h, w), where it looked, which sums to 1: the mean of the map heads, unless the answerer says else.
         words: (B, k, T), the weight of each word of the question, which sums to 1 over the real ones.
         cells: (B, S, k, L), the weights of all heads of all steps, in their order.
         attributes: (B, N), the logits of the answerer's attributes; None where it has none.
+        attribute_maps: (B, N, h, w), where each attribute was looked for.
     """
 
     logits: Tensor
@@ -31,6 +32,7 @@ class Answered:
     words: Tensor
     cells: Tensor
     attributes: Tensor | None = None
+    attribute_maps: Tensor | None = None
 
 
 def drop_grid(grid: Grid, *, channels: float, cells: float) -> Grid:

@@ -30,6 +30,8 @@ class HierarchicalConfig:
         hidden: width inside the classifier.
         attributes: words, by their ids, whose presence in the picture is predicted before a question is read; see
             `captioner.model.answering.attributes`. Empty for none.
+        attribute_map: share of the map, in [0, 1], that is the mean of the attributes' maps under the weights of the
+            question; the rest is that of the map heads. Without attributes all of it is.
         products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
         map_heads: the heads, as ``level * heads + head`` with the places of ``levels``, whose mean is the map; empty
             for those of the question level.
@@ -46,6 +48,7 @@ class HierarchicalConfig:
     heads: int = 8
     hidden: int = 768
     attributes: tuple[int, ...] = ()
+    attribute_map: float = 0.0
     products: bool = True
     map_heads: tuple[int, ...] = ()
     max_length: int = 32
@@ -64,6 +67,8 @@ class HierarchicalConfig:
             if type(getattr(self, name)) is not bool:
                 raise OptionError(f"the answerer's {name} must be true or false, not {getattr(self, name)!r:.60}")
         named = f"{len(self.levels)} levels of {self.heads} heads"
+        if not 0 <= self.attribute_map <= 1:
+            raise OptionError(f"the answerer's attribute_map must be in [0, 1], not {self.attribute_map}")
         check_answerer(self, sizes=("heads",), heads=len(self.levels) * self.heads, named=named)
 
 
@@ -118,9 +123,9 @@ class HierarchicalAnswerer(Answerer):
             grid = drop_grid(grid, channels=self.config.channel_dropout, cells=self.config.cell_dropout)
         images, rows, length = questions.shape
         config, mask = self.config, questions != PAD
-        shown, added = None, None
+        shown, places, added = None, None, None
         if self.attributes is not None:
-            shown = self.attributes(grid)
+            shown, places = self.attributes(grid)
             added = self.attributes.word_features(shown, questions).flatten(0, 1)
         levels, last = self.question(questions.flatten(0, 1), added)
         seen = grid.with_features(self.cells(grid.features))
@@ -141,15 +146,17 @@ class HierarchicalAnswerer(Answerer):
             cells.append(attended.cells)
             words.append(attended.words)
         assert found is not None
-        asked = last.reshape(images, rows, config.width)
-        if self.attributes is not None and self.attribute_output is not None:
-            assert shown is not None
-            context = self.attributes.attend(shown, asked, self.question.embed.weight)
-            found = found + self.attribute_output(context)
-        h = found * (1 + self.final(asked).tanh())  # gated by the whole question
-        logits = self.output(self.dropout(torch.relu(self.hidden(self.dropout(h)))))
         all_cells = torch.cat(cells, 1)  # (B, levels * H, k, L)
         top = (len(config.levels) - 1) * config.heads
-        chosen = list(config.map_heads or range(top, top + config.heads))
-        maps = grid.maps(all_cells[:, chosen].mean(1))
-        return Answered(logits, maps, words[-1].mean(1), all_cells, shown)
+        looked = all_cells[:, list(config.map_heads or range(top, top + config.heads))].mean(1)  # (B, k, L)
+        asked = last.reshape(images, rows, config.width)
+        if self.attributes is not None and self.attribute_output is not None:
+            assert shown is not None and places is not None
+            context, weights = self.attributes.attend(shown, asked, self.question.embed.weight)
+            found = found + self.attribute_output(context)
+            if share := config.attribute_map:
+                looked = (1 - share) * looked + share * (weights @ places)
+        h = found * (1 + self.final(asked).tanh())  # gated by the whole question
+        logits = self.output(self.dropout(torch.relu(self.hidden(self.dropout(h)))))
+        attribute_maps = None if places is None else grid.maps(places)
+        return Answered(logits, grid.maps(looked), words[-1].mean(1), all_cells, shown, attribute_maps)

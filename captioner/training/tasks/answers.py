@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from captioner.checkpoint import AnswerCheckpoint, load_answering
@@ -13,6 +15,7 @@ from captioner.checkpoint import load as load_captions
 from captioner.data.records import Record
 from captioner.errors import DataError, OptionError
 from captioner.header import read_header
+from captioner.image import Geometry
 from captioner.metrics.vqa import vqa_accuracy
 from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.answering import ANSWERERS
@@ -41,6 +44,8 @@ from captioner.training.sizes import upright_size
 from captioner.training.start import naming_options, refuse_other_options, set_side, try_once, with_dropout
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import check_refiner, device_of
+from captioner.training.teacher import Teacher
+from captioner.training.transfer_questions import TransferQuestions
 
 _OF_CAPTIONS = (
     "decoder",
@@ -52,7 +57,6 @@ _OF_CAPTIONS = (
     "map_regularisation",
     "off_grid_supervision",
     "map_delay",
-    "teacher",
     "crop",
     "colour_jitter",
 )
@@ -90,7 +94,21 @@ class AnswerTask:
             presence=PresenceQuestions(context.train) if recipe.presence_questions else None,
             presence_per_picture=recipe.presence_questions,
             made_weight=recipe.made_weight,
+            transfer=TransferQuestions(context.train) if recipe.transfer_questions else None,
+            transfer_per_picture=recipe.transfer_questions,
         )
+        self.teacher: Teacher | None = None
+        if recipe.teacher:
+            self.teacher = Teacher(
+                recipe.teacher,
+                context.vocabulary,
+                context.model.config.encoder,
+                max_length=recipe.max_length,
+                device=context.processes.device,
+                autocast=context.autocast,
+                answers=self.answers,
+            )
+            self.teacher.require_grids_of(context.model.encoder, frozen_epochs=recipe.frozen_epochs)
         config: Any = context.model.config
         words: tuple[int, ...] = getattr(config.answerer, "attributes", ())
         self.attributes = (
@@ -109,6 +127,8 @@ class AnswerTask:
         """Raises OptionError for options of captions, and for a refiner that nobody has trained."""
         check_refiner(recipe, "encoder_from", "start_from")
         refuse_options(recipe, *_OF_CAPTIONS)
+        if recipe.blind and recipe.teacher:
+            raise OptionError("a blind model sees nothing that a teacher could show it", remedy="leave teacher out")
 
     @staticmethod
     def build_vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:
@@ -208,10 +228,9 @@ class AnswerTask:
         assert isinstance(batch, QuestionBatch) and isinstance(step, QuestionBatch)
         images = self._zeros(len(batch.pictures)) if images is None else images
         device = device_of(images)
-        questions = padded_questions(batch).to(device)
-        if self.recipe.word_dropout:
-            questions = word_dropout(questions, self.recipe.word_dropout)
-        answered: Any = forward(images, questions)
+        asked = padded_questions(batch).to(device)
+        shown = word_dropout(asked, self.recipe.word_dropout) if self.recipe.word_dropout else asked
+        answered: Any = forward(images, shown)
         log_p = answered.logits.float().flatten(0, 1).log_softmax(-1)  # (B * k, A)
         rows = [i for i, target in enumerate(batch.targets_of) for _ in target]
         numbers = [number for target in batch.targets_of for number, _ in target]
@@ -222,30 +241,62 @@ class AnswerTask:
         loss = -(1 - smooth) * (log_p[rows, numbers] * shares * weights[rows]).sum()
         loss = loss - smooth * (log_p[real].mean(-1) * weights[real]).sum()
         loss = loss / (step.weight or 1.0) + self._map_loss(answered.maps, part)
-        loss = loss + self._attribute_loss(answered.attributes, part)
+        loss = loss + self._attribute_loss(answered, part)
+        distance, figures = self._teacher_loss(log_p, images, asked, part)
+        loss = loss + distance
         best = log_p.argmax(-1).tolist()
         right = sum(
             max(target, key=lambda one: one[1])[0] == best[i] for i, target in enumerate(batch.targets_of) if target
         )
-        return loss, {"accuracy": right / count}
+        return loss, {"accuracy": right / count, **figures}
 
-    def _attribute_loss(self, logits: Tensor | None, part: Part) -> Tensor | float:
-        """The weighted cross-entropy of the attributes' logits (B, N)."""
-        if logits is None or self.attributes is None:
+    def _teacher_loss(
+        self, log_p: Tensor, images: Images, questions: Tensor, part: Part
+    ) -> tuple[Tensor | float, Figures]:
+        """The weighted divergence of the answers (B * k, A) from the teacher's; 0 without a teacher."""
+        batch, step = part.batch, part.step
+        assert isinstance(batch, QuestionBatch) and isinstance(step, QuestionBatch)
+        if self.teacher is None:
+            return 0.0, {}
+        assert images is not None
+        theirs = self.teacher.logits(images, questions).float().flatten(0, 1).log_softmax(-1)
+        weights = [weight * one for weight, one in zip(batch.weights, batch.distilled, strict=True)]
+        each = F.kl_div(log_p, theirs, log_target=True, reduction="none").sum(-1)
+        distance = (each * torch.tensor(weights, device=each.device)).sum() / (step.weight or 1.0)
+        return self.recipe.distillation * distance, {"from_teacher": distance.item()}
+
+    def _attribute_loss(self, answered: Any, part: Part) -> Tensor | float:
+        """The weighted cross-entropy of the attributes' logits, and the penalty on maps that miss their boxes."""
+        logits, recipe, labels = answered.attributes, self.recipe, self.attributes
+        if logits is None or labels is None:
             return 0.0
-        shows, known = (torch.from_numpy(one).to(logits.device) for one in self.attributes.of(part.batch.pictures))
+        pictures = part.batch.pictures
+        shows, known = (torch.from_numpy(one).to(logits.device) for one in labels.of(pictures))
         loss = attribute_loss(logits, shows, known, count=len(part.step.pictures))
-        return self.recipe.attribute_supervision * loss
+        weighted = recipe.attribute_supervision * loss
+        if not recipe.map_supervision or not (count := sum(len(labels.boxes(one)) for one in part.step.pictures)):
+            return weighted
+        maps = answered.attribute_maps.float()
+        targets = torch.zeros_like(maps, device="cpu")
+        for i, (picture, view) in enumerate(zip(pictures, part.batch.views, strict=True)):
+            geometry = self._geometry(picture)
+            for place, boxes in labels.boxes(picture).items():
+                covered = np.max([geometry.coverage(view.of_box(box)) for box in boxes], axis=0)
+                targets[i, place] = torch.from_numpy(covered)
+        missed = map_supervision(maps, targets.to(maps.device), count=count)
+        return weighted + recipe.map_supervision * missed
 
     def _map_loss(self, maps: Tensor, part: Part) -> Tensor:
         """The weighted penalty on maps (B, k, h, w) that miss the boxes of what the answers name."""
         batch, recipe = part.batch, self.recipe
         if not recipe.map_supervision or recipe.blind or not batch.boxed_words:
             return maps.new_zeros((), dtype=torch.float32)
-        geometries = [self.context.images.geometry(self._size(picture)) for picture in batch.pictures]
-        boxes = batch.map_targets(geometries).to(maps.device)  # (B * k, 1, h, w)
+        boxes = batch.map_targets([self._geometry(picture) for picture in batch.pictures])  # (B * k, 1, h, w)
         flat = maps.float().flatten(0, 1).unsqueeze(1)
-        return recipe.map_supervision * map_supervision(flat, boxes, count=part.step.boxed_words)
+        return recipe.map_supervision * map_supervision(flat, boxes.to(maps.device), count=part.step.boxed_words)
+
+    def _geometry(self, picture: int) -> Geometry:
+        return self.context.images.geometry(self._size(picture))
 
     def _size(self, picture: int) -> tuple[int, int]:
         """Of a picture, where the cells that a box covers depend on it."""

@@ -69,12 +69,7 @@ class CrossEntropy:
                 device=context.processes.device,
                 autocast=context.autocast,
             )
-            if recipe.frozen_epochs and not self.teacher.reads_grids_of(context.model.encoder):
-                raise OptionError(
-                    f"frozen_epochs is {recipe.frozen_epochs}, and the encoder of the teacher {recipe.teacher} is not "
-                    "the model's, so it cannot read its grids",
-                    remedy="set frozen_epochs 0",
-                )
+            self.teacher.require_grids_of(context.model.encoder, frozen_epochs=recipe.frozen_epochs)
         if recipe.frozen_epochs < recipe.epochs:  # an unknown stage is refused now, not after the frozen epochs
             context.model.encoder.train_from(recipe.train_from)
         self._sizes: dict[int, tuple[int, int]] = {}
