@@ -17,8 +17,8 @@ from captioner.errors import CaptionerError, CheckpointError, OldNameWarning, on
 from captioner.header import (
     FORMAT,
     FORMAT_VERSION,
+    SHARED_PARTS,
     Header,
-    current_weight_name,
     damaged,
     read_header,
     require_answers,
@@ -27,6 +27,7 @@ from captioner.header import (
 from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels
+from captioner.old_names import current_weight_name
 from captioner.partial import remove_stale, written_whole
 from captioner.tokenizer.vocabulary import Vocabulary
 
@@ -66,16 +67,24 @@ class AnswerCheckpoint:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def save(path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, *, half: bool = True) -> None:
+def save(
+    path: str | Path,
+    checkpoint: Checkpoint | AnswerCheckpoint,
+    *,
+    half: bool = True,
+    share_encoder: str | Path | None = None,
+) -> None:
     """Write a model file. The old file stays until the new one is whole.
 
     Args:
         path: of the file, usually ``*.safetensors``.
         checkpoint: the model.
         half: store matrices in 16 bits; statistics, norms and biases stay in 32.
+        share_encoder: a model file whose encoder and refiner are those of the model; these are then left out, and the
+            file that is written needs the other one beside it or in the folder above.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        CheckpointError: the file cannot be written; or the other one is missing or has other weights.
     """
     tensors = {}
     for name, tensor in checkpoint.model.state_dict().items():
@@ -90,6 +99,8 @@ def save(path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, *, half: b
     }
     if isinstance(checkpoint, AnswerCheckpoint):
         header["answers"] = list(checkpoint.answers)
+    if share_encoder is not None:
+        header["shares"] = _left_out(tensors, Path(share_encoder))
     metadata = {
         "format": FORMAT,
         "version": str(FORMAT_VERSION),
@@ -97,6 +108,22 @@ def save(path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, *, half: b
         "weights": _digest(tensors),
     }
     write_tensors(path, tensors, metadata)
+
+
+def _left_out(tensors: dict[str, Tensor], file: Path) -> dict[str, str]:
+    """Remove the weights that a model file has too, and say which file that is, as `captioner.header` reads it."""
+    other = read_header(file)
+    if other["shared"] is not None:
+        file, other = Path(other["shared"][0]), other["shared"][1]
+    theirs = {name: one for name, one in _read_weights(file, other, "cpu").items() if name.startswith(SHARED_PARTS)}
+    ours = {name: tensors[name] for name in tensors if name.startswith(SHARED_PARTS)}
+    if ours.keys() != theirs.keys() or not all(torch.equal(_widen(one), theirs[name]) for name, one in ours.items()):
+        raise CheckpointError(
+            f"{file}: its encoder is not that of the model", remedy="name the file that the model was trained on"
+        )
+    for name in ours:
+        del tensors[name]
+    return {"file": file.name, "digest": other["digest"]}
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
@@ -172,6 +199,11 @@ def _build(header: Header, path: Path, device: str | torch.device, make: Callabl
 
 
 def _read_weights(path: Path, header: Header, device: str | torch.device) -> dict[str, Tensor]:
+    """The weights of a file, with those that it shares."""
+    shared: dict[str, Tensor] = {}
+    if header["shared"] is not None:
+        found = _read_weights(Path(header["shared"][0]), header["shared"][1], device)
+        shared = {name: tensor for name, tensor in found.items() if name.startswith(SHARED_PARTS)}
     rename = current_weight_name if header["version"] < FORMAT_VERSION else str
     with safe_open(path, framework="pt", device=str(device)) as file:
         state = {rename(name): _widen(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
@@ -179,7 +211,7 @@ def _read_weights(path: Path, header: Header, device: str | torch.device) -> dic
         raise CheckpointError(
             f"{path}: {broken} holds numbers that are not finite: the training diverged, or the file is damaged"
         )
-    return state
+    return shared | state
 
 
 def _check_kinds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

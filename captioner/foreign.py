@@ -178,6 +178,7 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
         "renamed": [],
         "tensors": {},
         "start": 0,
+        "shared": None,
     }
 
 

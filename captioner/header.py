@@ -4,6 +4,9 @@ A model file is a safetensors file: eight bytes with the length of a JSON header
 ``__metadata__`` holds the format's name and version, and under "model" the JSON text of the configuration, the
 vocabulary and "about": training, scores and defaults. Every field may come from a stranger. It is validated here and
 nowhere else.
+
+A file may lack the weights of its encoder and refiner. It then names, under "shares", the model file that has them, and
+that file's digest; the file lies beside it or in the folder above.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import struct
 
 from captioner.errors import CaptionerError, CheckpointError, one_line
 from captioner.foreign import describe, is_foreign
+from captioner.old_names import current_names
 
 TYPE_CHECKING = False  # here and below: 'captioner models' does without what takes longer to import than to list them
 if TYPE_CHECKING:
@@ -63,6 +67,7 @@ class Header(TypedDict):
         renamed: options of the configuration that the file has under former names, each with its present name.
         tensors: by name "dtype", "shape" and "data_offsets", as in the safetensors format.
         start: the byte of the file that offsets count from.
+        shared: the path and the header of the model file that has its encoder and refiner; None if it has its own.
     """
 
     config: dict[str, Any]
@@ -74,6 +79,11 @@ class Header(TypedDict):
     renamed: list[str]
     tensors: dict[str, dict[str, Any]]
     start: int
+    shared: tuple[str, Header] | None
+
+
+SHARED_PARTS = ("encoder.", "refiner.")
+"""What the names of weights begin with that a file may leave to another."""
 
 
 def read_summary(path: str | Path) -> dict[str, Any]:
@@ -94,7 +104,6 @@ def read_header(path: str | Path) -> Header:
     Raises:
         CheckpointError: the file is missing, damaged, not of this program, or of another version of the format.
     """
-    from hashlib import sha256
     from pathlib import Path
 
     path = Path(path)
@@ -102,13 +111,43 @@ def read_header(path: str | Path) -> Header:
         if is_foreign(path):
             return cast("Header", describe(path))
         return read_exported(path)
+    header, shares = _read_file(path)
+    if shares is not None:
+        header["shared"] = _find_shared(path, shares)
+    return header
+
+
+def _read_file(path: Path) -> tuple[Header, Any]:
+    """The header of a model file as if it shared nothing, and what it says of that; None for nothing."""
+    from hashlib import sha256
+
     content, model, version, start = _read_model(os.fspath(path))
     canonical = json.dumps(content, sort_keys=True).encode()  # safetensors writes its metadata in any order
     del content["__metadata__"]
     try:
-        return _validated(model, version, sha256(canonical).hexdigest(), tensors=content, start=start)
+        header = _validated(model, version, sha256(canonical).hexdigest(), tensors=content, start=start)
     except _DAMAGE as error:
         raise damaged(path, error) from None
+    return header, model.get("shares")
+
+
+def _find_shared(path: Path, shares: Any) -> tuple[str, Header]:
+    """The path and the header of the file that has the encoder and the refiner of the one at ``path``."""
+    name = shares.get("file") if isinstance(shares, dict) else None
+    # A bare name: a file from a stranger reads nothing elsewhere.
+    if not isinstance(name, str) or not name.endswith(".safetensors") or not set(name).isdisjoint("/\\\0"):
+        raise damaged(path, f"it shares weights with {name!r:.60}")
+    folder = path.absolute().parent
+    found = [file for file in (folder / name, folder.parent / name) if file.is_file()]
+    for file in found:
+        header, others = _read_file(file)
+        if header["digest"] == shares.get("digest") and others is None:
+            return os.fspath(file), header
+    if found:
+        what, remedy = f"is that of another {name} than {found[0]}", "get both files from one place"
+    else:
+        what, remedy = f"is in {name}, which is neither beside it nor in the folder above", "put that file there"
+    raise CheckpointError(f"{path}: its encoder {what}", remedy=remedy)
 
 
 def _read_model(path: str) -> tuple[dict[str, Any], dict[str, Any], int, int]:
@@ -251,7 +290,7 @@ def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: 
             raise TypeError(f"{word!r:.60} is no word for a vocabulary: text of 1 to {LONGEST_WORD} characters")
     renamed: list[str] = []
     if version < FORMAT_VERSION:
-        config, renamed = _current_names(config)
+        config, renamed = current_names(config)
     answering = "answerer" in config or bool(model.get("answers"))
     answers = _checked_answers(model.get("answers")) if answering else []
     for part in ("encoder", "refiner", "answerer" if answering else "decoder"):
@@ -268,6 +307,7 @@ def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: 
         renamed=renamed,
         tensors=tensors,
         start=start,
+        shared=None,
     )
 
 
@@ -339,51 +379,3 @@ def _check_about(about: Mapping[str, Any]) -> None:
 def can_store(beam: Beam) -> bool:
     """Whether a model file may hold these options of decoding: what it asks for ends soon."""
     return beam.width <= _WIDEST_STORED_BEAM and beam.max_length <= _LONGEST_STORED_CAPTION
-
-
-# Names of format version 1 and what they are now.
-_OLD_OPTIONS = {
-    "decoder": {"longest": "max_length", "look_after_reading": "attend_after_lstm"},
-}
-
-
-def _current_names(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A configuration of format version 1 with the names of today, and the names that were replaced."""
-    renamed: dict[str, Any] = dict(config)
-    found = []
-    for part, names in _OLD_OPTIONS.items():
-        if isinstance(config.get(part), dict):
-            found += [f"{old} (now {new})" for old, new in names.items() if old in config[part]]
-            renamed[part] = {names.get(name, name): value for name, value in config[part].items()}
-    return renamed, found
-
-
-# Weights of format version 1: parts of their names and what they are now.
-OLD_WEIGHTS = {
-    "decoder.from_hidden.": "decoder.hidden_to_embedding.",
-    "decoder.from_context.": "decoder.context_to_embedding.",
-    "decoder.deep.": "decoder.deep_output.",
-    "refiner.normalise.": "refiner.input_norm.",
-    "refiner.project.": "refiner.projection.",
-}
-OLD_BLOCK_WEIGHTS = {
-    "norm_words": "self_norm",
-    "qkv": "self_qkv",
-    "join": "self_output",
-    "norm_look": "cross_norm",
-    "look": "cross_attention",
-    "from_image": "cross_output",
-    "norm_think": "feed_forward_norm",
-    "think": "feed_forward",
-}
-
-
-def current_weight_name(name: str) -> str:
-    """The present name of a weight of format version 1."""
-    for old, new in OLD_WEIGHTS.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    parts = name.split(".")
-    if parts[:2] == ["decoder", "blocks"] and len(parts) > 3:
-        parts[3] = OLD_BLOCK_WEIGHTS.get(parts[3], parts[3])
-    return ".".join(parts)

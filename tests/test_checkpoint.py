@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from captioner import checkpoint
 from captioner.cli import main
 from captioner.errors import CheckpointError, OldNameWarning
-from captioner.header import OLD_BLOCK_WEIGHTS, OLD_WEIGHTS
+from captioner.old_names import OLD_BLOCK_WEIGHTS, OLD_WEIGHTS
 from captioner.pipeline import load
 
 MakeCheckpoint = Callable[..., checkpoint.Checkpoint]

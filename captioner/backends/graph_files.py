@@ -4,7 +4,6 @@ A graph's metadata holds, under "captioner", a JSON object: the digest of the mo
 graph takes and returns, and for each initialiser the tensors of the model file that it is made of.
 """
 
-import io
 import json
 import math
 import zlib
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import CheckpointError, one_line
-from captioner.header import FORMAT_VERSION, Header, current_weight_name
+from captioner.header import FORMAT_VERSION, SHARED_PARTS, Header
+from captioner.old_names import current_weight_name
 
 GRAPHS = ("encode", "step", "score")
 ANSWERING_GRAPHS = ("encode", "answer")
@@ -243,18 +243,31 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 
 
 class Weights:
-    """The tensors of an open model file as float32 arrays.
+    """The tensors of a model file, with those that it shares, as float32 arrays; open in a ``with`` block.
 
     Args:
-        file: a safetensors file.
+        path: of the file.
         header: what `captioner.header.read_header` returned for it.
-        path: for messages.
     """
 
-    def __init__(self, file: io.BufferedReader, header: Header, path: Path) -> None:
-        self._file, self._start, self._path = file, header["start"], path
+    def __init__(self, path: Path, header: Header) -> None:
         rename = current_weight_name if header["version"] < FORMAT_VERSION else str
         self._layout = {rename(name): place for name, place in header["tensors"].items()}
+        self._path, self._start = path, header["start"]
+        self._shared = None if header["shared"] is None else Weights(Path(header["shared"][0]), header["shared"][1])
+
+    def __enter__(self) -> "Weights":
+        """Open the files. Raises OSError."""
+        self._file = self._path.open("rb")
+        if self._shared is not None:
+            self._shared.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close them."""
+        self._file.close()
+        if self._shared is not None:
+            self._shared.__exit__()
 
     def __getitem__(self, name: str) -> _Floats:
         """A tensor.
@@ -263,6 +276,8 @@ class Weights:
             KeyError, ValueError: there is none, or its type or size is wrong.
             CheckpointError: it holds numbers that are not finite.
         """
+        if self._shared is not None and name not in self._layout and name.startswith(SHARED_PARTS):
+            return self._shared[name]
         place = self._layout[name]
         begin, end = place["data_offsets"]
         raw = np.empty(end - begin, dtype=np.uint8)

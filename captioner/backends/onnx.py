@@ -352,8 +352,8 @@ def open_graphs(
             weights = shared_weights(path, description, read("step"))
         elif recipes := description["initialisers"]:
             try:
-                with file.open("rb") as opened:
-                    weights = make_initialisers(recipes, Weights(opened, header, file))
+                with Weights(file, header) as tensors:
+                    weights = make_initialisers(recipes, tensors)
             except (KeyError, ValueError, TypeError, OSError) as error:
                 raise damaged(file, error) from None
         return partial(make_session, path, content, weights, device=found), description

@@ -150,8 +150,8 @@ def open_answering_graphs(
         weights: Mapping[str, NDArray[Any]] = {}
         if recipes := descriptions[name]["initialisers"]:
             try:
-                with file.open("rb") as opened:
-                    weights = make_initialisers(recipes, Weights(opened, header, file))
+                with Weights(file, header) as tensors:
+                    weights = make_initialisers(recipes, tensors)
             except (KeyError, ValueError, TypeError, OSError) as error:
                 raise damaged(file, error) from None
         sessions[name] = make_session(path, content, weights, device=found)

@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", help="the name of the data, for the file")
     parser.add_argument("--side", type=int, metavar="N", help="the size of the model's input from now on, in pixels")
     parser.add_argument(
+        "--share-encoder",
+        metavar="MODEL",
+        help="of a release: leave out the encoder and the refiner, which are those of this model file; the two files "
+        "stay together, in one folder or this one in the folder above",
+    )
+    parser.add_argument(
         "--decoding",
         metavar="JSON",
         help='decoding to use instead of choosing it, such as \'{"width": 3, "length_penalty": 0.8}\'',
@@ -83,9 +89,9 @@ def run(options: argparse.Namespace) -> int:
         if options.precision is not None:
             raise OptionError("--precision is for a folder, and --output is a file")
         return _release(options)
-    for name in ("data", "images", "side", "decoding", "device"):
+    for name in ("data", "images", "side", "share_encoder", "decoding", "device"):
         if getattr(options, name) is not None:
-            raise OptionError(f"--{name} is for a release", remedy="end --output in .safetensors")
+            raise OptionError(f"--{name.replace('_', '-')} is for a release", remedy="end --output in .safetensors")
     if options.graphs and options.precision is not None:
         raise OptionError("--precision is for a folder: graphs beside a model file take its weights")
     return _to_onnx(options)
@@ -148,6 +154,9 @@ def _release(options: argparse.Namespace) -> int:
 
     file = find_model(options.model, answering=options.model in shipped_answering_models())
     refuse_overwriting({"--output": options.output}, [file, options.data])
+    shared = None if options.share_encoder is None else find_model(options.share_encoder)
+    if shared is not None:
+        refuse_overwriting({"--output": options.output}, [shared])
     answers = bool(read_header(file)["answers"])
     for name in ("decoding", "side"):
         if answers and getattr(options, name) is not None:
@@ -183,7 +192,7 @@ def _release(options: argparse.Namespace) -> int:
         if decoding is not None:
             _refuse_misfit(decoding, model)
         ready = export(model, records, name=options.name, decoding=decoding)
-    checkpoint.save(options.output, ready)
+    checkpoint.save(options.output, ready, share_encoder=shared)
     report_old_graphs(options.output)
     print(json.dumps(ready.about.get("test") or ready.about["dev"]))
     return 1 if faults else 0

@@ -206,8 +206,8 @@ def stored_graphs(path: Path, header: Header, names: Collection[str] = GRAPHS) -
             description = describe(place, content, graph=name)
             check_digest(place, description, path, header["digest"])
             graphs[name] = onnx.load_model_from_string(content)
-            with path.open("rb") as file:
-                weights = make_initialisers(description["initialisers"], Weights(file, header, path))
+            with Weights(path, header) as tensors:
+                weights = make_initialisers(description["initialisers"], tensors)
             for tensor in graphs[name].graph.initializer:
                 if tensor.name in weights:
                     tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))

@@ -193,7 +193,8 @@ class PictureSide:
         """Arguments as of `diagram`."""
         encoder, refiner = header["config"]["encoder"], header["config"]["refiner"]
         side, width = encoder.get("side"), refiner.get("width", "D")
-        channels = next(iter(header["tensors"].get("refiner.input_norm.weight", {}).get("shape", ())), "C")
+        tensors = (header["shared"][1] if header.get("shared") else header)["tensors"]
+        channels = next(iter(tensors.get("refiner.input_norm.weight", {}).get("shape", ())), "C")
         vectors, pooled = _vectors(refiner, grid[0] * grid[1])
         nodes = (
             node("picture", f"picture\n{side} x {side} x 3", "data"),

@@ -1,0 +1,152 @@
+"""A model file that leaves its encoder and refiner to another file."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from captioner import checkpoint
+from captioner.asking import load_answering
+from captioner.cli import main
+from captioner.data.scenes import draw_scene
+from captioner.errors import CheckpointError
+from captioner.header import read_header
+
+
+@pytest.fixture
+def files(
+    tmp_path: Path,
+    make_checkpoint: Callable[..., checkpoint.Checkpoint],
+    make_answering: Callable[..., checkpoint.AnswerCheckpoint],
+) -> Path:
+    """A folder with ``captions.safetensors``; in ``answering/`` one that shares its encoder, and one that is whole."""
+    captions, answers = make_checkpoint("lstm"), make_answering()
+    for part in ("encoder", "refiner"):
+        getattr(answers.model, part).load_state_dict(getattr(captions.model, part).state_dict())
+    checkpoint.save(tmp_path / "captions.safetensors", captions)
+    folder = tmp_path / "answering"
+    checkpoint.save(folder / "whole.safetensors", answers)
+    checkpoint.save(folder / "answers.safetensors", answers, share_encoder=tmp_path / "captions.safetensors")
+    return folder
+
+
+def test_it_is_the_model_that_has_its_own_encoder(files: Path) -> None:
+    sharing, whole = (files / f"{name}.safetensors" for name in ("answers", "whole"))
+    ours, theirs = (checkpoint.load_answering(file).model.state_dict() for file in (sharing, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    encoder = sum(np.prod(tensor.shape) for name, tensor in theirs.items() if name.startswith("encoder."))
+    assert whole.stat().st_size - sharing.stat().st_size > encoder
+    header = read_header(sharing)
+    assert header["shared"] is not None and header["shared"][0] == str(files.parent / "captions.safetensors")
+    assert header["digest"] != read_header(whole)["digest"] and read_header(whole)["shared"] is None
+    assert not any(name.startswith(("encoder.", "refiner.")) for name in header["tensors"])
+
+
+@pytest.mark.slow
+def test_it_runs_without_torch_and_is_exported(files: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, which is not installed")
+    pytest.importorskip("onnxscript", reason="needs the extra 'export', which is not installed")
+    sharing, picture = files / "answers.safetensors", tmp_path / "scene.png"
+    draw_scene(3, size=(64, 48)).image.save(picture)
+    assert main(["export", str(sharing), "--graphs"]) == 0
+    assert main(["export", str(sharing), "--output", str(tmp_path / "exported")]) == 0
+    texts = ["what is the dog", "is the cat red"]
+    expected = load_answering(files / "whole.safetensors", backend="torch").ask(picture, texts)
+    for model in (sharing, tmp_path / "exported"):
+        for one, other in zip(load_answering(model, backend="onnx").ask(picture, texts), expected, strict=True):
+            assert one.text == other.text and one.probability == pytest.approx(other.probability, abs=1e-4)
+    drawn = []
+    for model in ("answers", "whole"):
+        assert main(["models", str(files / f"{model}.safetensors"), "--diagram", str(tmp_path / "flow.gv")]) == 0
+        drawn.append((tmp_path / "flow.gv").read_text().replace(model, "MODEL"))
+    assert drawn[0] == drawn[1], "with the channels of the encoder that it shares"
+
+
+def test_a_release_shares_the_encoder_of_a_model(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model: Path
+) -> None:
+    data, released = tmp_path / "data", tmp_path / "answering" / "released.safetensors"
+    (data / "images").mkdir(parents=True)
+    draw_scene(3, size=(64, 48)).image.save(data / "images" / "a.png")
+    row = {"image": "a.png", "split": "dev", "question": "what is the dog", "answer": "two"}
+    (data / "questions.jsonl").write_text(json.dumps(row))
+    captions = tmp_path / "captions.safetensors"
+    before = captions.read_bytes()
+    command = ["export", str(files / "whole.safetensors"), "--data", str(data)]
+    assert main([*command, "--output", str(released), "--share-encoder", str(captions)]) == 0
+    header = read_header(released)
+    assert header["shared"] is not None and header["about"]["dev"]["questions"] == 1
+    capsys.readouterr()
+    for file, output, said in (
+        (tiny_model.with_name("typo.safetensors"), released, "no such model file"),
+        (tiny_model, released, "its encoder is not that of the model"),
+        (captions, captions, "captions.safetensors"),
+    ):
+        if file == tiny_model:  # of the same configuration, with other weights
+            file = tmp_path / "other.safetensors"
+            weights, metadata = load_file(tiny_model), {}
+            with safe_open(tiny_model, "pt") as opened:
+                metadata = opened.metadata()
+            weights["refiner.projection.weight"] += 1
+            save_file(weights, file, metadata)
+        assert main([*command, "--output", str(output), "--share-encoder", str(file)]) == 2, said
+        assert said in capsys.readouterr().err
+    assert captions.read_bytes() == before
+    assert main(["export", str(released), "--graphs", "--share-encoder", str(captions)]) == 2
+    assert "--share-encoder is for a release" in capsys.readouterr().err
+
+
+def test_the_file_that_it_shares_with_is_beside_it_or_above(files: Path) -> None:
+    sharing, captions = files / "answers.safetensors", files.parent / "captions.safetensors"
+    moved = files / "deeper" / "answers.safetensors"
+    moved.parent.mkdir()
+    shutil.copyfile(sharing, moved)
+    with pytest.raises(CheckpointError, match=r"captions\.safetensors, which is neither beside it nor in the folder"):
+        read_header(moved)
+    shutil.copyfile(captions, moved.with_name(captions.name))
+    assert checkpoint.load_answering(moved).answers
+    shutil.copyfile(files / "whole.safetensors", files / captions.name)  # another file of this name comes first
+    assert checkpoint.load_answering(sharing).answers, "the digest decides"
+    captions.unlink()
+    with pytest.raises(CheckpointError, match=r"that of another captions\.safetensors than .*; get both"):
+        checkpoint.load_answering(sharing)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        None, 5, {}, {"file": 5}, {"file": "/etc/passwd.safetensors"}, {"file": "../up.safetensors"},
+        {"file": "a\\b.safetensors"}, {"file": "a\0.safetensors"}, {"file": "plain.txt"},
+        {"file": "answers.safetensors"}, {"file": "answers.safetensors", "digest": []},
+    ],
+)  # fmt: skip
+def test_what_a_stranger_writes_there_ends_in_an_error(files: Path, shares: Any) -> None:
+    file = files / "answers.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    model = json.loads(metadata["model"]) | {"shares": shares}
+    save_file(load_file(file), file, {**metadata, "model": json.dumps(model)})
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load_answering(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_shares_itself_has_no_encoder_to_share(files: Path, tmp_path: Path) -> None:
+    first, second = files / "answers.safetensors", files / "second.safetensors"
+    with safe_open(first, "pt") as opened:
+        metadata = opened.metadata()
+    shares = {"file": first.name, "digest": read_header(first)["digest"]}
+    model = json.loads(metadata["model"]) | {"shares": shares}
+    save_file(load_file(first), second, {**metadata, "model": json.dumps(model)})
+    with pytest.raises(CheckpointError, match=r"its encoder is that of another answers\.safetensors"):
+        read_header(second)
+    checkpoint.save(second, checkpoint.load_answering(first), share_encoder=first)  # its source is taken in its place
+    assert read_header(second)["shared"] == read_header(first)["shared"]
