@@ -66,7 +66,7 @@ def test_it_runs_without_torch_and_is_exported(files: Path, tmp_path: Path) -> N
     drawn = []
     for model in ("answers", "whole"):
         assert main(["models", str(files / f"{model}.safetensors"), "--diagram", str(tmp_path / "flow.gv")]) == 0
-        drawn.append((tmp_path / "flow.gv").read_text().replace(model, "MODEL"))
+        drawn.append((tmp_path / "flow.gv").read_text().replace(f"{model}:", "MODEL:"))
     assert drawn[0] == drawn[1], "with the channels of the encoder that it shares"
 
 
