@@ -17,7 +17,6 @@ from captioner.errors import CaptionerError, CheckpointError, OldNameWarning, on
 from captioner.header import (
     FORMAT,
     FORMAT_VERSION,
-    SHARED_PARTS,
     Header,
     damaged,
     read_header,
@@ -29,6 +28,7 @@ from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels
 from captioner.old_names import current_weight_name
 from captioner.partial import remove_stale, written_whole
+from captioner.sharing import SHARED_PARTS, is_shared_name
 from captioner.tokenizer.vocabulary import Vocabulary
 
 _Model = TypeVar("_Model", CaptionModel, AnswerModel)
@@ -80,18 +80,13 @@ def save(
         path: of the file, usually ``*.safetensors``.
         checkpoint: the model.
         half: store matrices in 16 bits; statistics, norms and biases stay in 32.
-        share_encoder: a model file whose encoder and refiner are those of the model; these are then left out, and the
-            file that is written needs the other one beside it or in the folder above.
+        share_encoder: a model file, beside the one to write or in the folder above, whose encoder and refiner are those
+            of the model; these are then left out.
 
     Raises:
-        CheckpointError: the file cannot be written; or the other one is missing or has other weights.
+        CheckpointError: the file cannot be written; or as of `share`.
     """
-    tensors = {}
-    for name, tensor in checkpoint.model.state_dict().items():
-        tensor = tensor.detach().cpu()
-        if half and tensor.dim() > 1 and tensor.is_floating_point():
-            tensor = tensor.half()
-        tensors[name] = tensor.contiguous()
+    tensors = {name: _stored(tensor, half=half) for name, tensor in checkpoint.model.state_dict().items()}
     header = {
         "config": checkpoint.model.config.as_dict(),
         "vocabulary": list(checkpoint.vocabulary.words),
@@ -100,7 +95,8 @@ def save(
     if isinstance(checkpoint, AnswerCheckpoint):
         header["answers"] = list(checkpoint.answers)
     if share_encoder is not None:
-        header["shares"] = _left_out(tensors, Path(share_encoder))
+        header["shares"] = share(path, checkpoint, share_encoder)
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(SHARED_PARTS)}
     metadata = {
         "format": FORMAT,
         "version": str(FORMAT_VERSION),
@@ -110,19 +106,35 @@ def save(
     write_tensors(path, tensors, metadata)
 
 
-def _left_out(tensors: dict[str, Tensor], file: Path) -> dict[str, str]:
-    """Remove the weights that a model file has too, and say which file that is, as `captioner.header` reads it."""
-    other = read_header(file)
+def share(path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, file: str | Path) -> dict[str, str]:
+    """What a model file at ``path`` says of the file whose encoder and refiner it shares; see `captioner.header`.
+
+    Raises:
+        CheckpointError: that file is missing, cannot be found from ``path``, or has other weights in these parts.
+    """
+    other = _read_header(file)
     if other["shared"] is not None:
-        file, other = Path(other["shared"][0]), other["shared"][1]
-    theirs = {name: one for name, one in _read_weights(file, other, "cpu").items() if name.startswith(SHARED_PARTS)}
-    ours = {name: tensors[name] for name in tensors if name.startswith(SHARED_PARTS)}
-    if ours.keys() != theirs.keys() or not all(torch.equal(_widen(one), theirs[name]) for name, one in ours.items()):
+        file, other = other["shared"]
+    file, folder = Path(file).resolve(), Path(path).resolve().parent
+    if file.parent not in (folder, folder.parent) or not is_shared_name(file.name):
         raise CheckpointError(
-            f"{file}: its encoder is not that of the model", remedy="name the file that the model was trained on"
+            f"{file}: {path} would not find it",
+            remedy="put it beside that file or in the folder above, with this ending",
         )
-    for name in ours:
-        del tensors[name]
+    if other["version"] < FORMAT_VERSION:
+        raise CheckpointError(f"{file}: of format version {other['version']}, whose digests leave out the weights")
+    theirs = _read_weights(file, other, "cpu", parts=SHARED_PARTS)
+    ours = {name: one for name, one in checkpoint.model.state_dict().items() if name.startswith(SHARED_PARTS)}
+    for name in (*ours, *theirs):
+        if (
+            name not in ours
+            or name not in theirs
+            or not torch.equal(_stored(ours[name]).to(theirs[name]), theirs[name])
+        ):
+            raise CheckpointError(
+                f"{file}: its {name} is not that of the model",
+                remedy="name the released file that it was trained on, with --no-train-refiner",
+            )
     return {"file": file.name, "digest": other["digest"]}
 
 
@@ -198,15 +210,20 @@ def _build(header: Header, path: Path, device: str | torch.device, make: Callabl
     return model.eval()
 
 
-def _read_weights(path: Path, header: Header, device: str | torch.device) -> dict[str, Tensor]:
-    """The weights of a file, with those that it shares."""
+def _read_weights(
+    path: Path, header: Header, device: str | torch.device, *, parts: tuple[str, ...] = ("",)
+) -> dict[str, Tensor]:
+    """The weights of a file whose names begin with one of ``parts``, with those that it shares."""
     shared: dict[str, Tensor] = {}
     if header["shared"] is not None:
-        found = _read_weights(Path(header["shared"][0]), header["shared"][1], device)
-        shared = {name: tensor for name, tensor in found.items() if name.startswith(SHARED_PARTS)}
+        shared = _read_weights(Path(header["shared"][0]), header["shared"][1], device, parts=SHARED_PARTS)
     rename = current_weight_name if header["version"] < FORMAT_VERSION else str
-    with safe_open(path, framework="pt", device=str(device)) as file:
-        state = {rename(name): _widen(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            names = {name: rename(name) for name in file.keys()}  # noqa: SIM118
+            state = {new: _widen(file.get_tensor(old)) for old, new in names.items() if new.startswith(parts)}
+    except OSError as error:
+        raise damaged(path, error) from None
     if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
         raise CheckpointError(
             f"{path}: {broken} holds numbers that are not finite: the training diverged, or the file is damaged"
@@ -254,6 +271,12 @@ def _digest(tensors: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _stored(tensor: Tensor, *, half: bool = True) -> Tensor:
+    """A weight as a file holds it."""
+    tensor = tensor.detach().cpu()
+    return (tensor.half() if half and tensor.dim() > 1 and tensor.is_floating_point() else tensor).contiguous()
 
 
 def _widen(tensor: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import struct
 from captioner.errors import CaptionerError, CheckpointError, one_line
 from captioner.foreign import describe, is_foreign
 from captioner.old_names import current_names
+from captioner.sharing import is_shared_name, places_of
 
 TYPE_CHECKING = False  # here and below: 'captioner models' does without what takes longer to import than to list them
 if TYPE_CHECKING:
@@ -82,10 +83,6 @@ class Header(TypedDict):
     shared: tuple[str, Header] | None
 
 
-SHARED_PARTS = ("encoder.", "refiner.")
-"""What the names of weights begin with that a file may leave to another."""
-
-
 def read_summary(path: str | Path) -> dict[str, Any]:
     """What a model file holds under "model": "config", "vocabulary" and "about", of which nothing is validated.
 
@@ -113,7 +110,7 @@ def read_header(path: str | Path) -> Header:
         return read_exported(path)
     header, shares = _read_file(path)
     if shares is not None:
-        header["shared"] = _find_shared(path, shares)
+        header["shared"] = _find_shared(os.fspath(path), shares)
     return header
 
 
@@ -131,23 +128,40 @@ def _read_file(path: Path) -> tuple[Header, Any]:
     return header, model.get("shares")
 
 
-def _find_shared(path: Path, shares: Any) -> tuple[str, Header]:
+def _find_shared(path: str, shares: Any) -> tuple[str, Header]:
     """The path and the header of the file that has the encoder and the refiner of the one at ``path``."""
-    name = shares.get("file") if isinstance(shares, dict) else None
-    # A bare name: a file from a stranger reads nothing elsewhere.
-    if not isinstance(name, str) or not name.endswith(".safetensors") or not set(name).isdisjoint("/\\\0"):
-        raise damaged(path, f"it shares weights with {name!r:.60}")
-    folder = path.absolute().parent
-    found = [file for file in (folder / name, folder.parent / name) if file.is_file()]
+    from pathlib import Path
+
+    name = _shared_name(path, shares)
+    found = places_of(name, path)
     for file in found:
-        header, others = _read_file(file)
+        try:
+            header, others = _read_file(Path(file))
+        except CheckpointError:  # something else of this name
+            continue
         if header["digest"] == shares.get("digest") and others is None:
-            return os.fspath(file), header
+            return file, header
     if found:
-        what, remedy = f"is that of another {name} than {found[0]}", "get both files from one place"
+        what, remedy = f"is that of another file than {found[0]}", "get both files from one place"
     else:
         what, remedy = f"is in {name}, which is neither beside it nor in the folder above", "put that file there"
     raise CheckpointError(f"{path}: its encoder {what}", remedy=remedy)
+
+
+def _shared_name(path: str, shares: Any) -> str:
+    name = shares.get("file") if isinstance(shares, dict) else None
+    if not is_shared_name(name):
+        raise damaged(path, f"it shares weights with {name!r:.60}")
+    return name
+
+
+def shared_files(path: str | Path) -> list[str]:
+    """The files that a model file may share weights with; none where it is no model file that shares any."""
+    try:
+        model = read_summary(path)
+        return places_of(_shared_name(os.fspath(path), model["shares"]), os.fspath(path)) if "shares" in model else []
+    except CheckpointError:
+        return []
 
 
 def _read_model(path: str) -> tuple[dict[str, Any], dict[str, Any], int, int]:

@@ -84,27 +84,40 @@ def test_a_release_shares_the_encoder_of_a_model(
     assert main([*command, "--output", str(released), "--share-encoder", str(captions)]) == 0
     header = read_header(released)
     assert header["shared"] is not None and header["about"]["dev"]["questions"] == 1
+    other, exported = tmp_path / "other.safetensors", tmp_path / "exported"
+    weights = load_file(captions)
+    with safe_open(captions, "pt") as opened:
+        metadata = opened.metadata()
+    weights["refiner.projection.weight"] += 1
+    save_file(weights, other, metadata)
+    shutil.copyfile(captions, tmp_path / "captions.bin")
+    exported.mkdir()
+    (exported / "config.json").write_text("{}")
+    old = tmp_path / "old.safetensors"
+    save_file(load_file(captions), old, {**metadata, "version": "1"})
+    sharing, far = files / "answers.safetensors", tmp_path / "a" / "b" / "far.safetensors"
     capsys.readouterr()
     for file, output, said in (
-        (tiny_model.with_name("typo.safetensors"), released, "no such model file"),
-        (tiny_model, released, "its encoder is not that of the model"),
-        (captions, captions, "captions.safetensors"),
+        (tmp_path / "typo.safetensors", released, "no such model file"),
+        (other, released, "its refiner.projection.weight is not that of the model"),
+        (tmp_path / "captions.bin", released, "captions.bin"),
+        (exported, released, "exported"),
+        (old, released, "of format version 1"),
+        (captions, far, "would not find it"),
+        (captions, captions, "is an input of this run"),
+        (sharing, captions, "is an input of this run"),
     ):
-        if file == tiny_model:  # of the same configuration, with other weights
-            file = tmp_path / "other.safetensors"
-            weights, metadata = load_file(tiny_model), {}
-            with safe_open(tiny_model, "pt") as opened:
-                metadata = opened.metadata()
-            weights["refiner.projection.weight"] += 1
-            save_file(weights, file, metadata)
         assert main([*command, "--output", str(output), "--share-encoder", str(file)]) == 2, said
-        assert said in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1 + (file == old), error
+    assert main(["export", str(sharing), "--data", str(data), "--output", str(captions)]) == 2
+    assert "is an input of this run" in capsys.readouterr().err
     assert captions.read_bytes() == before
     assert main(["export", str(released), "--graphs", "--share-encoder", str(captions)]) == 2
     assert "--share-encoder is for a release" in capsys.readouterr().err
 
 
-def test_the_file_that_it_shares_with_is_beside_it_or_above(files: Path) -> None:
+def test_the_file_that_it_shares_with_is_beside_it_or_above(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sharing, captions = files / "answers.safetensors", files.parent / "captions.safetensors"
     moved = files / "deeper" / "answers.safetensors"
     moved.parent.mkdir()
@@ -113,10 +126,13 @@ def test_the_file_that_it_shares_with_is_beside_it_or_above(files: Path) -> None
         read_header(moved)
     shutil.copyfile(captions, moved.with_name(captions.name))
     assert checkpoint.load_answering(moved).answers
-    shutil.copyfile(files / "whole.safetensors", files / captions.name)  # another file of this name comes first
-    assert checkpoint.load_answering(sharing).answers, "the digest decides"
+    for content in ((files / "whole.safetensors").read_bytes(), b"something else"):  # comes first
+        (files / captions.name).write_bytes(content)
+        assert checkpoint.load_answering(sharing).answers, "the digest decides"
+    monkeypatch.chdir(moved.parent)
+    assert read_header(Path("..") / "answers.safetensors")["shared"] == read_header(sharing)["shared"]
     captions.unlink()
-    with pytest.raises(CheckpointError, match=r"that of another captions\.safetensors than .*; get both"):
+    with pytest.raises(CheckpointError, match=r"that of another file than .*captions\.safetensors; get both"):
         checkpoint.load_answering(sharing)
 
 
@@ -126,6 +142,8 @@ def test_the_file_that_it_shares_with_is_beside_it_or_above(files: Path) -> None
         None, 5, {}, {"file": 5}, {"file": "/etc/passwd.safetensors"}, {"file": "../up.safetensors"},
         {"file": "a\\b.safetensors"}, {"file": "a\0.safetensors"}, {"file": "plain.txt"},
         {"file": "answers.safetensors"}, {"file": "answers.safetensors", "digest": []},
+        {"file": "a" * 300 + ".safetensors"}, {"file": "a\nb\x1b[31m.safetensors"}, {"file": "C:x.safetensors"},
+        {"file": "\udc80.safetensors"},
     ],
 )  # fmt: skip
 def test_what_a_stranger_writes_there_ends_in_an_error(files: Path, shares: Any) -> None:
@@ -136,7 +154,7 @@ def test_what_a_stranger_writes_there_ends_in_an_error(files: Path, shares: Any)
     save_file(load_file(file), file, {**metadata, "model": json.dumps(model)})
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load_answering(file)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
 
 
 def test_a_file_that_shares_itself_has_no_encoder_to_share(files: Path, tmp_path: Path) -> None:
@@ -146,7 +164,7 @@ def test_a_file_that_shares_itself_has_no_encoder_to_share(files: Path, tmp_path
     shares = {"file": first.name, "digest": read_header(first)["digest"]}
     model = json.loads(metadata["model"]) | {"shares": shares}
     save_file(load_file(first), second, {**metadata, "model": json.dumps(model)})
-    with pytest.raises(CheckpointError, match=r"its encoder is that of another answers\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"its encoder is that of another file than .*answers\.safetensors"):
         read_header(second)
     checkpoint.save(second, checkpoint.load_answering(first), share_encoder=first)  # its source is taken in its place
     assert read_header(second)["shared"] == read_header(first)["shared"]

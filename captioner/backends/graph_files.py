@@ -8,6 +8,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import CheckpointError, one_line
-from captioner.header import FORMAT_VERSION, SHARED_PARTS, Header
+from captioner.header import FORMAT_VERSION, Header
 from captioner.old_names import current_weight_name
+from captioner.sharing import SHARED_PARTS
 
 GRAPHS = ("encode", "step", "score")
 ANSWERING_GRAPHS = ("encode", "answer")
@@ -258,16 +260,16 @@ class Weights:
 
     def __enter__(self) -> "Weights":
         """Open the files. Raises OSError."""
-        self._file = self._path.open("rb")
-        if self._shared is not None:
-            self._shared.__enter__()
+        with ExitStack() as opened:
+            self._file = opened.enter_context(self._path.open("rb"))
+            if self._shared is not None:
+                opened.enter_context(self._shared)
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Close them."""
-        self._file.close()
-        if self._shared is not None:
-            self._shared.__exit__()
+        self._opened.close()
 
     def __getitem__(self, name: str) -> _Floats:
         """A tensor.

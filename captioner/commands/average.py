@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from captioner.commands.files import check_model_output, refuse_overwriting, report_old_graphs
+from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs
 from captioner.commands.packages import require
 from captioner.errors import OptionError
 
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
         print("captioner: --shares is now --weights", file=sys.stderr)
         weights = options.shares
     check_model_output(options.output)
-    refuse_overwriting({"--output": options.output}, options.models)
+    refuse_overwriting({"--output": options.output}, (one for model in options.models for one in model_files(model)))
     from captioner import checkpoint
     from captioner.training.average_checkpoints import average_checkpoints
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.files import check_new_output, refuse_overwriting, report_old_graphs
+from captioner.commands.files import check_new_output, model_files, refuse_overwriting, report_old_graphs
 from captioner.commands.ranges import check_positive
 from captioner.errors import OptionError
 
@@ -153,10 +153,10 @@ def _release(options: argparse.Namespace) -> int:
     from captioner.shipped import find_model, shipped_answering_models
 
     file = find_model(options.model, answering=options.model in shipped_answering_models())
-    refuse_overwriting({"--output": options.output}, [file, options.data])
+    refuse_overwriting({"--output": options.output}, [*model_files(file), options.data])
     shared = None if options.share_encoder is None else find_model(options.share_encoder)
     if shared is not None:
-        refuse_overwriting({"--output": options.output}, [shared])
+        refuse_overwriting({"--output": options.output}, model_files(shared))
     answers = bool(read_header(file)["answers"])
     for name in ("decoding", "side"):
         if answers and getattr(options, name) is not None:
@@ -184,9 +184,14 @@ def _release(options: argparse.Namespace) -> int:
     if answers:
         from captioner.training.export_answers import export_answers
 
-        ready = export_answers(as_stored(checkpoint.load_answering(file), device=device), records, name=options.name)
+        answering = as_stored(checkpoint.load_answering(file), device=device)
+        if shared is not None:
+            checkpoint.share(options.output, answering, shared)
+        ready = export_answers(answering, records, name=options.name)
     else:
         model = as_stored(checkpoint.load(file), device=device)
+        if shared is not None:
+            checkpoint.share(options.output, model, shared)
         if options.side is not None:
             model.model.set_side(options.side)
         if decoding is not None:

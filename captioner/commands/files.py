@@ -85,12 +85,14 @@ def check_single(*, figure: Path | None, page: Path | None) -> None:
 
 
 def model_files(model: Path) -> list[Path]:
-    """What a run reads of a model: its file and the graphs beside it, or the files in its folder."""
+    """What a run reads of a model: its file, the graphs beside it and a file that it shares weights with; or the files
+    in its folder."""
     if model.is_dir():
         return [path for path in model.rglob("*") if path.is_file()]
     from captioner.backends.graph_files import graph_folder
+    from captioner.header import shared_files
 
-    return [model, *graph_folder(model).glob("*")]
+    return [model, *graph_folder(model).glob("*"), *map(Path, shared_files(model))]
 
 
 def _key_of_output(path: FilePath) -> tuple[_Key | None, bool]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.files import check_model_output, refuse_overwriting, report_old_graphs
+from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs
 from captioner.commands.packages import require
 from captioner.commands.ranges import check_not_negative, check_positive, check_split
 from captioner.errors import DataError
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
     model_file = find_model(options.model)
     refuse_foreign(model_file, "select-heads")
-    refuse_overwriting({"--output": options.output}, [model_file])
+    refuse_overwriting({"--output": options.output}, model_files(model_file))
     records, ground_truth, _ = read_annotated(options)
     refuse_overwriting({"--output": options.output}, inputs_of(options, records))
 

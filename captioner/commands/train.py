@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.files import refuse_overwriting
+from captioner.commands.files import model_files, refuse_overwriting
 from captioner.commands.packages import require
 from captioner.errors import DataError, OptionError
 from captioner.shipped import shipped_models
@@ -243,7 +243,7 @@ def _inputs(arguments: argparse.Namespace, recipe: Recipe) -> list[Path]:
     """The files that are read, besides pictures."""
     found = [*arguments.data, *arguments.captions, *arguments.text, *arguments.phrase_boxes]
     found += [path for folder in (*arguments.data, *arguments.captions) if folder.is_dir() for path in folder.iterdir()]
-    found += [Path(getattr(recipe, name)) for name in FILES if getattr(recipe, name)]
+    found += [file for name in FILES if getattr(recipe, name) for file in model_files(Path(getattr(recipe, name)))]
     return [*found, Path(arguments.recipe)] if arguments.recipe else found
 
 

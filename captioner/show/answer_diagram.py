@@ -134,10 +134,12 @@ def _hierarchical(
     chosen = answerer.get("map_heads") or range((len(levels) - 1) * heads, len(levels) * heads)
     of = f"mean of {_heads(len(chosen))}"
     if share:
-        of = f"{1 - share:g} x {of}\n+ {share:g} x mean of the attributes' maps by their weights"
+        of = "" if share == 1 else f"{1 - share:g} x {of}\n+ {share:g} x "
+        of += "mean of the attributes' maps by their weights"
         edges += ["looked -> map", "wanted -> map"]
     _shown(nodes, grid, picture, of=of, words=f"of the level above, mean of {_heads(heads)}")
-    edges += [f"cells_{level} -> map" for i, level in enumerate(levels) if any(one // heads == i for one in chosen)]
+    drawn = [i for i in range(len(levels)) if share != 1 and any(one // heads == i for one in chosen)]
+    edges += [f"cells_{levels[i]} -> map" for i in drawn]
     edges.append(f"words_{levels[-1]} -> weights")
     return (
         f"{kind} co-attention at the {' and '.join(_READ[level] for level in levels)}",

@@ -2,15 +2,21 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from captioner.data.records import Boxes, Record
+from captioner.errors import OptionError
 from captioner.grounding.objects import name_objects
+from captioner.model.answering import ANSWERERS
 from captioner.tokenizer.function_words import is_function_word
 from captioner.tokenizer.ptb import tokenize
+from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.presence import CLASSES, FEWEST_CAPTIONS, PresenceQuestions
+from captioner.training.recipe import Recipe
 
 
 def class_of_word(word: str) -> str | None:
@@ -39,6 +45,29 @@ def frequent_attributes(records: Sequence[Record], known: Collection[str], count
     return tuple(dict.fromkeys([*names, *frequent]))[:count]
 
 
+def attribute_options(recipe: Recipe, records: Sequence[Record], vocabulary: Vocabulary) -> dict[str, Any]:
+    """The options of the answerer that are about its attributes; where there are none, the map has nothing of them.
+
+    Raises:
+        OptionError: the answerer has none, or its options name them and the recipe asks for some.
+    """
+    given = recipe.answerer_options
+    found: dict[str, Any] = {}
+    if recipe.attributes and not recipe.blind:
+        config: Any = ANSWERERS[recipe.answerer].config
+        names = {option.name for option in fields(config)}
+        if "attributes" not in names or "attributes" in given:
+            why = (
+                "answerer_options name them" if "attributes" in names else f"the answerer '{recipe.answerer}' has none"
+            )
+            raise OptionError(f"attributes is {recipe.attributes}, and {why}", remedy="leave it out")
+        chosen = frequent_attributes(records, frozenset(vocabulary.words), recipe.attributes)
+        found["attributes"] = tuple(vocabulary.ids[word] for word in chosen)
+    if "attribute_map" in given and not (given | found).get("attributes"):
+        found["attribute_map"] = 0.0
+    return found
+
+
 class AttributeLabels:
     """Which attributes each picture shows.
 
@@ -52,7 +81,6 @@ class AttributeLabels:
 
     Attributes:
         shows, lacks: (N, A), whether each picture is known to show them, and not to.
-        classes: the places of the attributes that name classes of COCO, by class; a class has one at most.
     """
 
     def __init__(self, records: Sequence[Record], words: Sequence[str]) -> None:
@@ -65,18 +93,18 @@ class AttributeLabels:
                 number = CLASSES.index(classes[word])
                 self.shows[:, place], self.lacks[:, place] = presence.shows[:, number], presence.lacks[:, number]
         places = {word: place for place, word in enumerate(words)}
-        self.classes = {name: places[word] for word, name in classes.items()}
+        by_class = {name: places[word] for word, name in classes.items()}
         others = [place for word, place in places.items() if word not in classes]
         for i, record in enumerate(records):
             answers = {asked.right for asked in record.questions}
             named = {one.category for answer in answers for one in name_objects(tokenize(answer))}
-            self.shows[i, [self.classes[name] for name in named if name in self.classes]] = True
+            self.shows[i, [by_class[name] for name in named if name in by_class]] = True
             said = _said(record) | answers
             self.shows[i, [places[word] for word in said if word in places and word not in classes]] = True
             self.lacks[i, others] = len(record.captions) >= FEWEST_CAPTIONS
         self.lacks &= ~self.shows
         self._boxes = [
-            {place: boxes for name, place in self.classes.items() if (boxes := (record.objects or {}).get(name, ()))}
+            {place: boxes for name, place in by_class.items() if (boxes := (record.objects or {}).get(name, ()))}
             for record in records
         ]
 

@@ -27,10 +27,50 @@ def encode_records(
     model: CaptionModel, records: Sequence[Record], *, device: torch.device, workers: int = 0
 ) -> Iterator[Grid]:
     """The refined grids of the records' pictures, in order, 32 at a time. Raises ImageError."""
+    for grid in _encode(model, records, device=device, workers=workers):
+        yield model.refine(grid)
+
+
+def _encode(model: CaptionModel, records: Sequence[Record], *, device: torch.device, workers: int) -> Iterator[Grid]:
     images = ImageDataset([record.image for record in records], model.encoder)
     keys = [[(i, View()) for i in range(a, min(a + 32, len(records)))] for a in range(0, len(records), 32)]
-    for grid in encode_images(model.encoder, images, keys, device=device, workers=workers):
-        yield model.refine(grid)
+    yield from encode_images(model.encoder, images, keys, device=device, workers=workers)
+
+
+class DevGrids:
+    """The grids of dev pictures. While the encoder is frozen they are computed once, and kept in memory in 16 bits.
+
+    Args:
+        most: bytes of a data set's grids that are kept; those of a larger one are computed for every score.
+    """
+
+    def __init__(self, most: int = 1 << 30) -> None:
+        self.most = most
+        self._kept: dict[tuple[str, ...], list[Grid]] = {}
+
+    @torch.inference_mode()
+    def refined(
+        self, model: CaptionModel, records: Sequence[Record], *, frozen: bool, device: torch.device, workers: int = 0
+    ) -> Iterator[Grid]:
+        """As `encode_records`; ``frozen`` says whether the encoder is what it was and stays so."""
+        if not frozen:
+            self._kept.clear()
+            yield from encode_records(model, records, device=device, workers=workers)
+            return
+        name = tuple(record.id for record in records)
+        kept, grids = self._kept.get(name), []
+        for grid in kept if kept is not None else _encode(model, records, device=device, workers=workers):
+            half = grid if kept is not None else _in_half(grid)
+            mask = None if half.mask is None else half.mask.to(device)
+            yield model.refine(Grid(half.features.to(device).float(), half.shape, mask))
+            if kept is None and half.features.nbytes * len(records) <= self.most * len(half):
+                grids.append(half)
+        if kept is None and sum(map(len, grids)) == len(records):
+            self._kept[name] = grids
+
+
+def _in_half(grid: Grid) -> Grid:
+    return Grid(grid.features.half().cpu(), grid.shape, None if grid.mask is None else grid.mask.cpu())
 
 
 def generate_captions(

@@ -55,6 +55,11 @@ class QuestionBatch(Batch):
         """The sum of the weights of the questions that have an answer."""
         return sum(weight for weight, target in zip(self.weights, self.targets_of, strict=True) if target)
 
+    @property
+    def distilled_weight(self) -> float:
+        """The sum of the weights of the questions that a teacher is asked."""
+        return sum(weight for weight, one in zip(self.weights, self.distilled, strict=True) if one)
+
     def parts(self, count: int) -> list[Batch]:
         """As `Batch.parts`."""
         edges = [len(self.pictures) * i // count for i in range(count + 1)]
@@ -184,6 +189,11 @@ class QuestionBatches:
         """Pictures of a batch."""
         return self.batch_pictures
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the own questions of some picture leave rows for others."""
+        return any(len(own) < self.questions_per_picture for own in self.questions)
+
     def __len__(self) -> int:
         """Batches of an epoch."""
         return -(-len(self.questions) // self.batch_pictures)
@@ -241,7 +251,7 @@ class QuestionBatches:
                     _target(("yes" if one.present else "no",), self._numbers),
                     one.boxes,
                     self.made_weight,
-                    distilled=False,  # what is right is known, and a teacher may not know it
+                    distilled=False,  # captions and boxes know better than a teacher what is there
                 )
                 for one in some
             ]

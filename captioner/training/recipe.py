@@ -161,7 +161,7 @@ class Recipe:
     attribute_supervision: float = _option(0.1, "weight of the cross-entropy of these attributes in each picture")
     made_weight: float = _option(0.5, "weight of made, presence and transfer questions; that of others is 1")
     transfer_questions: int = _option(
-        0, "questions about other pictures that the teacher alone answers, for each picture and pass"
+        0, "most questions about other pictures that the teacher alone answers, for each picture and epoch"
     )
     blind: bool = _option(False, "train an answering model that sees no picture, as a baseline")
     backbone: str = _part("efficientnet_lite0", f"the encoder's network: {_names('backbone')}")

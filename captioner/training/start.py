@@ -14,7 +14,7 @@ from captioner.data.records import Record
 from captioner.errors import CaptionerError, CheckpointError, DataError, OptionError, one_line
 from captioner.header import read_header
 from captioner.model.answer_model import AnswerConfig, AnswerModel
-from captioner.model.answering.base import DROPOUTS
+from captioner.model.answering.base import NOT_LEARNED
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.decoder import DECODERS
 from captioner.model.encoder import EncoderConfig
@@ -49,7 +49,7 @@ def first_model(
     if recipe.start_from:
         start = add_slots(load_checkpoint(recipe.start_from), recipe.decoder_options)
         with naming_options():
-            model = with_dropout(start.model, "decoder", recipe.decoder_options, vocabulary_size=len(start.vocabulary))
+            model = with_options(start.model, "decoder", recipe.decoder_options, vocabulary_size=len(start.vocabulary))
         start = replace(start, model=model)
         set_side(recipe, start.model)
         refuse_other_options(recipe, start.model.config, given=recipe.given)
@@ -164,14 +164,14 @@ def set_side(recipe: Recipe, model: CaptionModel | AnswerModel) -> None:
         model.set_side(recipe.encoder_options["side"])
 
 
-def with_dropout(model: Model, part: str, options: Mapping[str, Any], **sizes: int) -> Model:
-    """The model with other dropout, which is not learned; ``sizes`` are those of its constructor.
+def with_options(model: Model, part: str, options: Mapping[str, Any], **sizes: int) -> Model:
+    """The model with other values of the options that are `NOT_LEARNED`; ``sizes`` are those of its constructor.
 
     Raises:
         OptionError: it is out of range.
     """
     config = getattr(model.config, part)
-    changes = {name: options[name] for name in DROPOUTS if name in options and hasattr(config, name)}
+    changes = {name: options[name] for name in NOT_LEARNED if name in options and hasattr(config, name)}
     if all(getattr(config, name) == value for name, value in changes.items()):
         return model
     changed: Any = replace(model.config, **{part: replace(config, **changes)})

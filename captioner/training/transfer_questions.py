@@ -1,7 +1,7 @@
 """Questions about other pictures, for a teacher to answer: the transfer set of knowledge distillation.
 
-Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2: it needs no labels. A teacher knows the
-answers to the training questions by heart; to a question that was asked of another picture it has to look.
+Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2: it needs no labels. A teacher has
+overfitted to its training questions; its answers to a question about another picture say more of what it has learned.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,10 @@ class TransferQuestions:
         self._words = [self._words_of(record) for record in records]
 
     def draw(self, picture: int, random: np.random.Generator, count: int) -> list[tuple[int, int]]:
-        """Some questions to ask of a picture: the picture that each is of, and its number there.
+        """At most ``count`` questions to ask of a picture: the picture that each is of, and its number there.
 
-        There are fewer than ``count`` where its words are in none, or in its own alone.
+        Each is drawn by a word of the picture, all words alike; one of its own, and one that was drawn before, is
+        dropped without another try.
         """
         words = self._words[picture]
         found: dict[tuple[int, int], None] = {}

@@ -27,6 +27,7 @@ from captioner.training.made_questions import MadeQuestion
 from captioner.training.presence import PresenceQuestions
 from captioner.training.questions import QuestionBatch, QuestionBatches, frequent_answers, padded_questions
 from captioner.training.recipe import Recipe
+from captioner.training.run_folder import read_log
 from captioner.training.start import first_model
 from captioner.training.tasks import TASKS
 from captioner.training.tasks.answers import AnswerTask
@@ -392,6 +393,23 @@ def test_the_recipe_keeps_encoder_and_refiner(scenes: Path, captioned: Path, tin
     kept = [name for name in before if name.startswith(("encoder.", "refiner."))]
     assert any(name.startswith("refiner.") for name in kept)
     assert all(torch.equal(before[name], trained[name]) for name in kept)
+
+
+def test_rounds_end_where_one_step_does(scenes: Path, captioned: Path, tmp_path: Path) -> None:
+    """With all that a step sums: made and presence questions, attributes, and their maps, of mirrored pictures too."""
+    losses = []
+    for rounds in (1, 3):
+        run = tmp_path / f"{rounds}"
+        command = [
+            "train", "--data", str(scenes), "--captions", str(captioned), "--output", str(run), "--epochs", "1",
+            *OPTIONS, "--attributes", "20", "--attribute-supervision", "1", "--map-supervision", "1",
+            "--made-questions", "1", "--presence-questions", "1", "--captions-per-picture", "4",
+            "--gradient-accumulation-steps", str(rounds), "--word-dropout", "0", "--precision", "float32",
+            "--backbone", "tiny", "--learning-rate", "1e-9",
+        ]  # fmt: skip
+        assert main(command) == 0
+        losses += [line["train_loss"] for line in read_log(run) if "train_loss" in line]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_maps_of_attributes_are_held_to_the_boxes_of_their_classes(

@@ -51,7 +51,6 @@ def test_labels_of_classes_and_of_other_words() -> None:
     for i, (given, shows, lacks) in enumerate(cases):
         assert [word for word, one in zip(words, labels.shows[i], strict=True) if one] == shows.split(), given
         assert [word for word, one in zip(words, labels.lacks[i], strict=True) if one] == lacks.split(), given
-    assert labels.classes == {"fire hydrant": 0, "dog": 1, "bear": 2}
     assert [labels.boxes(i) for i in range(3)] == [{}, {1: BOX}, {}]
     positive, known = labels.of([5, 1])
     assert positive.tolist() == [[0, 1, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1]]

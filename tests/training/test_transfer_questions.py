@@ -58,6 +58,7 @@ def test_they_take_the_rows_that_are_left_and_have_no_answer() -> None:
         assert distilled == (True, *[True] * drawn, *[False] * (3 - drawn)) and 1 <= drawn <= 2
         assert weights == (1.0, *[0.5] * drawn, *[1.0] * (3 - drawn))
         texts |= {" ".join(words.decode(row)) for row in padded_questions(batch)[mine, 1 : 1 + drawn].tolist()}
+        assert batch.distilled_weight == 3 + 0.5 * (sum(batch.distilled) - 3)
         parts = batch.parts(2)
         assert sum((part.distilled for part in parts), ()) == batch.distilled  # type: ignore[attr-defined]
     assert texts == {"the dog has what", "what dog"}
@@ -88,6 +89,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def figures(run: Path) -> dict[str, float]:
+    """What the log of a run's one epoch has of the loss."""
+    (line,) = [line for line in read_log(run) if "dev" in line]
+    return {name: line[name] for name in ("train_loss", "train_from_teacher", "train_accuracy") if name in line}
+
+
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_at_its_own_teacher_a_model_has_nothing_to_learn(scenes: Path, tmp_path: Path, frozen: int) -> None:
     teacher, found = scenes / "teacher" / "best.safetensors", {}
@@ -102,7 +109,11 @@ def test_at_its_own_teacher_a_model_has_nothing_to_learn(scenes: Path, tmp_path:
         run = tmp_path / name
         more = [*more, "--learning-rate", "1e-9", "--transfer-questions", "2", "--distillation", "2"]
         assert main([*command, *more, "--output", str(run)]) == 0
-        (found[name],) = [line["train_from_teacher"] for line in read_log(run) if "dev" in line]
+        found[name] = figures(run)["train_from_teacher"]
+        rounds = [*command, *more, "--gradient-accumulation-steps", "3", "--output", str(tmp_path / f"{name}3")]
+        assert main(rounds) == 0
+        expected = pytest.approx(figures(run), rel=1e-4, abs=1e-6)
+        assert figures(tmp_path / f"{name}3") == expected, "rounds end where one step does"
         recipe = checkpoint.load_answering(run / "best.safetensors").about["recipe"]
         assert recipe["teacher"] == "teacher/best.safetensors" and recipe["distillation"] == 2
     assert abs(found["same"]) < 1e-3
@@ -124,6 +135,7 @@ def test_a_teacher_that_does_not_fit_is_refused(
         ([*base, "--teacher", teacher, "--blind"], "a blind model sees nothing"),
         ([*base, "--transfer-questions", "1"], "transfer_questions is 1 and there is no teacher"),
         ([*base, "--teacher", teacher, "--max-length", "99"], "max_length is 99"),
+        ([*base, "--teacher", teacher, "--captions-per-picture", "1", "--transfer-questions", "1"], "take all 1 rows"),
     ):
         assert main(command) == 2, said
         assert said in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,9 @@ from captioner.model.refiners import REFINERS
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.questions import question_words
 from captioner.tokenizer.vocabulary import UNKNOWN, Vocabulary
-from captioner.training.attribute_labels import AttributeLabels, frequent_attributes
+from captioner.training.attribute_labels import AttributeLabels, attribute_options
 from captioner.training.batches import word_dropout
-from captioner.training.dev import encode_records
+from captioner.training.dev import DevGrids
 from captioner.training.epoch import Figures
 from captioner.training.images import Images
 from captioner.training.losses import attribute_loss, map_supervision
@@ -41,7 +40,7 @@ from captioner.training.questions import (
 )
 from captioner.training.recipe import Recipe, default_of, refuse_options
 from captioner.training.sizes import upright_size
-from captioner.training.start import naming_options, refuse_other_options, set_side, try_once, with_dropout
+from captioner.training.start import naming_options, refuse_other_options, set_side, try_once, with_options
 from captioner.training.tasks import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import check_refiner, device_of
 from captioner.training.teacher import Teacher
@@ -67,8 +66,9 @@ _MADE_COUNT = 20  # words of made questions that are rarer are <unk>: captions h
 class AnswerTask:
     """Cross-entropy with the shares of people who gave each answer; the dev score is the accuracy on dev.
 
-    A question whose answers are all rarer than the most frequent ones is left out. The encoder and the refiner may come
-    from a captioning model (``encoder_from``), whose word embeddings then begin those of the questions.
+    A question whose answers are all rarer than the most frequent ones has no cross-entropy. With a teacher there is the
+    KL divergence from its answers beside it, also to such questions and to those of a transfer set. The encoder and the
+    refiner may come from a captioning model (``encoder_from``), whose word embeddings then begin those of questions.
 
     Where the pictures have captions or annotated objects, questions are made from these too, and the map of an answer
     is supervised by the boxes of what it names. A blind model sees zeros in place of pictures, so none are read.
@@ -97,6 +97,12 @@ class AnswerTask:
             transfer=TransferQuestions(context.train) if recipe.transfer_questions else None,
             transfer_per_picture=recipe.transfer_questions,
         )
+        if recipe.transfer_questions and not self.batches.has_room:
+            raise OptionError(
+                f"transfer_questions is {recipe.transfer_questions}, and the pictures' own questions take all "
+                f"{recipe.captions_per_picture} rows",
+                remedy="raise captions_per_picture",
+            )
         self.teacher: Teacher | None = None
         if recipe.teacher:
             self.teacher = Teacher(
@@ -117,6 +123,7 @@ class AnswerTask:
         if recipe.frozen_epochs < recipe.epochs and not recipe.blind:  # an unknown stage is refused now, not after them
             context.model.encoder.train_from(recipe.train_from)
         self.uses_images = not recipe.blind
+        self._dev_grids, self._frozen = DevGrids(), False
         self._sizes: dict[int, tuple[int, int]] = {}
         for name, records in (("train", context.train), ("dev", context.dev)):
             if not any(record.questions for record in records):
@@ -172,7 +179,7 @@ class AnswerTask:
                 )
             sizes = {"vocabulary_size": len(start.vocabulary), "answers": len(answers)}
             with naming_options():
-                model = with_dropout(start.model, "answerer", recipe.answerer_options, **sizes)
+                model = with_options(start.model, "answerer", recipe.answerer_options, **sizes)
             set_side(recipe, model)
             refuse_other_options(recipe, model.config, given={*given, "answerer", "answerer_options"})
             try_once(model, torch.tensor([[[UNKNOWN]]]))
@@ -192,7 +199,7 @@ class AnswerTask:
                 if source is not None
                 else REFINERS[recipe.refiner].config(**recipe.refiner_options),
                 answerer=ANSWERERS[recipe.answerer].config(
-                    **recipe.answerer_options, **_attributes(recipe, records, vocabulary)
+                    **(recipe.answerer_options | attribute_options(recipe, records, vocabulary))
                 ),
                 blind=recipe.blind,
             )
@@ -216,6 +223,7 @@ class AnswerTask:
     def set_trainable(self, *, frozen: bool) -> None:
         """The answerer, the refiner unless it is kept, and the encoder after the frozen epochs; with dropout."""
         model, refines = self.context.model, self.recipe.train_refiner
+        self._frozen = self.recipe.cache and (frozen or self.recipe.blind)
         model.encoder.train_from(None if frozen or self.recipe.blind else self.recipe.train_from)
         model.refiner.requires_grad_(refines)
         model.train()
@@ -253,7 +261,8 @@ class AnswerTask:
     def _teacher_loss(
         self, log_p: Tensor, images: Images, questions: Tensor, part: Part
     ) -> tuple[Tensor | float, Figures]:
-        """The weighted divergence of the answers (B * k, A) from the teacher's; 0 without a teacher."""
+        """The weighted KL divergence of the answers (B * k, A) from the teacher's, the mean over the questions that it
+        is asked; 0 without a teacher."""
         batch, step = part.batch, part.step
         assert isinstance(batch, QuestionBatch) and isinstance(step, QuestionBatch)
         if self.teacher is None:
@@ -262,7 +271,7 @@ class AnswerTask:
         theirs = self.teacher.logits(images, questions).float().flatten(0, 1).log_softmax(-1)
         weights = [weight * one for weight, one in zip(batch.weights, batch.distilled, strict=True)]
         each = F.kl_div(log_p, theirs, log_target=True, reduction="none").sum(-1)
-        distance = (each * torch.tensor(weights, device=each.device)).sum() / (step.weight or 1.0)
+        distance = (each * torch.tensor(weights, device=each.device)).sum() / (step.distilled_weight or 1.0)
         return self.recipe.distillation * distance, {"from_teacher": distance.item()}
 
     def _attribute_loss(self, answered: Any, part: Part) -> Tensor | float:
@@ -318,7 +327,9 @@ class AnswerTask:
         processes, recipe = self.context.processes, self.recipe
         mine = [record for record in self.context.dev if record.questions][processes.rank :: processes.count]
         found: list[float] = []
-        grids = encode_records(model, mine, device=processes.device, workers=recipe.workers)
+        grids = self._dev_grids.refined(
+            model, mine, frozen=self._frozen, device=processes.device, workers=recipe.workers
+        )
         with torch.inference_mode():
             at = 0
             for grid in grids:
@@ -349,19 +360,6 @@ def _answers(recipe: Recipe, records: Sequence[Record]) -> tuple[str, ...]:
     if recipe.start_from:
         return tuple(read_header(recipe.start_from)["answers"])
     return frequent_answers(records, recipe.answers)
-
-
-def _attributes(recipe: Recipe, records: Sequence[Record], vocabulary: Vocabulary) -> dict[str, tuple[int, ...]]:
-    """The option of the answerer that names its attributes; empty where it is to have none."""
-    if not recipe.attributes or recipe.blind:
-        return {}
-    config: Any = ANSWERERS[recipe.answerer].config
-    names = {option.name for option in fields(config)}
-    if "attributes" not in names or "attributes" in recipe.answerer_options:
-        why = "answerer_options name them" if "attributes" in names else f"the answerer '{recipe.answerer}' has none"
-        raise OptionError(f"attributes is {recipe.attributes}, and {why}", remedy="leave it out")
-    chosen = frequent_attributes(records, frozenset(vocabulary.words), recipe.attributes)
-    return {"attributes": tuple(vocabulary.ids[word] for word in chosen)}
 
 
 def _made(records: Sequence[Record]) -> Iterator[list[MadeQuestion]]:

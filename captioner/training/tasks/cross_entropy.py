@@ -18,7 +18,7 @@ from captioner.model.grid import Grid
 from captioner.tokenizer.function_words import is_function_word
 from captioner.tokenizer.vocabulary import END, PAD, SPECIAL, UNKNOWN
 from captioner.training.batches import CaptionBatches, word_dropout
-from captioner.training.dev import encode_records, frequencies_of, generate_captions, score_captions
+from captioner.training.dev import DevGrids, frequencies_of, generate_captions, score_captions
 from captioner.training.epoch import Figures
 from captioner.training.images import Images
 from captioner.training.losses import (
@@ -73,6 +73,7 @@ class CrossEntropy:
         if recipe.frozen_epochs < recipe.epochs:  # an unknown stage is refused now, not after the frozen epochs
             context.model.encoder.train_from(recipe.train_from)
         self._sizes: dict[int, tuple[int, int]] = {}
+        self._dev_grids, self._frozen = DevGrids(), False
         self._function_words = _function_words(context) if recipe.off_grid_supervision else None
 
     @staticmethod
@@ -84,6 +85,7 @@ class CrossEntropy:
     def set_trainable(self, *, frozen: bool) -> None:
         """Refiner and decoder, and the encoder after the frozen epochs, with dropout."""
         model = self.context.model
+        self._frozen = self.recipe.cache and frozen
         model.encoder.train_from(None if frozen else self.recipe.train_from)
         model.refiner.requires_grad_(self.recipe.train_refiner)
         model.train()
@@ -124,7 +126,9 @@ class CrossEntropy:
         """The scores of generated captions; each process captions its share of the pictures."""
         processes, recipe = self.context.processes, self.recipe
         mine = dev[processes.rank :: processes.count]
-        grids = encode_records(model, mine, device=processes.device, workers=recipe.workers)
+        grids = self._dev_grids.refined(
+            model, mine, frozen=self._frozen, device=processes.device, workers=recipe.workers
+        )
         options = Beam(width=recipe.dev_beam, max_length=recipe.max_length)
         captions: dict[str, str] = {}
         for theirs in processes.gather(generate_captions(model, self.context.vocabulary, mine, grids, options=options)):
