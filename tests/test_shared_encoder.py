@@ -70,6 +70,17 @@ def test_it_runs_without_torch_and_is_exported(files: Path, tmp_path: Path) -> N
     assert drawn[0] == drawn[1], "with the channels of the encoder that it shares"
 
 
+def test_what_is_listed_names_the_other_file(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sharing, whole = (str(files / f"{name}.safetensors") for name in ("answers", "whole"))
+    assert main(["models", sharing]) == main(["models", whole]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert " tiny of captions + hierarchical" in first and " tiny + hierarchical" in second
+    assert main(["models", sharing, "--json"]) == main(["models", whole, "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["shared"] == str(files.parent / "captions.safetensors") and second["shared"] is None
+    assert first["bytes"] == Path(sharing).stat().st_size
+
+
 def test_a_release_shares_the_encoder_of_a_model(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model: Path
 ) -> None:

@@ -62,7 +62,9 @@ def _as_json(name: str, path: str) -> str:
 
     from captioner.header import read_header
 
-    return json.dumps({"name": name, "path": path, "bytes": _size(path), **read_header(path)})
+    header = read_header(path)
+    shared = None if header["shared"] is None else header["shared"][0]  # whose own line has the rest
+    return json.dumps({"name": name, "path": path, "bytes": _size(path), **header, "shared": shared})
 
 
 def _line(name: str, path: str) -> str:
@@ -81,8 +83,9 @@ def _line(name: str, path: str) -> str:
         )
         part, answers = config.get("decoder") or config["answerer"], model.get("answers") or ()
         of_answers = f", {len(answers):,} answers" if answers else ""
+        owner = f" of {model['shares']['file'].removesuffix('.safetensors')}" if "shares" in model else ""
         return printable(  # nothing in the file is validated
-            f"{name:<12} {_size(path) / 1e6:5.1f} MB  {config['encoder'].get('backbone', '?')} + "
+            f"{name:<12} {_size(path) / 1e6:5.1f} MB  {config['encoder'].get('backbone', '?')}{owner} + "
             f"{part.get('kind', '?')}, {len(model['vocabulary']) - _SPECIAL:,} words{of_answers}  "
             f"{test.get('on', '')}{': ' if scores else ''}{scores}"
         )
