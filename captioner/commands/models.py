@@ -10,6 +10,7 @@ from captioner.errors import CheckpointError, DataError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
 DEFAULTS = {"name": None, "diagram": None, "json": False}
 """See `captioner.cli`."""
@@ -70,7 +71,7 @@ def _as_json(name: str, path: str) -> str:
 def _line(name: str, path: str) -> str:
     from captioner.header import damaged, read_header, read_summary
 
-    model = read_header(path) if os.path.isdir(path) else read_summary(path)  # noqa: PTH112
+    model: dict[str, Any] = {**read_header(path)} if os.path.isdir(path) else read_summary(path)  # noqa: PTH112
     try:
         config, about = model["config"], model["about"]
         test = about.get("test", {})
