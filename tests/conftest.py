@@ -141,7 +141,16 @@ def tiny_answering(*, pad: bool = False) -> checkpoint.AnswerCheckpoint:
     config = AnswerConfig(
         encoder=EncoderConfig(backbone="tiny", side=64, pad=pad),
         refiner=RefinerConfig(width=16, heads=2),
-        answerer=HierarchicalConfig(embedding=8, width=16, heads=2, hidden=12, max_length=12, attributes=(DOG, CAT)),
+        answerer=HierarchicalConfig(
+            embedding=8,
+            width=16,
+            heads=2,
+            hidden=12,
+            max_length=12,
+            attributes=(DOG, CAT),
+            attribute_map=0.25,
+            attribute_answers=(ANSWERS.index("dog"), -1),
+        ),
     )
     vocabulary = Vocabulary(SPECIAL + QUESTION_WORDS)
     model = AnswerModel(config, vocabulary_size=len(vocabulary), answers=len(ANSWERS)).eval()

@@ -137,6 +137,9 @@ def _hierarchical(
         of = "" if share == 1 else f"{1 - share:g} x {of}\n+ {share:g} x "
         of += "mean of the attributes' maps by their weights"
         edges += ["looked -> map", "wanted -> map"]
+        if answerer.get("attribute_answers"):
+            of += "\nand the map of the answer by its probability"
+            edges.append("classifier -> map")
     _shown(nodes, grid, picture, of=of, words=f"of the level above, mean of {_heads(heads)}")
     drawn = [i for i in range(len(levels)) if share != 1 and any(one // heads == i for one in chosen)]
     edges += [f"cells_{levels[i]} -> map" for i in drawn]

@@ -45,7 +45,9 @@ def frequent_attributes(records: Sequence[Record], known: Collection[str], count
     return tuple(dict.fromkeys([*names, *frequent]))[:count]
 
 
-def attribute_options(recipe: Recipe, records: Sequence[Record], vocabulary: Vocabulary) -> dict[str, Any]:
+def attribute_options(
+    recipe: Recipe, records: Sequence[Record], vocabulary: Vocabulary, answers: Sequence[str]
+) -> dict[str, Any]:
     """The options of the answerer that are about its attributes; where there are none, the map has nothing of them.
 
     Raises:
@@ -63,6 +65,9 @@ def attribute_options(recipe: Recipe, records: Sequence[Record], vocabulary: Voc
             raise OptionError(f"attributes is {recipe.attributes}, and {why}", remedy="leave it out")
         chosen = frequent_attributes(records, frozenset(vocabulary.words), recipe.attributes)
         found["attributes"] = tuple(vocabulary.ids[word] for word in chosen)
+        if given.get("attribute_map"):
+            numbers = {answer: number for number, answer in enumerate(answers)}
+            found["attribute_answers"] = tuple(numbers.get(word, -1) for word in chosen)
     if "attribute_map" in given and not (given | found).get("attributes"):
         found["attribute_map"] = 0.0
     return found

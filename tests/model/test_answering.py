@@ -19,7 +19,9 @@ CONFIGS = {
     "parallel": HierarchicalConfig(**{**SMALL, "heads": 1}, co_attention="parallel", products=False),
     "alternating": HierarchicalConfig(**{**SMALL, "heads": 1}, co_attention="alternating"),
     "attributes": HierarchicalConfig(**SMALL, attributes=(5, 9, 7)),
-    "attribute_map": HierarchicalConfig(**SMALL, attributes=(5, 9, 7), attribute_map=0.25),
+    "attribute_map": HierarchicalConfig(
+        **SMALL, attributes=(5, 9, 7), attribute_map=0.25, attribute_answers=(1, -1, 0)
+    ),
     "pooled": PooledConfig(**SMALL, latents=3),
 }
 
@@ -55,7 +57,7 @@ def test_the_map_is_in_part_that_of_the_attributes() -> None:
     grid, questions = Grid(torch.randn(2, 6, 16), (2, 3)), torch.tensor([[[4, 5, 6]], [[7, 9, 0]]])
     maps = {}
     for share in (0.0, 0.25, 1.0):
-        answerer.config = replace(config, attribute_map=share)
+        answerer.config = replace(config, attribute_map=share, attribute_answers=())
         found = answerer(grid, questions)
         maps[share] = found.maps
     torch.testing.assert_close(maps[0.25], 0.75 * maps[0.0] + 0.25 * maps[1.0])
@@ -66,6 +68,18 @@ def test_the_map_is_in_part_that_of_the_attributes() -> None:
     for b in range(2):
         expected = sum((weights[b, 0, n] * found.attribute_maps[b, n] for n in range(3)), torch.zeros(2, 3))
         torch.testing.assert_close(maps[1.0][b, 0], expected)
+    answerer.config = replace(config, attribute_map=1.0, attribute_answers=(3, -1, 0))
+    named = answerer(grid, questions)
+    for b in range(2):
+        p = named.logits[b, 0].softmax(-1)
+        own = p[3] * found.attribute_maps[b, 0] + p[0] * found.attribute_maps[b, 2]
+        torch.testing.assert_close(named.maps[b, 0], own + (1 - p[3] - p[0]) * maps[1.0][b, 0])
+    torch.testing.assert_close(named.maps.sum((2, 3)), torch.ones(2, 1))
+    with pytest.raises(OptionError, match="attribute_answers are 2 for 3"):
+        replace(config, attribute_answers=(3, -1))
+    for wrong in ((3, -1, 3), (5, -1, 0), (-2, -1, 0)):
+        with pytest.raises(OptionError, match="numbers of 5 answers, each once"):
+            build(question_vocabulary=20, answers=5, image_width=16, config=replace(config, attribute_answers=wrong))
 
 
 @pytest.mark.parametrize("name", ["multihead", "attribute_map", "pooled"])

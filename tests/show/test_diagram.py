@@ -88,6 +88,9 @@ def test_every_answerer_and_co_attention_is_drawn() -> None:
     assert "looked -> map" not in attributes
     shared = answering_source(attributes=(5, 7, 9), attribute_map=0.25)
     assert "looked -> map" in shared and "wanted -> map" in shared and "0.75 x mean of" in shared
+    assert "classifier -> map" not in shared
+    named = answering_source(attributes=(5, 7, 9), attribute_map=1.0, attribute_answers=(0, -1, 1))
+    assert "classifier -> map" in named and "cells_question -> map" not in named
     pooled = answering_source("pooled", latents=6, heads=4)
     assert "6 x 4 x 100" in pooled and "chosen -> map" in pooled and "phrase" not in pooled
 

@@ -1,9 +1,21 @@
 """What attributes are trained with."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from captioner.data.records import AnsweredQuestion, Boxes, Record
-from captioner.training.attribute_labels import AttributeLabels, class_of_word, frequent_attributes
+from captioner.errors import OptionError
+from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+from captioner.training.attribute_labels import (
+    AttributeLabels,
+    attribute_options,
+    class_of_word,
+    frequent_attributes,
+)
+from captioner.training.recipe import Recipe
 
 BOX = ((0.1, 0.2, 0.3, 0.4),)
 
@@ -55,3 +67,25 @@ def test_labels_of_classes_and_of_other_words() -> None:
     positive, known = labels.of([5, 1])
     assert positive.tolist() == [[0, 1, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1]]
     assert known.tolist() == [[0, 1, 0, 0, 0, 0], [0, 1, 1, 1, 0, 1]]
+
+
+def test_what_a_recipe_makes_of_them() -> None:
+    records = [record("a red dog runs", "a dog"), record("a cat on red grass", "the cat")]
+    vocabulary, answers = Vocabulary((*SPECIAL, "dog", "cat", "red", "is")), ("cat", "red", "yes")
+
+    def made(given: Sequence[Record] = records, **changes: Any) -> dict[str, Any]:
+        recipe = Recipe(objective="answers", **{"attributes": 3, "answerer_options": {"attribute_map": 0.5}, **changes})
+        return attribute_options(recipe, given, vocabulary, answers)
+
+    place = len(SPECIAL)
+    assert made() == {"attributes": (place + 1, place, place + 2), "attribute_answers": (0, -1, 1)}, "a cat, a dog, red"
+    assert made(answerer_options={}) == {"attributes": (place + 1, place, place + 2)}
+    for none in (made([record(answers=("dog",))]), made(attributes=0), made(blind=True)):
+        assert none["attribute_map"] == 0.0 and not none.get("attributes")
+    assert made(attributes=0, answerer_options={}) == {}
+    named = {"attributes": [place], "attribute_map": 0.5}
+    assert made(attributes=0, answerer_options=named) == {}
+    with pytest.raises(OptionError, match="answerer_options name them"):
+        made(answerer_options=named)
+    with pytest.raises(OptionError, match="'pooled' has none"):
+        made(answerer="pooled", answerer_options={})

@@ -32,6 +32,8 @@ class HierarchicalConfig:
             `captioner.model.answering.attributes`. Empty for none.
         attribute_map: share of the map, in [0, 1], that is the mean of the attributes' maps under the weights of the
             question; the rest is that of the map heads. Without attributes all of it is.
+        attribute_answers: of each attribute, the number of the answer that it is, or -1: as likely as that answer is,
+            its map takes the place of that mean. Empty if none is an answer.
         products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
         map_heads: the heads, as ``level * heads + head`` with the places of ``levels``, whose mean is the map; empty
             for those of the question level.
@@ -49,6 +51,7 @@ class HierarchicalConfig:
     hidden: int = 768
     attributes: tuple[int, ...] = ()
     attribute_map: float = 0.0
+    attribute_answers: tuple[int, ...] = ()
     products: bool = True
     map_heads: tuple[int, ...] = ()
     max_length: int = 32
@@ -63,6 +66,10 @@ class HierarchicalConfig:
             raise OptionError(
                 f"the levels are {', '.join(LEVELS)} in this order, with question, not {self.levels!r:.60}"
             )
+        object.__setattr__(self, "attribute_answers", tuple(int(answer) for answer in self.attribute_answers))
+        if self.attribute_answers and len(self.attribute_answers) != len(self.attributes):
+            count, attributes = len(self.attribute_answers), len(self.attributes)
+            raise OptionError(f"the answerer's attribute_answers are {count} for {attributes} attributes")
         for name in ("shared", "products"):
             if type(getattr(self, name)) is not bool:
                 raise OptionError(f"the answerer's {name} must be true or false, not {getattr(self, name)!r:.60}")
@@ -114,6 +121,9 @@ class HierarchicalAnswerer(Answerer):
         self.final = nn.Linear(width, width)
         self.attribute_output = nn.Linear(width, width) if config.attributes else None
         self.dropout = nn.Dropout(config.dropout)
+        named = [answer for answer in config.attribute_answers if answer != -1]
+        if len(set(named)) != len(named) or not all(0 <= answer < answers for answer in named):
+            raise OptionError(f"the answerer's attribute_answers are numbers of {answers} answers, each once, or -1")
         self.hidden = nn.Linear(width, config.hidden)
         self.output = nn.Linear(config.hidden, answers)
 
@@ -149,14 +159,23 @@ class HierarchicalAnswerer(Answerer):
         all_cells = torch.cat(cells, 1)  # (B, levels * H, k, L)
         top = (len(config.levels) - 1) * config.heads
         looked = all_cells[:, list(config.map_heads or range(top, top + config.heads))].mean(1)  # (B, k, L)
-        asked = last.reshape(images, rows, config.width)
+        asked, matter = last.reshape(images, rows, config.width), None
         if self.attributes is not None and self.attribute_output is not None:
             assert shown is not None and places is not None
-            context, weights = self.attributes.attend(shown, asked, self.question.embed.weight)
+            context, matter = self.attributes.attend(shown, asked, self.question.embed.weight)
             found = found + self.attribute_output(context)
-            if share := config.attribute_map:
-                looked = (1 - share) * looked + share * (weights @ places)
         h = found * (1 + self.final(asked).tanh())  # gated by the whole question
         logits = self.output(self.dropout(torch.relu(self.hidden(self.dropout(h)))))
         attribute_maps = None if places is None else grid.maps(places)
+        if places is not None and matter is not None and (share := config.attribute_map):
+            looked = (1 - share) * looked + share * (self._named(matter, logits) @ places)
         return Answered(logits, grid.maps(looked), words[-1].mean(1), all_cells, shown, attribute_maps)
+
+    def _named(self, weights: Tensor, logits: Tensor) -> Tensor:
+        """Weights over the attributes (B, k, N), of which those that are likely answers take their probability."""
+        answers = self.config.attribute_answers
+        if not answers:
+            return weights
+        numbers = torch.tensor(answers, device=logits.device)
+        probable = logits.detach().softmax(-1)[..., numbers.clamp(min=0)] * (numbers >= 0)
+        return weights * (1 - probable.sum(-1, keepdim=True)) + probable

@@ -199,7 +199,7 @@ class AnswerTask:
                 if source is not None
                 else REFINERS[recipe.refiner].config(**recipe.refiner_options),
                 answerer=ANSWERERS[recipe.answerer].config(
-                    **(recipe.answerer_options | attribute_options(recipe, records, vocabulary))
+                    **(recipe.answerer_options | attribute_options(recipe, records, vocabulary, answers))
                 ),
                 blind=recipe.blind,
             )
