@@ -14,7 +14,8 @@ from captioner.checkpoint import read_header
 from captioner.cli import main
 from captioner.data.scenes import dog_frisbee_park
 from captioner.pipeline import Captioner
-from captioner.shipped import shipped_models
+from captioner.shipped import shipped_answering_models, shipped_models
+from captioner.training.recipe import FILES
 
 CARD = Path(__file__).resolve().parents[1] / "checkpoints" / "README.md"
 CAPTIONS = Path(__file__).with_name("shipped_captions")
@@ -33,8 +34,7 @@ def test_it_is_small_and_says_where_it_comes_from(name: str) -> None:
     about = read_header(path)["about"]
     recipes = [*about["earlier"], *about.get("teacher", []), about["recipe"]]
     assert any(recipe.get("weights") for recipe in recipes), "where its encoder started"
-    files = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
-    assert not any(recipe[file].startswith("/") for recipe in recipes for file in files if file in recipe)
+    assert not any(recipe[file].startswith("/") for recipe in recipes for file in FILES if file in recipe)
     assert about["test"]["pictures"] == 1000
     assert {"width", "length_penalty"} <= set(about["decoding"])
 
@@ -102,3 +102,17 @@ def test_the_captions_that_lie_here_are_the_models_own(name: str, shared: Path) 
         image: caption.text for image, caption in zip(some, captions, strict=True) if caption.text != stored[image]
     }
     assert len(others) <= 1, others  # another processor may decide a tie of the beam in another way
+
+
+@pytest.mark.parametrize("name", shipped_answering_models())
+def test_an_answering_model_is_small_and_its_card_has_its_scores(name: str) -> None:
+    path = shipped_answering_models()[name]
+    assert path.stat().st_size < 25e6
+    about = read_header(path)["about"]
+    recipes = [*about["earlier"], *about.get("teacher", []), about["recipe"]]
+    assert not any(recipe[file].startswith("/") for recipe in recipes for file in FILES if file in recipe)
+    card = (path.parent / "README.md").read_text()
+    named = {"cocoqa": "COCO-QA", "vqa1": "VQA v1", "vqa2": "VQA v2", "pope": "POPE"}
+    for measure, value in about["dev"]["scores"].items():
+        row = f"| {named[measure]} | {about['dev']['counts'][measure]:,} | {value:.1f} (" if measure in named else ""
+        assert row in card, f"the card lacks the score of {name}: {row}"
