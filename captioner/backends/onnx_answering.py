@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,16 +144,21 @@ def open_answering_graphs(
     errors as of `captioner.backends.onnx.open_graphs`."""
     found, _ = find_provider(device)
     chosen = Threads(check_threads(threads))
-    sessions, descriptions = {}, {}
-    for name, (path, content) in graphs.items():
-        descriptions[name] = describe(path, content, graph=name)
-        check_digest(path, descriptions[name], file, header["digest"])
+
+    def open_graph(name: str) -> tuple[InferenceSession, Description]:
+        path, content = graphs[name]
+        description = describe(path, content, graph=name)
+        check_digest(path, description, file, header["digest"])
         weights: Mapping[str, NDArray[Any]] = {}
-        if recipes := descriptions[name]["initialisers"]:
+        if recipes := description["initialisers"]:
             try:
                 with Weights(file, header) as tensors:
                     weights = make_initialisers(recipes, tensors)
             except (KeyError, ValueError, TypeError, OSError) as error:
                 raise damaged(file, error) from None
-        sessions[name] = make_session(path, content, weights, device=found)
-    return OnnxAnsweringBackend(sessions, descriptions["answer"], header=header, device=found, threads=chosen)
+        return make_session(path, content, weights, device=found, low_peak=False), description
+
+    with ThreadPoolExecutor(len(graphs), "open") as pool:  # side by side: both are needed for the first answer
+        opened = dict(zip(graphs, pool.map(open_graph, graphs), strict=True))
+    sessions = {name: session for name, (session, _) in opened.items()}
+    return OnnxAnsweringBackend(sessions, opened["answer"][1], header=header, device=found, threads=chosen)

@@ -63,7 +63,7 @@ def find_provider(device: str) -> tuple[str, list[Any]]:
 
 
 def make_session(
-    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[Any]], *, device: str
+    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[Any]], *, device: str, low_peak: bool = True
 ) -> InferenceSession:
     """A session of a graph with its weights.
 
@@ -72,6 +72,7 @@ def make_session(
         graph: its bytes.
         initialisers: that the bytes lack.
         device: see `find_provider`.
+        low_peak: return freed memory while a large session starts, for a lower peak and a later start.
 
     Raises:
         CheckpointError: the graph is damaged, or of a version that the installed onnxruntime does not know.
@@ -86,7 +87,7 @@ def make_session(
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in initialisers.values()]
     try:
         options.add_external_initializers(list(initialisers), values)
-        with _freed_blocks_returned(sum(array.nbytes for array in initialisers.values())):
+        with _freed_blocks_returned(sum(array.nbytes for array in initialisers.values()) if low_peak else 0):
             session = InferenceSession(graph, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common class
         raise CheckpointError(
