@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels
 from captioner.old_names import current_weight_name
 from captioner.partial import remove_stale, written_whole
-from captioner.sharing import SHARED_PARTS, is_shared_name
+from captioner.sharing import SHARED_PARTS, is_shared_name, places_of
 from captioner.tokenizer.vocabulary import Vocabulary
 
 _Model = TypeVar("_Model", CaptionModel, AnswerModel)
@@ -95,7 +96,7 @@ def save(
     if isinstance(checkpoint, AnswerCheckpoint):
         header["answers"] = list(checkpoint.answers)
     if share_encoder is not None:
-        header["shares"] = share(path, checkpoint, share_encoder)
+        header["shares"] = share(path, checkpoint, share_encoder, half=half)
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(SHARED_PARTS)}
     metadata = {
         "format": FORMAT,
@@ -106,8 +107,12 @@ def save(
     write_tensors(path, tensors, metadata)
 
 
-def share(path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, file: str | Path) -> dict[str, str]:
+def share(
+    path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, file: str | Path, *, half: bool = True
+) -> dict[str, str]:
     """What a model file at ``path`` says of the file whose encoder and refiner it shares; see `captioner.header`.
+
+    Arguments as of `save`.
 
     Raises:
         CheckpointError: that file is missing, cannot be found from ``path``, or has other weights in these parts.
@@ -115,8 +120,9 @@ def share(path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, file: str
     other = _read_header(file)
     if other["shared"] is not None:
         file, other = other["shared"]
-    file, folder = Path(file).resolve(), Path(path).resolve().parent
-    if file.parent not in (folder, folder.parent) or not is_shared_name(file.name):
+    file = Path(file)
+    places = places_of(file.name, os.fspath(path)) if is_shared_name(file.name) else []
+    if not any(file.samefile(place) for place in places):
         raise CheckpointError(
             f"{file}: {path} would not find it",
             remedy="put it beside that file or in the folder above, with this ending",
@@ -129,7 +135,7 @@ def share(path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, file: str
         if (
             name not in ours
             or name not in theirs
-            or not torch.equal(_stored(ours[name]).to(theirs[name]), theirs[name])
+            or not torch.equal(_stored(ours[name], half=half).to(theirs[name]), theirs[name])
         ):
             raise CheckpointError(
                 f"{file}: its {name} is not that of the model",
@@ -222,7 +228,7 @@ def _read_weights(
         with safe_open(path, framework="pt", device=str(device)) as file:
             names = {name: rename(name) for name in file.keys()}  # noqa: SIM118
             state = {new: _widen(file.get_tensor(old)) for old, new in names.items() if new.startswith(parts)}
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise damaged(path, error) from None
     if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
         raise CheckpointError(

@@ -52,6 +52,11 @@ def save_pretrained(
     file = _file_of(model)
     header = read_header(file)
     require_captions(header, file)
+    if header["shared"] is not None:
+        raise OptionError(
+            f"{file}: its encoder is in {header['shared'][0]}",
+            remedy="'captioner export' without --share-encoder writes a whole file",
+        )
     name = name or file.stem
     target = Path(folder)
     content = {"library_name": "captioner", "model_type": "captioner", "name": name, "version": header["version"]}

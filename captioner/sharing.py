@@ -26,7 +26,9 @@ def is_shared_name(name: object) -> TypeGuard[str]:
 
 
 def places_of(name: str, path: str) -> list[str]:
-    """The files of a name that the file at a path may mean: beside it and in the folder above."""
-    folder = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120
-    places = [os.path.join(one, name) for one in (folder, os.path.dirname(folder))]  # noqa: PTH118, PTH120
-    return [place for place in places if os.path.isfile(place)]  # noqa: PTH113
+    """The files of a name that the file at a path may mean: beside it and in the folder above, of a link and of what
+    it leads to."""
+    files = dict.fromkeys((os.path.abspath(path), os.path.realpath(path)))  # noqa: PTH100
+    folders = [os.path.dirname(file) for file in files]  # noqa: PTH120
+    places = [os.path.join(up, name) for folder in folders for up in (folder, os.path.dirname(folder))]  # noqa: PTH118, PTH120
+    return [place for place in dict.fromkeys(places) if os.path.isfile(place)]  # noqa: PTH113

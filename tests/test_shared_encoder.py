@@ -12,12 +12,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import captioner
 from captioner import checkpoint
 from captioner.asking import load_answering
 from captioner.cli import main
 from captioner.data.scenes import draw_scene
-from captioner.errors import CheckpointError
+from captioner.errors import CheckpointError, OptionError
 from captioner.header import read_header
+from captioner.hub import save_pretrained
 
 
 @pytest.fixture
@@ -166,6 +168,45 @@ def test_what_a_stranger_writes_there_ends_in_an_error(files: Path, shares: Any)
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load_answering(file)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+def test_links_are_followed_when_writing_as_when_reading(files: Path, tmp_path: Path) -> None:
+    sharing, captions = files / "answers.safetensors", tmp_path / "captions.safetensors"
+    elsewhere = tmp_path / "else" / "where"
+    elsewhere.mkdir(parents=True)
+    link = elsewhere / "link.safetensors"
+    link.symlink_to(sharing)
+    assert checkpoint.load_answering(link).answers, "what the link leads to has its encoder above"
+    beside = elsewhere / captions.name
+    beside.symlink_to(captions)
+    written = elsewhere / "written.safetensors"
+    checkpoint.save(written, checkpoint.load_answering(sharing), share_encoder=captions)
+    assert checkpoint.load_answering(written).answers, "a link beside it leads to its encoder"
+
+
+def test_what_is_shared_is_the_same_to_the_last_bit(files: Path, tmp_path: Path) -> None:
+    captions, model = tmp_path / "captions.safetensors", checkpoint.load_answering(files / "whole.safetensors")
+    with torch.no_grad():
+        model.model.refiner.projection.weight.mul_(1 + 1e-5)  # less than 16 bits can tell
+    checkpoint.save(files / "half.safetensors", model, share_encoder=captions)
+    with pytest.raises(CheckpointError, match=r"its refiner\.projection\.weight is not that of the model"):
+        checkpoint.save(files / "full.safetensors", model, half=False, share_encoder=captions)
+    content = captions.read_bytes()
+    captions.write_bytes(content.replace(b'"F16"', b'"F32"', 1))  # twice as many bytes as there are
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.save(files / "other.safetensors", model, share_encoder=captions)
+
+
+def test_the_hub_gets_whole_files(tmp_path: Path, make_checkpoint: Callable[..., checkpoint.Checkpoint]) -> None:
+    pytest.importorskip("huggingface_hub", reason="needs the extra 'hub', which is not installed")
+    whole, sharing = tmp_path / "whole.safetensors", tmp_path / "sharing.safetensors"
+    checkpoint.save(whole, make_checkpoint("lstm"))
+    checkpoint.save(sharing, make_checkpoint("lstm"), share_encoder=whole)
+    assert captioner.load(sharing, backend="torch").model.encoder is not None
+    with pytest.raises(OptionError, match=r"its encoder is in .*whole\.safetensors; 'captioner export' without"):
+        save_pretrained(sharing, tmp_path / "folder")
+    checkpoint.save(tmp_path / "again.safetensors", checkpoint.load(sharing))
+    assert save_pretrained(tmp_path / "again.safetensors", tmp_path / "folder").is_dir()
 
 
 def test_a_file_that_shares_itself_has_no_encoder_to_share(files: Path, tmp_path: Path) -> None:

@@ -113,6 +113,11 @@ def test_an_answering_model_is_small_and_its_card_has_its_scores(name: str) -> N
     assert not any(recipe[file].startswith("/") for recipe in recipes for file in FILES if file in recipe)
     card = (path.parent / "README.md").read_text()
     named = {"cocoqa": "COCO-QA", "vqa1": "VQA v1", "vqa2": "VQA v2", "pope": "POPE"}
-    for measure, value in about["dev"]["scores"].items():
-        row = f"| {named[measure]} | {about['dev']['counts'][measure]:,} | {value:.1f} (" if measure in named else ""
-        assert row in card, f"the card lacks the score of {name}: {row}"
+    named["VQA accuracy"] = "VQA v1 and v2 with ten answers, official accuracy"
+    for split in ("dev", "test"):
+        for measure, value in about[split]["scores"].items():
+            count, after = about[split]["counts"][measure], "(" if split == "dev" else "|"
+            row = f"| {named[measure]} | {count:,} | {value:.1f} {after}"
+            assert row in card, f"the card lacks the score of {name}: {row}"
+            without = f"| {about[split]['without the picture'][measure]:.1f} |"
+            assert without in card[card.index(row) :].partition("\n")[0], f"{row} without the picture"

@@ -72,7 +72,7 @@ def make_session(
         graph: its bytes.
         initialisers: that the bytes lack.
         device: see `find_provider`.
-        low_peak: return freed memory while a large session starts, for a lower peak and a later start.
+        low_peak: return freed memory while a large session starts: a lower peak, and a slower start.
 
     Raises:
         CheckpointError: the graph is damaged, or of a version that the installed onnxruntime does not know.

@@ -84,7 +84,7 @@ def _line(name: str, path: str) -> str:
         )
         part, answers = config.get("decoder") or config["answerer"], model.get("answers") or ()
         of_answers = f", {len(answers):,} answers" if answers else ""
-        owner = f" of {model['shares']['file'].removesuffix('.safetensors')}" if "shares" in model else ""
+        owner = f" of {model['shares']['file'].removesuffix('.safetensors')}" if model.get("shares") is not None else ""
         return printable(  # nothing in the file is validated
             f"{name:<12} {_size(path) / 1e6:5.1f} MB  {config['encoder'].get('backbone', '?')}{owner} + "
             f"{part.get('kind', '?')}, {len(model['vocabulary']) - _SPECIAL:,} words{of_answers}  "

@@ -65,12 +65,26 @@ def attribute_options(
             raise OptionError(f"attributes is {recipe.attributes}, and {why}", remedy="leave it out")
         chosen = frequent_attributes(records, frozenset(vocabulary.words), recipe.attributes)
         found["attributes"] = tuple(vocabulary.ids[word] for word in chosen)
-        if given.get("attribute_map"):
-            numbers = {answer: number for number, answer in enumerate(answers)}
-            found["attribute_answers"] = tuple(numbers.get(word, -1) for word in chosen)
-    if "attribute_map" in given and not (given | found).get("attributes"):
-        found["attribute_map"] = 0.0
-    return found
+    return found | map_options(recipe, (given | found).get("attributes", ()), vocabulary, answers)
+
+
+def map_options(
+    recipe: Recipe, attributes: Sequence[int], vocabulary: Vocabulary, answers: Sequence[str]
+) -> dict[str, Any]:
+    """The options of an answerer with these attributes that are about its map, where the recipe sets them.
+
+    Raises:
+        OptionError: the recipe says which answers the attributes are.
+    """
+    given = recipe.answerer_options
+    if "attribute_answers" in given:
+        raise OptionError("attribute_answers follow from attributes and answers", remedy="leave them out")
+    if "attribute_map" not in given:
+        return {}
+    if not attributes or not given["attribute_map"]:
+        return {"attribute_map": 0.0}
+    numbers, words = {answer: number for number, answer in enumerate(answers)}, dict(enumerate(vocabulary.words))
+    return {"attribute_answers": tuple(numbers.get(words.get(word, ""), -1) for word in attributes)}
 
 
 class AttributeLabels:

@@ -39,6 +39,7 @@ def _encode(model: CaptionModel, records: Sequence[Record], *, device: torch.dev
 
 class DevGrids:
     """The grids of dev pictures. While the encoder is frozen they are computed once, and kept in memory in 16 bits.
+    Those with numbers beyond 16 bits are not kept.
 
     Args:
         most: bytes of a data set's grids that are kept; those of a larger one are computed for every score.
@@ -61,9 +62,10 @@ class DevGrids:
         kept, grids = self._kept.get(name), []
         for grid in kept if kept is not None else _encode(model, records, device=device, workers=workers):
             half = grid if kept is not None else _in_half(grid)
-            mask = None if half.mask is None else half.mask.to(device)
-            yield model.refine(Grid(half.features.to(device).float(), half.shape, mask))
-            if kept is None and half.features.nbytes * len(records) <= self.most * len(half):
+            fits = kept is not None or bool(half.features.isfinite().all())
+            features = half.features.to(device).float() if fits else grid.features
+            yield model.refine(Grid(features, half.shape, None if half.mask is None else half.mask.to(device)))
+            if kept is None and fits and half.features.nbytes * len(records) <= self.most * len(half):
                 grids.append(half)
         if kept is None and sum(map(len, grids)) == len(records):
             self._kept[name] = grids

@@ -242,7 +242,7 @@ class Recipe:
     precision: str = _option("auto", "auto (bfloat16 where the device supports it natively), float32 or bfloat16")
     seed: int = _option(1, "of all random numbers")
 
-    cache: bool = _option(True, "keep the grids of the frozen encoder on disk")
+    cache: bool = _option(True, "keep the grids of the frozen encoder on disk, and those of dev pictures in memory")
     workers: int = _option(0, "processes that read pictures; 0 reads them in the training process")
     save_minutes: float = _option(5.0, "minutes between saves of the run's state")
     dev_beam: int = _option(1, "beam width of the dev captions")

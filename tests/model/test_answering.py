@@ -119,6 +119,7 @@ def test_the_picture_and_the_question_both_matter() -> None:
         ({"width": 0}, "width"),
         ({"dropout": 1.0}, "1.0"),
         ({"attribute_map": 1.5}, "attribute_map"),
+        ({"attributes": tuple(range(4, 1005))}, "1,000 attributes, not 1,001"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, object], named: str) -> None:

@@ -423,9 +423,21 @@ def test_maps_of_attributes_are_held_to_the_boxes_of_their_classes(
             "train", "--data", str(scenes), "--captions", str(captioned), "--output", str(run), "--epochs", "4",
             *OPTIONS, "--attributes", "20", "--attribute-supervision", "0", "--map-supervision", str(weight),
         ]  # fmt: skip
+        options = command.index("--answerer-options") + 1
+        command[options] = json.dumps({**json.loads(command[options]), "attribute_map": 0.25})
         assert main(command) == 0
         loaded = checkpoint.load_answering(run / "last.safetensors")
         names = [loaded.vocabulary.words[word] for word in loaded.model.config.answerer.attributes]
+        answerer = loaded.model.config.answerer
+        assert answerer.attribute_map == 0.25
+        assert answerer.attribute_answers == tuple(
+            loaded.answers.index(one) if one in loaded.answers else -1 for one in names
+        )
+        start = ["train", "--data", str(scenes), "--output", str(tmp_path / f"{weight}-on"), "--epochs", "1"]
+        start += ["--objective", "answers", "--start-from", str(run / "last.safetensors")]
+        assert main([*start, "--answerer-options", '{"attribute_map": 0.5}']) == 0
+        later = checkpoint.load_answering(tmp_path / f"{weight}-on" / "last.safetensors").model.config.answerer
+        assert later == replace(answerer, attribute_map=0.5), "an option may change, and the answers stay"
         with torch.inference_mode():
             grids = encode_records(loaded.model, read(scenes)[1:4], device=torch.device("cpu"))
             maps = torch.cat(

@@ -83,8 +83,10 @@ def test_what_a_recipe_makes_of_them() -> None:
     for none in (made([record(answers=("dog",))]), made(attributes=0), made(blind=True)):
         assert none["attribute_map"] == 0.0 and not none.get("attributes")
     assert made(attributes=0, answerer_options={}) == {}
-    named = {"attributes": [place], "attribute_map": 0.5}
-    assert made(attributes=0, answerer_options=named) == {}
+    named = {"attributes": [place, 99, place + 2], "attribute_map": 0.5}
+    assert made(attributes=0, answerer_options=named) == {"attribute_answers": (-1, -1, 1)}
+    with pytest.raises(OptionError, match="follow from attributes and answers"):
+        made(answerer_options={"attribute_answers": [0]})
     with pytest.raises(OptionError, match="answerer_options name them"):
         made(answerer_options=named)
     with pytest.raises(OptionError, match="'pooled' has none"):

@@ -1,6 +1,7 @@
 """Dev grids of a frozen encoder are computed once."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,8 @@ def test_grids_of_a_frozen_encoder_are_computed_once(
     for _ in range(2):
         check(small)
     assert encoded == [35] * 4
+    monkeypatch.setattr(dev, "_in_half", lambda grid: replace(grid, features=grid.features.half() * 1e9))
+    large = DevGrids()
+    for _ in range(2):
+        check(large)
+    assert encoded == [35] * 6, "numbers beyond 16 bits are computed each time"

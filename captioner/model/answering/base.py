@@ -56,8 +56,8 @@ def drop_grid(grid: Grid, *, channels: float, cells: float) -> Grid:
 
 
 DROPOUTS = ("dropout", "channel_dropout", "cell_dropout")
-NOT_LEARNED = (*DROPOUTS, "attribute_map")
-"""The options of answerers, and of decoders those that they have, on which no weight depends."""
+NOT_LEARNED = (*DROPOUTS, "attribute_map", "attribute_answers")
+"""The options of answerers, and of decoders those that they have, that change neither weights nor their shapes."""
 
 
 def check_answerer(config: Any, *, sizes: Sequence[str], heads: int, named: str) -> None:

@@ -14,6 +14,7 @@ from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import PAD
 
 LEVELS = ("word", "phrase", "question")
+_MOST_ATTRIBUTES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,10 @@ class HierarchicalConfig:
         attributes: words, by their ids, whose presence in the picture is predicted before a question is read; see
             `captioner.model.answering.attributes`. Empty for none.
         attribute_map: share of the map, in [0, 1], that is the mean of the attributes' maps under the weights of the
-            question; the rest is that of the map heads. Without attributes all of it is.
-        attribute_answers: of each attribute, the number of the answer that it is, or -1: as likely as that answer is,
-            its map takes the place of that mean. Empty if none is an answer.
+            question (and see attribute_answers); the rest is that of the map heads. Without attributes all of it is.
+        attribute_answers: of each attribute, the number of the answer that it is, or -1. The map of such an attribute
+            is mixed in with the probability of that answer, and that mean with the remaining probability. Empty if none
+            is an answer.
         products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
         map_heads: the heads, as ``level * heads + head`` with the places of ``levels``, whose mean is the map; empty
             for those of the question level.
@@ -66,6 +68,8 @@ class HierarchicalConfig:
             raise OptionError(
                 f"the levels are {', '.join(LEVELS)} in this order, with question, not {self.levels!r:.60}"
             )
+        if len(self.attributes) > _MOST_ATTRIBUTES:  # as a model file may hold
+            raise OptionError(f"there may be {_MOST_ATTRIBUTES:,} attributes, not {len(self.attributes):,}")
         object.__setattr__(self, "attribute_answers", tuple(int(answer) for answer in self.attribute_answers))
         if self.attribute_answers and len(self.attribute_answers) != len(self.attributes):
             count, attributes = len(self.attribute_answers), len(self.attributes)

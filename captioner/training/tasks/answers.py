@@ -24,7 +24,7 @@ from captioner.model.refiners import REFINERS
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.questions import question_words
 from captioner.tokenizer.vocabulary import UNKNOWN, Vocabulary
-from captioner.training.attribute_labels import AttributeLabels, attribute_options
+from captioner.training.attribute_labels import AttributeLabels, attribute_options, map_options
 from captioner.training.batches import word_dropout
 from captioner.training.dev import DevGrids
 from captioner.training.epoch import Figures
@@ -178,8 +178,9 @@ class AnswerTask:
                     remedy=f"give {len(attributes)}",
                 )
             sizes = {"vocabulary_size": len(start.vocabulary), "answers": len(answers)}
+            of_map = map_options(recipe, attributes, start.vocabulary, answers)
             with naming_options():
-                model = with_options(start.model, "answerer", recipe.answerer_options, **sizes)
+                model = with_options(start.model, "answerer", recipe.answerer_options | of_map, **sizes)
             set_side(recipe, model)
             refuse_other_options(recipe, model.config, given={*given, "answerer", "answerer_options"})
             try_once(model, torch.tensor([[[UNKNOWN]]]))
