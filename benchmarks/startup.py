@@ -1,4 +1,4 @@
-"""One caption, the whole process: against ``import torch``, and where the time and the memory go.
+"""One caption or answer, the whole process: against ``import torch``, and where the time and the memory go.
 
     python benchmarks/startup.py [--repeats 9] [--python PATH] [--torch-python PATH] [--picture FILE]
 
@@ -86,6 +86,7 @@ def main() -> None:
                 )
                 for model in ("default", "best", "transformer")
             },
+            "captioner ask": (options.python, ["-m", "captioner", "ask", picture, "what is the dog catching?"]),
             "a caption on torch, default": (options.torch_python, ["-c", ON_TORCH.format(picture=picture)]),
             "stages": (options.python, ["-c", code]),
         }
