@@ -85,7 +85,7 @@ def save(
             of the model; these are then left out.
 
     Raises:
-        CheckpointError: the file cannot be written; or as of `share`.
+        CheckpointError: the file cannot be written; or as of `shared_encoder`.
     """
     tensors = {name: _stored(tensor, half=half) for name, tensor in checkpoint.model.state_dict().items()}
     header = {
@@ -96,7 +96,7 @@ def save(
     if isinstance(checkpoint, AnswerCheckpoint):
         header["answers"] = list(checkpoint.answers)
     if share_encoder is not None:
-        header["shares"] = share(path, checkpoint, share_encoder, half=half)
+        header["shares"] = shared_encoder(path, checkpoint, share_encoder, half=half)
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(SHARED_PARTS)}
     metadata = {
         "format": FORMAT,
@@ -107,7 +107,7 @@ def save(
     write_tensors(path, tensors, metadata)
 
 
-def share(
+def shared_encoder(
     path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, file: str | Path, *, half: bool = True
 ) -> dict[str, str]:
     """What a model file at ``path`` says of the file whose encoder and refiner it shares; see `captioner.header`.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import CheckpointError, one_line
-from captioner.header import FORMAT_VERSION, Header
+from captioner.header import FORMAT_VERSION, Header, damaged
 from captioner.old_names import current_weight_name
 from captioner.sharing import SHARED_PARTS
 
@@ -300,14 +300,25 @@ class Weights:
         return values
 
 
-def make_initialisers(recipes: Mapping[str, Recipe], weights: Weights) -> dict[str, _Floats]:
-    """The initialisers of a graph, float32.
+def make_initialisers(recipes: Mapping[str, Recipe], file: Path, header: Header) -> dict[str, _Floats]:
+    """The initialisers of a graph, float32; none where there are no recipes.
+
+    Args:
+        recipes: of the graph's description.
+        file: of the model.
+        header: what `captioner.header.read_header` returned for it.
 
     Raises:
-        KeyError, ValueError: the weights are not those that the recipes were written for.
-        CheckpointError: a weight is not finite.
+        CheckpointError: the file is damaged, is not the one that the recipes were written for, or holds a weight that
+            is not finite.
     """
-    return {name: np.asarray(_make(recipe, weights), order="C") for name, recipe in recipes.items()}
+    if not recipes:
+        return {}
+    try:
+        with Weights(file, header) as weights:
+            return {name: np.asarray(_make(recipe, weights), order="C") for name, recipe in recipes.items()}
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise damaged(file, error) from None
 
 
 def shared_weights(path: Path, description: Description, content: bytes) -> dict[str, NDArray[Any]]:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens, no_gradients
 from captioner.backends.graph_files import (
     Description,
-    Weights,
     check_digest,
     describe,
     graph_folder,
@@ -28,7 +27,7 @@ from captioner.backends.graph_files import (
 from captioner.backends.sessions import InferenceSession, find_provider, make_session
 from captioner.backends.threads import Threads, check_threads
 from captioner.errors import CheckpointError, OptionError, one_line
-from captioner.header import Header, damaged, read_exported, read_header, require_captions
+from captioner.header import Header, read_exported, read_header, require_captions
 from captioner.tokenizer.vocabulary import END, START, Vocabulary
 
 if TYPE_CHECKING:
@@ -350,12 +349,8 @@ def open_graphs(
         weights: Mapping[str, NDArray[Any]] = {}
         if "weights" in description:
             weights = shared_weights(path, description, read("step"))
-        elif recipes := description["initialisers"]:
-            try:
-                with Weights(file, header) as tensors:
-                    weights = make_initialisers(recipes, tensors)
-            except (KeyError, ValueError, TypeError, OSError) as error:
-                raise damaged(file, error) from None
+        else:
+            weights = make_initialisers(description["initialisers"], file, header)
         return partial(make_session, path, content, weights, device=found), description
 
     return OnnxBackend(

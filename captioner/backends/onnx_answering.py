@@ -15,7 +15,6 @@ from captioner.backends.base import AnswerScores, Encoded, Pixels, Tokens
 from captioner.backends.graph_files import (
     ANSWERING_GRAPHS,
     Description,
-    Weights,
     check_digest,
     describe,
     graph_folder,
@@ -26,7 +25,7 @@ from captioner.backends.questions import pad_questions, unpad_answers
 from captioner.backends.sessions import InferenceSession, find_provider, make_session
 from captioner.backends.threads import Threads, check_threads
 from captioner.errors import CheckpointError, one_line
-from captioner.header import Header, damaged, read_header, require_answers
+from captioner.header import Header, read_header, require_answers
 from captioner.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -149,13 +148,7 @@ def open_answering_graphs(
         path, content = graphs[name]
         description = describe(path, content, graph=name)
         check_digest(path, description, file, header["digest"])
-        weights: Mapping[str, NDArray[Any]] = {}
-        if recipes := description["initialisers"]:
-            try:
-                with Weights(file, header) as tensors:
-                    weights = make_initialisers(recipes, tensors)
-            except (KeyError, ValueError, TypeError, OSError) as error:
-                raise damaged(file, error) from None
+        weights = make_initialisers(description["initialisers"], file, header)
         return make_session(path, content, weights, device=found, low_peak=False), description
 
     with ThreadPoolExecutor(len(graphs), "open") as pool:  # side by side: both are needed for the first answer

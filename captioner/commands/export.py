@@ -186,12 +186,12 @@ def _release(options: argparse.Namespace) -> int:
 
         answering = as_stored(checkpoint.load_answering(file), device=device)
         if shared is not None:
-            checkpoint.share(options.output, answering, shared)
+            checkpoint.shared_encoder(options.output, answering, shared)
         ready = export_answers(answering, records, name=options.name)
     else:
         model = as_stored(checkpoint.load(file), device=device)
         if shared is not None:
-            checkpoint.share(options.output, model, shared)
+            checkpoint.shared_encoder(options.output, model, shared)
         if options.side is not None:
             model.model.set_side(options.side)
         if decoding is not None:

@@ -25,7 +25,6 @@ from captioner.backends.graph_files import (
     METADATA_KEY,
     STORED_TYPES,
     Recipe,
-    Weights,
     check_digest,
     describe,
     graph_folder,
@@ -206,8 +205,7 @@ def stored_graphs(path: Path, header: Header, names: Collection[str] = GRAPHS) -
             description = describe(place, content, graph=name)
             check_digest(place, description, path, header["digest"])
             graphs[name] = onnx.load_model_from_string(content)
-            with Weights(path, header) as tensors:
-                weights = make_initialisers(description["initialisers"], tensors)
+            weights = make_initialisers(description["initialisers"], path, header)
             for tensor in graphs[name].graph.initializer:
                 if tensor.name in weights:
                     tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))

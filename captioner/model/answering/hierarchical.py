@@ -137,9 +137,9 @@ class HierarchicalAnswerer(Answerer):
             grid = drop_grid(grid, channels=self.config.channel_dropout, cells=self.config.cell_dropout)
         images, rows, length = questions.shape
         config, mask = self.config, questions != PAD
-        shown, places, added = None, None, None
+        shown, attribute_cells, added = None, None, None
         if self.attributes is not None:
-            shown, places = self.attributes(grid)
+            shown, attribute_cells = self.attributes(grid)
             added = self.attributes.word_features(shown, questions).flatten(0, 1)
         levels, last = self.question(questions.flatten(0, 1), added)
         seen = grid.with_features(self.cells(grid.features))
@@ -162,20 +162,22 @@ class HierarchicalAnswerer(Answerer):
         assert found is not None
         all_cells = torch.cat(cells, 1)  # (B, levels * H, k, L)
         top = (len(config.levels) - 1) * config.heads
-        looked = all_cells[:, list(config.map_heads or range(top, top + config.heads))].mean(1)  # (B, k, L)
-        asked, matter = last.reshape(images, rows, config.width), None
+        map_cells = all_cells[:, list(config.map_heads or range(top, top + config.heads))].mean(1)  # (B, k, L)
+        asked, attribute_weights = last.reshape(images, rows, config.width), None
         if self.attributes is not None and self.attribute_output is not None:
-            assert shown is not None and places is not None
-            context, matter = self.attributes.attend(shown, asked, self.question.embed.weight)
+            assert shown is not None and attribute_cells is not None
+            context, attribute_weights = self.attributes.attend(shown, asked, self.question.embed.weight)
             found = found + self.attribute_output(context)
         h = found * (1 + self.final(asked).tanh())  # gated by the whole question
         logits = self.output(self.dropout(torch.relu(self.hidden(self.dropout(h)))))
-        attribute_maps = None if places is None else grid.maps(places)
-        if places is not None and matter is not None and (share := config.attribute_map):
-            looked = (1 - share) * looked + share * (self._named(matter, logits) @ places)
-        return Answered(logits, grid.maps(looked), words[-1].mean(1), all_cells, shown, attribute_maps)
+        attribute_maps = None if attribute_cells is None else grid.maps(attribute_cells)
+        if attribute_cells is not None and attribute_weights is not None and (share := config.attribute_map):
+            map_cells = (1 - share) * map_cells + share * (
+                self._with_answers(attribute_weights, logits) @ attribute_cells
+            )
+        return Answered(logits, grid.maps(map_cells), words[-1].mean(1), all_cells, shown, attribute_maps)
 
-    def _named(self, weights: Tensor, logits: Tensor) -> Tensor:
+    def _with_answers(self, weights: Tensor, logits: Tensor) -> Tensor:
         """Weights over the attributes (B, k, N), of which those that are likely answers take their probability."""
         answers = self.config.attribute_answers
         if not answers:

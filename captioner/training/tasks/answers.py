@@ -24,7 +24,7 @@ from captioner.model.refiners import REFINERS
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.questions import question_words
 from captioner.tokenizer.vocabulary import UNKNOWN, Vocabulary
-from captioner.training.attribute_labels import AttributeLabels, attribute_options, map_options
+from captioner.training.attributes import AttributeLabels, attribute_options, map_options
 from captioner.training.batches import word_dropout
 from captioner.training.dev import DevGrids
 from captioner.training.epoch import Figures
@@ -103,18 +103,7 @@ class AnswerTask:
                 f"{recipe.captions_per_picture} rows",
                 remedy="raise captions_per_picture",
             )
-        self.teacher: Teacher | None = None
-        if recipe.teacher:
-            self.teacher = Teacher(
-                recipe.teacher,
-                context.vocabulary,
-                context.model.config.encoder,
-                max_length=recipe.max_length,
-                device=context.processes.device,
-                autocast=context.autocast,
-                answers=self.answers,
-            )
-            self.teacher.require_grids_of(context.model.encoder, frozen_epochs=recipe.frozen_epochs)
+        self.teacher = Teacher.of_run(context, answers=self.answers)
         config: Any = context.model.config
         words: tuple[int, ...] = getattr(config.answerer, "attributes", ())
         self.attributes = (

@@ -59,17 +59,7 @@ class CrossEntropy:
             rest=context.rest,
             rehearsal=recipe.rehearsal,
         )
-        self.teacher: Teacher | None = None
-        if recipe.teacher:
-            self.teacher = Teacher(
-                recipe.teacher,
-                context.vocabulary,
-                context.model.config.encoder,
-                max_length=recipe.max_length,
-                device=context.processes.device,
-                autocast=context.autocast,
-            )
-            self.teacher.require_grids_of(context.model.encoder, frozen_epochs=recipe.frozen_epochs)
+        self.teacher = Teacher.of_run(context)
         if recipe.frozen_epochs < recipe.epochs:  # an unknown stage is refused now, not after the frozen epochs
             context.model.encoder.train_from(recipe.train_from)
         self._sizes: dict[int, tuple[int, int]] = {}

@@ -1,4 +1,4 @@
-"""What attributes are trained with: the words that a picture's captions, boxes and answers say it shows."""
+"""Attributes in training: which words they are, which of them each picture shows, and the answerer's options."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence

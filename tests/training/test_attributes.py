@@ -9,7 +9,7 @@ import pytest
 from captioner.data.records import AnsweredQuestion, Boxes, Record
 from captioner.errors import OptionError
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
-from captioner.training.attribute_labels import (
+from captioner.training.attributes import (
     AttributeLabels,
     attribute_options,
     class_of_word,
