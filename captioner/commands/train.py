@@ -172,9 +172,10 @@ def _with_phrase_boxes(records: list["Record"], paths: Sequence[Path], recipe: R
         raise OptionError(
             "--phrase-boxes supervise maps, and map_supervision is 0", remedy="give --map-supervision 0.1"
         )
-    if recipe.objective not in ("cross_entropy", "self_critical"):
+    if recipe.objective not in ("cross_entropy", "self_critical", "answers"):
         raise OptionError(
-            f"--phrase-boxes are not for the objective '{recipe.objective}'", remedy="leave them out, or train captions"
+            f"--phrase-boxes are not for the objective '{recipe.objective}'",
+            remedy="leave them out, or train captions or answers",
         )
     train = [record for record in records if record.split == "train"]
     for path in paths:

@@ -17,6 +17,7 @@ from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.presence import CLASSES, FEWEST_CAPTIONS, PresenceQuestions
 from captioner.training.recipe import Recipe
+from captioner.training.word_boxes import NamedBoxes
 
 
 def class_of_word(word: str) -> str | None:
@@ -113,18 +114,19 @@ class AttributeLabels:
                 self.shows[:, place], self.lacks[:, place] = presence.shows[:, number], presence.lacks[:, number]
         places = {word: place for place, word in enumerate(words)}
         by_class = {name: places[word] for word, name in classes.items()}
-        others = [place for word, place in places.items() if word not in classes]
+        by_word = {word: place for word, place in places.items() if word not in classes}
         for i, record in enumerate(records):
             answers = {asked.right for asked in record.questions}
             named = {one.category for answer in answers for one in name_objects(tokenize(answer))}
             self.shows[i, [by_class[name] for name in named if name in by_class]] = True
             said = _said(record) | answers
-            self.shows[i, [places[word] for word in said if word in places and word not in classes]] = True
-            self.lacks[i, others] = len(record.captions) >= FEWEST_CAPTIONS
+            self.shows[i, [by_word[word] for word in said if word in by_word]] = True
+            self.lacks[i, list(by_word.values())] = len(record.captions) >= FEWEST_CAPTIONS
         self.lacks &= ~self.shows
         self._boxes = [
-            {place: boxes for name, place in by_class.items() if (boxes := (record.objects or {}).get(name, ()))}
-            for record in records
+            {by_class[name]: boxes for name, boxes in named_boxes.classes.items() if name in by_class}
+            | {by_word[word]: boxes for word, boxes in named_boxes.words.items() if word in by_word}
+            for named_boxes in map(NamedBoxes.of, records)
         ]
 
     def of(self, pictures: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -133,7 +135,7 @@ class AttributeLabels:
         return shows.astype(np.float32), (shows | lacks).astype(np.float32)
 
     def boxes(self, picture: int) -> dict[int, Boxes]:
-        """Where the attributes of a picture are, by their places; those that name classes whose boxes are known."""
+        """Where the attributes of a picture are, by their places; those whose boxes are known."""
         return self._boxes[picture]
 
 

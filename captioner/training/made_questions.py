@@ -48,12 +48,14 @@ class MadeQuestion:
         answer: a word of the caption.
         kind: one of `KINDS`.
         category: the class of COCO that the answer is or is said of; "" where it is none of these.
+        noun: the word of the caption that names what the question is about: the answer, or what it is said of.
     """
 
     words: tuple[str, ...]
     answer: str
     kind: str
     category: str = ""
+    noun: str = ""
 
 
 class QuestionMaker:
@@ -94,10 +96,12 @@ class QuestionMaker:
             elif word in _COLOURS and (following in self.objects or following in _COLOURED):
                 if place == 0 or words[place - 1] != "and":  # "black and white" is no colour of its own
                     for form in _COLOUR_FORMS:
-                        found.append(MadeQuestion((*form.split(), following), word, "color", named.get(place + 1, "")))
+                        found.append(
+                            MadeQuestion((*form.split(), following), word, "color", named.get(place + 1, ""), following)
+                        )
             elif word in _NUMBERS and following:
                 asked = (*words[:place], "how", "many", *words[place + 1 :])
-                found.append(MadeQuestion(asked, word, "number", named.get(place + 1, "")))
+                found.append(MadeQuestion(asked, word, "number", named.get(place + 1, ""), following))
         return [one for one in found if len(one.words) <= _LONGEST]
 
     def _of_object(self, words: list[str], place: int, category: str) -> Iterator[MadeQuestion]:
@@ -107,22 +111,22 @@ class QuestionMaker:
         if not before:
             if rest:
                 verb = [_be(answer)] if rest[0].endswith("ing") else []
-                yield MadeQuestion(("what", *verb, *rest), answer, "object", category)
+                yield MadeQuestion(("what", *verb, *rest), answer, "object", category, answer)
             return
         if before[0] == "there":  # "there is a cat on the sofa"
             if len(before) == 2 and rest:
-                yield MadeQuestion(("what", before[1], *rest), answer, "object", category)
+                yield MadeQuestion(("what", before[1], *rest), answer, "object", category, answer)
             return
         plain = before[1:] if before[0] in _DETERMINERS - _NUMBERS else before
-        yield MadeQuestion((*plain, "what", *rest), answer, "object", category)
+        yield MadeQuestion((*plain, "what", *rest), answer, "object", category, answer)
         participle = next((i for i, word in enumerate(before) if word.endswith("ing")), 0)
         if not 0 < participle <= _LATEST_VERB:
             return
         be = "are" if before[0] in _NUMBERS else _be(before[participle - 1])
         clause = ["the" if before[0] in _ARTICLES else before[0], *before[1:]]
-        yield MadeQuestion(("what", be, *clause, *rest), answer, "object", category)
+        yield MadeQuestion(("what", be, *clause, *rest), answer, "object", category, answer)
         if before[-1] in _PREPOSITIONS and answer in self.places:
-            yield MadeQuestion(("where", be, *clause[:-1]), answer, "location", category)
+            yield MadeQuestion(("where", be, *clause[:-1]), answer, "location", category, answer)
 
     def _start(self, words: Sequence[str], place: int) -> int:
         """Where the noun phrase begins whose noun is at ``place``."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from captioner.data.records import Boxes, Record
 from captioner.grounding.objects import NAMES, name_objects
 from captioner.tokenizer.ptb import tokenize
+from captioner.training.word_boxes import NamedBoxes
 
 CLASSES = tuple(NAMES)
 FEWEST_CAPTIONS = 2
@@ -51,7 +52,6 @@ class PresenceQuestions:
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self.records = records
         self.shows = np.zeros((len(records), len(CLASSES)), np.bool_)
         annotated = np.zeros_like(self.shows)
         person = CLASSES.index("person")
@@ -63,6 +63,7 @@ class PresenceQuestions:
                 captioned = len(record.captions) >= FEWEST_CAPTIONS and c != person
                 annotated[i, c] = name in objects or captioned
         self.lacks = annotated & ~self.shows
+        self._boxes = [NamedBoxes.of(record).classes for record in records]
         together = self.shows.T.astype(np.float64) @ self.shows
         self._beside = together / np.maximum(1, together.diagonal())  # (C, D): P(c | d)
 
@@ -82,9 +83,10 @@ class PresenceQuestions:
             yes = random.choice(np.flatnonzero(self.shows[:, c]), pairs[c], replace=False)
             no = random.choice(np.flatnonzero(self.lacks[:, c]), pairs[c], replace=False, p=self._weights(c))
             for picture in (*yes.tolist(), *no.tolist()):
-                boxes = (self.records[picture].objects or {}).get(CLASSES[c], ())
                 words = presence_words(CLASSES[c], end=ENDS[random.integers(len(ENDS))])
-                question = PresenceQuestion(words, bool(self.shows[picture, c]), boxes)
+                question = PresenceQuestion(
+                    words, bool(self.shows[picture, c]), self._boxes[picture].get(CLASSES[c], ())
+                )
                 found.setdefault(picture, []).append(question)
         return found
 

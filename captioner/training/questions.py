@@ -18,6 +18,7 @@ from captioner.training.made_questions import KINDS, MadeQuestion
 from captioner.training.presence import PresenceQuestions
 from captioner.training.transfer_questions import TransferQuestions
 from captioner.training.views import View
+from captioner.training.word_boxes import NamedBoxes
 
 Target = tuple[tuple[int, float], ...]
 """The known answers to a question, by their number, each with the share of the people who gave it."""
@@ -160,8 +161,8 @@ class QuestionBatches:
         self.questions = [[self._own(one, record) for one in record.questions] for record in records]
         self.made_weight, self.made_per_picture = made_weight, made_per_picture
         self.made = [
-            [(one.kind, self._made(one, record)) for one in some if one.answer in numbers]
-            for some, record in zip(made, records, strict=True)
+            [(one.kind, self._made(one, named)) for one in some if one.answer in numbers]
+            for some, named in zip(made, map(NamedBoxes.of, records), strict=True)
         ] if made else [[] for _ in records]  # fmt: skip
         self.presence, self.presence_per_picture = presence, presence_per_picture
         self.transfer, self.transfer_per_picture = transfer, transfer_per_picture
@@ -234,8 +235,8 @@ class QuestionBatches:
             boxes = tuple(box for category in named for box in record.objects.get(category, ()))
         return EncodedQuestion(self.ids(question_words(asked.text)), _target(asked.answers, self._numbers), boxes)
 
-    def _made(self, made: MadeQuestion, record: Record) -> EncodedQuestion:
-        boxes = (record.objects or {}).get(made.category, ())
+    def _made(self, made: MadeQuestion, named: NamedBoxes) -> EncodedQuestion:
+        boxes = named.find(made.noun, made.category)
         return EncodedQuestion(self.ids(made.words), _target((made.answer,), self._numbers), boxes, self.made_weight)
 
     def _presence(self, random: np.random.Generator) -> dict[int, list[EncodedQuestion]]:
