@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,8 +29,9 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
     "Rewarded soups"). The start may be one of them. Parameters of different starts do not correspond to one another.
 
     Args:
-        files: model files, two or more. The first one gives the size of the pictures, and the map and decoding options
-            where it has any. Scores are not taken over, since they are not those of the average.
+        files: model files, two or more. The first one gives the size of the pictures, the vocabulary, and the map and
+            decoding options where it has any. Scores are not taken over, since they are not those of the average.
+            One from before its vocabulary grew may be among the others: further words are then the first one's.
         weights: of each model, above 0; equal if None. Only their ratios count.
 
     Raises:
@@ -45,6 +47,7 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
         raise OptionError(f"{len(files)} model files need as many weights above 0, not {weights}")
     first = checkpoint.load(files[0])
     start = _random_at_start(first.model)
+    own = first.model.state_dict()
     total: dict[str, Tensor] = {}
     members: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
@@ -52,9 +55,10 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
     teachers: list[dict[str, Any]] = []
     for file, weight in zip(files, weights, strict=True):
         one = first if file == files[0] else checkpoint.load(file)
-        if one.vocabulary.words != first.vocabulary.words:
+        if one.vocabulary.words != first.vocabulary.words[: len(one.vocabulary)]:
             raise OptionError(
-                f"the vocabularies of {file} and {files[0]} differ", remedy="average models of one vocabulary"
+                f"the vocabularies of {file} and {files[0]} differ",
+                remedy="average models of one vocabulary; of one that grew, name a model with all words first",
             )
         if difference := _difference(one.model.config, first.model.config):
             raise OptionError(f"{difference[0]} is {difference[1]} in {file}, {difference[2]} in {files[0]}")
@@ -71,6 +75,9 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
             )
         for name, tensor in one.model.state_dict().items():
             if tensor.is_floating_point():
+                ours = own[name]
+                if tensor.shape != ours.shape:  # (V, ...) of fewer words
+                    tensor = torch.cat([tensor, ours[len(tensor) :]])
                 weighted = tensor * (weight / whole)
                 total[name] = total[name] + weighted if name in total else weighted
             else:  # counts of batches, which nothing reads
@@ -98,7 +105,9 @@ def _random_at_start(model: CaptionModel) -> tuple[Tensor, ...]:
 
 def _similarity(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """The smallest cosine between matrices of one model and another's."""
-    return min(F.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in zip(ours, theirs, strict=True))
+    # The embeddings of a model from before its vocabulary grew have fewer rows.
+    pairs = [(a[: len(b)], b[: len(a)]) for a, b in zip(ours, theirs, strict=True)]
+    return min(F.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in pairs)
 
 
 def _difference(one: ModelConfig, other: ModelConfig) -> tuple[str, Any, Any] | None:

@@ -19,6 +19,7 @@ from captioner.model.refiners import RefinerConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.average_checkpoints import average_checkpoints
+from captioner.training.growth import grow
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
 from captioner.training.start import recipes_of
@@ -153,6 +154,30 @@ def test_models_of_other_words_have_no_mean(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "2.safetensors", other)
     with pytest.raises(OptionError, match=r"vocabular.*2\.safetensors.*1\.safetensors"):
         average_checkpoints([one, tmp_path / "2.safetensors"])
+
+
+def test_the_start_may_know_fewer_words(tmp_path: Path) -> None:
+    start = made(tmp_path / "start.safetensors")
+    before = checkpoint.load(start)
+    torch.manual_seed(0)
+    model, vocabulary = grow(before, ["a zebra"], minimum_count=1)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor += 2 if tensor.dtype == torch.long else 0.02
+    grown = tmp_path / "grown.safetensors"
+    checkpoint.save(grown, Checkpoint(model=model, vocabulary=vocabulary, about={}), half=False)
+    found = average_checkpoints([grown, start])
+    assert found.vocabulary == vocabulary
+    old, words = before.model.state_dict(), len(WORDS)
+    for name, tensor in found.model.state_dict().items():
+        ours, theirs = model.state_dict()[name], old[name]
+        if tensor.shape == theirs.shape:
+            torch.testing.assert_close(tensor, (ours + theirs) / 2, check_dtype=False)
+        else:
+            torch.testing.assert_close(tensor, torch.cat([(ours[:words] + theirs) / 2, ours[words:]]))
+    assert found.model.state_dict()["decoder.embed.weight"].shape[0] == words + 1
+    with pytest.raises(OptionError, match=r"vocabular.*grown"):
+        average_checkpoints([start, grown])
 
 
 def test_models_that_began_apart_have_no_mean(tmp_path: Path) -> None:
