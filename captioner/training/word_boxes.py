@@ -30,7 +30,8 @@ class NamedBoxes:
         for caption, by_place in zip(record.captions, record.boxes, strict=False):
             tokens = tokenize(caption) if by_place else []
             for place, boxes in by_place.items():
-                words.setdefault(tokens[place], {}).update(dict.fromkeys(boxes))
+                if place < len(tokens):  # a file may name places that its caption does not have
+                    words.setdefault(tokens[place], {}).update(dict.fromkeys(boxes))
             for one in name_objects(tokens):
                 if one.category not in objects and one.position in by_place:
                     classes.setdefault(one.category, {}).update(dict.fromkeys(by_place[one.position]))

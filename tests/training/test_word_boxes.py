@@ -29,6 +29,8 @@ def test_words_of_all_captions_and_classes_that_they_name() -> None:
     both = NamedBoxes.of(Record(Path("a.png"), ("a man", "a man"), "train", "a", boxes=({1: LEFT}, {1: RIGHT})))
     assert both.words == {"man": LEFT + RIGHT} and both.classes == {"person": LEFT + RIGHT}
     assert NamedBoxes.of(Record(Path("a.png"), CAPTIONS, "train", "a")) == NamedBoxes({}, {})
+    beyond = Record(Path("a.png"), ("a man",), "train", "a", boxes=({1: LEFT, 2: RIGHT},))
+    assert NamedBoxes.of(beyond) == NamedBoxes({"man": LEFT}, {"person": LEFT}), "a place that the caption lacks"
 
 
 def test_annotated_objects_go_before_words() -> None:
