@@ -127,8 +127,12 @@ class CaptionBatches:
         ]
         self.may_flip = [horizontal_flip and may_flip(record.captions) for record in records]
         self.boxes = [
-            [{word: boxes for word, boxes in words.items() if word < max_length} for words in record.boxes]
-            for record in records
+            # A file may name places that its caption does not have; the start and the end are no words of it.
+            [
+                {word: boxes for word, boxes in words.items() if word < len(ids) - 2}
+                for words, ids in zip(record.boxes, encoded, strict=False)
+            ]
+            for record, encoded in zip(records, self.encoded, strict=True)
         ]
         self.batch_pictures = min(batch_pictures, len(records))
         self.captions_per_picture = captions_per_picture

@@ -167,6 +167,14 @@ def test_map_targets_of_several_boxes_are_their_union() -> None:
     assert mirrored.map_targets([geometry])[0, 1].tolist() == [[0.0, 1.0], [1.0, 0.5]]
 
 
+def test_boxes_of_places_that_a_caption_lacks_are_left_out() -> None:
+    box = ((0.0, 0.0, 0.5, 0.5),)
+    boxes = ({1: box, 3: box, 4: box}, {2: box, 3: box})
+    record = Record(Path("a.png"), ("a dog", "a dog in snow"), "train", "a", boxes=boxes)
+    assert batches_of([record]).boxes == [[{1: box}, {2: box, 3: box}]]
+    assert batches_of([record], max_length=3).boxes == [[{1: box}, {2: box}]], "of what is left of a caption"
+
+
 def encoder():  # type: ignore[no-untyped-def]
     from captioner.model.encoder import EncoderConfig, GridEncoder
 
