@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,7 @@ from captioner.model.encoder import EncoderConfig, GridEncoder
 from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.images import Pixels
-
-if TYPE_CHECKING:
-    from captioner.training.tasks import TaskContext
+from captioner.training.recipe import Recipe
 
 
 class Teacher:
@@ -81,25 +79,34 @@ class Teacher:
         )
 
     @classmethod
-    def of_run(cls, context: "TaskContext", *, answers: tuple[str, ...] = ()) -> "Teacher | None":
-        """The teacher that a recipe names; None where it names none. ``answers`` as of the class.
+    def of_recipe(
+        cls,
+        recipe: Recipe,
+        encoder: GridEncoder,
+        vocabulary: Vocabulary,
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        answers: tuple[str, ...] = (),
+    ) -> "Teacher | None":
+        """The teacher that a recipe names; None where it names none. ``encoder`` is the student's, the others are as of
+        the class.
 
         Raises:
             OptionError, CheckpointError: as of the class; or it cannot read the grids of the frozen encoder.
         """
-        recipe = context.recipe
         if not recipe.teacher:
             return None
         teacher = cls(
             recipe.teacher,
-            context.vocabulary,
-            context.model.config.encoder,
+            vocabulary,
+            encoder.config,
             max_length=recipe.max_length,
-            device=context.processes.device,
-            autocast=context.autocast,
+            device=device,
+            autocast=autocast,
             answers=answers,
         )
-        teacher.require_grids_of(context.model.encoder, frozen_epochs=recipe.frozen_epochs)
+        teacher.require_grids_of(encoder, frozen_epochs=recipe.frozen_epochs)
         return teacher
 
     def reads_grids_of(self, encoder: GridEncoder) -> bool:

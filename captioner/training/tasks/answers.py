@@ -41,7 +41,7 @@ from captioner.training.questions import (
 from captioner.training.recipe import Recipe, default_of, refuse_options
 from captioner.training.sizes import upright_size
 from captioner.training.start import naming_options, refuse_other_options, set_side, try_once, with_options
-from captioner.training.tasks import TASKS, Forward, Part, TaskContext
+from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import check_refiner, device_of
 from captioner.training.teacher import Teacher
 from captioner.training.transfer_questions import TransferQuestions
@@ -103,7 +103,14 @@ class AnswerTask:
                 f"{recipe.captions_per_picture} rows",
                 remedy="raise captions_per_picture",
             )
-        self.teacher = Teacher.of_run(context, answers=self.answers)
+        self.teacher = Teacher.of_recipe(
+            recipe,
+            context.model.encoder,
+            context.vocabulary,
+            device=context.processes.device,
+            autocast=context.autocast,
+            answers=self.answers,
+        )
         config: Any = context.model.config
         words: tuple[int, ...] = getattr(config.answerer, "attributes", ())
         self.attributes = (

@@ -10,7 +10,7 @@ from captioner.training.epoch import Figures
 from captioner.training.images import Images
 from captioner.training.losses import caption_loss
 from captioner.training.recipe import OF_ANSWERS, Recipe, refuse_options
-from captioner.training.tasks import TASKS, Forward, Part, TaskContext
+from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 
 
 @TASKS.register("language_model")

@@ -13,7 +13,7 @@ from captioner.training.images import Images, Pixels
 from captioner.training.losses import caption_loss, reward_loss
 from captioner.training.recipe import OF_ANSWERS, Recipe, refuse_options
 from captioner.training.rewards import NEVER_GENERATED, CaptionReward, breaks_off, draw_captions
-from captioner.training.tasks import TASKS, Forward, Part, TaskContext
+from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import CrossEntropy
 
 
