@@ -1,13 +1,17 @@
 """Does the map of an answer lie on what it names? By COCO's boxes, beside the centre of the picture.
 
     python benchmarks/answer_maps.py --questions questions.jsonl --images DIR --instances instances.json \
-        [--split dev] [--model answers]
+        [--captions coco/] [--split dev] [--model answers]
 
 Two kinds of answers count, where the picture has boxes of the class: those that name one of COCO's classes, and "yes"
 to a question that names one. A map points at a class if its largest cell has its centre in one of the boxes.
+
+With `--captions` the questions about objects that `captioner.training.made_questions` makes from the pictures' captions
+are asked too, and counted apart: questions of people about pictures with boxes are few.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,7 @@ from set_up import argument_parser
 
 from captioner.asking import load_answering
 from captioner.data.readers import read
-from captioner.data.records import of_split
+from captioner.data.records import Record, of_split
 from captioner.errors import CaptionerError
 from captioner.geometry import Geometry
 from captioner.grounding.bootstrap import bootstrap_means
@@ -25,6 +29,7 @@ from captioner.grounding.region import CellRegion, Region
 from captioner.results import Answer
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.questions import question_words
+from captioner.training.made_questions import QuestionMaker, asked_words
 
 
 def classes_of(answer: Answer) -> tuple[str, list[str]]:
@@ -32,6 +37,27 @@ def classes_of(answer: Answer) -> tuple[str, list[str]]:
     if answer.text == "yes":
         return 'a "yes" to a class', [one.category for one in name_objects(question_words(answer.question))]
     return "an answer that names a class", [one.category for one in name_objects(tokenize(answer.text))]
+
+
+def made_questions(questions: Sequence[Record], captioned: Sequence[Record], split: str) -> dict[Path, list[str]]:
+    """For each picture of the split, the questions about objects that its captions make, each once.
+
+    Made as in training: the nouns that are asked for are answers of the training questions.
+    """
+    objects, places = asked_words(of_split(questions, "train"))
+    train = [tokenize(caption) for record in of_split(captioned, "train") for caption in record.captions]
+    maker = QuestionMaker(objects=objects, places=places, captions=train)
+    return {
+        Path(str(record.image)).resolve(): list(
+            dict.fromkeys(
+                " ".join(made.words)
+                for caption in record.captions
+                for made in maker.make(tokenize(caption))
+                if made.kind == "object"
+            )
+        )
+        for record in of_split(captioned, split)
+    }
 
 
 def centre(geometry: Geometry) -> np.ndarray:
@@ -46,24 +72,34 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--instances", type=Path, required=True)
+    parser.add_argument("--captions", type=Path, nargs="+", default=[])
     parser.add_argument("--split", default="dev")
     parser.add_argument("--model", default="answers")
     options = parser.parse_args()
     model, instances = load_answering(options.model), Instances(options.instances)
+    questions = list(read(options.questions, images=options.images))
+    captioned = [record for source in options.captions for record in read(source)]
+    made = made_questions(questions, captioned, options.split)
+    asked = {
+        Path(str(record.image)).resolve(): [(one.text, False) for one in record.questions]
+        for record in of_split(questions, options.split)
+    }
+    for image, texts in made.items():
+        asked[image] = asked.get(image, []) + [(text, True) for text in texts]
     found: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
     left_out = 0
-    for record in of_split(read(options.questions, images=options.images), options.split):
-        objects = instances.of(record.image) if record.questions else None
-        if objects is None:
+    for image, texts_of in asked.items():
+        objects = instances.of(image)
+        if objects is None or not texts_of:
             continue
         try:
-            encoded = model.encode(record.image)
+            encoded = model.encode(image)
         except CaptionerError:
             left_out += 1
             continue
-        for asked in record.questions:
+        for text, is_made in texts_of:
             try:
-                answer = model.ask(encoded, asked.text)
+                answer = model.ask(encoded, text)
             except CaptionerError:  # a question of unknown words
                 continue
             kind, classes = classes_of(answer)
@@ -71,7 +107,7 @@ def main() -> None:
                 if boxes := objects.boxes.get(name, ()):
                     region = CellRegion.of(Region.of_boxes(boxes), answer.geometry)
                     values = (region.pointing(answer.map), region.pointing(centre(answer.geometry)))
-                    found[kind].append((record.id, *values))
+                    found[f"{kind}, to a made question" if is_made else kind].append((str(image), *values))
     if left_out:
         print(f"{left_out} pictures do not open")
     for kind, rows in sorted(found.items()):
