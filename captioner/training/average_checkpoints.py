@@ -78,7 +78,7 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
                 ours = own[name]
                 if tensor.shape != ours.shape:  # (V, ...) of fewer words
                     tensor = torch.cat([tensor, ours[len(tensor) :]])
-                weighted = tensor * (weight / whole)
+                weighted = tensor.double() * weight  # so that what is the same in all stays the same to the last bit
                 total[name] = total[name] + weighted if name in total else weighted
             else:  # counts of batches, which nothing reads
                 total.setdefault(name, tensor)
@@ -88,7 +88,8 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
         *earlier, last = recipes_of(str(file)) or [{}]
         before += [recipe for recipe in earlier if recipe not in before]
         runs += [last] if last else []
-    first.model.load_state_dict(total)
+    mean = {name: value / whole if value.is_floating_point() else value for name, value in total.items()}
+    first.model.load_state_dict(mean)
     about: dict[str, Any] = {name: first.about[name] for name in ("maps", "decoding") if name in first.about}
     runs = [recipe for recipe in runs if recipe not in before]  # the start, if it is one of them
     about |= {"recipe": {"objective": "average", "average_of": members}, "earlier": before + runs}

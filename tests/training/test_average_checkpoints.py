@@ -60,6 +60,15 @@ def test_every_weight_is_the_weighted_mean(tmp_path: Path) -> None:
     assert found.vocabulary == base.vocabulary
 
 
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.3, 0.3, 0.1]])
+def test_what_is_the_same_in_all_stays_the_same(tmp_path: Path, weights: list[float]) -> None:
+    """To the last bit, so that a model whose encoder was frozen still shares it with others."""
+    one = made(tmp_path / "1.safetensors")
+    found = average_checkpoints([one, one, one], weights=weights)
+    before = checkpoint.load(one).model.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in found.model.state_dict().items())
+
+
 def test_the_file_says_what_it_is_the_average_of(tmp_path: Path) -> None:
     first = {"objective": "cross_entropy"}
     rewarded = {"objective": "self_critical"}  # two runs may differ in their data alone, which a recipe does not hold
