@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from captioner.errors import OptionError
 from captioner.shipped import shipped_answering_files, shipped_files
-from captioner.training.recipe import BUILT_IN, named_recipes
+from captioner.training.recipe import BUILT_IN
+from captioner.training.recipe_files import named_recipes
 
 
 class _Option(NamedTuple):

@@ -16,7 +16,8 @@ from captioner.commands.packages import require
 from captioner.errors import DataError, OptionError
 from captioner.shipped import shipped_models
 from captioner.training import aliases
-from captioner.training.recipe import FILES, Recipe, default_of, named_recipes, options, read_recipe
+from captioner.training.recipe import FILES, Recipe, default_of, options
+from captioner.training.recipe_files import named_recipes, read_recipe
 
 if TYPE_CHECKING:
     from captioner.data.records import Record

@@ -11,7 +11,8 @@ from captioner.commands import train
 from captioner.errors import OptionError
 from captioner.training import aliases
 from captioner.training.aliases import current, warning
-from captioner.training.recipe import BUILT_IN, Recipe, default_of, options, read_recipe
+from captioner.training.recipe import BUILT_IN, Recipe, default_of, options
+from captioner.training.recipe_files import read_recipe
 
 DEFAULTS = {option.name: default_of(option) for option in options()}
 

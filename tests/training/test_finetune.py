@@ -16,7 +16,8 @@ from captioner.pipeline import load
 from captioner.training import rehearsal
 from captioner.training.growth import grow
 from captioner.training.plot import read_run
-from captioner.training.recipe import Recipe, read_recipe
+from captioner.training.recipe import Recipe
+from captioner.training.recipe_files import read_recipe
 from captioner.training.rehearsal import mixed_order
 from captioner.training.run_folder import RunFolder, read_log
 

@@ -16,7 +16,8 @@ from captioner.training.batches import TextBatches, word_dropout
 from captioner.training.distributed import Processes
 from captioner.training.images import ImageDataset
 from captioner.training.loop import Trainer
-from captioner.training.recipe import Recipe, default_of, named_recipes, options, read_recipe
+from captioner.training.recipe import Recipe, default_of, options
+from captioner.training.recipe_files import named_recipes, read_recipe
 from captioner.training.run_folder import read_log
 from captioner.training.tasks import TaskContext
 from captioner.training.tasks.cross_entropy import CrossEntropy
