@@ -24,7 +24,7 @@ from captioner.explain.postprocess import postprocess
 from captioner.export.web.site import ONNXRUNTIME_WEB, export_web
 from captioner.image import Geometry, fit, open_with_orientation
 from captioner.options import Beam, MapOptions
-from captioner.pipeline import Captioner, load
+from captioner.pipeline import load
 from captioner.shipped import find_model
 from captioner.tokenizer.detokenize import detokenize
 
@@ -195,8 +195,8 @@ def test_photographs_have_the_captions_and_the_maps_of_python(
     for photo, card in zip(photos, reversed(cards), strict=True):
         assert card.locator("h2").inner_text() == photo.name
         line, caption = line_of(card), model.caption(photo)
-        if line["caption"] != caption.text:  # the browser's decoder gives some pixels another level: only ties may turn
-            assert line["caption"] in captions_of_neighbours(model, photo), photo.name
+        if line["caption"] != caption.text:  # the site's 16-bit weights turn a tie, in Python too
+            assert line["caption"] == load(default_site).caption(photo).text, photo.name
             ties.append(photo.name)
             (caption,) = model.read(photo, [line["caption"]])
         expected = caption.as_dict()
@@ -210,13 +210,6 @@ def test_photographs_have_the_captions_and_the_maps_of_python(
             assert found.get("off_grid", 0) == pytest.approx(word.off_grid, abs=0.02)
             assert found["probability"] == pytest.approx(word.probability, abs=0.02)
     assert len(ties) <= 1, ties
-
-
-def captions_of_neighbours(model: Captioner, photo: Path) -> set[str]:
-    """What the model says of a picture of which each pixel's channels are changed by one level at most, at random."""
-    pixels, random = np.asarray(Image.open(photo).convert("RGB")).astype(int), np.random.default_rng(0)
-    noise = [random.integers(-1, 2, pixels.shape) for _ in range(8)]
-    return {model.caption((pixels + one).clip(0, 255).astype(np.uint8)).text for one in noise}
 
 
 RESIZE = f"""async ([data, width, height, side, pad, isJpeg]) => {{
