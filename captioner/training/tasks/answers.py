@@ -43,7 +43,6 @@ from captioner.training.sizes import upright_size
 from captioner.training.start import naming_options, refuse_other_options, set_side, try_once, with_options
 from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import check_refiner, device_of
-from captioner.training.teacher import Teacher
 from captioner.training.transfer_questions import TransferQuestions
 
 _OF_CAPTIONS = (
@@ -103,14 +102,7 @@ class AnswerTask:
                 f"{recipe.captions_per_picture} rows",
                 remedy="raise captions_per_picture",
             )
-        self.teacher = Teacher.of_recipe(
-            recipe,
-            context.model.encoder,
-            context.vocabulary,
-            device=context.processes.device,
-            autocast=context.autocast,
-            answers=self.answers,
-        )
+        self.teacher = context.teacher(answers=self.answers)
         config: Any = context.model.config
         words: tuple[int, ...] = getattr(config.answerer, "attributes", ())
         self.attributes = (

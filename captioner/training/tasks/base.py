@@ -24,6 +24,7 @@ from captioner.training.distributed import Processes, autocast
 from captioner.training.epoch import Figures
 from captioner.training.images import ImageDataset, Images
 from captioner.training.recipe import Recipe
+from captioner.training.teacher import Teacher
 
 Forward = Callable[[Images, Tensor], Decoded]
 """The model in training, with teacher forcing: pictures and input tokens -> logits and maps."""
@@ -70,6 +71,17 @@ class TaskContext:
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass in the run's precision."""
         return autocast(self.processes.device, self.precision)
+
+    def teacher(self, *, answers: tuple[str, ...] = ()) -> Teacher | None:
+        """The run's teacher; see `Teacher.of_recipe`."""
+        return Teacher.of_recipe(
+            self.recipe,
+            self.model.encoder,
+            self.vocabulary,
+            device=self.processes.device,
+            autocast=self.autocast,
+            answers=answers,
+        )
 
 
 class Batches(Protocol):

@@ -33,7 +33,6 @@ from captioner.training.recipe import OF_ANSWERS, Recipe, refuse_options
 from captioner.training.rewards import NEVER_GENERATED
 from captioner.training.sizes import upright_size
 from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
-from captioner.training.teacher import Teacher
 from captioner.training.views import View
 
 
@@ -59,13 +58,7 @@ class CrossEntropy:
             rest=context.rest,
             rehearsal=recipe.rehearsal,
         )
-        self.teacher = Teacher.of_recipe(
-            recipe,
-            context.model.encoder,
-            context.vocabulary,
-            device=context.processes.device,
-            autocast=context.autocast,
-        )
+        self.teacher = context.teacher()
         if recipe.frozen_epochs < recipe.epochs:  # an unknown stage is refused now, not after the frozen epochs
             context.model.encoder.train_from(recipe.train_from)
         self._sizes: dict[int, tuple[int, int]] = {}
