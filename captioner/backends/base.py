@@ -82,7 +82,7 @@ class RunningModel(Protocol):
         about: the metadata of the model, see `captioner.header.Header`.
         side: of the square input, in pixels.
         pad: pictures keep their shape and are padded, rather than squashed.
-        grid_shape: (h, w).
+        grid_shape: (h, w) of the maps.
         max_length: the most words of a caption or a question that it can read.
         digest: of the model's file; "" for a model that came from none.
     """
@@ -140,6 +140,18 @@ class FitsPictures(Protocol):
 
     @property
     def fitting(self) -> Fitting: ...
+
+
+@runtime_checkable
+class HasFineMaps(Protocol):
+    """A backend whose maps may have more cells than its grid; ``grid_shape`` is that of the maps.
+
+    Attributes:
+        map_scale: how many cells of a map lie along a side of one of the grid's; 1 where they are the same.
+    """
+
+    @property
+    def map_scale(self) -> int: ...
 
 
 @runtime_checkable

@@ -71,6 +71,7 @@ class Description(TypedDict):
         side, pad, grid_shape, max_length: as of `captioner.backends.base.Backend`.
         state: of each of the state's tensors, in order: "name"; "axis", what its first axis is ("row", "image" or
             "none"); "kept", whether no step changes it.
+        map_scale: as of `captioner.backends.base.HasFineMaps`; 1 if it is not there.
         initialisers: recipes of those that the file lacks.
         weights: the CRC-32 of the graph "step" that holds them, in an exported folder.
     """
@@ -83,6 +84,7 @@ class Description(TypedDict):
     grid_shape: list[int]
     max_length: int
     state: list[dict[str, Any]]
+    map_scale: NotRequired[int]
     initialisers: dict[str, Recipe]
     weights: NotRequired[int]
 
@@ -171,6 +173,9 @@ def _validated(description: Any) -> Description:
     }
     if wrong := next((name for name, fit in fits.items() if not fit), None):
         raise ValueError(f"its {wrong} is {description[wrong]!r:.60}")
+    scale = description.get("map_scale", 1)
+    if not _is_size(scale) or any(side % scale for side in shape):
+        raise ValueError(f"its map_scale is {scale!r:.60}")
     valid: Description = description  # type: ignore[assignment]
     return valid
 

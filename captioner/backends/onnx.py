@@ -115,7 +115,7 @@ class OnnxBackend:
         self._starts["encode"], description = open_graph("encode")
         self.side, self.pad, self.max_length = description["side"], description["pad"], description["max_length"]
         height, width = description["grid_shape"]
-        self.grid_shape = (height, width)
+        self.grid_shape, self.map_scale = (height, width), description.get("map_scale", 1)
         self.threads = threads
         self._axes = tuple(leaf["axis"] for leaf in description["state"])
         self._names = [leaf["name"] for leaf in description["state"]]

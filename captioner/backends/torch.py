@@ -21,6 +21,7 @@ from captioner.header import read_header
 from captioner.image import Geometry
 from captioner.model.answer_model import AnswerModel
 from captioner.model.caption_model import CaptionModel
+from captioner.model.fine_maps import FINER, repeat_cells
 from captioner.model.grid import Grid
 from captioner.model.preprocess import normalise
 from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN
@@ -68,7 +69,8 @@ class TorchEncoder(Generic[_Module]):
         config = self.model.encoder.config
         assert config.side is not None  # filled in by the configuration
         self.side, self.pad = config.side, config.pad
-        self.grid_shape = self.model.encoder.grid_shape
+        self.grid_shape = self.model.encoder.map_shape
+        self.map_scale = FINER if self.model.encoder.fine_channels else 1
 
     @torch.inference_mode()
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> Grid:
@@ -126,7 +128,7 @@ class TorchBackend(TorchEncoder[CaptionModel]):
         grid = _grid(encoded)
         tokens, targets = self._pad(captions)
         log_p, maps = gradient_maps(self.model.decoder, grid, tokens, targets)
-        return _unpad(captions, log_p, maps, torch.zeros_like(log_p))
+        return _unpad(captions, log_p, self._to_scale(maps), torch.zeros_like(log_p))
 
     @property
     def map_heads(self) -> list[tuple[int, int]]:
@@ -140,7 +142,7 @@ class TorchBackend(TorchEncoder[CaptionModel]):
         tokens, _ = self._pad([[caption]])
         decoder = self.model.decoder
         maps = attention_heads(decoder, _grid(encoded), tokens)[0].unflatten(0, (-1, decoder.heads))
-        return np.asarray(maps.float().cpu().numpy(), dtype=np.float32)
+        return np.asarray(self._to_scale(maps).float().cpu().numpy(), dtype=np.float32)
 
     def word_gradients(
         self, encoded: Encoded, caption: Sequence[int], place: int, words: Sequence[int]
@@ -148,11 +150,16 @@ class TorchBackend(TorchEncoder[CaptionModel]):
         """See `captioner.backends.base.HasHeads.word_gradients`."""
         tokens, targets = self._pad([[[*caption[:place], word] for word in words]])
         log_p, maps = gradient_maps(self.model.decoder, _grid(encoded), tokens, targets, signed=True)
+        maps = self._to_scale(maps)
         return tuple(np.asarray(x[:, place].float().cpu().numpy(), dtype=np.float32) for x in (log_p, maps))  # type: ignore[return-value]
 
     def join(self, encoded: Encoded) -> Grid:
         """The frames of one clip, which were encoded as pictures, as one grid of all their cells."""
         return Grid.of_frames(_grid(encoded))
+
+    def _to_scale(self, maps: Tensor) -> Tensor:
+        """Maps (..., h, w) of the grid's cells, in the size of a word's maps."""
+        return maps if self.map_scale == 1 else repeat_cells(maps)
 
     def _out(self, tensor: Tensor) -> Any:
         """numpy's on a CPU; on an accelerator the tensor, which stays there."""

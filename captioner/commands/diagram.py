@@ -28,10 +28,14 @@ def draw(model: str | None, target: str) -> int:
 
         source = answer_diagram(header, load_answering(path, device="cpu").backend.grid_shape, name=path.stem)
     else:
+        from captioner.backends.base import HasFineMaps
         from captioner.pipeline import load
         from captioner.show.diagram import diagram
 
-        source = diagram(header, load(path, device="cpu").backend.grid_shape, name=path.stem)
+        backend = load(path, device="cpu").backend
+        scale = backend.map_scale if isinstance(backend, HasFineMaps) else 1
+        rows, columns = backend.grid_shape
+        source = diagram(header, (rows // scale, columns // scale), name=path.stem)
     written = write_diagram(source, target)
     if written != Path(target):
         report(f"{written}: the source alone, because graphviz' program dot is not installed")

@@ -165,7 +165,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
 
 
 def _with_phrase_boxes(records: list["Record"], paths: Sequence[Path], recipe: Recipe) -> list["Record"]:
-    """The records with the boxes of the phrases of their captions, in the training split alone."""
+    """The records with the boxes of the phrases of their captions, in the training split; where maps alone are trained,
+    in the dev split too."""
     from captioner.data.readers.entities import PhraseBoxes
     from captioner.grounding.phrases import attach_phrases
 
@@ -173,16 +174,17 @@ def _with_phrase_boxes(records: list["Record"], paths: Sequence[Path], recipe: R
         raise OptionError(
             "--phrase-boxes supervise maps, and map_supervision is 0", remedy="give --map-supervision 0.1"
         )
-    if recipe.objective not in ("cross_entropy", "self_critical", "answers"):
+    if recipe.objective not in ("cross_entropy", "self_critical", "maps", "answers"):
         raise OptionError(
             f"--phrase-boxes are not for the objective '{recipe.objective}'",
             remedy="leave them out, or train captions or answers",
         )
-    train = [record for record in records if record.split == "train"]
+    splits = ("train", "dev") if recipe.objective == "maps" else ("train",)
+    boxed = [record for record in records if record.split in splits]
     for path in paths:
-        train = attach_phrases(train, PhraseBoxes(path))
-    changed = iter(train)
-    return [next(changed) if record.split == "train" else record for record in records]
+        boxed = attach_phrases(boxed, PhraseBoxes(path))
+    changed = iter(boxed)
+    return [next(changed) if record.split in splits else record for record in records]
 
 
 def _rest(arguments: argparse.Namespace, recipe: Recipe, own: list["Record"], processes: "Processes") -> list["Record"]:

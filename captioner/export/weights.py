@@ -27,6 +27,7 @@ from captioner.export.parity import Parity
 from captioner.export.trace import pool_globally, tidy
 from captioner.model.answer_model import AnswerModel
 from captioner.model.caption_model import CaptionModel
+from captioner.model.fine_maps import FINER
 from captioner.model.folding import ConvNorm, fold
 from captioner.model.refiners import sinusoidal_positions
 from captioner.partial import remove_stale, written_whole
@@ -93,7 +94,8 @@ def describe(
             "digest": digest,
             "side": encoder.config.side,
             "pad": encoder.config.pad,
-            "grid_shape": list(encoder.grid_shape),
+            "grid_shape": list(encoder.map_shape),
+            **({"map_scale": FINER} if encoder.fine_channels else {}),
             "max_length": max_length,
             "state": state,
             "initialisers": _recipes(graph, tensors, folds, positions),

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from captioner.errors import OptionError
 from captioner.model.answering import ANSWERERS, Answered, Answerer, HierarchicalConfig
 from captioner.model.caption_model import built_part, checked_parts
 from captioner.model.encoder import EncoderConfig, GridEncoder
@@ -76,6 +77,8 @@ class AnswerModel(nn.Module):
         super().__init__()
         self.config, self.vocabulary_size, self.answers = config, vocabulary_size, answers
         self.encoder = GridEncoder(config.encoder, weights=weights)
+        if config.encoder.fine_stage is not None:
+            raise OptionError("answering models have no fine maps", remedy="leave out the encoder's fine_stage")
         refiner = REFINERS[REFINERS.name_of(config.refiner)]
         self.refiner = refiner.build(channels=self.encoder.channels, config=config.refiner)
         answerer = ANSWERERS[config.answerer_name]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.model.decoder import DECODERS, Decoded
 from captioner.model.encoder import EncoderConfig, GridEncoder
+from captioner.model.fine_maps import split_fine
 from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import REFINERS, RefinerConfig
@@ -102,9 +103,15 @@ class CaptionModel(nn.Module):
         self.encoder = GridEncoder(config.encoder, weights=weights)
         refiner = REFINERS[REFINERS.name_of(config.refiner)]
         self.refiner = refiner.build(channels=self.encoder.channels, config=config.refiner)
+        if bool(getattr(config.decoder, "fine_width", 0)) != (config.encoder.fine_stage is not None):
+            raise OptionError(
+                "fine maps need the encoder's fine_stage and the decoder's fine_width",
+                remedy="give both or neither",
+            )
+        fine = {"fine_channels": self.encoder.fine_channels} if self.encoder.fine_channels else {}
         decoder = DECODERS[config.decoder_name]
         self.decoder = decoder.build(
-            vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder
+            vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder, **fine
         )
 
     def blank_copy(self) -> "CaptionModel":
@@ -132,7 +139,7 @@ class CaptionModel(nn.Module):
 
     def refine(self, grid: Grid) -> Grid:
         """The encoder's grid, made ready for the decoder."""
-        refined: Grid = self.refiner(grid)
+        refined: Grid = self.refiner(split_fine(grid, self.encoder.channels))
         return refined
 
     def forward(self, pictures: Tensor | Grid | None, tokens: Tensor, mask: Tensor | None = None) -> Decoded:
@@ -145,9 +152,12 @@ class CaptionModel(nn.Module):
             mask: of pixels; see `GridEncoder.forward`.
         """
         if pictures is None:
-            cells = self.encoder.grid_shape[0] * self.encoder.grid_shape[1]
-            device = next(self.decoder.parameters()).device
-            grid = Grid(torch.zeros(1, cells, self.config.refiner.width, device=device), self.encoder.grid_shape)
+            encoder = self.encoder
+            cells, device = encoder.grid_shape[0] * encoder.grid_shape[1], next(self.decoder.parameters()).device
+            parts = encoder.vector_width - encoder.channels
+            fine = torch.zeros(1, cells, parts, device=device) if parts else None
+            features = torch.zeros(1, cells, self.config.refiner.width, device=device)
+            grid = Grid(features, encoder.grid_shape, fine=fine)
             tokens = tokens.to(device)
         else:
             grid = self.refine(pictures if isinstance(pictures, Grid) else self.encode_image(pictures, mask))

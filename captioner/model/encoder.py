@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.model.backbones import BACKBONES, build_stages
+from captioner.model.fine_maps import FINER, parts_of_cells
 from captioner.model.folding import fold_norms
 from captioner.model.grid import Grid
 from captioner.model.grid_attention import EncoderBlock, build_block
@@ -32,6 +33,8 @@ class EncoderConfig:
         attention_options: of the blocks, by name; see their class.
         norm_eps: what batch-norm adds to the variance; None for torchvision's. Weights that were trained with
             TensorFlow's EfficientNets want 1e-3.
+        fine_stage: an earlier stage, from 0, whose output stands beside that of the last, at twice its resolution; None
+            for none. See `captioner.model.fine_maps`. Not with ``pad``.
     """
 
     backbone: str = "efficientnet_lite0"
@@ -42,6 +45,7 @@ class EncoderConfig:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     norm_eps: float | None = None
+    fine_stage: int | None = None
     attention: str = ""
     attention_after: tuple[int, ...] = ()
     attention_options: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +82,10 @@ class EncoderConfig:
             )
         if type(self.pad) is not bool:
             raise OptionError(f"the encoder's pad must be true or false, not {self.pad!r}")
+        if self.fine_stage is not None and (type(self.fine_stage) is not int or self.fine_stage < 0):
+            raise OptionError(f"fine_stage names a stage from 0, not {self.fine_stage!r}")
+        if self.fine_stage is not None and self.pad:
+            raise OptionError("fine maps need pictures that fill the input", remedy="leave out pad, or fine_stage")
 
 
 def _is_number(value: object) -> bool:
@@ -111,9 +119,34 @@ class GridEncoder(nn.Module):
         self._add_attention(config)
         # On a CPU, depthwise convolutions over interleaved channels are three times as fast.
         interleave_channels(self.stages)
-        self.channels, self.grid_shape = _measure(self.stages, _side(config))
+        self._set_sizes()
         self.update_statistics = False
         self.train_from(None)
+
+    def _set_sizes(self) -> None:
+        """Channels and shape of the grids, for pictures of the configuration's side. Raises OptionError."""
+        side, fine = _side(self.config), self.config.fine_stage
+        self.channels, self.grid_shape = _measure(self.stages, side)
+        self.fine_channels = 0
+        if fine is not None:
+            if fine >= len(self.stages) - 1:
+                raise OptionError(
+                    f"fine_stage {fine} is no earlier one of the stages 0 to {len(self.stages) - 1} of "
+                    f"{self.config.backbone}",
+                    remedy="give a smaller fine_stage",
+                )
+            self.fine_channels = _channels(self.stages, side)[fine]
+
+    @property
+    def vector_width(self) -> int:
+        """Numbers of each cell of a grid: the channels, and those of the 2 x 2 parts of the fine stage."""
+        return self.channels + FINER * FINER * self.fine_channels
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """(rows, columns) of the maps: the grid's, or twice as many with a fine stage."""
+        height, width = self.grid_shape
+        return (FINER * height, FINER * width) if self.fine_channels else (height, width)
 
     def _add_attention(self, config: EncoderConfig) -> None:
         """Put the blocks of the configuration behind their stages. Raises OptionError where there is no such stage."""
@@ -136,14 +169,21 @@ class GridEncoder(nn.Module):
         Args:
             pixels: (B, 3, side, side), normalised as the configuration says.
             mask: (B, h, w), True where a cell holds picture; None where every cell does.
+
+        Returns:
+            The grid. With a fine stage each vector is that of the last stage, then those of the cell's 2 x 2 parts;
+            `captioner.model.fine_maps.split_fine` takes them apart.
         """
-        features = self.stages(pixels.to(memory_format=torch.channels_last))  # (B, D, h, w)
-        height, width = features.shape[2:]
-        return Grid(
-            features.permute(0, 2, 3, 1).flatten(1, 2),
-            (height, width),
-            None if mask is None else mask.flatten(1),
-        )
+        x, fine = pixels.to(memory_format=torch.channels_last), None
+        for i, stage in enumerate(self.stages):
+            x = stage(x)  # (B, D, h, w)
+            if i == self.config.fine_stage:
+                fine = x
+        height, width = x.shape[2:]
+        vectors = x.permute(0, 2, 3, 1).flatten(1, 2)
+        if fine is not None:
+            vectors = torch.cat((vectors, parts_of_cells(fine, (height, width)).to(vectors.dtype)), 2)
+        return Grid(vectors, (height, width), None if mask is None else mask.flatten(1))
 
     def set_side(self, side: int) -> None:
         """Take pictures of another size from now on. No weight changes, but the grid gets more or fewer cells.
@@ -156,7 +196,7 @@ class GridEncoder(nn.Module):
         """
         self.config = replace(self.config, side=side)
         training = self.stages.training
-        self.channels, self.grid_shape = _measure(self.stages, _side(self.config))
+        self._set_sizes()
         self.train(training)
 
     def train_from(self, stage: int | None, *, update_statistics: bool = False) -> None:

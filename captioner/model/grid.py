@@ -22,6 +22,8 @@ class Grid:
         frames: of a clip, whose cells follow one another frame by frame; 1 for a picture.
         sources: (B, L, frames * h * w), the weight of every cell in each vector, which sum to 1; None where the vectors
             are the cells.
+        fine: (B, frames * h * w, 4 F), the features of the 2 x 2 parts of each cell, which finer maps are made of; None
+            without. See `captioner.model.fine_maps`.
         weights: what the refiner weighed with, by name, where it has such weights; see its docstring. For
             instance "spatial" (B, h * w) or "channels" (B, D).
     """
@@ -31,6 +33,7 @@ class Grid:
     mask: Tensor | None = None
     frames: int = 1
     sources: Tensor | None = None
+    fine: Tensor | None = None
     weights: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,7 +72,8 @@ class Grid:
         mask = None if grid.mask is None else grid.mask.reshape(1, -1)
         # A frame's vectors are of its own cells.
         sources = None if grid.sources is None else torch.block_diag(*grid.sources)[None]
-        return cls(grid.features.flatten(0, 1)[None], grid.shape, mask, frames=len(grid), sources=sources)
+        fine = None if grid.fine is None else grid.fine.flatten(0, 1)[None]
+        return cls(grid.features.flatten(0, 1)[None], grid.shape, mask, frames=len(grid), sources=sources, fine=fine)
 
 
 def maps_of(weights: Tensor, shape: tuple[int, int], *, frames: int = 1, sources: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from captioner.errors import OptionError
 from captioner.model.attention.adaptive import VisualSentinel
 from captioner.model.attention.base import Attended, AttentionCache, build_attention
 from captioner.model.decoder import DECODERS, Decoded, Decoder, Step, captions_per_picture, still_reading
+from captioner.model.fine_maps import FineMaps, maps_of_parts
 from captioner.model.grid import Grid
 
 
@@ -32,6 +33,8 @@ class LSTMConfig:
             2017, "Knowing When to Look", figure 2b) rather than with the one before it (Xu et al. 2015, eq. 4). The
             map then knows the word it follows. Without it, a visual sentinel ("adaptive") is gated from the memory cell
             of the step before: there is no newer one yet, which departs from equation 10 of Lu et al. 2017.
+        fine_width: of queries and keys of `captioner.model.fine_maps.FineMaps`, which gives maps of twice the grid's
+            resolution; 0 for maps of the cells. The encoder then needs a fine stage.
         dropout: on embeddings and in the output.
     """
 
@@ -44,6 +47,7 @@ class LSTMConfig:
     heads: int = 8
     map_heads: tuple[int, ...] = ()
     attend_after_lstm: bool = True
+    fine_width: int = 0
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
@@ -51,6 +55,8 @@ class LSTMConfig:
         for name in ("width", "embedding", "output_hidden", "attention_width", "heads"):
             if getattr(self, name) < 1:
                 raise OptionError(f"the decoder's {name} must be positive, not {getattr(self, name)}")
+        if type(self.fine_width) is not int or self.fine_width < 0:
+            raise OptionError(f"the decoder's fine_width must be a whole number from 0, not {self.fine_width!r}")
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
         for head in self.map_heads:
@@ -60,20 +66,22 @@ class LSTMConfig:
 
 @dataclass(frozen=True)
 class LSTMState:
-    """Hidden state and cell of N rows, their last context, the weights of the step before where the attention takes
-    them, and the attention's cache of B grids."""
+    """Hidden state and cell of N rows, their last context, the attention's cache of B grids, the weights of the step
+    before where the attention takes them, and the keys of fine maps where there are such."""
 
     hidden: Tensor  # (N, width)
     cell: Tensor  # (N, width)
     context: Tensor  # (N, D)
     cache: AttentionCache
     previous: Tensor | None = None  # (N, L)
+    fine: Tensor | None = None  # (B, L * 4, fine_width)
 
     def select(self, rows: Tensor, images: Tensor | None = None) -> "LSTMState":
         """See `captioner.model.decoder.DecoderState.select`."""
         cache = self.cache if images is None else self.cache.select(images)
         previous = None if self.previous is None else self.previous[rows]
-        return LSTMState(self.hidden[rows], self.cell[rows], self.context[rows], cache, previous)
+        fine = self.fine if self.fine is None or images is None else self.fine[images]
+        return LSTMState(self.hidden[rows], self.cell[rows], self.context[rows], cache, previous, fine)
 
 
 @DECODERS.register_with("lstm", LSTMConfig)
@@ -91,7 +99,7 @@ class LSTMDecoder(Decoder):
 
     config: LSTMConfig
 
-    def __init__(self, *, vocabulary_size: int, image_width: int, config: LSTMConfig) -> None:
+    def __init__(self, *, vocabulary_size: int, image_width: int, config: LSTMConfig, fine_channels: int = 0) -> None:
         super().__init__()
         self.config = config
         self.heads = config.heads
@@ -110,6 +118,16 @@ class LSTMDecoder(Decoder):
             VisualSentinel(input_width=input_width, width=config.width) if "sentinel" in self.attention.takes else None
         )
         self._takes_previous = "previous" in self.attention.takes
+        self.fine = (
+            FineMaps(
+                query_width=config.width + config.embedding,
+                image_width=image_width,
+                fine_channels=fine_channels,
+                width=config.fine_width,
+            )
+            if config.fine_width
+            else None
+        )
         self.initial_hidden = nn.Linear(image_width, config.width)
         self.initial_cell = nn.Linear(image_width, config.width)
         self.gate = nn.Linear(config.width, 1)
@@ -138,6 +156,7 @@ class LSTMDecoder(Decoder):
             context=torch.zeros_like(mean),
             cache=self.attention.keys_values(grid),
             previous=_even(grid) if self._takes_previous else None,
+            fine=None if self.fine is None else self.fine.keys(grid),
         )
 
     def step(self, token: Tensor, state: LSTMState) -> Step:
@@ -147,7 +166,7 @@ class LSTMDecoder(Decoder):
         weights, off_grid = self._map(attended)
         return Step(
             logits=self._output(word, state.hidden, state.context),
-            map=state.cache.maps(weights),
+            map=self._maps(self._of_parts(weights, word, state), state.cache),
             off_grid=off_grid,
             state=state,
             attention=(attended.weights,),
@@ -174,7 +193,7 @@ class LSTMDecoder(Decoder):
             weights, off = self._map(attended, rows)
             hidden.append(state.hidden)
             contexts.append(state.context)
-            maps.append(weights)
+            maps.append(self._of_parts(weights, word, state, rows))
             off_grid.append(off)
             heads.append(attended.weights)
             for name, value in attended.others.items():
@@ -184,7 +203,7 @@ class LSTMDecoder(Decoder):
         logits = self._output(words, torch.cat(hidden), torch.cat(contexts))
         return Decoded(
             logits=_at(place, logits, tokens),
-            maps=grid.maps(_at(place, torch.cat(maps), tokens)),
+            maps=self._maps(_at(place, torch.cat(maps), tokens), state.cache),
             off_grid=_at(place, torch.cat(off_grid), tokens),
             attention=tuple(heads) if attention else (),
             others={name: _at(place, torch.cat(values), tokens) for name, values in others.items()},
@@ -220,14 +239,10 @@ class LSTMDecoder(Decoder):
         ``taken`` is what the attention takes beside the query, each (N, ...).
         """
 
-        def per_picture(x: Tensor) -> Tensor:
-            if rows is not None:  # the attention takes as many rows of every picture
-                x = x.new_zeros(len(rows), x.shape[1]).masked_scatter(rows[:, None], x)
-            shaped: Tensor = x.unflatten(0, (cache.keys.shape[0], -1))  # (B, k, ...)
-            return shaped
-
-        query = per_picture(self.query_norm(hidden))
-        attended: Attended = self.attention(query, cache, **{name: per_picture(x) for name, x in taken.items()})
+        pictures = cache.keys.shape[0]
+        query = _per_picture(self.query_norm(hidden), pictures, rows)
+        others = {name: _per_picture(x, pictures, rows) for name, x in taken.items()}
+        attended: Attended = self.attention(query, cache, **others)
         context = attended.context.flatten(0, 1)
         if rows is not None:
             context = context[rows]
@@ -240,6 +255,22 @@ class LSTMDecoder(Decoder):
         off_grid = attended.off_grid[:, heads].mean(1).flatten(0, 1)
         return (weights, off_grid) if rows is None else (weights[rows], off_grid[rows])
 
+    def _of_parts(self, weights: Tensor, word: Tensor, state: LSTMState, rows: Tensor | None = None) -> Tensor:
+        """The weights (N, L) of the cells as those of their parts, (N, L * 4), where there are fine maps."""
+        if self.fine is None or state.fine is None:
+            return weights
+        pictures = state.fine.shape[0]
+        query = torch.cat((self.query_norm(state.hidden), word), 1)
+        query, weights = (_per_picture(x, pictures, rows) for x in (query, weights))
+        found: Tensor = self.fine(query, state.fine, weights).flatten(0, 1)
+        return found if rows is None else found[rows]
+
+    def _maps(self, weights: Tensor, cache: AttentionCache) -> Tensor:
+        """What `_of_parts` returned, (N, ..., L) or (N, ..., L * 4), as maps (N, ..., h, w) or of twice the size."""
+        if self.fine is None:
+            return cache.maps(weights)
+        return maps_of_parts(weights, cache.shape, frames=cache.frames)
+
     def _output(self, word: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """Logits (..., V) from word embedding, hidden state and context."""
         x = word + self.hidden_to_embedding(self.dropout(hidden)) + self.context_to_embedding(context)
@@ -250,6 +281,17 @@ class LSTMDecoder(Decoder):
 def _at(place: tuple[Tensor, ...], values: Tensor, tokens: Tensor) -> Tensor:
     """Values (P, ...) at their rows and steps, (N, T, ...), 0 elsewhere."""
     return values.new_zeros(*tokens.shape, *values.shape[1:]).index_put(place, values)
+
+
+def _per_picture(x: Tensor, pictures: int, rows: Tensor | None) -> Tensor:
+    """Values (N, ...) of the rows of B pictures, (B, k, ...): the attention takes as many rows of every picture.
+
+    ``rows`` (M,) is True for the N rows of a batch that these are; None where they are all of it.
+    """
+    if rows is not None:
+        x = x.new_zeros(len(rows), x.shape[1]).masked_scatter(rows[:, None], x)
+    shaped: Tensor = x.unflatten(0, (pictures, -1))
+    return shaped
 
 
 def _even(grid: Grid) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.backends.base import Backend, Encoded, Pixels, Scored
+from captioner.backends.base import Backend, Encoded, HasFineMaps, Pixels, Scored
 from captioner.decoding import Hypothesis
 from captioner.explain.occlusion import occlusion_maps
 from captioner.explain.postprocess import postprocess
@@ -126,7 +126,10 @@ def _occlude(
     def score_variants(variants: Sequence[Pixels]) -> NDArray[np.float32]:
         return log_probabilities(backend, variants, prepared.geometry, captions)
 
-    maps = occlusion_maps(prepared.pixels, prepared.geometry, options.block, score_variants)
+    scale = backend.map_scale if isinstance(backend, HasFineMaps) else 1
+    rows, columns = prepared.geometry.grid
+    cells = replace(prepared.geometry, grid=(rows // scale, columns // scale))  # a block is of the grid's cells
+    maps = occlusion_maps(prepared.pixels, cells, options.block, score_variants).repeat(scale, 2).repeat(scale, 3)
     return [
         replace(one, maps=ours[: len(one.log_p)], off_grid=np.zeros_like(one.log_p))
         for one, ours in zip(scored, maps, strict=True)

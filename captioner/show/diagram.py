@@ -140,7 +140,7 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
         node("query", f"query\n{space}", "data"),
         node("scores", f"scores\n{mechanism.score}\n{heads} x {vectors}", "part"),
         node("weights", f"weights\n{mechanism.weigh}\n{heads} x {vectors}", "weights"),
-        node("map", _map_label(decoder, grid, pooled), "weights"),
+        node("map", _map_label(decoder, _doubled(grid) if decoder.get("fine_width") else grid, pooled), "weights"),
         node("context", f"context\n{mechanism.context}\n{width}", "data"),
         node("word", f"next word\none of {len(header['vocabulary']) - len(SPECIAL):,}, or the end", "words"),
     ]
@@ -149,9 +149,14 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
         "grid -> keys -> scores",
         "grid -> values -> context",
         "read -> decoder -> query -> scores -> weights -> context -> word",
-        "weights -> map",
         "decoder -> word",
     ]
+    if fine := decoder.get("fine_width"):
+        nodes += _fine_nodes(header, grid)
+        edges += ["encoder -> fine -> parts", "grid -> parts", "weights -> parts -> map"]
+        edges.append(f'decoder -> parts [label="query {fine}"]')
+    else:
+        edges.append("weights -> map")
     if not transformer:
         edges.append('context -> decoder [style=dashed, label="next step", constraint=false]')
     if mechanism.beside is not None:
@@ -204,6 +209,25 @@ class PictureSide:
             node("grid", f"{vectors} {'vectors' if pooled else 'cells'} x {width}", "data"),
         )
         return cls(nodes, vectors, width, pooled)
+
+
+def _doubled(grid: tuple[int, int]) -> tuple[int, int]:
+    """The shape of the parts of a grid's cells; see `captioner.model.fine_maps`."""
+    return 2 * grid[0], 2 * grid[1]
+
+
+def _fine_nodes(header: Mapping[str, Any], grid: tuple[int, int]) -> tuple[str, ...]:
+    """The features of the parts of cells, and how they are weighed."""
+    stage, (height, width) = header["config"]["encoder"].get("fine_stage"), _doubled(grid)
+    channels = next(iter(header["tensors"].get("decoder.fine.part_norm.weight", {}).get("shape", ())), "F")
+    return (
+        node("fine", f"feature maps of stage {stage}\n{height} x {width} x {channels}", "data"),
+        node(
+            "parts",
+            f"fine map\nsoftmax over the parts of the cells\nof log weight + q · k\n{height} x {width}",
+            "weights",
+        ),
+    )
 
 
 def _vectors(refiner: Mapping[str, Any], cells: int) -> tuple[int, bool]:

@@ -31,7 +31,7 @@ class GridCache:
         self.encoder, self.images = encoder, images
         self.views = 2 if mirrored else 1
         cells = encoder.grid_shape[0] * encoder.grid_shape[1]
-        self.shape = (len(images), self.views, cells, encoder.channels)
+        self.shape = (len(images), self.views, cells, encoder.vector_width)
         self.file = folder / f"grids-{self._fingerprint()}.npy"
         self.masks = folder / f"{self.file.stem}-masks.npy"
 

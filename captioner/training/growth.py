@@ -1,14 +1,15 @@
-"""A trained model that gets further words, or a place off the grid."""
+"""A trained model that gets further words, a place off the grid, or fine maps."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from captioner.checkpoint import Checkpoint
 from captioner.errors import DataError
-from captioner.model.caption_model import CaptionModel
+from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
@@ -75,12 +76,46 @@ def add_slots(start: Checkpoint, decoder_options: Mapping[str, Any]) -> Checkpoi
         return start
     options = dict(decoder_options.get("attention_options", {}))
     config = replace(config, attention="memory", attention_options=options)
-    model = CaptionModel(replace(start.model.config, decoder=config), vocabulary_size=len(start.vocabulary))
-    before = start.model.state_dict()
+    model, added = _rebuilt(start, replace(start.model.config, decoder=config))
+    with torch.no_grad():
+        for tensor in added:
+            tensor.zero_()
+    return replace(start, model=model)
+
+
+def add_fine_maps(
+    start: Checkpoint, encoder_options: Mapping[str, Any], decoder_options: Mapping[str, Any]
+) -> Checkpoint:
+    """The model with fine maps, where the options ask for them and it has none; see `captioner.model.fine_maps`.
+
+    Its words stay what they are, and so do its maps, each cell in equal parts, until the fine maps have learned.
+
+    Args:
+        start: the model; it is not changed.
+        encoder_options, decoder_options: of the recipe: ``{"fine_stage": 5}`` and ``{"fine_width": 64}``.
+
+    Returns:
+        The new model, or ``start`` where nothing is to be added.
+
+    Raises:
+        OptionError: one option without the other, or a decoder or an encoder that cannot have them.
+    """
+    config, stage, width = start.model.config, encoder_options.get("fine_stage"), decoder_options.get("fine_width", 0)
+    if config.encoder.fine_stage is not None or (stage is None and not width):
+        return start
+    encoder, decoder = replace(config.encoder, fine_stage=stage), replace(config.decoder, fine_width=width)
+    model, _ = _rebuilt(start, replace(config, encoder=encoder, decoder=decoder))
+    return replace(start, model=model)
+
+
+def _rebuilt(start: Checkpoint, config: ModelConfig) -> tuple[CaptionModel, list[Tensor]]:
+    """A model of another configuration with the weights of a model, and those of its weights that this one lacks."""
+    model = CaptionModel(config, vocabulary_size=len(start.vocabulary))
+    before, added = start.model.state_dict(), []
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name in before:
                 tensor.copy_(before[name])
             else:
-                tensor.zero_()
-    return replace(start, model=model.train(start.model.training))
+                added.append(tensor)
+    return model.train(start.model.training), added

@@ -43,7 +43,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor] | _Unreadable]):
     def __init__(self, images: Sequence[Picture], encoder: GridEncoder) -> None:
         self.images = images
         self.side, self.pad = encoder.config.side or 0, encoder.config.pad
-        self.grid = encoder.grid_shape
+        self.grid = encoder.map_shape
 
     def __len__(self) -> int:
         return len(self.images)

@@ -61,7 +61,7 @@ FILES = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
 """Options that name a file."""
 
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
-    "objective": ("cross_entropy", "self_critical", "language_model", "answers"),
+    "objective": ("cross_entropy", "self_critical", "language_model", "maps", "answers"),
     "decoder": ("lstm", "transformer"),
     "answerer": ("hierarchical", "pooled"),
     "backbone": (
@@ -121,7 +121,8 @@ class Recipe:
 
     ``objective`` names an entry of `captioner.training.tasks.TASKS`: "cross_entropy" on the captions of pictures,
     "self_critical" training on CIDEr-D, which starts from a trained model, "language_model", which trains the
-    decoder alone on captions without pictures, or "answers", which trains a model that answers questions. Runs are
+    decoder alone on captions without pictures, "maps", which trains the fine maps of a trained model on boxes and
+    nothing else, or "answers", which trains a model that answers questions. Runs are
     chained by ``start_from``, ``encoder_from`` and ``decoder_from``.
 
     The encoder is trained in two phases: it is frozen for ``frozen_epochs``, then it is trained from the stage
@@ -134,7 +135,8 @@ class Recipe:
 
     objective: str = _part(
         "cross_entropy",
-        "cross_entropy, self_critical (on CIDEr-D), language_model (captions without pictures), answers (questions)",
+        "cross_entropy, self_critical (on CIDEr-D), language_model (captions without pictures), maps (boxes, for fine "
+        "maps alone), answers (questions)",
     )
     decoder: str = _part("lstm", _names("decoder"))
     decoder_options: dict[str, Any] = field(
@@ -299,7 +301,7 @@ class Recipe:
         a model file decided. ``encoder_options`` stay where any was set, since the side may be changed."""
         shown = {name: "/".join(Path(getattr(self, name)).parts[-2:]) for name in FILES}
         found = {**self.as_dict(), **shown}
-        # The side of the pictures and slots of memory may be set for a model that is started from.
+        # The side of the pictures, slots of memory and fine maps may be set for a model that is started from.
         kept = {"encoder_options"} if self.encoder_options else set()
         if added := {name: self.decoder_options[name] for name in _ADDED if name in self.decoder_options}:
             kept.add("decoder_options")
@@ -308,7 +310,8 @@ class Recipe:
         return {name: value for name, value in found.items() if name not in self.given - kept}
 
 
-_ADDED = ("attention", "attention_options")  # of the decoder's options, what a model that is started from may gain
+_ADDED = ("attention", "attention_options", "fine_width")
+"""Of the decoder's options, what a model that is started from may gain."""
 
 
 def options() -> tuple["Field[Any]", ...]:

@@ -24,7 +24,7 @@ from captioner.options import MapOptions
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import START, Vocabulary
 from captioner.training.aliases import current
-from captioner.training.growth import add_slots, grow
+from captioner.training.growth import add_fine_maps, add_slots, grow
 from captioner.training.recipe import Recipe, default_of, options
 
 Model = TypeVar("Model", CaptionModel, AnswerModel)
@@ -49,6 +49,7 @@ def first_model(
     if recipe.start_from:
         start = add_slots(load_checkpoint(recipe.start_from), recipe.decoder_options)
         with naming_options():
+            start = add_fine_maps(start, recipe.encoder_options, recipe.decoder_options)
             model = with_options(start.model, "decoder", recipe.decoder_options, vocabulary_size=len(start.vocabulary))
         start = replace(start, model=model)
         set_side(recipe, start.model)
@@ -119,7 +120,7 @@ def try_once(model: CaptionModel | AnswerModel, tokens: Tensor) -> None:
     """
     training = model.training
     height, width = model.encoder.grid_shape
-    blank = Grid(torch.zeros(1, height * width, model.encoder.channels), (height, width))
+    blank = Grid(torch.zeros(1, height * width, model.encoder.vector_width), (height, width))
     model.eval()(blank, tokens)
     model.train(training)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from captioner.errors import OptionError
 from captioner.model.caption_model import CaptionModel, ModelConfig
@@ -16,6 +17,7 @@ from captioner.model.transformer import TransformerConfig
 from captioner.tokenizer.vocabulary import END, PAD, START
 
 LSTM = LSTMConfig(width=24, embedding=16, output_hidden=16, attention_width=16, heads=2)
+FINE_CHANNELS = 64  # of the stage 1 of "tiny"
 TRANSFORMER = TransformerConfig(width=16, layers=3, heads=2, hidden=32)
 CONFIGS = {
     "lstm": LSTM,
@@ -27,6 +29,8 @@ CONFIGS = {
     "lstm of the paper, local_previous": replace(
         LSTM, attention="local_previous", heads=1, attention_options={"window": 1.5}, attend_after_lstm=False
     ),
+    "lstm, fine maps": replace(LSTM, attention="memory", attention_options={"slots": 1}, map_heads=(1,), fine_width=8),
+    "lstm of the paper, fine maps": replace(LSTM, attention="additive", heads=1, attend_after_lstm=False, fine_width=8),
     "lstm, hierarchical": replace(LSTM, attention="hierarchical", heads=1, attention_options={"regions": 2}),
     "transformer": TRANSFORMER,
     "transformer, memory": replace(TRANSFORMER, layers=2, attention="memory", attention_options={"slots": 3}),
@@ -36,10 +40,21 @@ CONFIGS = {
 
 def build(config: LSTMConfig | TransformerConfig) -> CaptionModel:
     torch.manual_seed(0)
+    stage = 1 if getattr(config, "fine_width", 0) else None
     whole = ModelConfig(
-        encoder=EncoderConfig(backbone="tiny", side=64), refiner=RefinerConfig(width=16, layers=1), decoder=config
+        encoder=EncoderConfig(backbone="tiny", side=64, fine_stage=stage),
+        refiner=RefinerConfig(width=16, layers=1),
+        decoder=config,
     )
-    return CaptionModel(whole, vocabulary_size=30).eval()
+    model = CaptionModel(whole, vocabulary_size=30).eval()
+    if stage is not None:
+        nn.init.normal_(model.decoder.fine.query.weight)  # as if it had learned
+    return model
+
+
+def map_shape(model: CaptionModel) -> tuple[int, int]:
+    """Of the maps of the grids that `made` makes."""
+    return (6, 8) if model.encoder.fine_channels else (3, 4)
 
 
 def forward(decoder: Decoder, grid: Grid, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,14 +76,15 @@ def made(copies: int) -> tuple[Grid, torch.Tensor]:
     mask[1, 8:] = False
     tokens = torch.randint(4, 30, (2 * copies, 7), generator=generator)
     tokens[:, 0] = START
-    return Grid(torch.randn(2, 12, 16, generator=generator), (3, 4), mask), tokens
+    features, fine = (torch.randn(2, 12, size, generator=generator) for size in (16, 4 * FINE_CHANNELS))
+    return Grid(features, (3, 4), mask, fine=fine), tokens
 
 
 def test_teacher_forcing_equals_stepping(model: CaptionModel) -> None:
     grid, tokens = made(copies=3)
     logits, maps = forward(model.decoder, grid, tokens)
     assert logits.shape == (6, 7, 30)
-    assert maps.shape == (6, 7, 3, 4)
+    assert maps.shape == (6, 7, *map_shape(model))
     state = model.decoder.begin(grid).select(torch.tensor([0, 0, 0, 1, 1, 1]))
     for t in range(7):
         step = model.decoder.step(tokens[:, t], state)
@@ -85,16 +101,14 @@ def test_maps_sum_to_one_over_the_cells_that_hold_picture(model: CaptionModel) -
     has_more = {"adaptive", "memory"} & {model.decoder.config.attention}
     assert bool(decoded.off_grid.max() > 0) == bool(has_more)
     assert maps.min() >= 0
-    assert maps[2:, :, 2].abs().max() == 0, "the second picture ends after two rows"
+    assert maps[2:, :, 2 * map_shape(model)[0] // 3 :].abs().max() == 0, "the second picture ends after two rows"
 
 
 def test_a_caption_depends_on_no_other_caption(model: CaptionModel) -> None:
     grid, tokens = made(copies=3)
     logits, _ = forward(model.decoder, grid, tokens)
     for row in range(6):
-        one = slice(row // 3, row // 3 + 1)
-        assert grid.mask is not None
-        alone, _ = forward(model.decoder, Grid(grid.features[one], (3, 4), grid.mask[one]), tokens[row : row + 1])
+        alone, _ = forward(model.decoder, grid.select(torch.tensor([row // 3])), tokens[row : row + 1])
         torch.testing.assert_close(alone[0], logits[row], rtol=0, atol=1e-5)
 
 

@@ -71,6 +71,8 @@ def test_phrases_supervise_the_training_split_alone(plain: tuple[Path, Path]) ->
     assert [record.image for record in found] == [record.image for record in records]
     assert {record.split for record in found if any(record.boxes)} == {"train"}
     assert sum(any(record.boxes) for record in found) > 50
+    of_maps = _with_phrase_boxes(records, [phrases], replace(recipe, objective="maps", start_from="default"))
+    assert {record.split for record in of_maps if any(record.boxes)} == {"train", "dev"}, "their dev score needs them"
     with pytest.raises(OptionError, match="map_supervision"):
         _with_phrase_boxes(records, [phrases], Recipe())
     with pytest.raises(OptionError, match="language_model"):

@@ -4,6 +4,7 @@ from captioner.training.tasks.answers import AnswerTask
 from captioner.training.tasks.base import TASKS, Batches, Forward, Part, Task, TaskContext
 from captioner.training.tasks.cross_entropy import CrossEntropy
 from captioner.training.tasks.language_model import LanguageModel
+from captioner.training.tasks.maps import MapsTask
 from captioner.training.tasks.self_critical import SelfCritical
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "CrossEntropy",
     "Forward",
     "LanguageModel",
+    "MapsTask",
     "Part",
     "SelfCritical",
     "Task",

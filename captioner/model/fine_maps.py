@@ -1,0 +1,131 @@
+"""Fine maps: maps of twice the grid's resolution, by attention from coarse to fine.
+
+The cells of a CNN's last stage are large: things smaller than one cannot be pointed at. An earlier stage has cells of
+half the side, and knows less of what they show. Here a word's attention to the cells, which the decoder computes and
+reads, is multiplied by a second attention to the 2 x 2 parts of each cell, which compares the word with features of
+both stages: a lateral connection, as in the feature pyramids of Lin et al. 2017 (https://arxiv.org/abs/1612.03144), in
+attention from coarse to fine, after Deng et al. 2017, "Image-to-Markup Generation with Coarse-to-Fine Attention"
+(https://arxiv.org/abs/1609.04938). Words do not depend on it.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captioner.errors import OptionError
+from captioner.model.attention.base import masked_softmax
+from captioner.model.grid import Grid
+
+FINER = 2
+"""Parts of a cell's side."""
+_LEAST = 1e-6  # of the weight of a cell, before its logarithm
+
+
+def parts_of_cells(features: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Features (B, F, H, W) of an earlier stage as those of the parts of the cells of a grid, (B, h * w, 4 F).
+
+    They are brought to (2 h, 2 w) by bilinear interpolation. The parts of a cell are row-major, each F numbers.
+    """
+    height, width = shape
+    resized = F.interpolate(features.float(), (FINER * height, FINER * width), mode="bilinear", align_corners=False)
+    parts = resized.unflatten(3, (width, FINER)).unflatten(2, (height, FINER))  # (B, F, h, 2, w, 2)
+    found: Tensor = parts.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return found
+
+
+def split_fine(grid: Grid, channels: int) -> Grid:
+    """The encoder's grid with `Grid.fine`, of vectors (B, L, channels + 4 F); without a fine stage as it was."""
+    if grid.features.shape[2] == channels:
+        return grid
+    features, fine = grid.features[:, :, :channels], grid.features[:, :, channels:]
+    return replace(grid, features=features, fine=fine)
+
+
+def repeat_cells(maps: Tensor) -> Tensor:
+    """Maps (..., h, w) as maps (..., 2 h, 2 w) of the same sum, each cell in equal parts."""
+    return maps.repeat_interleave(FINER, -2).repeat_interleave(FINER, -1) / FINER**2
+
+
+class FineMaps(nn.Module):
+    """The weight of the parts of each cell, of a word's weights of the cells.
+
+    ``m_ip = a_i^t exp(q . k_ip) / sum_jr a_j^t exp(q . k_jr)`` times the weight that is on the grid, for cells i and
+    parts p: with the word's weights a, its query q, a learned exponent t, and keys
+    ``k_ip = W relu(W_c norm(c_i) + W_f norm(f_ip))`` of the cell's refined features c and the part's features f.
+
+    Args:
+        query_width: of the decoder's queries.
+        image_width: of the refined grid.
+        fine_channels: F, of the encoder's fine stage.
+        width: of queries and keys.
+        dropout: on queries, and on whole channels of the parts.
+    """
+
+    def __init__(
+        self, *, query_width: int, image_width: int, fine_channels: int, width: int, dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.fine_channels = fine_channels
+        self.query = nn.Linear(query_width, width)
+        self.cell_norm, self.part_norm = nn.LayerNorm(image_width), nn.LayerNorm(fine_channels)
+        self.cell, self.part = nn.Linear(image_width, width), nn.Linear(fine_channels, width)
+        self.key = nn.Linear(width, width)
+        self.exponent = nn.Parameter(torch.ones(()))
+        self.dropout, self.channel_dropout = nn.Dropout(dropout), nn.Dropout1d(dropout / 2)
+        nn.init.zeros_(self.query.weight)  # at first each cell in equal parts
+        nn.init.zeros_(self.query.bias)
+
+    def keys(self, grid: Grid) -> Tensor:
+        """The keys of the parts of a refined grid, (B, L * 4, width), the parts of a cell in a row.
+
+        Raises:
+            OptionError: the grid has no fine features, or its vectors are not the cells.
+        """
+        if grid.fine is None or grid.sources is not None:
+            raise OptionError(
+                "fine maps need a fine stage of the encoder, and a refiner that keeps the cells",
+                remedy="set the encoder's fine_stage, or leave fine_width out of decoder_options",
+            )
+        parts = grid.fine.unflatten(2, (FINER * FINER, self.fine_channels)).flatten(1, 2)  # (B, L * 4, F)
+        parts = self.channel_dropout(parts.transpose(1, 2)).transpose(1, 2)
+        cells = self.cell(self.cell_norm(grid.features)).repeat_interleave(FINER * FINER, 1)
+        keys: Tensor = self.key(torch.relu(cells + self.part(self.part_norm(parts))))
+        return keys
+
+    def forward(self, query: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
+        """The weights of the parts.
+
+        Args:
+            query: (B, T, query_width), T words of each picture.
+            keys: what `keys` returned for the same pictures.
+            weights: (B, T, L), of the cells; what is missing to a sum of 1 is off the grid.
+
+        Returns:
+            (B, T, L * 4), of the same sums.
+        """
+        q = self.query(self.dropout(query)) / math.sqrt(keys.shape[2])
+        weights = weights.float()
+        whole = weights.sum(2, keepdim=True)
+        share = weights / whole.clamp(min=_LEAST)
+        prior = self.exponent * share.clamp(min=_LEAST).log()
+        scores = prior.repeat_interleave(FINER * FINER, 2) + (q @ keys.transpose(1, 2)).float()
+        held = (weights > 0).repeat_interleave(FINER * FINER, 2)  # cells that are masked, or beyond a window
+        found: Tensor = masked_softmax(scores, held) * whole
+        return found
+
+
+def maps_of_parts(weights: Tensor, shape: tuple[int, int], *, frames: int = 1) -> Tensor:
+    """Weights (N, ..., L * 4) of parts as maps (N, ..., 2 h, 2 w), or (N, ..., frames, 2 h, 2 w) of a clip.
+
+    Args:
+        weights: as `FineMaps` returns them.
+        shape: (h, w) of the grid.
+        frames: of a clip, whose cells follow one another frame by frame.
+    """
+    height, width = shape
+    parts = weights.unflatten(-1, (frames, height, width, FINER, FINER)).transpose(-2, -3)  # (..., h, 2, w, 2)
+    maps: Tensor = parts.flatten(-2).flatten(-3, -2)  # (N, ..., frames, 2 h, 2 w)
+    return maps if frames > 1 else maps.squeeze(-3)

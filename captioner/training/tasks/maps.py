@@ -1,0 +1,122 @@
+"""Training of a model's fine maps, on boxes, and of nothing else: its words stay what they are."""
+
+import torch
+from torch import Tensor
+
+from captioner.data.records import Record
+from captioner.errors import DataError, OptionError
+from captioner.model.caption_model import CaptionModel
+from captioner.model.fine_maps import FineMaps
+from captioner.training.batches import Batch, CaptionBatches
+from captioner.training.epoch import Figures
+from captioner.training.images import Images
+from captioner.training.recipe import Recipe, refuse_options
+from captioner.training.sizes import upright_size
+from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
+from captioner.training.tasks.cross_entropy import CrossEntropy
+
+
+@TASKS.register("maps")
+class MapsTask(CrossEntropy):
+    """The penalty on maps that miss the boxes of their words, for the fine maps of a trained model.
+
+    The dev score is the share of a map that lies in the boxes of its word, the mean over the words of dev captions that
+    have boxes.
+    """
+
+    def __init__(self, context: TaskContext) -> None:
+        super().__init__(context)
+        fine = getattr(context.model.decoder, "fine", None)
+        if not isinstance(fine, FineMaps):
+            raise OptionError(
+                "the model has no fine maps to train",
+                remedy='give encoder_options {"fine_stage": 5} and decoder_options {"fine_width": 64}',
+            )
+        self._fine = fine
+        for split, records in (("train", context.train), ("dev", context.dev)):
+            if not any(words for record in records for words in record.boxes):
+                raise DataError(
+                    f"no picture of the split '{split}' has boxes for the words of its captions",
+                    remedy="give --phrase-boxes, or JSON lines with boxes",
+                )
+
+    @staticmethod
+    def check(recipe: Recipe) -> None:
+        """Raises OptionError for options of words and of the encoder, which do not learn, and without a model."""
+        CrossEntropy.check(recipe)
+        if not recipe.start_from:
+            raise OptionError("the objective 'maps' goes on from a trained model", remedy="give start_from")
+        if not recipe.map_supervision:
+            raise OptionError("the objective 'maps' learns from boxes", remedy="give map_supervision 1")
+        if recipe.frozen_epochs < recipe.epochs:
+            raise OptionError(
+                f"frozen_epochs is {recipe.frozen_epochs} of {recipe.epochs} epochs, and the objective 'maps' trains "
+                "no encoder",
+                remedy=f"set frozen_epochs {recipe.epochs}",
+            )
+        refuse_options(
+            recipe,
+            "teacher",
+            "grow_vocabulary",
+            "word_dropout",
+            "scheduled_sampling",
+            "off_grid_supervision",
+            "map_regularisation",
+            "rehearsal",
+        )
+
+    def set_trainable(self, *, frozen: bool) -> None:
+        """The fine maps alone; all else is as in evaluation."""
+        model = self.context.model
+        self._frozen = self.recipe.cache
+        model.encoder.train_from(None)
+        model.requires_grad_(False)
+        model.eval()
+        self._fine.requires_grad_(True).train()
+
+    def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
+        """See `captioner.training.tasks.Task.loss`."""
+        decoded = forward(images, part.batch.tokens[:, :-1].to(next(self.context.model.parameters()).device))
+        targets = part.batch.tokens[:, 1:]
+        return self.map_loss(decoded.maps.float(), decoded.off_grid.float(), targets, part, images)
+
+    @torch.inference_mode()
+    def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:
+        """The mean share of the maps in boxes, and how often the strongest cell's centre lies in one."""
+        processes, recipe = self.context.processes, self.recipe
+        boxed = [record for record in self.context.dev if any(record.boxes)]
+        mine = boxed[processes.rank :: processes.count]
+        grids = self._dev_grids.refined(
+            model, mine, frozen=self._frozen, device=processes.device, workers=recipe.workers
+        )
+        inside = strongest = words = 0.0
+        at = 0
+        for grid in grids:
+            for i in range(len(grid)):
+                batch, geometry = self._read(mine[at]), self.context.images.geometry(upright_size(mine[at].image))
+                at += 1
+                one = grid.select(torch.tensor([i], device=processes.device))
+                decoded = model.decoder(one, batch.tokens[:, :-1].to(processes.device))
+                maps = decoded.maps[:, self.context.map_delay :].float().cpu()
+                targets = batch.map_targets([geometry])[:, : maps.shape[1]]
+                known = targets.amax((2, 3)) > 0
+                maps, targets = maps[known].flatten(1), targets[known].flatten(1)
+                inside += (maps * targets).sum().item()
+                strongest += targets.gather(1, maps.argmax(1, keepdim=True)).sum().item()
+                words += len(maps)
+        inside, strongest, words = processes.sum([inside, strongest, words])
+        figures = {"inside": inside / max(1.0, words), "strongest_inside": strongest / max(1.0, words)}
+        return figures["inside"], figures
+
+    def _read(self, record: Record) -> Batch:
+        """All captions of a picture."""
+        batches = CaptionBatches(
+            [record],
+            self.context.vocabulary,
+            batch_pictures=1,
+            captions_per_picture=len(record.captions),
+            max_length=self.recipe.max_length,
+            horizontal_flip=False,
+            seed=0,
+        )
+        return next(batches.epoch(0))
