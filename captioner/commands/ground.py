@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(options)
     map_options = MapOptions.stored({} if options.plain else dict(model.about), options.explain)
     if options.plain:
-        model.model.set_map_heads(())
+        model.model.set_plain_maps()
     captions, failed = _ground(options, model, records, ground_truth, map_options, sources)
     reports = {}
     for source in sources:

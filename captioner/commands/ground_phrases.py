@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(options)
     map_options = MapOptions.stored({} if options.plain else dict(model.about), options.explain)
     if options.plain:
-        model.model.set_map_heads(())
+        model.model.set_plain_maps()
     scores, words, failed = _ground(model, records, phrases, map_options)
     if not scores:
         reason = f"none of its {len(records)} pictures opens" if failed == len(records) else "no phrase has boxes"

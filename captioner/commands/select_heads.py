@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs
 from captioner.commands.packages import require
 from captioner.commands.ranges import check_not_negative, check_positive, check_split
-from captioner.errors import DataError
+from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from captioner.data.records import Record
@@ -63,6 +63,11 @@ def run(options: argparse.Namespace) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     model = load(options.model, device=options.device, backend="torch")
+    if getattr(model.model.decoder, "fine", None) is not None:
+        raise OptionError(
+            f"{model.name} has fine maps, which were learned for the heads that it has",
+            remedy="choose heads before fine maps are trained",
+        )
     samples: list[HeadSample] = []
     failed = 0
     for found in _read_all(options, model, records, ground_truth):

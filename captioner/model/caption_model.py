@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.model.decoder import DECODERS, Decoded
 from captioner.model.encoder import EncoderConfig, GridEncoder
-from captioner.model.fine_maps import split_fine
+from captioner.model.fine_maps import FineMaps, split_fine
 from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import REFINERS, RefinerConfig
@@ -122,6 +122,13 @@ class CaptionModel(nn.Module):
         """Choose the heads whose mean is a word's map, as ``layer * heads + head``; empty for the decoder's default."""
         self.decoder.config = self.decoder.config_with_map_heads(heads)
         self.config = replace(self.config, decoder=self.decoder.config)
+
+    def set_plain_maps(self) -> None:
+        """Make maps of all heads of the last attention layer, each cell of a fine map in equal parts."""
+        self.set_map_heads(())
+        fine = getattr(self.decoder, "fine", None)
+        if isinstance(fine, FineMaps):
+            fine.divide_equally()
 
     def set_side(self, side: int) -> None:
         """Take pictures of another size from now on; see `GridEncoder.set_side`."""

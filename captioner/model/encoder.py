@@ -247,7 +247,7 @@ def _side(config: EncoderConfig) -> int:
 def _channels(stages: nn.Sequential, side: int) -> list[int]:
     """Channels of each stage's output, from one blank picture."""
     stages.eval()
-    features, found = torch.zeros(1, 3, side, side), []
+    features, found = torch.zeros(1, 3, side, side, device=next(stages.parameters()).device), []
     with torch.no_grad():
         for stage in stages:
             features = stage(features)

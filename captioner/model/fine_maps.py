@@ -75,8 +75,20 @@ class FineMaps(nn.Module):
         self.key = nn.Linear(width, width)
         self.exponent = nn.Parameter(torch.ones(()))
         self.dropout, self.channel_dropout = nn.Dropout(dropout), nn.Dropout1d(dropout / 2)
-        nn.init.zeros_(self.query.weight)  # at first each cell in equal parts
+        self.divide_equally()
+
+    @classmethod
+    def of_decoder(cls, width: int, *, query: int, image_width: int, fine_channels: int) -> "FineMaps | None":
+        """Those of a decoder whose configuration has this ``fine_width``; None for 0."""
+        if not width:
+            return None
+        return cls(query_width=query, image_width=image_width, fine_channels=fine_channels, width=width)
+
+    def divide_equally(self) -> None:
+        """Forget what was learned: each cell in equal parts."""
+        nn.init.zeros_(self.query.weight)
         nn.init.zeros_(self.query.bias)
+        nn.init.ones_(self.exponent)
 
     def keys(self, grid: Grid) -> Tensor:
         """The keys of the parts of a refined grid, (B, L * 4, width), the parts of a cell in a row.

@@ -118,15 +118,11 @@ class LSTMDecoder(Decoder):
             VisualSentinel(input_width=input_width, width=config.width) if "sentinel" in self.attention.takes else None
         )
         self._takes_previous = "previous" in self.attention.takes
-        self.fine = (
-            FineMaps(
-                query_width=config.width + config.embedding,
-                image_width=image_width,
-                fine_channels=fine_channels,
-                width=config.fine_width,
-            )
-            if config.fine_width
-            else None
+        self.fine = FineMaps.of_decoder(
+            config.fine_width,
+            query=config.width + config.embedding,
+            image_width=image_width,
+            fine_channels=fine_channels,
         )
         self.initial_hidden = nn.Linear(image_width, config.width)
         self.initial_cell = nn.Linear(image_width, config.width)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.model.attention.base import Attended, AttentionCache, build_attention
 from captioner.model.decoder import DECODERS, Decoded, Decoder, Step, captions_per_picture, still_reading
+from captioner.model.fine_maps import FineMaps, maps_of_parts
 from captioner.model.grid import Grid
 
 _KeysValues = tuple[Tensor, Tensor]
@@ -32,6 +33,7 @@ class TransformerConfig:
             needs ``heads`` 1; "local_previous" and "hard" are for decoders that go word by word.
         attention_options: of that mechanism alone, by name; see its class.
         map_heads: pairs (layer, head), from 0, whose mean is the map; empty for all heads of the last layer.
+        fine_width: as of `captioner.model.lstm.LSTMConfig`.
         dropout: on embeddings and on what each block adds.
     """
 
@@ -43,6 +45,7 @@ class TransformerConfig:
     attention: str = "multihead"
     attention_options: dict[str, Any] = field(default_factory=dict)
     map_heads: tuple[tuple[int, int], ...] = ()
+    fine_width: int = 0
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -50,6 +53,8 @@ class TransformerConfig:
         for name in ("width", "layers", "heads", "hidden", "max_length"):
             if getattr(self, name) < 1:
                 raise OptionError(f"the decoder's {name} must be positive, not {getattr(self, name)}")
+        if type(self.fine_width) is not int or self.fine_width < 0:
+            raise OptionError(f"the decoder's fine_width must be a whole number from 0, not {self.fine_width!r}")
         if self.width % self.heads:
             raise OptionError(f"the decoder's width {self.width} is not a multiple of its {self.heads} heads")
         if not 0 <= self.dropout < 1:
@@ -61,10 +66,12 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class TransformerState:
-    """Cached keys and values of the words so far, one pair a layer, and each layer's cache of B grids."""
+    """Cached keys and values of the words so far, one pair a layer, each layer's cache of B grids, and the keys of fine
+    maps where there are such."""
 
     words: tuple[_KeysValues, ...]  # each (N, H, t, width / H)
     grids: tuple[AttentionCache, ...]
+    fine: Tensor | None = None  # (B, L * 4, fine_width)
 
     @property
     def length(self) -> int:
@@ -74,7 +81,9 @@ class TransformerState:
     def select(self, rows: Tensor, images: Tensor | None = None) -> "TransformerState":
         """See `captioner.model.decoder.DecoderState.select`."""
         grids = self.grids if images is None else tuple(cache.select(images) for cache in self.grids)
-        return replace(self, words=tuple((keys[rows], values[rows]) for keys, values in self.words), grids=grids)
+        fine = self.fine if self.fine is None or images is None else self.fine[images]
+        words = tuple((keys[rows], values[rows]) for keys, values in self.words)
+        return replace(self, words=words, grids=grids, fine=fine)
 
 
 class TransformerBlock(nn.Module):
@@ -151,7 +160,9 @@ class TransformerDecoder(Decoder):
 
     config: TransformerConfig
 
-    def __init__(self, *, vocabulary_size: int, image_width: int, config: TransformerConfig) -> None:
+    def __init__(
+        self, *, vocabulary_size: int, image_width: int, config: TransformerConfig, fine_channels: int = 0
+    ) -> None:
         super().__init__()
         self.config = config
         self.layers, self.heads = config.layers, config.heads
@@ -159,6 +170,9 @@ class TransformerDecoder(Decoder):
         self.positions = nn.Embedding(config.max_length, config.width)
         self.blocks = nn.ModuleList(
             TransformerBlock(image_width=image_width, config=config) for _ in range(config.layers)
+        )
+        self.fine = FineMaps.of_decoder(
+            config.fine_width, query=2 * config.width, image_width=image_width, fine_channels=fine_channels
         )
         self.norm = nn.LayerNorm(config.width)
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
@@ -184,7 +198,8 @@ class TransformerDecoder(Decoder):
     def begin(self, grid: Grid) -> TransformerState:
         """No words yet; each layer's keys and values of the grid."""
         empty = grid.features.new_zeros(grid.features.shape[0], self.heads, 0, self.config.width // self.heads)
-        return TransformerState(words=((empty, empty),) * self.layers, grids=self._grids(grid))
+        fine = None if self.fine is None else self.fine.keys(grid)
+        return TransformerState(words=((empty, empty),) * self.layers, grids=self._grids(grid), fine=fine)
 
     def step(self, token: Tensor, state: TransformerState) -> Step:
         """See `captioner.model.decoder.Decoder.step`."""
@@ -193,7 +208,7 @@ class TransformerDecoder(Decoder):
         weights, off_grid = self._map(attended, token.shape[0], 1)
         return Step(
             logits=self._output(x)[:, 0],
-            map=state.grids[0].maps(weights[:, 0]),
+            map=self._maps(weights, x, token[:, None], state.fine, state.grids[0])[:, 0],
             off_grid=off_grid[:, 0],
             state=replace(state, words=words),
             attention=tuple(one.weights for one in attended.values()),
@@ -206,7 +221,7 @@ class TransformerDecoder(Decoder):
         weights, off_grid = self._map(attended, *tokens.shape)
         return Step(
             logits=self._output(x.flatten(0, 1)[places]),
-            map=state.grids[0].maps(weights).flatten(0, 1)[places],
+            map=self._maps(weights, x, tokens, state.fine, state.grids[0]).flatten(0, 1)[places],
             off_grid=off_grid.flatten()[places],
             state=None,
         )
@@ -215,14 +230,15 @@ class TransformerDecoder(Decoder):
         """See `captioner.model.decoder.Decoder.forward`."""
         captions_per_picture(len(tokens), len(grid))
         wanted = set(range(self.layers)) if attention else self._map_layers()
-        x, attended, _ = self._run(self._embed(tokens, 0), self._grids(grid), None, wanted)
+        grids, fine = self._grids(grid), None if self.fine is None else self.fine.keys(grid)
+        x, attended, _ = self._run(self._embed(tokens, 0), grids, None, wanted)
         # Captions differ in length, and half of a batch is padding: it gets no logits.
         reading = still_reading(tokens)
         logits = self._output(x[reading])  # (P, V)
         weights, off_grid = self._map(attended, *tokens.shape)
         return Decoded(
             logits=logits.new_zeros(*tokens.shape, logits.shape[1]).index_put((reading,), logits),
-            maps=grid.maps(weights),
+            maps=self._maps(weights, x, tokens, fine, grids[0]),
             off_grid=off_grid,
             attention=tuple(one.weights for one in attended.values()) if attention else (),
             others={
@@ -270,6 +286,15 @@ class TransformerDecoder(Decoder):
         weights = torch.stack([attended[layer].weights[:, head] for layer, head in places]).mean(0)  # (B, k * T, L)
         off_grid = torch.stack([attended[layer].off_grid[:, head] for layer, head in places]).mean(0)
         return weights.reshape(rows, steps, -1), off_grid.reshape(rows, steps)
+
+    def _maps(self, weights: Tensor, x: Tensor, tokens: Tensor, keys: Tensor | None, cache: AttentionCache) -> Tensor:
+        """The maps (N, T, h, w) of weights (N, T, L), or fine ones of twice the size, of what the blocks made of tokens
+        (N, T), x (N, T, width)."""
+        if self.fine is None or keys is None:
+            return cache.maps(weights)
+        query = torch.cat((self.norm(x), self.embed(tokens)), 2)
+        query, cells = (one.reshape(keys.shape[0], -1, one.shape[2]) for one in (query, weights))
+        return maps_of_parts(self.fine(query, keys, cells).reshape(*tokens.shape, -1), cache.shape, frames=cache.frames)
 
     def _output(self, x: Tensor) -> Tensor:
         """Logits (..., V)."""

@@ -92,7 +92,7 @@ def add_fine_maps(
 
     Args:
         start: the model; it is not changed.
-        encoder_options, decoder_options: of the recipe: ``{"fine_stage": 5}`` and ``{"fine_width": 64}``.
+        encoder_options, decoder_options: of the recipe: ``{"fine_stage": 5}`` and ``{"fine_width": 128}``.
 
     Returns:
         The new model, or ``start`` where nothing is to be added.

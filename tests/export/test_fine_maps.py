@@ -12,16 +12,21 @@ import torch
 from captioner import checkpoint
 from captioner.backends.graph_files import METADATA_KEY
 from captioner.cli import main
+from captioner.data.scenes import write_scenes
 from captioner.errors import CheckpointError
 from captioner.export.graphs import write_graphs
 from captioner.pipeline import load
 from captioner.training.growth import add_fine_maps
 
 
-@pytest.fixture(scope="module")
-def fine_model(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., checkpoint.Checkpoint]) -> Path:
+@pytest.fixture(scope="module", params=["lstm", "transformer"])
+def fine_model(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_checkpoint: Callable[..., checkpoint.Checkpoint],
+) -> Path:
     """The file of a tiny model with fine maps that point somewhere, and its graphs."""
-    grown = add_fine_maps(make_checkpoint("lstm"), {"fine_stage": 1}, {"fine_width": 8})
+    grown = add_fine_maps(make_checkpoint(request.param), {"fine_stage": 1}, {"fine_width": 8})
     torch.manual_seed(6)
     torch.nn.init.normal_(grown.model.decoder.fine.query.weight)
     path: Path = tmp_path_factory.mktemp("fine") / "fine.safetensors"
@@ -59,9 +64,10 @@ def test_figures_pages_and_clips_are_drawn(fine_model: Path, make_picture: Calla
     for backend in ("onnx", "torch"):
         assert main([*options, "--backend", backend, "--page", str(tmp_path / f"{backend}.html")]) == 0
     assert main([*options, "--figure", str(tmp_path / "f.png")]) == 0
-    assert main([*options, "--backend", "torch", "--heads", "a", "--figure", str(tmp_path / "heads.png")]) == 0
-    frames = [make_picture(f"{i}.png", seed=i) for i in range(2)]
-    clip = load(fine_model, backend="torch").caption_clip(frames)
+    model = load(fine_model, backend="torch")
+    word = model.caption(photo).words[0].text
+    assert main([*options, "--backend", "torch", "--heads", word, "--figure", str(tmp_path / "heads.png")]) == 0
+    clip = model.caption_clip([make_picture(f"{i}.png", seed=i) for i in range(2)])
     assert clip.words[0].map.shape == clip.geometry.grid
     assert sorted(clip.geometry.grid) in ([16, 32], [32, 16])
 
@@ -93,3 +99,20 @@ def test_the_diagram_shows_them(fine_model: Path, tmp_path: Path) -> None:
     assert "feature maps of stage 1\\n16 x 16 x 64" in source
     assert "feature maps\\n8 x 8 x 96" in source
     assert "mean of all heads\\n16 x 16" in source
+
+
+def test_heads_are_chosen_before(fine_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scenes(tmp_path / "scenes", count=1, dev=2, size=(64, 48))
+    data = str(tmp_path / "scenes" / "captions.jsonl")
+    options = ["select-heads", str(fine_model), "--data", data, "--output", str(tmp_path / "out.safetensors")]
+    assert main(options) == 2
+    assert "fine maps" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_plain_maps_are_those_of_the_heads(fine_model: Path, make_picture: Callable[..., Path]) -> None:
+    model, photo = load(fine_model, backend="torch"), make_picture()
+    model.model.set_plain_maps()
+    plain = model.caption(photo)
+    heads = model.heads(plain, 0)
+    np.testing.assert_allclose(plain.words[0].map, heads.maps[-1].mean(0), atol=1e-6)

@@ -34,6 +34,7 @@ CONFIGS = {
     "lstm, hierarchical": replace(LSTM, attention="hierarchical", heads=1, attention_options={"regions": 2}),
     "transformer": TRANSFORMER,
     "transformer, memory": replace(TRANSFORMER, layers=2, attention="memory", attention_options={"slots": 3}),
+    "transformer, fine maps": replace(TRANSFORMER, layers=2, fine_width=8),
     "transformer, chosen heads": replace(TRANSFORMER, map_heads=((0, 1), (2, 0))),
 }
 

@@ -134,9 +134,10 @@ def with_fine_maps(start: Checkpoint) -> Checkpoint:
     return grown
 
 
+@pytest.mark.parametrize("decoder", ["lstm", "transformer"])
 @torch.no_grad()
-def test_words_do_not_depend_on_fine_maps(make_checkpoint: Callable[..., Checkpoint]) -> None:
-    start = make_checkpoint("lstm")
+def test_words_do_not_depend_on_fine_maps(decoder: str, make_checkpoint: Callable[..., Checkpoint]) -> None:
+    start = make_checkpoint(decoder)
     first = add_fine_maps(start, STAGE, WIDTH)
     assert add_fine_maps(first, STAGE, WIDTH) is first
     assert add_fine_maps(start, {}, {}) is start
@@ -162,6 +163,8 @@ def test_options_without_one_another_are_refused(make_checkpoint: Callable[..., 
     with pytest.raises(OptionError, match="both or neither"):
         encoder = EncoderConfig(backbone="tiny", side=64, fine_stage=1)
         CaptionModel(ModelConfig(encoder=encoder, decoder=TransformerConfig()), vocabulary_size=9)
+    with pytest.raises(OptionError, match="fine_width"):
+        TransformerConfig(fine_width=-1)
     pooled = REFINERS["latent_queries"].config(width=16, queries=4)
     model = CaptionModel(
         ModelConfig(encoder=encoder, refiner=pooled, decoder=LSTMConfig(fine_width=8)), vocabulary_size=9
@@ -170,10 +173,11 @@ def test_options_without_one_another_are_refused(make_checkpoint: Callable[..., 
         model(torch.zeros(1, 3, 64, 64), torch.tensor([[START]]))
 
 
-def test_other_maps_have_their_size(make_checkpoint: Callable[..., Checkpoint]) -> None:
+@pytest.mark.parametrize("decoder", ["lstm", "transformer"])
+def test_other_maps_have_their_size(decoder: str, make_checkpoint: Callable[..., Checkpoint]) -> None:
     from captioner.backends.torch import TorchBackend
 
-    learned = with_fine_maps(make_checkpoint("lstm"))
+    learned = with_fine_maps(make_checkpoint(decoder))
     backend = TorchBackend(learned)
     assert (backend.grid_shape, backend.map_scale) == ((16, 16), 2)
     geometry = Geometry(size=(40, 20), side=64, grid=backend.grid_shape)

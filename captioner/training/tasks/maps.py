@@ -30,7 +30,7 @@ class MapsTask(CrossEntropy):
         if not isinstance(fine, FineMaps):
             raise OptionError(
                 "the model has no fine maps to train",
-                remedy='give encoder_options {"fine_stage": 5} and decoder_options {"fine_width": 64}',
+                remedy='give encoder_options {"fine_stage": 5} and decoder_options {"fine_width": 128}',
             )
         self._fine = fine
         for split, records in (("train", context.train), ("dev", context.dev)):
