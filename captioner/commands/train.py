@@ -135,7 +135,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
     task.check(recipe)
     text = [caption for path in arguments.text for caption in read_text(path)]
     first = arguments.data[:1] if recipe.rehearsal else arguments.data
-    if arguments.captions and recipe.objective != "answers":
+    if arguments.captions and recipe.objective not in ("answers", "answer_maps"):
         raise OptionError(f"--captions is not for the objective '{recipe.objective}'", remedy="give them as --data")
     records = read_data(first, images=arguments.images, boxes=recipe.map_supervision > 0, captions=arguments.captions)
     if arguments.phrase_boxes:
@@ -174,7 +174,7 @@ def _with_phrase_boxes(records: list["Record"], paths: Sequence[Path], recipe: R
         raise OptionError(
             "--phrase-boxes supervise maps, and map_supervision is 0", remedy="give --map-supervision 0.1"
         )
-    if recipe.objective not in ("cross_entropy", "self_critical", "maps", "answers"):
+    if recipe.objective not in ("cross_entropy", "self_critical", "maps", "answers", "answer_maps"):
         raise OptionError(
             f"--phrase-boxes are not for the objective '{recipe.objective}'",
             remedy="leave them out, or train captions or answers",

@@ -26,6 +26,7 @@ from captioner.export.weights import describe, fold_convolutions, write_bare
 from captioner.header import read_header
 from captioner.image import Geometry
 from captioner.model.answer_model import AnswerModel
+from captioner.model.fine_maps import split_fine
 from captioner.model.grid import Grid
 from captioner.model.preprocess import normalise
 from captioner.model.refiners import sinusoidal_positions
@@ -92,7 +93,8 @@ def answering_parity(first: AnsweringBackend, second: AnsweringBackend, *, seed:
 
 
 class _Encode(nn.Module):
-    """pixels (B, side, side, 3) uint8, and the mask (B, h, w) of padded pictures -> the refined grid (B, h * w, D)."""
+    """pixels (B, side, side, 3) uint8, and the mask (B, h, w) of padded pictures -> the refined grid (B, h * w, D), and
+    behind its vectors the features of the cells' parts where there are fine maps."""
 
     def __init__(self, model: AnswerModel) -> None:
         super().__init__()
@@ -100,7 +102,8 @@ class _Encode(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.model.encode(normalise(pixels, self.model.encoder.config), mask).features
+        grid = self.model.encode(normalise(pixels, self.model.encoder.config), mask)
+        return grid.features if grid.fine is None else torch.cat((grid.features, grid.fine), 2)
 
 
 class _Answer(nn.Module):
@@ -112,7 +115,8 @@ class _Answer(nn.Module):
         self.eval()
 
     def forward(self, grid: Tensor, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        answered = self.model.answerer(Grid(grid, self.model.encoder.grid_shape, mask), tokens)
+        whole = split_fine(Grid(grid, self.model.encoder.grid_shape, mask), self.model.config.refiner.width)
+        answered = self.model.answerer(whole, tokens)
         return answered.logits.float().log_softmax(-1), answered.maps.float(), answered.words.float()
 
 
@@ -133,7 +137,8 @@ def export_answering_graphs(model: AnswerCheckpoint, *, digest: str) -> dict[str
     sinusoidal_positions(height, width, depth)  # kept from now on, and not what the exporter's trace would keep
     b, k, t = Dim("B"), Dim("k"), Dim("T")
     pixels = torch.zeros(_PICTURES, side, side, 3, dtype=torch.uint8)
-    grid = torch.zeros(_PICTURES, height * width, depth)
+    parts = folded.encoder.vector_width - folded.encoder.channels
+    grid = torch.zeros(_PICTURES, height * width, depth + parts)
     tokens = torch.full((_PICTURES, _QUESTIONS, _WORDS), len(SPECIAL))
     tokens[:, :, -1] = PAD
     mask = (torch.ones(_PICTURES, height, width, dtype=torch.bool),) if pad else ()

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captioner.errors import OptionError
 from captioner.model.answering import ANSWERERS, Answered, Answerer, HierarchicalConfig
-from captioner.model.caption_model import built_part, checked_parts
+from captioner.model.caption_model import built_part, checked_parts, fine_options
 from captioner.model.encoder import EncoderConfig, GridEncoder
+from captioner.model.fine_maps import split_fine
 from captioner.model.grid import Grid
 from captioner.model.refiners import REFINERS, RefinerConfig
 
@@ -77,8 +77,7 @@ class AnswerModel(nn.Module):
         super().__init__()
         self.config, self.vocabulary_size, self.answers = config, vocabulary_size, answers
         self.encoder = GridEncoder(config.encoder, weights=weights)
-        if config.encoder.fine_stage is not None:
-            raise OptionError("answering models have no fine maps", remedy="leave out the encoder's fine_stage")
+        fine = fine_options(self.encoder, getattr(config.answerer, "fine_width", 0))
         refiner = REFINERS[REFINERS.name_of(config.refiner)]
         self.refiner = refiner.build(channels=self.encoder.channels, config=config.refiner)
         answerer = ANSWERERS[config.answerer_name]
@@ -87,6 +86,7 @@ class AnswerModel(nn.Module):
             answers=answers,
             image_width=config.refiner.width,
             config=config.answerer,
+            **fine,
         )
 
     def blank_copy(self) -> "AnswerModel":
@@ -111,7 +111,7 @@ class AnswerModel(nn.Module):
         """The encoder's grid, made ready for the answerer."""
         if self.config.blind:
             grid = grid.with_features(grid.features * 0)
-        refined: Grid = self.refiner(grid)
+        refined: Grid = self.refiner(split_fine(grid, self.encoder.channels))
         return refined
 
     def forward(self, pictures: Tensor | Grid, questions: Tensor, mask: Tensor | None = None) -> Answered:

@@ -88,6 +88,20 @@ def built_part(registry: ConfiguredRegistry[Any], values: dict[str, Any], *, def
     return registry[kind].config(**options)
 
 
+def fine_options(encoder: GridEncoder, width: int) -> dict[str, int]:
+    """What the constructor of a decoder or answerer with this ``fine_width`` is given of the encoder's fine stage.
+
+    Raises:
+        OptionError: there is one without the other.
+    """
+    if bool(width) != bool(encoder.fine_channels):
+        raise OptionError(
+            "fine maps need fine_stage of the encoder, and fine_width of the decoder or the answerer",
+            remedy="give both or neither",
+        )
+    return {"fine_channels": encoder.fine_channels} if width else {}
+
+
 class CaptionModel(nn.Module):
     """Pixels to grid (`encoder`), grid to what the decoder attends to (`refiner`), grid to words (`decoder`).
 
@@ -103,12 +117,7 @@ class CaptionModel(nn.Module):
         self.encoder = GridEncoder(config.encoder, weights=weights)
         refiner = REFINERS[REFINERS.name_of(config.refiner)]
         self.refiner = refiner.build(channels=self.encoder.channels, config=config.refiner)
-        if bool(getattr(config.decoder, "fine_width", 0)) != (config.encoder.fine_stage is not None):
-            raise OptionError(
-                "fine maps need the encoder's fine_stage and the decoder's fine_width",
-                remedy="give both or neither",
-            )
-        fine = {"fine_channels": self.encoder.fine_channels} if self.encoder.fine_channels else {}
+        fine = fine_options(self.encoder, getattr(config.decoder, "fine_width", 0))
         decoder = DECODERS[config.decoder_name]
         self.decoder = decoder.build(
             vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder, **fine

@@ -57,7 +57,7 @@ class FineMaps(nn.Module):
     ``k_ip = W relu(W_c norm(c_i) + W_f norm(f_ip))`` of the cell's refined features c and the part's features f.
 
     Args:
-        query_width: of the decoder's queries.
+        query_width: of the decoder's queries; 0 where they come as wide as the keys.
         image_width: of the refined grid.
         fine_channels: F, of the encoder's fine stage.
         width: of queries and keys.
@@ -69,7 +69,7 @@ class FineMaps(nn.Module):
     ) -> None:
         super().__init__()
         self.fine_channels = fine_channels
-        self.query = nn.Linear(query_width, width)
+        self.query = nn.Linear(query_width, width) if query_width else None
         self.cell_norm, self.part_norm = nn.LayerNorm(image_width), nn.LayerNorm(fine_channels)
         self.cell, self.part = nn.Linear(image_width, width), nn.Linear(fine_channels, width)
         self.key = nn.Linear(width, width)
@@ -86,8 +86,9 @@ class FineMaps(nn.Module):
 
     def divide_equally(self) -> None:
         """Forget what was learned: each cell in equal parts."""
-        nn.init.zeros_(self.query.weight)
-        nn.init.zeros_(self.query.bias)
+        if self.query is not None:
+            nn.init.zeros_(self.query.weight)
+            nn.init.zeros_(self.query.bias)
         nn.init.ones_(self.exponent)
 
     def keys(self, grid: Grid) -> Tensor:
@@ -111,14 +112,15 @@ class FineMaps(nn.Module):
         """The weights of the parts.
 
         Args:
-            query: (B, T, query_width), T words of each picture.
+            query: (B, T, query_width), or (B, T, width), T words of each picture.
             keys: what `keys` returned for the same pictures.
             weights: (B, T, L), of the cells; what is missing to a sum of 1 is off the grid.
 
         Returns:
             (B, T, L * 4), of the same sums.
         """
-        q = self.query(self.dropout(query)) / math.sqrt(keys.shape[2])
+        query = self.dropout(query)
+        q = (query if self.query is None else self.query(query)) / math.sqrt(keys.shape[2])
         weights = weights.float()
         whole = weights.sum(2, keepdim=True)
         share = weights / whole.clamp(min=_LEAST)

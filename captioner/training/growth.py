@@ -9,6 +9,7 @@ from torch import Tensor
 
 from captioner.checkpoint import Checkpoint
 from captioner.errors import DataError
+from captioner.model.answer_model import AnswerModel
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
@@ -106,6 +107,23 @@ def add_fine_maps(
     encoder, decoder = replace(config.encoder, fine_stage=stage), replace(config.decoder, fine_width=width)
     model, _ = _rebuilt(start, replace(config, encoder=encoder, decoder=decoder))
     return replace(start, model=model)
+
+
+def add_fine_answer_maps(
+    start: AnswerModel, encoder_options: Mapping[str, Any], answerer_options: Mapping[str, Any]
+) -> AnswerModel:
+    """As `add_fine_maps`, of a model that answers questions; ``answerer_options`` have the ``fine_width``."""
+    config, stage, width = start.config, encoder_options.get("fine_stage"), answerer_options.get("fine_width", 0)
+    if config.encoder.fine_stage is not None or (stage is None and not width):
+        return start
+    encoder, answerer = replace(config.encoder, fine_stage=stage), replace(config.answerer, fine_width=width)
+    model = AnswerModel(
+        replace(config, encoder=encoder, answerer=answerer),
+        vocabulary_size=start.vocabulary_size,
+        answers=start.answers,
+    )
+    model.load_state_dict(start.state_dict(), strict=False)
+    return model.train(start.training)
 
 
 def _rebuilt(start: Checkpoint, config: ModelConfig) -> tuple[CaptionModel, list[Tensor]]:

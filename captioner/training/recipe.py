@@ -61,7 +61,7 @@ FILES = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
 """Options that name a file."""
 
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
-    "objective": ("cross_entropy", "self_critical", "language_model", "maps", "answers"),
+    "objective": ("cross_entropy", "self_critical", "language_model", "maps", "answers", "answer_maps"),
     "decoder": ("lstm", "transformer"),
     "answerer": ("hierarchical", "pooled"),
     "backbone": (
@@ -136,7 +136,7 @@ class Recipe:
     objective: str = _part(
         "cross_entropy",
         "cross_entropy, self_critical (on CIDEr-D), language_model (captions without pictures), maps (boxes, for fine "
-        "maps alone), answers (questions)",
+        "maps alone), answers (questions), answer_maps (boxes, for the fine maps of answers alone)",
     )
     decoder: str = _part("lstm", _names("decoder"))
     decoder_options: dict[str, Any] = field(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.model.attention.base import masked_softmax
+from captioner.model.fine_maps import FineMaps
 from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import SPECIAL
 
@@ -27,6 +28,7 @@ class Attributes(nn.Module):
 
     Each attribute has a query of its own, attends to the grid with it, and is scored by what it finds:
     ``s_n = w_n . (softmax(q_n . h) h) + u_n . mean(h) + b_n`` with ``h = relu(W norm(cells))``.
+    Where there are fine maps, each has a query of its own there too; see `captioner.model.fine_maps`.
 
     Args:
         words: the attributes, as ids of the questions' vocabulary.
@@ -34,13 +36,22 @@ class Attributes(nn.Module):
         embedding: width of their embeddings, E.
         image_width: of the refined grid.
         width: D, of the questions.
+        fine_width, fine_channels: of fine maps; 0 for none.
 
     Raises:
         OptionError: a word is there twice, or is none of the vocabulary's words.
     """
 
     def __init__(
-        self, words: Sequence[int], *, vocabulary_size: int, embedding: int, image_width: int, width: int
+        self,
+        words: Sequence[int],
+        *,
+        vocabulary_size: int,
+        embedding: int,
+        image_width: int,
+        width: int,
+        fine_width: int = 0,
+        fine_channels: int = 0,
     ) -> None:
         super().__init__()
         for i, word in enumerate(words):
@@ -63,6 +74,15 @@ class Attributes(nn.Module):
         self.query_of_question = nn.Linear(width, width)
         self.key, self.value = nn.Linear(embedding, width), nn.Linear(embedding, width)
         self.context_norm = nn.LayerNorm(width)
+        self.fine = FineMaps.of_decoder(fine_width, query=0, image_width=image_width, fine_channels=fine_channels)
+        self.fine_query = nn.Parameter(torch.zeros(count, fine_width)) if fine_width else None
+
+    def divide(self, grid: Grid, weights: Tensor) -> Tensor:
+        """The weights of the cells (B, N, L) as those of their parts, (B, N, L * 4), where there are fine maps."""
+        if self.fine is None or self.fine_query is None:
+            return weights
+        found: Tensor = self.fine(self.fine_query.expand(len(weights), -1, -1), self.fine.keys(grid), weights)
+        return found
 
     def forward(self, grid: Grid) -> tuple[Tensor, Tensor]:
         """The logits of the attributes, (B, N), and the weights of the cells where each was looked for, (B, N, L)."""

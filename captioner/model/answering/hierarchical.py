@@ -1,6 +1,8 @@
 """Hierarchical co-attention over words, phrases and question (Lu et al. 2016, sections 3.2 to 3.4)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from captioner.model.answering.attributes import Attributes
 from captioner.model.answering.base import ANSWERERS, Answered, Answerer, check_answerer, drop_grid
 from captioner.model.answering.question import QuestionEncoder
 from captioner.model.co_attention import CO_ATTENTIONS, CoAttention
+from captioner.model.fine_maps import FINER, maps_of_parts
 from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import PAD
 
@@ -36,6 +39,8 @@ class HierarchicalConfig:
         attribute_answers: of each attribute, the number of the answer that it is, or -1. The map of such an attribute
             is mixed in with the probability of that answer, and that mean with the remaining probability. Empty if none
             is an answer.
+        fine_width: of queries and keys of `captioner.model.fine_maps.FineMaps`, which gives the attributes' maps, and
+            so the answer's, twice the grid's resolution; 0 for maps of the cells. The encoder then needs a fine stage.
         products: fuse what was seen and what was asked by their product beside their sum. The sum is the paper's.
         map_heads: the heads, as ``level * heads + head`` with the places of ``levels``, whose mean is the map; empty
             for those of the question level.
@@ -54,6 +59,7 @@ class HierarchicalConfig:
     attributes: tuple[int, ...] = ()
     attribute_map: float = 0.0
     attribute_answers: tuple[int, ...] = ()
+    fine_width: int = 0
     products: bool = True
     map_heads: tuple[int, ...] = ()
     max_length: int = 32
@@ -77,6 +83,10 @@ class HierarchicalConfig:
         for name in ("shared", "products"):
             if type(getattr(self, name)) is not bool:
                 raise OptionError(f"the answerer's {name} must be true or false, not {getattr(self, name)!r:.60}")
+        if type(self.fine_width) is not int or self.fine_width < 0 or (self.fine_width and not self.attributes):
+            raise OptionError(
+                f"the answerer's fine_width must be a whole number, 0 without attributes, not {self.fine_width!r:.60}"
+            )
         named = f"{len(self.levels)} levels of {self.heads} heads"
         if not 0 <= self.attribute_map <= 1:
             raise OptionError(f"the answerer's attribute_map must be in [0, 1], not {self.attribute_map}")
@@ -92,7 +102,15 @@ class HierarchicalAnswerer(Answerer):
     what the question finds among them is added to the last.
     """
 
-    def __init__(self, *, question_vocabulary: int, answers: int, image_width: int, config: HierarchicalConfig) -> None:
+    def __init__(
+        self,
+        *,
+        question_vocabulary: int,
+        answers: int,
+        image_width: int,
+        config: HierarchicalConfig,
+        fine_channels: int = 0,
+    ) -> None:
         super().__init__()
         self.config = config
         width = config.width
@@ -116,6 +134,8 @@ class HierarchicalAnswerer(Answerer):
                 embedding=config.embedding,
                 image_width=image_width,
                 width=width,
+                fine_width=config.fine_width,
+                fine_channels=fine_channels,
             )
             if config.attributes
             else None
@@ -170,12 +190,17 @@ class HierarchicalAnswerer(Answerer):
             found = found + self.attribute_output(context)
         h = found * (1 + self.final(asked).tanh())  # gated by the whole question
         logits = self.output(self.dropout(torch.relu(self.hidden(self.dropout(h)))))
-        attribute_maps = None if attribute_cells is None else grid.maps(attribute_cells)
+        to_maps: Callable[[Tensor], Tensor] = grid.maps
+        if config.fine_width and self.attributes is not None and attribute_cells is not None:
+            to_maps = partial(maps_of_parts, shape=grid.shape)
+            attribute_cells = self.attributes.divide(grid, attribute_cells)
+            map_cells = map_cells.repeat_interleave(FINER**2, 2) / FINER**2
+        attribute_maps = None if attribute_cells is None else to_maps(attribute_cells)
         if attribute_cells is not None and attribute_weights is not None and (share := config.attribute_map):
             map_cells = (1 - share) * map_cells + share * (
                 self._with_answers(attribute_weights, logits) @ attribute_cells
             )
-        return Answered(logits, grid.maps(map_cells), words[-1].mean(1), all_cells, shown, attribute_maps)
+        return Answered(logits, to_maps(map_cells), words[-1].mean(1), all_cells, shown, attribute_maps)
 
     def _with_answers(self, weights: Tensor, logits: Tensor) -> Tensor:
         """Weights over the attributes (B, k, N), of which those that are likely answers take their probability."""

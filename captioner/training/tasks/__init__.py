@@ -1,5 +1,6 @@
 """Tasks: what a run is trained on."""
 
+from captioner.training.tasks.answer_maps import AnswerMapsTask
 from captioner.training.tasks.answers import AnswerTask
 from captioner.training.tasks.base import TASKS, Batches, Forward, Part, Task, TaskContext
 from captioner.training.tasks.cross_entropy import CrossEntropy
@@ -9,6 +10,7 @@ from captioner.training.tasks.self_critical import SelfCritical
 
 __all__ = [
     "TASKS",
+    "AnswerMapsTask",
     "AnswerTask",
     "Batches",
     "CrossEntropy",

@@ -28,6 +28,7 @@ from captioner.training.attributes import AttributeLabels, attribute_options, ma
 from captioner.training.batches import word_dropout
 from captioner.training.dev import DevGrids
 from captioner.training.epoch import Figures
+from captioner.training.growth import add_fine_answer_maps
 from captioner.training.images import Images
 from captioner.training.losses import attribute_loss, map_supervision
 from captioner.training.made_questions import MadeQuestion, QuestionMaker, asked_words
@@ -168,7 +169,8 @@ class AnswerTask:
             sizes = {"vocabulary_size": len(start.vocabulary), "answers": len(answers)}
             of_map = map_options(recipe, attributes, start.vocabulary, answers)
             with naming_options():
-                model = with_options(start.model, "answerer", recipe.answerer_options | of_map, **sizes)
+                model = add_fine_answer_maps(start.model, recipe.encoder_options, recipe.answerer_options)
+                model = with_options(model, "answerer", recipe.answerer_options | of_map, **sizes)
             set_side(recipe, model)
             refuse_other_options(recipe, model.config, given={*given, "answerer", "answerer_options"})
             try_once(model, torch.tensor([[[UNKNOWN]]]))
@@ -309,7 +311,7 @@ class AnswerTask:
         encoder = self.context.model.encoder
         height, width = encoder.grid_shape
         device = self.context.processes.device
-        return Grid(torch.zeros(pictures, height * width, encoder.channels, device=device), (height, width))
+        return Grid(torch.zeros(pictures, height * width, encoder.vector_width, device=device), (height, width))
 
     def dev_score(self, model: Any) -> tuple[float, Figures]:
         """The VQA accuracy where several people answered and the exact one elsewhere, mean over the dev questions."""

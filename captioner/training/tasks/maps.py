@@ -44,16 +44,7 @@ class MapsTask(CrossEntropy):
     def check(recipe: Recipe) -> None:
         """Raises OptionError for options of words and of the encoder, which do not learn, and without a model."""
         CrossEntropy.check(recipe)
-        if not recipe.start_from:
-            raise OptionError("the objective 'maps' goes on from a trained model", remedy="give start_from")
-        if not recipe.map_supervision:
-            raise OptionError("the objective 'maps' learns from boxes", remedy="give map_supervision 1")
-        if recipe.frozen_epochs < recipe.epochs:
-            raise OptionError(
-                f"frozen_epochs is {recipe.frozen_epochs} of {recipe.epochs} epochs, and the objective 'maps' trains "
-                "no encoder",
-                remedy=f"set frozen_epochs {recipe.epochs}",
-            )
+        check_maps_alone(recipe)
         refuse_options(
             recipe,
             "teacher",
@@ -89,8 +80,7 @@ class MapsTask(CrossEntropy):
         grids = self._dev_grids.refined(
             model, mine, frozen=self._frozen, device=processes.device, workers=recipe.workers
         )
-        inside = strongest = words = 0.0
-        at = 0
+        sums, at = [0.0, 0.0, 0.0], 0
         for grid in grids:
             for i in range(len(grid)):
                 batch, geometry = self._read(mine[at]), self.context.images.geometry(upright_size(mine[at].image))
@@ -100,11 +90,8 @@ class MapsTask(CrossEntropy):
                 maps = decoded.maps[:, self.context.map_delay :].float().cpu()
                 targets = batch.map_targets([geometry])[:, : maps.shape[1]]
                 known = targets.amax((2, 3)) > 0
-                maps, targets = maps[known].flatten(1), targets[known].flatten(1)
-                inside += (maps * targets).sum().item()
-                strongest += targets.gather(1, maps.argmax(1, keepdim=True)).sum().item()
-                words += len(maps)
-        inside, strongest, words = processes.sum([inside, strongest, words])
+                sums = [a + b for a, b in zip(sums, shares_inside(maps[known], targets[known]), strict=True)]
+        inside, strongest, words = processes.sum(sums)
         figures = {"inside": inside / max(1.0, words), "strongest_inside": strongest / max(1.0, words)}
         return figures["inside"], figures
 
@@ -120,3 +107,30 @@ class MapsTask(CrossEntropy):
             seed=0,
         )
         return next(batches.epoch(0))
+
+
+def check_maps_alone(recipe: Recipe) -> None:
+    """Raises OptionError where maps alone are to be trained and there is no model, there are no boxes, or an encoder is
+    to be trained."""
+    objective = f"the objective '{recipe.objective}'"
+    if not recipe.start_from:
+        raise OptionError(f"{objective} goes on from a trained model", remedy="give start_from")
+    if not recipe.map_supervision:
+        raise OptionError(f"{objective} learns from boxes", remedy="give map_supervision 1")
+    if recipe.frozen_epochs < recipe.epochs:
+        raise OptionError(
+            f"frozen_epochs is {recipe.frozen_epochs} of {recipe.epochs} epochs, and {objective} trains no encoder",
+            remedy=f"set frozen_epochs {recipe.epochs}",
+        )
+
+
+def shares_inside(maps: Tensor, targets: Tensor) -> tuple[float, float, float]:
+    """Sums over maps (N, h, w) of the share in their boxes, and of whether the strongest cell is in one; and N.
+
+    Args:
+        maps: of words that have boxes.
+        targets: (N, h, w), the share of each cell that the boxes cover.
+    """
+    maps, targets = maps.flatten(1), targets.flatten(1)
+    strongest = targets.gather(1, maps.argmax(1, keepdim=True)) if len(maps) else targets[:, :1]
+    return (maps * targets).sum().item(), strongest.sum().item(), float(len(maps))
