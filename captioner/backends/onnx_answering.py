@@ -72,7 +72,7 @@ class OnnxAnsweringBackend:
         self.about, self.digest, self.device = header["about"], header["digest"], device
         self.side, self.pad, self.max_length = description["side"], description["pad"], description["max_length"]
         height, width = description["grid_shape"]
-        self.grid_shape = (height, width)
+        self.grid_shape, self.map_scale = (height, width), description.get("map_scale", 1)
         self._threads = threads
         self._sessions = dict(sessions)
         outputs = {output.name: output.shape for output in self._sessions["answer"].get_outputs()}

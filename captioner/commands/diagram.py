@@ -1,9 +1,13 @@
 """What ``captioner models NAME --diagram FILE`` does: draw how a model attends."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from captioner.commands.console import report
 from captioner.errors import OptionError
+
+if TYPE_CHECKING:
+    from captioner.backends.base import RunningModel
 
 
 def draw(model: str | None, target: str) -> int:
@@ -26,18 +30,23 @@ def draw(model: str | None, target: str) -> int:
         from captioner.asking import load_answering
         from captioner.show.answer_diagram import answer_diagram
 
-        source = answer_diagram(header, load_answering(path, device="cpu").backend.grid_shape, name=path.stem)
+        source = answer_diagram(header, _grid(load_answering(path, device="cpu").backend), name=path.stem)
     else:
-        from captioner.backends.base import HasFineMaps
         from captioner.pipeline import load
         from captioner.show.diagram import diagram
 
-        backend = load(path, device="cpu").backend
-        scale = backend.map_scale if isinstance(backend, HasFineMaps) else 1
-        rows, columns = backend.grid_shape
-        source = diagram(header, (rows // scale, columns // scale), name=path.stem)
+        source = diagram(header, _grid(load(path, device="cpu").backend), name=path.stem)
     written = write_diagram(source, target)
     if written != Path(target):
         report(f"{written}: the source alone, because graphviz' program dot is not installed")
     print(written)
     return 0
+
+
+def _grid(backend: "RunningModel") -> tuple[int, int]:
+    """(h, w) of the encoder's grid, of which a map may be finer."""
+    from captioner.backends.base import HasFineMaps
+
+    scale = backend.map_scale if isinstance(backend, HasFineMaps) else 1
+    rows, columns = backend.grid_shape
+    return rows // scale, columns // scale

@@ -65,7 +65,7 @@ class FineMaps(nn.Module):
     """
 
     def __init__(
-        self, *, query_width: int, image_width: int, fine_channels: int, width: int, dropout: float = 0.2
+        self, *, query_width: int, image_width: int, fine_channels: int, width: int, dropout: float = 0.4
     ) -> None:
         super().__init__()
         self.fine_channels = fine_channels

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from captioner.show.diagram import PictureSide
+from captioner.show.diagram import PictureSide, doubled, fine_nodes
 from captioner.show.dot import cluster, graph, node
 from captioner.tokenizer.vocabulary import SPECIAL
 
@@ -66,6 +66,8 @@ def answer_diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: st
     nodes, edges = _question(header)
     nodes += picture.nodes
     edges.append(PictureSide.EDGES)
+    if answerer.get("fine_width"):
+        nodes += fine_nodes(header, grid)
     title, paper, more = _ANSWERERS.get(kind, _other)(answerer, picture, grid, nodes, edges)
     if more:
         title += f", {more}"
@@ -136,11 +138,20 @@ def _hierarchical(
     if share:
         of = "" if share == 1 else f"{1 - share:g} x {of}\n+ {share:g} x "
         of += "mean of the attributes' maps by their weights"
-        edges += ["looked -> map", "wanted -> map"]
+        edges.append("wanted -> map")
+        if fine := answerer.get("fine_width"):
+            edges += ["encoder -> fine -> parts", "grid -> parts", f'looked -> parts [label="queries {fine}"]']
+        edges.append("parts -> map" if fine else "looked -> map")
         if answerer.get("attribute_answers"):
             of += "\nand the map of the answer by its probability"
             edges.append("classifier -> map")
-    _shown(nodes, grid, picture, of=of, words=f"of the level above, mean of {_heads(heads)}")
+    _shown(
+        nodes,
+        doubled(grid) if answerer.get("fine_width") else grid,
+        picture,
+        of=of,
+        words=f"of the level above, mean of {_heads(heads)}",
+    )
     drawn = [i for i in range(len(levels)) if share != 1 and any(one // heads == i for one in chosen)]
     edges += [f"cells_{levels[i]} -> map" for i in drawn]
     edges.append(f"words_{levels[-1]} -> weights")

@@ -140,7 +140,7 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
         node("query", f"query\n{space}", "data"),
         node("scores", f"scores\n{mechanism.score}\n{heads} x {vectors}", "part"),
         node("weights", f"weights\n{mechanism.weigh}\n{heads} x {vectors}", "weights"),
-        node("map", _map_label(decoder, _doubled(grid) if decoder.get("fine_width") else grid, pooled), "weights"),
+        node("map", _map_label(decoder, doubled(grid) if decoder.get("fine_width") else grid, pooled), "weights"),
         node("context", f"context\n{mechanism.context}\n{width}", "data"),
         node("word", f"next word\none of {len(header['vocabulary']) - len(SPECIAL):,}, or the end", "words"),
     ]
@@ -152,7 +152,7 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
         "decoder -> word",
     ]
     if fine := decoder.get("fine_width"):
-        nodes += _fine_nodes(header, grid)
+        nodes += fine_nodes(header, grid)
         edges += ["encoder -> fine -> parts", "grid -> parts", "weights -> parts -> map"]
         edges.append(f'decoder -> parts [label="query {fine}"]')
     else:
@@ -211,15 +211,16 @@ class PictureSide:
         return cls(nodes, vectors, width, pooled)
 
 
-def _doubled(grid: tuple[int, int]) -> tuple[int, int]:
+def doubled(grid: tuple[int, int]) -> tuple[int, int]:
     """The shape of the parts of a grid's cells; see `captioner.model.fine_maps`."""
     return 2 * grid[0], 2 * grid[1]
 
 
-def _fine_nodes(header: Mapping[str, Any], grid: tuple[int, int]) -> tuple[str, ...]:
+def fine_nodes(header: Mapping[str, Any], grid: tuple[int, int]) -> tuple[str, ...]:
     """The features of the parts of cells, and how they are weighed."""
-    stage, (height, width) = header["config"]["encoder"].get("fine_stage"), _doubled(grid)
-    channels = next(iter(header["tensors"].get("decoder.fine.part_norm.weight", {}).get("shape", ())), "F")
+    stage, (height, width) = header["config"]["encoder"].get("fine_stage"), doubled(grid)
+    norms = [one for name, one in header["tensors"].items() if name.endswith("fine.part_norm.weight")]
+    channels = next(iter(norms[0].get("shape", ())), "F") if norms else "F"
     return (
         node("fine", f"feature maps of stage {stage}\n{height} x {width} x {channels}", "data"),
         node(

@@ -447,3 +447,42 @@ def test_maps_of_attributes_are_held_to_the_boxes_of_their_classes(
         assert maps.shape[2:] == (8, 8)
         inside[weight] = float(share.mean())
     assert inside[5.0] > 1.5 * inside[0.0], inside
+
+
+def test_fine_maps_learn_and_answers_stay(
+    scenes: Path, captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["train", "--data", str(scenes), "--captions", str(captioned)]
+    first = [*base, *OPTIONS, "--output", str(tmp_path / "first"), "--epochs", "1", "--attributes", "20"]
+    assert main(first) == 0
+    start = tmp_path / "first" / "last.safetensors"
+    fine = [
+        *base, "--objective", "answer_maps", "--output", str(tmp_path / "fine"), "--start-from", str(start),
+        "--map-supervision", "1", "--epochs", "6", "--frozen-epochs", "6", "--batch-pictures", "8",
+        "--captions-per-picture", "2", "--warmup-steps", "2", "--learning-rate", "0.05", "--ema-decay", "0",
+    ]  # fmt: skip
+    sizes = ["--encoder-options", '{"fine_stage": 1}', "--answerer-options", '{"fine_width": 8}']
+    few = [*fine, *sizes, "--train-pictures", "1"]
+    for command, found in (
+        (few, "pictures have boxes"),
+        (fine, "no fine maps"),
+        ([*fine, *sizes, "--map-supervision", "0"], "map_supervision"),
+        ([*fine, *sizes, "--frozen-epochs", "0"], "frozen_epochs is 0 of 6"),
+        ([*fine, *sizes, "--word-dropout", "0.1"], "word_dropout"),
+    ):
+        assert main(command) == 2
+        assert found in capsys.readouterr().err
+    assert main([*fine, *sizes]) == 0
+    missed = [line["train_maps_missed"] for line in read_log(tmp_path / "fine") if "train_maps_missed" in line]
+    assert missed[-1] < 0.8 * missed[0], missed
+    before, after = (checkpoint.load_answering(one) for one in (start, tmp_path / "fine" / "last.safetensors"))
+    weights = after.model.state_dict()
+    for name, tensor in before.model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    assert {name.split(".")[2] for name in weights.keys() - before.model.state_dict().keys()} == {"fine", "fine_query"}
+    pictures = torch.rand(1, 3, 64, 64)
+    question = torch.full((1, 1, 1), 4)
+    with torch.no_grad():
+        ours, theirs = (one.model.eval()(pictures, question) for one in (before, after))
+    assert torch.equal(ours.logits, theirs.logits)
+    assert theirs.maps.shape[2:] == (16, 16)

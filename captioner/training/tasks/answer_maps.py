@@ -45,9 +45,9 @@ class AnswerMapsTask(AnswerTask):
         self._fine = attributes
         self._boxes = [self.attributes.boxes(i) for i in range(len(context.train))]
         boxed = [i for i, boxes in enumerate(self._boxes) if boxes]
-        if len(boxed) < _HELD_OUT:
+        if len(boxed) < 2:
             raise DataError(
-                f"{len(boxed)} training pictures have boxes for an attribute, and fine maps need {_HELD_OUT} or more",
+                f"{len(boxed)} training pictures have boxes for an attribute, and fine maps need 2 or more",
                 remedy="give captions with instances, or --phrase-boxes",
             )
         self._held_out = boxed[::_HELD_OUT]
