@@ -116,10 +116,11 @@ class KeptPicture:
         with self._lock:
             if self._other is None or self._other[0] is not backend:
                 prepared, mine = self.prepared, self._backend
-                same = (backend.side, backend.pad, backend.grid_shape) == (mine.side, mine.pad, mine.grid_shape)
+                same = (backend.side, backend.pad) == (mine.side, mine.pad)
                 if not same or isinstance(mine, FitsPictures):  # a foreign model may crop, which ours never do
                     again = prepare(prepared.picture, backend, max_pixels=self._max_pixels)
                     prepared = replace(again, picture=prepared.picture, image=prepared.image)
+                prepared = replace(prepared, geometry=replace(prepared.geometry, grid=backend.grid_shape))
                 self._other = backend, encode(prepared)
             found: _T = self._other[1]
             return found

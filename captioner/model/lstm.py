@@ -57,6 +57,8 @@ class LSTMConfig:
                 raise OptionError(f"the decoder's {name} must be positive, not {getattr(self, name)}")
         if type(self.fine_width) is not int or self.fine_width < 0:
             raise OptionError(f"the decoder's fine_width must be a whole number from 0, not {self.fine_width!r}")
+        if self.fine_width and self.attention == "hard":
+            raise OptionError("hard attention draws one cell, and has no fine maps", remedy="leave out fine_width")
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
         for head in self.map_heads:

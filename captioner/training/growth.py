@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captioner.checkpoint import Checkpoint
-from captioner.errors import DataError
+from captioner.errors import DataError, OptionError
 from captioner.model.answer_model import AnswerModel
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.tokenizer.ptb import tokenize
@@ -104,6 +104,7 @@ def add_fine_maps(
     config, stage, width = start.model.config, encoder_options.get("fine_stage"), decoder_options.get("fine_width", 0)
     if config.encoder.fine_stage is not None or (stage is None and not width):
         return start
+    _require_fine_width(config.decoder)
     encoder, decoder = replace(config.encoder, fine_stage=stage), replace(config.decoder, fine_width=width)
     model, _ = _rebuilt(start, replace(config, encoder=encoder, decoder=decoder))
     return replace(start, model=model)
@@ -116,6 +117,7 @@ def add_fine_answer_maps(
     config, stage, width = start.config, encoder_options.get("fine_stage"), answerer_options.get("fine_width", 0)
     if config.encoder.fine_stage is not None or (stage is None and not width):
         return start
+    _require_fine_width(config.answerer)
     encoder, answerer = replace(config.encoder, fine_stage=stage), replace(config.answerer, fine_width=width)
     model = AnswerModel(
         replace(config, encoder=encoder, answerer=answerer),
@@ -124,6 +126,11 @@ def add_fine_answer_maps(
     )
     model.load_state_dict(start.state_dict(), strict=False)
     return model.train(start.training)
+
+
+def _require_fine_width(config: Any) -> None:
+    if not hasattr(config, "fine_width"):
+        raise OptionError(f"{type(config).__name__} has no fine maps", remedy="leave out fine_stage and fine_width")
 
 
 def _rebuilt(start: Checkpoint, config: ModelConfig) -> tuple[CaptionModel, list[Tensor]]:

@@ -82,7 +82,9 @@ def first_model(
                 f"{decoder.model.config.refiner.width}, not {config.refiner.width}",
                 remedy=f"set the refiner's width to {decoder.model.config.refiner.width}",
             )
-        model.decoder.load_state_dict(decoder.model.decoder.state_dict())
+        state = decoder.model.decoder.state_dict()
+        taken = {name: tensor for name, tensor in state.items() if not name.startswith("fine.")}
+        model.decoder.load_state_dict(taken, strict=not getattr(config.decoder, "fine_width", 0))
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise CheckpointError(f"{recipe.weights}: {name} is not finite", remedy="give other --weights")
@@ -220,10 +222,15 @@ def _as_json(value: Any) -> Any:
     return [_as_json(one) for one in value] if isinstance(value, tuple) else value
 
 
+def taken_encoder(recipe: Recipe, source: Checkpoint) -> EncoderConfig:
+    """The configuration of an encoder that is taken from a model, whose fine stage the recipe decides."""
+    return replace(source.model.config.encoder, fine_stage=recipe.encoder_options.get("fine_stage"))
+
+
 def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | None) -> ModelConfig:
     with naming_options():
         config = ModelConfig(
-            encoder=encoder.model.config.encoder
+            encoder=taken_encoder(recipe, encoder)
             if encoder
             else EncoderConfig(backbone=recipe.backbone, **recipe.encoder_options),
             refiner=REFINERS[recipe.refiner].config(**recipe.refiner_options),
@@ -231,8 +238,11 @@ def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | No
         )
     if decoder is None:
         return config
-    # What is learned comes from the file; what is not learned, such as dropout, the recipe may change.
+    # What is learned comes from the file; what is not learned, such as dropout, the recipe may change. Fine maps are
+    # learned for an encoder, and stay behind.
     kept = decoder.model.config.decoder
+    if getattr(kept, "fine_width", 0):
+        kept = replace(kept, fine_width=recipe.decoder_options.get("fine_width", 0))
     if isinstance(kept, type(config.decoder)) and "dropout" in recipe.decoder_options:
         kept = replace(kept, dropout=config.decoder.dropout)
     return replace(config, decoder=kept)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -111,8 +112,10 @@ class Teacher:
 
     def reads_grids_of(self, encoder: GridEncoder) -> bool:
         """Whether the teacher's encoder is this one: the same configuration and weights."""
-        own = self.model.encoder
-        if own.config != encoder.config:
+        own, config = self.model.encoder, encoder.config
+        if own.config.fine_stage is None:  # it leaves the fine stage of a grid aside
+            config = replace(config, fine_stage=None)
+        if own.config != config:
             return False
         ours, theirs = own.state_dict(), encoder.state_dict()
         return all(torch.equal(ours[name].float(), theirs[name].to(ours[name].device).float()) for name in ours)

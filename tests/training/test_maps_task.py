@@ -15,6 +15,7 @@ from captioner.errors import DataError, OptionError
 from captioner.pipeline import load as load_model
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
+from captioner.training.start import first_model
 
 FINE: dict[str, Any] = {"encoder_options": {"fine_stage": 1}, "decoder_options": {"fine_width": 16}}
 
@@ -120,3 +121,39 @@ def test_on_the_command_line(recipe: Recipe, scene_run: Path, tmp_path: Path, ca
     assert main(["train", *options.split(), *stage]) == 0
     assert "strongest_inside" in capsys.readouterr().err
     assert load(tmp_path / "run" / "best.safetensors").model.config.decoder.fine_width == 128
+
+
+def test_parts_of_models_are_taken_without_their_fine_maps(
+    recipe: Recipe, scenes: list[Record], tmp_path: Path
+) -> None:
+    Trainer(replace(recipe, epochs=1, frozen_epochs=1), scenes, tmp_path / "fine", device="cpu").run()
+    fine = str(tmp_path / "fine" / "last.safetensors")
+    train = [record for record in scenes if record.split == "train"]
+    both = Recipe(encoder_from=fine, decoder_from=fine, max_length=12, refiner_options={"width": 48})
+    model, _ = first_model(both, train)
+    assert model.config.encoder.fine_stage is None
+    assert model.config.decoder.fine_width == 0
+    again, _ = first_model(replace(both, **FINE), train)
+    assert again.encoder.map_shape == (2 * again.encoder.grid_shape[0], 2 * again.encoder.grid_shape[1])
+    for one in (model, again):
+        for name, tensor in load(fine).model.state_dict().items():
+            if name.startswith(("encoder.", "decoder.")) and not name.startswith("decoder.fine."):
+                assert torch.equal(one.state_dict()[name], tensor), name
+
+
+def test_a_part_of_a_step_may_have_no_box(recipe: Recipe, scenes: list[Record], tmp_path: Path) -> None:
+    few = [replace(record, boxes=()) if i % 4 else record for i, record in enumerate(scenes)]
+    short = replace(recipe, epochs=1, frozen_epochs=1, batch_pictures=4, gradient_accumulation_steps=4)
+    Trainer(short, few, tmp_path, device="cpu").run()
+
+
+def test_maps_that_are_not_supervised_stay(recipe: Recipe, scenes: list[Record], tmp_path: Path) -> None:
+    Trainer(replace(recipe, epochs=1, frozen_epochs=1), scenes, tmp_path / "fine", device="cpu").run()
+    fine = tmp_path / "fine" / "last.safetensors"
+    later = Recipe(start_from=str(fine), epochs=1, frozen_epochs=1, max_length=12, batch_pictures=10, ema_decay=0)
+    for run, changes in {"words": {}, "reward": {"objective": "self_critical", "samples": 2}}.items():
+        Trainer(replace(later, **changes), scenes, tmp_path / run, device="cpu").run()
+        before, after = (load(one).model.state_dict() for one in (fine, tmp_path / run / "last.safetensors"))
+        changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+        assert "decoder.embed.weight" in changed
+        assert not [name for name in changed if name.startswith("decoder.fine.")]

@@ -77,6 +77,12 @@ class Attributes(nn.Module):
         self.fine = FineMaps.of_decoder(fine_width, query=0, image_width=image_width, fine_channels=fine_channels)
         self.fine_query = nn.Parameter(torch.zeros(count, fine_width)) if fine_width else None
 
+    def learn_fine_maps(self, learn: bool) -> None:
+        """Whether the fine maps, if there are any, are trained."""
+        if self.fine is not None and self.fine_query is not None:
+            self.fine.requires_grad_(learn)
+            self.fine_query.requires_grad_(learn)
+
     def divide(self, grid: Grid, weights: Tensor) -> Tensor:
         """The weights of the cells (B, N, L) as those of their parts, (B, N, L * 4), where there are fine maps."""
         if self.fine is None or self.fine_query is None:

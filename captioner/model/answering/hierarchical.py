@@ -83,9 +83,12 @@ class HierarchicalConfig:
         for name in ("shared", "products"):
             if type(getattr(self, name)) is not bool:
                 raise OptionError(f"the answerer's {name} must be true or false, not {getattr(self, name)!r:.60}")
-        if type(self.fine_width) is not int or self.fine_width < 0 or (self.fine_width and not self.attributes):
+        if type(self.fine_width) is not int or self.fine_width < 0:
+            raise OptionError(f"the answerer's fine_width must be a whole number from 0, not {self.fine_width!r:.60}")
+        if self.fine_width and not self.attributes:
             raise OptionError(
-                f"the answerer's fine_width must be a whole number, 0 without attributes, not {self.fine_width!r:.60}"
+                f"fine_width is {self.fine_width}, and fine maps are of attributes, of which there are none",
+                remedy="give attributes, or leave out fine_width",
             )
         named = f"{len(self.levels)} levels of {self.heads} heads"
         if not 0 <= self.attribute_map <= 1:
@@ -192,7 +195,7 @@ class HierarchicalAnswerer(Answerer):
         logits = self.output(self.dropout(torch.relu(self.hidden(self.dropout(h)))))
         to_maps: Callable[[Tensor], Tensor] = grid.maps
         if config.fine_width and self.attributes is not None and attribute_cells is not None:
-            to_maps = partial(maps_of_parts, shape=grid.shape)
+            to_maps = partial(maps_of_parts, shape=grid.shape, frames=grid.frames)
             attribute_cells = self.attributes.divide(grid, attribute_cells)
             map_cells = map_cells.repeat_interleave(FINER**2, 2) / FINER**2
         attribute_maps = None if attribute_cells is None else to_maps(attribute_cells)

@@ -71,10 +71,9 @@ class AnswerMapsTask(AnswerTask):
         model.encoder.train_from(None)
         model.requires_grad_(False)
         model.eval()
+        self._fine.learn_fine_maps(True)
         assert self._fine.fine is not None
-        assert self._fine.fine_query is not None
-        self._fine.fine.requires_grad_(True).train()
-        self._fine.fine_query.requires_grad_(True)
+        self._fine.fine.train()
 
     def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
         """See `captioner.training.tasks.Task.loss`."""
@@ -94,7 +93,7 @@ class AnswerMapsTask(AnswerTask):
 
     @torch.inference_mode()
     def dev_score(self, model: Any) -> tuple[float, Figures]:
-        """The mean share of the maps in boxes, and how often the strongest cell's centre lies in one."""
+        """The mean share of the maps in boxes, and of the strongest cell that boxes cover."""
         processes, recipe = self.context.processes, self.recipe
         share = slice(processes.rank, None, processes.count)
         pictures, boxes = self._held_out[share], self._dev_boxes[share]

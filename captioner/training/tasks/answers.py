@@ -18,6 +18,7 @@ from captioner.image import Geometry
 from captioner.metrics.vqa import vqa_accuracy
 from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.answering import ANSWERERS
+from captioner.model.answering.attributes import Attributes
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import Grid
 from captioner.model.refiners import REFINERS
@@ -41,7 +42,14 @@ from captioner.training.questions import (
 )
 from captioner.training.recipe import Recipe, default_of, refuse_options
 from captioner.training.sizes import upright_size
-from captioner.training.start import naming_options, refuse_other_options, set_side, try_once, with_options
+from captioner.training.start import (
+    naming_options,
+    refuse_other_options,
+    set_side,
+    taken_encoder,
+    try_once,
+    with_options,
+)
 from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import check_refiner, device_of
 from captioner.training.transfer_questions import TransferQuestions
@@ -183,7 +191,7 @@ class AnswerTask:
             refuse_other_options(recipe, source.model.config, given={*given, "refiner", "refiner_options"})
         with naming_options():
             config = AnswerConfig(
-                encoder=source.model.config.encoder
+                encoder=taken_encoder(recipe, source)
                 if source is not None
                 else EncoderConfig(backbone=recipe.backbone, **recipe.encoder_options),
                 refiner=source.model.config.refiner
@@ -220,6 +228,8 @@ class AnswerTask:
         model.train()
         if not refines:
             model.refiner.eval()
+        if isinstance(attributes := getattr(model.answerer, "attributes", None), Attributes):
+            attributes.learn_fine_maps(bool(self.recipe.map_supervision))
 
     def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
         """See `captioner.training.tasks.Task.loss`."""
@@ -275,7 +285,8 @@ class AnswerTask:
         loss = attribute_loss(logits, shows, known, count=len(part.step.pictures))
         weighted = recipe.attribute_supervision * loss
         if not recipe.map_supervision or not (count := sum(len(labels.boxes(one)) for one in part.step.pictures)):
-            return weighted
+            missed: Tensor = answered.attribute_maps.sum() * 0
+            return weighted + missed
         maps = answered.attribute_maps.float()
         targets = torch.zeros_like(maps, device="cpu")
         for i, (picture, view) in enumerate(zip(pictures, part.batch.views, strict=True)):

@@ -14,6 +14,7 @@ from captioner.metrics.cider import DocumentFrequencies
 from captioner.model.attention.hard import HardAttention
 from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import Decoded
+from captioner.model.fine_maps import FineMaps
 from captioner.model.grid import Grid
 from captioner.tokenizer.function_words import is_function_word
 from captioner.tokenizer.vocabulary import END, PAD, SPECIAL, UNKNOWN
@@ -80,6 +81,8 @@ class CrossEntropy:
         model.train()
         if not self.recipe.train_refiner:
             model.refiner.eval()
+        if isinstance(fine := getattr(model.decoder, "fine", None), FineMaps):
+            fine.requires_grad_(bool(self.recipe.map_supervision or self.recipe.map_regularisation))
 
     def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
         """See `captioner.training.tasks.Task.loss`."""
@@ -144,7 +147,8 @@ class CrossEntropy:
         """
         recipe, batch, delay = self.recipe, part.batch, self.context.map_delay
         figures: Figures = {}
-        loss = maps.new_zeros(())
+        learned = recipe.map_supervision or recipe.map_regularisation
+        loss = maps.sum() * 0 if learned else maps.new_zeros(())  # fine maps have a gradient in parts without boxes too
 
         def until(words: Tensor) -> Tensor:
             """Of words (N, T, ...) those whose maps there are: with a delay, all but the end."""

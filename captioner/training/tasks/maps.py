@@ -11,7 +11,6 @@ from captioner.training.batches import Batch, CaptionBatches
 from captioner.training.epoch import Figures
 from captioner.training.images import Images
 from captioner.training.recipe import Recipe, refuse_options
-from captioner.training.sizes import upright_size
 from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import CrossEntropy
 
@@ -69,11 +68,13 @@ class MapsTask(CrossEntropy):
         """See `captioner.training.tasks.Task.loss`."""
         decoded = forward(images, part.batch.tokens[:, :-1].to(next(self.context.model.parameters()).device))
         targets = part.batch.tokens[:, 1:]
-        return self.map_loss(decoded.maps.float(), decoded.off_grid.float(), targets, part, images)
+        maps = decoded.maps.float()
+        loss, figures = self.map_loss(maps, decoded.off_grid.float(), targets, part, images)
+        return loss + maps.sum() * 0, figures  # a part without a box has a gradient too
 
     @torch.inference_mode()
     def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:
-        """The mean share of the maps in boxes, and how often the strongest cell's centre lies in one."""
+        """The mean share of the maps in boxes, and of the strongest cell that boxes cover."""
         processes, recipe = self.context.processes, self.recipe
         boxed = [record for record in self.context.dev if any(record.boxes)]
         mine = boxed[processes.rank :: processes.count]
@@ -83,7 +84,10 @@ class MapsTask(CrossEntropy):
         sums, at = [0.0, 0.0, 0.0], 0
         for grid in grids:
             for i in range(len(grid)):
-                batch, geometry = self._read(mine[at]), self.context.images.geometry(upright_size(mine[at].image))
+                batch, geometry = (
+                    self._read(mine[at]),
+                    self.context.images.geometry((1, 1)),
+                )  # of any size: it fills the input
                 at += 1
                 one = grid.select(torch.tensor([i], device=processes.device))
                 decoded = model.decoder(one, batch.tokens[:, :-1].to(processes.device))
@@ -125,7 +129,7 @@ def check_maps_alone(recipe: Recipe) -> None:
 
 
 def shares_inside(maps: Tensor, targets: Tensor) -> tuple[float, float, float]:
-    """Sums over maps (N, h, w) of the share in their boxes, and of whether the strongest cell is in one; and N.
+    """Sums over maps (N, h, w) of the share in their boxes, and of the share of the strongest cell in them; and N.
 
     Args:
         maps: of words that have boxes.
