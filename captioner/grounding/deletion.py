@@ -6,12 +6,13 @@ on a blurred picture. Each stands beside the same curve for cells in random orde
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from captioner.backends.base import HasFineMaps
 from captioner.errors import DataError
 from captioner.explain.occlusion import blurred, mean_colour, occlude, orders_of
 from captioner.grounding.bootstrap import Estimate, bootstrap_means
@@ -83,13 +84,17 @@ def deletion_curves(model: "Captioner", grounded: "GroundedCaption", *, seed: in
     if not grounded.nouns:
         return []
     prepared = model.prepare(grounded.caption.source)
-    pixels, geometry = prepared.pixels, prepared.geometry
+    # What is covered are the grid's cells: less than one would hide nothing from the encoder.
+    scale = model.backend.map_scale if isinstance(model.backend, HasFineMaps) else 1
+    rows, columns = (side // scale for side in prepared.geometry.grid)
+    pixels, geometry = prepared.pixels, replace(prepared.geometry, grid=(rows, columns))
     random = np.random.default_rng((seed, *grounded.record.id.encode()))
     counts = [round(level * int(geometry.mask.sum())) for level in LEVELS]
     orders: list[Floats] = [random.random(geometry.grid) for _ in range(_RANDOM_ORDERS)]
     for noun in grounded.nouns:
         # Ties are broken at random, or an uninformative map would begin at the top left.
-        orders.append(noun.map.astype(np.float64) + 1e-12 * random.random(geometry.grid))
+        of_cells = noun.map.astype(np.float64).reshape(rows, scale, columns, scale).sum((1, 3))
+        orders.append(of_cells + 1e-12 * random.random(geometry.grid))
     filled, blurry = mean_colour(pixels, geometry), blurred(pixels, geometry)
     # The first and the last level are the same in every order: each is encoded once.
     variants = [pixels, filled, blurry]

@@ -65,7 +65,7 @@ class FineMaps(nn.Module):
     """
 
     def __init__(
-        self, *, query_width: int, image_width: int, fine_channels: int, width: int, dropout: float = 0.4
+        self, *, query_width: int, image_width: int, fine_channels: int, width: int, dropout: float = 0.2
     ) -> None:
         super().__init__()
         self.fine_channels = fine_channels
@@ -78,11 +78,15 @@ class FineMaps(nn.Module):
         self.divide_equally()
 
     @classmethod
-    def of_decoder(cls, width: int, *, query: int, image_width: int, fine_channels: int) -> "FineMaps | None":
+    def of_decoder(
+        cls, width: int, *, query: int, image_width: int, fine_channels: int, dropout: float = 0.2
+    ) -> "FineMaps | None":
         """Those of a decoder whose configuration has this ``fine_width``; None for 0."""
         if not width:
             return None
-        return cls(query_width=query, image_width=image_width, fine_channels=fine_channels, width=width)
+        return cls(
+            query_width=query, image_width=image_width, fine_channels=fine_channels, width=width, dropout=dropout
+        )
 
     def divide_equally(self) -> None:
         """Forget what was learned: each cell in equal parts."""

@@ -35,6 +35,7 @@ class LSTMConfig:
             of the step before: there is no newer one yet, which departs from equation 10 of Lu et al. 2017.
         fine_width: of queries and keys of `captioner.model.fine_maps.FineMaps`, which gives maps of twice the grid's
             resolution; 0 for maps of the cells. The encoder then needs a fine stage.
+        fine_dropout: on their queries; half of it on channels of the fine stage.
         dropout: on embeddings and in the output.
     """
 
@@ -48,6 +49,7 @@ class LSTMConfig:
     map_heads: tuple[int, ...] = ()
     attend_after_lstm: bool = True
     fine_width: int = 0
+    fine_dropout: float = 0.4
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
@@ -59,8 +61,9 @@ class LSTMConfig:
             raise OptionError(f"the decoder's fine_width must be a whole number from 0, not {self.fine_width!r}")
         if self.fine_width and self.attention == "hard":
             raise OptionError("hard attention draws one cell, and has no fine maps", remedy="leave out fine_width")
-        if not 0 <= self.dropout < 1:
-            raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
+        for name in ("dropout", "fine_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OptionError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         for head in self.map_heads:
             if not 0 <= head < self.heads:
                 raise OptionError(f"map head {head} is not among {self.heads} heads")
@@ -125,6 +128,7 @@ class LSTMDecoder(Decoder):
             query=config.width + config.embedding,
             image_width=image_width,
             fine_channels=fine_channels,
+            dropout=config.fine_dropout,
         )
         self.initial_hidden = nn.Linear(image_width, config.width)
         self.initial_cell = nn.Linear(image_width, config.width)

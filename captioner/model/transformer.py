@@ -33,7 +33,7 @@ class TransformerConfig:
             needs ``heads`` 1; "local_previous" and "hard" are for decoders that go word by word.
         attention_options: of that mechanism alone, by name; see its class.
         map_heads: pairs (layer, head), from 0, whose mean is the map; empty for all heads of the last layer.
-        fine_width: as of `captioner.model.lstm.LSTMConfig`.
+        fine_width, fine_dropout: as of `captioner.model.lstm.LSTMConfig`.
         dropout: on embeddings and on what each block adds.
     """
 
@@ -46,6 +46,7 @@ class TransformerConfig:
     attention_options: dict[str, Any] = field(default_factory=dict)
     map_heads: tuple[tuple[int, int], ...] = ()
     fine_width: int = 0
+    fine_dropout: float = 0.4
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -57,8 +58,9 @@ class TransformerConfig:
             raise OptionError(f"the decoder's fine_width must be a whole number from 0, not {self.fine_width!r}")
         if self.width % self.heads:
             raise OptionError(f"the decoder's width {self.width} is not a multiple of its {self.heads} heads")
-        if not 0 <= self.dropout < 1:
-            raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
+        for name in ("dropout", "fine_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OptionError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         for layer, head in self.map_heads:
             if not (0 <= layer < self.layers and 0 <= head < self.heads):
                 raise OptionError(f"map head ({layer}, {head}) is not in {self.layers} layers of {self.heads} heads")
@@ -172,7 +174,11 @@ class TransformerDecoder(Decoder):
             TransformerBlock(image_width=image_width, config=config) for _ in range(config.layers)
         )
         self.fine = FineMaps.of_decoder(
-            config.fine_width, query=2 * config.width, image_width=image_width, fine_channels=fine_channels
+            config.fine_width,
+            query=2 * config.width,
+            image_width=image_width,
+            fine_channels=fine_channels,
+            dropout=config.fine_dropout,
         )
         self.norm = nn.LayerNorm(config.width)
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))

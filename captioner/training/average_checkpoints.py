@@ -114,13 +114,13 @@ def _similarity(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
 def _difference(one: ModelConfig, other: ModelConfig) -> tuple[str, Any, Any] | None:
     """The first option in which two configurations differ, and its values.
 
-    The size of the pictures, dropout and the heads of the maps may differ between models of one start.
+    The size of the pictures, kinds of dropout and the heads of the maps may differ between models of one start.
     """
     ours, theirs = one.as_dict(), other.as_dict()
     for part in ours:
         names = ours[part].keys() | theirs[part].keys()
         for name in sorted(names, key=lambda name: (name != "kind", name)):
             values = (ours[part].get(name), theirs[part].get(name))
-            if name not in ("side", "dropout", "map_heads") and values[0] != values[1]:
+            if name not in ("side", "dropout", "fine_dropout", "map_heads") and values[0] != values[1]:
                 return (f"the {part}'s {name}", *values)
     return None

@@ -105,7 +105,10 @@ def add_fine_maps(
     if config.encoder.fine_stage is not None or (stage is None and not width):
         return start
     _require_fine_width(config.decoder)
-    encoder, decoder = replace(config.encoder, fine_stage=stage), replace(config.decoder, fine_width=width)
+    encoder, changes = replace(config.encoder, fine_stage=stage), {"fine_width": width}
+    if "fine_dropout" in decoder_options:
+        changes["fine_dropout"] = decoder_options["fine_dropout"]
+    decoder = replace(config.decoder, **changes)
     model, _ = _rebuilt(start, replace(config, encoder=encoder, decoder=decoder))
     return replace(start, model=model)
 

@@ -311,7 +311,7 @@ class Recipe:
         return {name: value for name, value in found.items() if name not in self.given - kept}
 
 
-_ADDED = ("attention", "attention_options", "fine_width")
+_ADDED = ("attention", "attention_options", "fine_width", "fine_dropout")
 """Of the decoder's options, what a model that is started from may gain."""
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -116,3 +117,23 @@ def test_plain_maps_are_those_of_the_heads(fine_model: Path, make_picture: Calla
     plain = model.caption(photo)
     heads = model.heads(plain, 0)
     np.testing.assert_allclose(plain.words[0].map, heads.maps[-1].mean(0), atol=1e-6)
+
+
+def test_deletion_covers_the_cells_of_the_grid(
+    fine_model: Path, make_picture: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captioner.grounding import deletion
+
+    shapes = set()
+
+    def occlude(pixels: np.ndarray, fill: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        shapes.add(cells.shape)
+        return fill
+
+    monkeypatch.setattr(deletion, "occlude", occlude)
+    model = load(fine_model, backend="torch")
+    (caption,) = model.read(make_picture(), [model.vocabulary.words[5]])
+    noun = SimpleNamespace(map=caption.words[0].map, position=0)
+    grounded = SimpleNamespace(nouns=[noun], caption=caption, record=SimpleNamespace(id="0"))
+    assert deletion.deletion_curves(model, grounded)  # type: ignore[arg-type]
+    assert shapes == {(8, 8)}

@@ -56,7 +56,7 @@ def drop_grid(grid: Grid, *, channels: float, cells: float) -> Grid:
 
 
 DROPOUTS = ("dropout", "channel_dropout", "cell_dropout")
-NOT_LEARNED = (*DROPOUTS, "attribute_map", "attribute_answers")
+NOT_LEARNED = (*DROPOUTS, "fine_dropout", "attribute_map", "attribute_answers")
 """The options of answerers, and of decoders those that they have, that change neither weights nor their shapes."""
 
 
