@@ -175,10 +175,13 @@ class GridEncoder(nn.Module):
             `captioner.model.fine_maps.split_fine` takes them apart.
         """
         x, fine = pixels.to(memory_format=torch.channels_last), None
-        for i, stage in enumerate(self.stages):
-            x = stage(x)  # (B, D, h, w)
-            if i == self.config.fine_stage:
-                fine = x
+        if self.config.fine_stage is None:
+            x = self.stages(x)  # (B, D, h, w)
+        else:
+            for i, stage in enumerate(self.stages):
+                x = stage(x)
+                if i == self.config.fine_stage:
+                    fine = x
         height, width = x.shape[2:]
         vectors = x.permute(0, 2, 3, 1).flatten(1, 2)
         if fine is not None:
