@@ -288,7 +288,7 @@ def open_page(browser: "Browser") -> "Iterator[Callable[..., Page]]":
     elsewhere: list[str] = []
     complaints: list[str] = []
 
-    def open_(running: "Running | Reviewing", path: str = "/", **options: Any) -> "Page":
+    def open_(running: "Running | Reviewing", path: str = "/", *, script: str = "", **options: Any) -> "Page":
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -297,6 +297,8 @@ def open_page(browser: "Browser") -> "Iterator[Callable[..., Page]]":
         page.on("request", lambda request: None if request.url.startswith(own) else elsewhere.append(request.url))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: "Security" in message.text and complaints.append(message.text))
+        if script:
+            page.add_init_script(script)
         page.goto(running.url + path)
         return page
 

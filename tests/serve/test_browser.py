@@ -248,6 +248,16 @@ def test_hostile_names_are_text(server: Running, open_page: "Callable[..., Page]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # a long name widens nothing
 
 
+def test_a_picture_that_is_faster_than_the_settings_waits_for_them(
+    server: Running, open_page: "Callable[..., Page]", make_picture: MakePicture
+) -> None:
+    slow = "const own = fetch; fetch = async (...all) => (await new Promise((on) => setTimeout(on, 1500)), own(...all))"
+    page = open_page(server, script=slow)
+    upload(page, make_picture("photo.png", size=(60, 60)))
+    wait_for_captions(page, 1)
+    assert cards(page).first.locator("[role=radio]").count() == 2, "the beam of the model's file"
+
+
 def test_other_settings_give_other_captions(
     server: Running, open_page: "Callable[..., Page]", make_picture: MakePicture
 ) -> None:

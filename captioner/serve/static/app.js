@@ -10,6 +10,8 @@
   const { notice, Failure } = window.CaptionPictures;
   const find = (id) => document.getElementById(id);
   const limits = { max_upload: Infinity };
+  let known = false; // the models and their settings
+  let started = null; // settled then
 
   const sleep = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 
@@ -90,6 +92,11 @@
     found(await sendPatiently(file, { ...fields, text, viewer: "true" }, { signal }));
 
   async function caption(file, fields, { signal, tell }) {
+    if (!known) {
+      // The picture was faster than the list of models, whose default is the width of the beam.
+      await started;
+      Object.assign(fields, settings());
+    }
     const size = file.size;
     if (size > limits.max_upload) {
       const [has, may] = [size, limits.max_upload].map((bytes) => Math.ceil(bytes / 1e5) / 10);
@@ -156,9 +163,10 @@
     const width = find("model").selectedOptions[0]?.dataset.beam;
     if (width) find("beam").value = find("beam-value").textContent = width;
     for (const id of ["model", "beam", "n-best"]) find(id).disabled = false;
+    known = true;
     find("limits").textContent += ` Up to ${limits.max_upload / 1e6} MB each.`;
     find("version").textContent = `captioner ${version}`;
   }
 
-  start().catch(() => notice("The server does not answer: is it still running?"));
+  started = start().catch(() => notice("The server does not answer: is it still running?"));
 })();
