@@ -94,7 +94,7 @@ def write(estimate: Estimate) -> str:
 def settings_of(path: Path) -> Settings:
     """Every way to make the maps of a model's file, and its default heads before any was selected."""
     model, plain = load(path), load(path)
-    plain.model.set_map_heads(())
+    plain.model.set_plain_maps()
     settings = {
         "attention, as the file says": MapOptions.stored(dict(model.about), "attention"),
         "  and standardised": MapOptions(sinks="standardise"),

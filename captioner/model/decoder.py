@@ -96,7 +96,8 @@ class Decoder(nn.Module):
 
     @property
     def map_heads(self) -> tuple[int, ...]:
-        """The heads whose mean is the map, as ``layer * heads + head``; all where the configuration names none."""
+        """The heads whose mean is the map, or what fine maps are made of, as ``layer * heads + head``; all where the
+        configuration names none."""
         return tuple(self.config.map_heads) or tuple(range(self.layers * self.heads))
 
     def config_with_map_heads(self, heads: Sequence[int]) -> Any:

@@ -28,7 +28,7 @@ class LSTMConfig:
         attention_width: of the space in which query and cells are compared.
         attention_options: of that mechanism alone, by name: ``{"window": 4}``; see its class.
         heads: of the attention; 1 but for "multihead", "memory" and "attention_on_attention".
-        map_heads: the heads, from 0, whose mean is the map; empty for all.
+        map_heads: the heads, from 0, whose mean is the map, or what fine maps are made of; empty for all.
         attend_after_lstm: query with the hidden state that has read the last word (the visual attention of Lu et al.
             2017, "Knowing When to Look", figure 2b) rather than with the one before it (Xu et al. 2015, eq. 4). The
             map then knows the word it follows. Without it, a visual sentinel ("adaptive") is gated from the memory cell

@@ -32,7 +32,8 @@ class TransformerConfig:
         attention: of the cross-attention, a name of `captioner.model.attention.ATTENTIONS`. One with a single head
             needs ``heads`` 1; "local_previous" and "hard" are for decoders that go word by word.
         attention_options: of that mechanism alone, by name; see its class.
-        map_heads: pairs (layer, head), from 0, whose mean is the map; empty for all heads of the last layer.
+        map_heads: pairs (layer, head), from 0, whose mean is the map, or what fine maps are made of; empty for all
+            heads of the last layer.
         fine_width, fine_dropout: as of `captioner.model.lstm.LSTMConfig`.
         dropout: on embeddings and on what each block adds.
     """

@@ -60,7 +60,7 @@ class Heads(WordView):
         caption: that the word is of.
         place: of the word in it.
         maps: (layers, heads, h, w) float32; each sums to what that head gave to the grid.
-        chosen: pairs (layer, head) whose mean is the word's map.
+        chosen: pairs (layer, head) whose mean is the word's map, or what its fine map is made of.
     """
 
     caption: Caption

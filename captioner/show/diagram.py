@@ -140,7 +140,7 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
         node("query", f"query\n{space}", "data"),
         node("scores", f"scores\n{mechanism.score}\n{heads} x {vectors}", "part"),
         node("weights", f"weights\n{mechanism.weigh}\n{heads} x {vectors}", "weights"),
-        node("map", _map_label(decoder, doubled(grid) if decoder.get("fine_width") else grid, pooled), "weights"),
+        node("map", _map_label(decoder, grid, pooled), "weights"),
         node("context", f"context\n{mechanism.context}\n{width}", "data"),
         node("word", f"next word\none of {len(header['vocabulary']) - len(SPECIAL):,}, or the end", "words"),
     ]
@@ -221,13 +221,12 @@ def fine_nodes(header: Mapping[str, Any], grid: tuple[int, int]) -> tuple[str, .
     stage, (height, width) = header["config"]["encoder"].get("fine_stage"), doubled(grid)
     norms = [one for name, one in header["tensors"].items() if name.endswith("fine.part_norm.weight")]
     channels = next(iter(norms[0].get("shape", ())), "F") if norms else "F"
+    decoder = header["config"].get("decoder")
+    of = f"of the {_map_heads(decoder)}\n" if decoder else ""
+    weigh = f"{of}softmax over the parts of cells\nof t log weight + q · k"
     return (
         node("fine", f"feature maps of stage {stage}\n{height} x {width} x {channels}", "data"),
-        node(
-            "parts",
-            f"fine map\nsoftmax over the parts of the cells\nof log weight + q · k\n{height} x {width}",
-            "weights",
-        ),
+        node("parts", f"fine weights\n{weigh}\n{height * width}", "weights"),
     )
 
 
@@ -263,8 +262,14 @@ def _decoder_label(decoder: Mapping[str, Any]) -> str:
     return f"{str(decoder.get('kind', 'decoder')).upper()}{width}"
 
 
-def _map_label(decoder: Mapping[str, Any], grid: tuple[int, int], pooled: bool) -> str:
+def _map_heads(decoder: Mapping[str, Any]) -> str:
     chosen = decoder.get("map_heads") or "all"
-    heads = "all heads" if chosen == "all" else f"{len(chosen)} chosen heads"
+    return "mean of all heads" if chosen == "all" else f"mean of {len(chosen)} chosen heads"
+
+
+def _map_label(decoder: Mapping[str, Any], grid: tuple[int, int], pooled: bool) -> str:
+    if decoder.get("fine_width"):
+        height, width = doubled(grid)
+        return f"map of the word\n{height} x {width}"
     source = "\nthrough each vector's own map" if pooled else ""
-    return f"map of the word\nmean of {heads}{source}\n{grid[0]} x {grid[1]}"
+    return f"map of the word\n{_map_heads(decoder)}{source}\n{grid[0]} x {grid[1]}"

@@ -27,6 +27,8 @@ from captioner.training.aliases import current
 from captioner.training.growth import add_fine_maps, add_slots, grow
 from captioner.training.recipe import Recipe, default_of, options
 
+_FINE = ("fine_width", "fine_dropout")
+
 Model = TypeVar("Model", CaptionModel, AnswerModel)
 
 
@@ -84,7 +86,9 @@ def first_model(
             )
         state = decoder.model.decoder.state_dict()
         taken = {name: tensor for name, tensor in state.items() if not name.startswith("fine.")}
-        model.decoder.load_state_dict(taken, strict=not getattr(config.decoder, "fine_width", 0))
+        missing, unknown = model.decoder.load_state_dict(taken, strict=False)
+        assert not unknown
+        assert all(name.startswith("fine.") for name in missing)
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise CheckpointError(f"{recipe.weights}: {name} is not finite", remedy="give other --weights")
@@ -241,8 +245,11 @@ def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | No
     # What is learned comes from the file; what is not learned, such as dropout, the recipe may change. Fine maps are
     # learned for an encoder, and stay behind.
     kept = decoder.model.config.decoder
-    if getattr(kept, "fine_width", 0):
-        kept = replace(kept, fine_width=recipe.decoder_options.get("fine_width", 0))
+    if hasattr(kept, "fine_width"):
+        fine = {"fine_width": 0} | {
+            name: recipe.decoder_options[name] for name in _FINE if name in recipe.decoder_options
+        }
+        kept = replace(kept, **fine)
     if isinstance(kept, type(config.decoder)) and "dropout" in recipe.decoder_options:
         kept = replace(kept, dropout=config.decoder.dropout)
     return replace(config, decoder=kept)

@@ -99,7 +99,8 @@ def test_the_diagram_shows_them(fine_model: Path, tmp_path: Path) -> None:
     source = (tmp_path / "flow.gv").read_text()
     assert "feature maps of stage 1\\n16 x 16 x 64" in source
     assert "feature maps\\n8 x 8 x 96" in source
-    assert "mean of all heads\\n16 x 16" in source
+    assert "fine weights\\nof the mean of all heads" in source
+    assert "map of the word\\n16 x 16" in source
 
 
 def test_heads_are_chosen_before(fine_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,7 @@
     if (!known) {
       // The picture was faster than the list of models, whose default is the width of the beam.
       await started;
+      if (signal.aborted) throw new DOMException("stopped", "AbortError");
       Object.assign(fields, settings());
     }
     const size = file.size;

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,8 @@ class AnswerTask:
         source = load_captions(recipe.encoder_from) if recipe.encoder_from else None
         if source is not None:
             set_side(recipe, source.model)
-            refuse_other_options(recipe, source.model.config, given={*given, "refiner", "refiner_options"})
+            taken = replace(source.model.config, encoder=taken_encoder(recipe, source))
+            refuse_other_options(recipe, taken, given={*given, "refiner", "refiner_options"})
         with naming_options():
             config = AnswerConfig(
                 encoder=taken_encoder(recipe, source)
