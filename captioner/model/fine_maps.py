@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.model.attention.base import masked_softmax
 from captioner.model.grid import Grid
 
 FINER = 2
 """Parts of a cell's side."""
+_NONE = -1e30  # a score whose softmax is 0
 _LEAST = 1e-6  # of the weight of a cell, before its logarithm
 
 
@@ -108,8 +108,9 @@ class FineMaps(nn.Module):
             )
         parts = grid.fine.unflatten(2, (FINER * FINER, self.fine_channels)).flatten(1, 2)  # (B, L * 4, F)
         parts = self.channel_dropout(parts.transpose(1, 2)).transpose(1, 2)
-        cells = self.cell(self.cell_norm(grid.features)).repeat_interleave(FINER * FINER, 1)
-        keys: Tensor = self.key(torch.relu(cells + self.part(self.part_norm(parts))))
+        cells = self.cell(self.cell_norm(grid.features)).unsqueeze(2)  # (B, L, 1, width)
+        both = self.part(self.part_norm(parts)).unflatten(1, (-1, FINER * FINER)) + cells
+        keys: Tensor = self.key(torch.relu(both).flatten(1, 2))
         return keys
 
     def forward(self, query: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
@@ -128,10 +129,10 @@ class FineMaps(nn.Module):
         weights = weights.float()
         whole = weights.sum(2, keepdim=True)
         share = weights / whole.clamp(min=_LEAST)
-        prior = self.exponent * share.clamp(min=_LEAST).log()
-        scores = prior.repeat_interleave(FINER * FINER, 2) + (q @ keys.transpose(1, 2)).float()
-        held = (weights > 0).repeat_interleave(FINER * FINER, 2)  # cells that are masked, or beyond a window
-        found: Tensor = masked_softmax(scores, held) * whole
+        # Cells of no weight, which are masked or beyond a window, have none in any part.
+        prior = (self.exponent * share.clamp(min=_LEAST).log()).masked_fill(weights <= 0, _NONE)
+        scores = (q @ keys.transpose(1, 2)).float().unflatten(2, (-1, FINER * FINER)) + prior.unsqueeze(3)
+        found: Tensor = scores.flatten(2).softmax(2) * whole
         return found
 
 
