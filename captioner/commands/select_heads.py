@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     model = load(options.model, device=options.device, backend="torch")
-    if getattr(model.model.decoder, "fine", None) is not None:
+    if model.model.fine_maps is not None:
         raise OptionError(
             f"{model.name} has fine maps, which were learned for the heads that it has",
             remedy="choose heads before fine maps are trained",

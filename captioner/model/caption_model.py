@@ -132,12 +132,17 @@ class CaptionModel(nn.Module):
         self.decoder.config = self.decoder.config_with_map_heads(heads)
         self.config = replace(self.config, decoder=self.decoder.config)
 
+    @property
+    def fine_maps(self) -> FineMaps | None:
+        """The decoder's fine maps, where it has some."""
+        fine = getattr(self.decoder, "fine", None)
+        return fine if isinstance(fine, FineMaps) else None
+
     def set_plain_maps(self) -> None:
         """Make maps of all heads of the last attention layer, each cell of a fine map in equal parts."""
         self.set_map_heads(())
-        fine = getattr(self.decoder, "fine", None)
-        if isinstance(fine, FineMaps):
-            fine.divide_equally()
+        if self.fine_maps is not None:
+            self.fine_maps.divide_equally()
 
     def set_side(self, side: int) -> None:
         """Take pictures of another size from now on; see `GridEncoder.set_side`."""

@@ -78,10 +78,10 @@ class FineMaps(nn.Module):
         self.divide_equally()
 
     @classmethod
-    def of_decoder(
+    def of_width(
         cls, width: int, *, query: int, image_width: int, fine_channels: int, dropout: float = 0.2
     ) -> "FineMaps | None":
-        """Those of a decoder whose configuration has this ``fine_width``; None for 0."""
+        """Those of a configuration's ``fine_width``; None for 0."""
         if not width:
             return None
         return cls(

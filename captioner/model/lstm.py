@@ -123,7 +123,7 @@ class LSTMDecoder(Decoder):
             VisualSentinel(input_width=input_width, width=config.width) if "sentinel" in self.attention.takes else None
         )
         self._takes_previous = "previous" in self.attention.takes
-        self.fine = FineMaps.of_decoder(
+        self.fine = FineMaps.of_width(
             config.fine_width,
             query=config.width + config.embedding,
             image_width=image_width,

@@ -174,7 +174,7 @@ class TransformerDecoder(Decoder):
         self.blocks = nn.ModuleList(
             TransformerBlock(image_width=image_width, config=config) for _ in range(config.layers)
         )
-        self.fine = FineMaps.of_decoder(
+        self.fine = FineMaps.of_width(
             config.fine_width,
             query=2 * config.width,
             image_width=image_width,

@@ -101,39 +101,31 @@ def add_fine_maps(
     Raises:
         OptionError: one option without the other, or a decoder or an encoder that cannot have them.
     """
-    config, stage, width = start.model.config, encoder_options.get("fine_stage"), decoder_options.get("fine_width", 0)
-    if config.encoder.fine_stage is not None or (stage is None and not width):
-        return start
-    _require_fine_width(config.decoder)
-    encoder, changes = replace(config.encoder, fine_stage=stage), {"fine_width": width}
-    if "fine_dropout" in decoder_options:
-        changes["fine_dropout"] = decoder_options["fine_dropout"]
-    decoder = replace(config.decoder, **changes)
-    model, _ = _rebuilt(start, replace(config, encoder=encoder, decoder=decoder))
-    return replace(start, model=model)
+    config = _with_fine_maps(start.model.config, "decoder", encoder_options, decoder_options)
+    return start if config is None else replace(start, model=_rebuilt(start, config)[0])
 
 
 def add_fine_answer_maps(
     start: AnswerModel, encoder_options: Mapping[str, Any], answerer_options: Mapping[str, Any]
 ) -> AnswerModel:
     """As `add_fine_maps`, of a model that answers questions; ``answerer_options`` have the ``fine_width``."""
-    config, stage, width = start.config, encoder_options.get("fine_stage"), answerer_options.get("fine_width", 0)
-    if config.encoder.fine_stage is not None or (stage is None and not width):
+    config = _with_fine_maps(start.config, "answerer", encoder_options, answerer_options)
+    if config is None:
         return start
-    _require_fine_width(config.answerer)
-    encoder, answerer = replace(config.encoder, fine_stage=stage), replace(config.answerer, fine_width=width)
-    model = AnswerModel(
-        replace(config, encoder=encoder, answerer=answerer),
-        vocabulary_size=start.vocabulary_size,
-        answers=start.answers,
-    )
+    model = AnswerModel(config, vocabulary_size=start.vocabulary_size, answers=start.answers)
     model.load_state_dict(start.state_dict(), strict=False)
     return model.train(start.training)
 
 
-def _require_fine_width(config: Any) -> None:
-    if not hasattr(config, "fine_width"):
-        raise OptionError(f"{type(config).__name__} has no fine maps", remedy="leave out fine_stage and fine_width")
+def _with_fine_maps(config: Any, part: str, encoder_options: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """A model's configuration with fine maps, which ``part`` of it makes; None where none are to be added."""
+    stage, own = encoder_options.get("fine_stage"), getattr(config, part)
+    if config.encoder.fine_stage is not None or (stage is None and not options.get("fine_width")):
+        return None
+    if not hasattr(own, "fine_width"):
+        raise OptionError(f"{type(own).__name__} has no fine maps", remedy="leave out fine_stage and fine_width")
+    changes = {name: options[name] for name in ("fine_width", "fine_dropout") if name in options}
+    return replace(config, encoder=replace(config.encoder, fine_stage=stage), **{part: replace(own, **changes)})
 
 
 def _rebuilt(start: Checkpoint, config: ModelConfig) -> tuple[CaptionModel, list[Tensor]]:

@@ -74,7 +74,7 @@ class Attributes(nn.Module):
         self.query_of_question = nn.Linear(width, width)
         self.key, self.value = nn.Linear(embedding, width), nn.Linear(embedding, width)
         self.context_norm = nn.LayerNorm(width)
-        self.fine = FineMaps.of_decoder(fine_width, query=0, image_width=image_width, fine_channels=fine_channels)
+        self.fine = FineMaps.of_width(fine_width, query=0, image_width=image_width, fine_channels=fine_channels)
         self.fine_query = nn.Parameter(torch.zeros(count, fine_width)) if fine_width else None
 
     def learn_fine_maps(self, learn: bool) -> None:

@@ -19,7 +19,7 @@ from captioner.training.recipe import Recipe, refuse_options
 from captioner.training.tasks.answers import AnswerTask
 from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import device_of
-from captioner.training.tasks.maps import check_maps_alone, shares_inside
+from captioner.training.tasks.maps import check_maps_alone, freeze, score_of, shares_inside
 from captioner.training.views import View
 
 _HELD_OUT = 20
@@ -66,11 +66,8 @@ class AnswerMapsTask(AnswerTask):
 
     def set_trainable(self, *, frozen: bool) -> None:
         """The fine maps alone; all else is as in evaluation."""
-        model = self.context.model
         self._frozen = self.recipe.cache
-        model.encoder.train_from(None)
-        model.requires_grad_(False)
-        model.eval()
+        freeze(self.context.model)
         self._fine.learn_fine_maps(True)
         assert self._fine.fine is not None
         self._fine.fine.train()
@@ -109,9 +106,7 @@ class AnswerMapsTask(AnswerTask):
             geometries = [self._geometry(i) for i in pictures[some]]
             rows, places, targets = _targets(boxes[some], [View()] * len(grid), geometries)
             sums = [a + b for a, b in zip(sums, shares_inside(maps[rows, places], targets), strict=True)]
-        inside, strongest, count = processes.sum(sums)
-        figures = {"inside": inside / max(1.0, count), "strongest_inside": strongest / max(1.0, count)}
-        return figures["inside"], figures
+        return score_of(processes.sum(sums))
 
 
 def _no_question(pictures: int) -> Tensor:

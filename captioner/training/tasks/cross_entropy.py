@@ -14,7 +14,6 @@ from captioner.metrics.cider import DocumentFrequencies
 from captioner.model.attention.hard import HardAttention
 from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import Decoded
-from captioner.model.fine_maps import FineMaps
 from captioner.model.grid import Grid
 from captioner.tokenizer.function_words import is_function_word
 from captioner.tokenizer.vocabulary import END, PAD, SPECIAL, UNKNOWN
@@ -81,8 +80,8 @@ class CrossEntropy:
         model.train()
         if not self.recipe.train_refiner:
             model.refiner.eval()
-        if isinstance(fine := getattr(model.decoder, "fine", None), FineMaps):
-            fine.requires_grad_(bool(self.recipe.map_supervision or self.recipe.map_regularisation))
+        if model.fine_maps is not None:
+            model.fine_maps.requires_grad_(bool(self.recipe.map_supervision or self.recipe.map_regularisation))
 
     def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
         """See `captioner.training.tasks.Task.loss`."""

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from captioner.errors import DataError, OptionError
 from captioner.model.caption_model import CaptionModel
-from captioner.model.fine_maps import FineMaps
 from captioner.training.batches import TextBatches, word_dropout
 from captioner.training.dev import perplexity
 from captioner.training.epoch import Figures
@@ -51,8 +50,8 @@ class LanguageModel:
         model.encoder.train_from(None)
         model.refiner.requires_grad_(False)
         model.train()
-        if isinstance(fine := getattr(model.decoder, "fine", None), FineMaps):
-            fine.requires_grad_(False)
+        if model.fine_maps is not None:
+            model.fine_maps.requires_grad_(False)
 
     def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
         """See `captioner.training.tasks.Task.loss`."""

@@ -1,12 +1,14 @@
 """Training of a model's fine maps, on boxes, and of nothing else: its words stay what they are."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from captioner.data.records import Record
 from captioner.errors import DataError, OptionError
 from captioner.model.caption_model import CaptionModel
-from captioner.model.fine_maps import FineMaps
 from captioner.training.batches import Batch, CaptionBatches
 from captioner.training.epoch import Figures
 from captioner.training.images import Images
@@ -25,13 +27,11 @@ class MapsTask(CrossEntropy):
 
     def __init__(self, context: TaskContext) -> None:
         super().__init__(context)
-        fine = getattr(context.model.decoder, "fine", None)
-        if not isinstance(fine, FineMaps):
+        if context.model.fine_maps is None:
             raise OptionError(
                 "the model has no fine maps to train",
                 remedy='give encoder_options {"fine_stage": 5} and decoder_options {"fine_width": 128}',
             )
-        self._fine = fine
         for split, records in (("train", context.train), ("dev", context.dev)):
             if not any(words for record in records for words in record.boxes):
                 raise DataError(
@@ -57,20 +57,16 @@ class MapsTask(CrossEntropy):
 
     def set_trainable(self, *, frozen: bool) -> None:
         """The fine maps alone; all else is as in evaluation."""
-        model = self.context.model
         self._frozen = self.recipe.cache
-        model.encoder.train_from(None)
-        model.requires_grad_(False)
-        model.eval()
-        self._fine.requires_grad_(True).train()
+        freeze(self.context.model)
+        assert self.context.model.fine_maps is not None
+        self.context.model.fine_maps.requires_grad_(True).train()
 
     def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
         """See `captioner.training.tasks.Task.loss`."""
         decoded = forward(images, part.batch.tokens[:, :-1].to(next(self.context.model.parameters()).device))
         targets = part.batch.tokens[:, 1:]
-        maps = decoded.maps.float()
-        loss, figures = self.map_loss(maps, decoded.off_grid.float(), targets, part, images)
-        return loss + maps.sum() * 0, figures  # a part without a box has a gradient too
+        return self.map_loss(decoded.maps.float(), decoded.off_grid.float(), targets, part, images)
 
     @torch.inference_mode()
     def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:
@@ -81,23 +77,18 @@ class MapsTask(CrossEntropy):
         grids = self._dev_grids.refined(
             model, mine, frozen=self._frozen, device=processes.device, workers=recipe.workers
         )
-        sums, at = [0.0, 0.0, 0.0], 0
+        sums, left = [0.0, 0.0, 0.0], iter(mine)
+        geometry = self.context.images.geometry((1, 1))  # pictures fill the input, whatever their shape
         for grid in grids:
             for i in range(len(grid)):
-                batch, geometry = (
-                    self._read(mine[at]),
-                    self.context.images.geometry((1, 1)),
-                )  # of any size: it fills the input
-                at += 1
+                batch = self._read(next(left))
                 one = grid.select(torch.tensor([i], device=processes.device))
                 decoded = model.decoder(one, batch.tokens[:, :-1].to(processes.device))
                 maps = decoded.maps[:, self.context.map_delay :].float().cpu()
                 targets = batch.map_targets([geometry])[:, : maps.shape[1]]
                 known = targets.amax((2, 3)) > 0
                 sums = [a + b for a, b in zip(sums, shares_inside(maps[known], targets[known]), strict=True)]
-        inside, strongest, words = processes.sum(sums)
-        figures = {"inside": inside / max(1.0, words), "strongest_inside": strongest / max(1.0, words)}
-        return figures["inside"], figures
+        return score_of(processes.sum(sums))
 
     def _read(self, record: Record) -> Batch:
         """All captions of a picture."""
@@ -128,6 +119,13 @@ def check_maps_alone(recipe: Recipe) -> None:
         )
 
 
+def freeze(model: Any) -> None:
+    """Let nothing of a model learn, nor drop out."""
+    model.encoder.train_from(None)
+    model.requires_grad_(False)
+    model.eval()
+
+
 def shares_inside(maps: Tensor, targets: Tensor) -> tuple[float, float, float]:
     """Sums over maps (N, h, w) of the share in their boxes, and of the share of the strongest cell in them; and N.
 
@@ -138,3 +136,10 @@ def shares_inside(maps: Tensor, targets: Tensor) -> tuple[float, float, float]:
     maps, targets = maps.flatten(1), targets.flatten(1)
     strongest = targets.gather(1, maps.argmax(1, keepdim=True)) if len(maps) else targets[:, :1]
     return (maps * targets).sum().item(), strongest.sum().item(), float(len(maps))
+
+
+def score_of(sums: Sequence[float]) -> tuple[float, Figures]:
+    """The dev score and the figures of what `shares_inside` returned for all maps, summed."""
+    inside, strongest, count = sums
+    figures = {"inside": inside / max(1.0, count), "strongest_inside": strongest / max(1.0, count)}
+    return figures["inside"], figures
