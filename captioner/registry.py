@@ -1,7 +1,7 @@
 """Registries: the decoders, attention mechanisms, readers and so on, by name. One decorator adds one."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -115,6 +115,22 @@ class ConfiguredRegistry(Registry[Entry[T]]):
 
         return add
 
+    def config_of(self, values: Mapping[str, Any], *, default: str | None = None) -> Any:
+        """The configuration of a part, of plain values; ``kind`` among them is its name, or else it is ``default``.
+
+        Raises:
+            OptionError: no such name, or an option out of its range.
+            KeyError: there is no ``kind``.
+            TypeError: the configuration has no such option.
+        """
+        options = dict(values)
+        kind = options.pop("kind") if default is None else options.pop("kind", default)
+        return self[kind].config(**options)
+
+    def values_of(self, config: Any) -> dict[str, Any]:
+        """The inverse of `config_of`. Raises OptionError as `name_of`."""
+        return {"kind": self.name_of(config), **plain_values(config)}
+
     def name_of(self, config: Any) -> str:
         """The name under which the class of a configuration is registered.
 
@@ -125,6 +141,12 @@ class ConfiguredRegistry(Registry[Entry[T]]):
             if entry.config is type(config):
                 return name
         raise OptionError(f"no {self.kind} has a configuration of the type {type(config).__name__}")
+
+
+def plain_values(config: Any) -> dict[str, Any]:
+    """The options of a configuration, a dataclass, for JSON; tables that are empty by default and here are left out."""
+    empty = {option.name for option in fields(config) if option.default_factory is dict}
+    return {name: value for name, value in asdict(config).items() if value or name not in empty}
 
 
 @cache

@@ -117,6 +117,7 @@ PAGE_OF = {
     "train": "training.md",
     "export": "training.md",
     "average": "training.md",
+    "ensemble": "training.md",
     "plot": "training.md",
     "scenes": "training.md",
     "shards": "training.md",

@@ -158,9 +158,8 @@ def _release(options: argparse.Namespace) -> int:
     if shared is not None:
         refuse_overwriting({"--output": options.output}, model_files(shared))
     answers = bool(read_header(file)["answers"])
-    for name in ("decoding", "side"):
-        if answers and getattr(options, name) is not None:
-            raise OptionError(f"--{name} is of captioning models, and {file} answers questions", remedy="leave it out")
+    if answers and options.decoding is not None:
+        raise OptionError(f"--decoding is of captioning models, and {file} answers questions", remedy="leave it out")
     import torch
 
     from captioner import checkpoint
@@ -187,6 +186,8 @@ def _release(options: argparse.Namespace) -> int:
         answering = as_stored(checkpoint.load_answering(file), device=device)
         if shared is not None:
             checkpoint.shared_encoder(options.output, answering, shared)
+        if options.side is not None:
+            answering.model.set_side(options.side)
         ready = export_answers(answering, records, name=options.name)
     else:
         model = as_stored(checkpoint.load(file), device=device)

@@ -41,7 +41,8 @@ def gradient_maps(
     with torch.inference_mode(False), torch.enable_grad():
         features = grid.features.clone().requires_grad_()
         mask, sources = (None if value is None else value.clone() for value in (grid.mask, grid.sources))
-        copy = replace(grid, features=features, mask=mask, sources=sources, weights={})
+        members = {number: replace(one, features=one.features.clone()) for number, one in grid.members.items()}
+        copy = replace(grid, features=features, mask=mask, sources=sources, members=members, weights={})
         decoded = decoder(copy, tokens.clone(), attention=True)
         if not decoded.attention:
             raise OptionError(f"{type(decoder).__name__} returns no attention weights: it has no gradient maps")

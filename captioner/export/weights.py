@@ -5,7 +5,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from captioner.model.answer_model import AnswerModel
 from captioner.model.caption_model import CaptionModel
 from captioner.model.fine_maps import FINER
 from captioner.model.folding import ConvNorm, fold
-from captioner.model.refiners import sinusoidal_positions
+from captioner.model.refiners import GridRefiner, sinusoidal_positions
 from captioner.partial import remove_stale, written_whole
 
 _Model = TypeVar("_Model", CaptionModel, AnswerModel)
@@ -84,7 +84,8 @@ def describe(
     """
     encoder = model.encoder
     tensors = {name: tensor.detach().float().numpy() for name, tensor in model.state_dict().items()}
-    positions = (*encoder.grid_shape, model.config.refiner.width)
+    widths = sorted({part.config.width for part in model.modules() if isinstance(part, GridRefiner)})
+    positions = [(*encoder.grid_shape, width) for width in widths]
     for name, graph in graphs.items():
         pool_globally(graph)
         tidy(graph)
@@ -153,14 +154,14 @@ def _recipes(
     graph: onnx.ModelProto,
     tensors: dict[str, NDArray[np.float32]],
     folds: dict[str, Recipe],
-    positions: tuple[int, int, int],
+    positions: Sequence[tuple[int, int, int]],
 ) -> dict[str, Recipe]:
     """How each float initialiser of a graph is made.
 
     The exporter names some after the weights; the others are found by their values, because a digest ties a graph to
     one model file. What no tensor gives is a constant and stays in the graph.
     """
-    by_value = {_value(sinusoidal_positions(*positions).numpy()): Recipe(positions=positions)}
+    by_value = {_value(sinusoidal_positions(*one).numpy()): Recipe(positions=one) for one in positions}
     for name, tensor in tensors.items():
         if tensor.ndim == 2:
             by_value.setdefault(_value(tensor.T), Recipe(tensor=name, transpose=True))

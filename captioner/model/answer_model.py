@@ -1,18 +1,19 @@
 """Encoder, refiner and answerer as one module, and the configuration that rebuilds it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from captioner.model.answering import ANSWERERS, Answered, Answerer, HierarchicalConfig
-from captioner.model.caption_model import built_part, checked_parts, fine_options
+from captioner.model.caption_model import checked_parts, fine_options
 from captioner.model.encoder import EncoderConfig, GridEncoder
 from captioner.model.fine_maps import split_fine
 from captioner.model.grid import Grid
 from captioner.model.refiners import REFINERS, RefinerConfig
+from captioner.registry import plain_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,9 @@ class AnswerConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
-            "encoder": asdict(self.encoder),
-            "refiner": {"kind": REFINERS.name_of(self.refiner), **asdict(self.refiner)},
-            "answerer": {"kind": self.answerer_name, **asdict(self.answerer)},
+            "encoder": plain_values(self.encoder),
+            "refiner": REFINERS.values_of(self.refiner),
+            "answerer": ANSWERERS.values_of(self.answerer),
             **({"blind": True} if self.blind else {}),
         }
 
@@ -55,8 +56,8 @@ class AnswerConfig:
         with checked_parts():
             return cls(
                 encoder=EncoderConfig(**values["encoder"]),
-                refiner=built_part(REFINERS, values["refiner"], default="transformer_encoder"),
-                answerer=built_part(ANSWERERS, values["answerer"]),
+                refiner=REFINERS.config_of(values["refiner"], default="transformer_encoder"),
+                answerer=ANSWERERS.config_of(values["answerer"]),
                 blind=values.get("blind") is True,
             )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.model.decoder import DECODERS, Decoded
 from captioner.model.encoder import EncoderConfig, GridEncoder
+from captioner.model.ensemble import EnsembleConfig
 from captioner.model.fine_maps import FineMaps, split_fine
 from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import REFINERS, RefinerConfig
 from captioner.model.transformer import TransformerConfig
-from captioner.registry import ConfiguredRegistry
+from captioner.registry import plain_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,13 @@ class ModelConfig:
     Attributes:
         encoder: of the `GridEncoder`.
         refiner: of a class that `captioner.model.refiners.REFINERS` holds.
-        decoder: of a class that `captioner.model.decoder.DECODERS` holds: `LSTMConfig`, `TransformerConfig` or another.
+        decoder: of a class that `captioner.model.decoder.DECODERS` holds: `LSTMConfig`, `TransformerConfig`,
+            `EnsembleConfig` or another.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     refiner: Any = field(default_factory=RefinerConfig)
-    decoder: LSTMConfig | TransformerConfig | Any = field(default_factory=LSTMConfig)
+    decoder: LSTMConfig | TransformerConfig | EnsembleConfig | Any = field(default_factory=LSTMConfig)
 
     @property
     def decoder_name(self) -> str:
@@ -42,9 +44,9 @@ class ModelConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
-            "encoder": _given(self.encoder),
-            "refiner": {"kind": REFINERS.name_of(self.refiner), **_given(self.refiner)},
-            "decoder": {"kind": self.decoder_name, **_given(self.decoder)},
+            "encoder": plain_values(self.encoder),
+            "refiner": REFINERS.values_of(self.refiner),
+            "decoder": DECODERS.values_of(self.decoder),
         }
 
     @classmethod
@@ -57,8 +59,8 @@ class ModelConfig:
         with checked_parts():
             return cls(
                 encoder=EncoderConfig(**values["encoder"]),
-                refiner=built_part(REFINERS, values["refiner"], default="transformer_encoder"),
-                decoder=built_part(DECODERS, values["decoder"]),
+                refiner=REFINERS.config_of(values["refiner"], default="transformer_encoder"),
+                decoder=DECODERS.config_of(values["decoder"]),
             )
 
 
@@ -73,19 +75,6 @@ def checked_parts() -> Iterator[None]:
         raise
     except (TypeError, ValueError) as error:
         raise OptionError(f"the model's configuration does not fit this version: {error}") from None
-
-
-def _given(config: Any) -> dict[str, Any]:
-    """The options of a configuration; tables that are empty by default and here are left out."""
-    empty = {option.name for option in fields(config) if option.default_factory is dict}
-    return {name: value for name, value in asdict(config).items() if value or name not in empty}
-
-
-def built_part(registry: ConfiguredRegistry[Any], values: dict[str, Any], *, default: str | None = None) -> Any:
-    """The configuration of a part, of plain values; ``kind`` among them names it in its registry."""
-    options = dict(values)
-    kind = options.pop("kind") if default is None else options.pop("kind", default)
-    return registry[kind].config(**options)
 
 
 def fine_options(encoder: GridEncoder, width: int) -> dict[str, int]:
@@ -117,10 +106,12 @@ class CaptionModel(nn.Module):
         self.encoder = GridEncoder(config.encoder, weights=weights)
         refiner = REFINERS[REFINERS.name_of(config.refiner)]
         self.refiner = refiner.build(channels=self.encoder.channels, config=config.refiner)
-        fine = fine_options(self.encoder, getattr(config.decoder, "fine_width", 0))
+        options = fine_options(self.encoder, getattr(config.decoder, "fine_width", 0))
+        if getattr(config.decoder, "has_refiners", False):
+            options["encoder_channels"] = self.encoder.channels
         decoder = DECODERS[config.decoder_name]
         self.decoder = decoder.build(
-            vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder, **fine
+            vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder, **options
         )
 
     def blank_copy(self) -> "CaptionModel":
@@ -129,7 +120,7 @@ class CaptionModel(nn.Module):
 
     def set_map_heads(self, heads: Sequence[int]) -> None:
         """Choose the heads whose mean is a word's map, as ``layer * heads + head``; empty for the decoder's default."""
-        self.decoder.config = self.decoder.config_with_map_heads(heads)
+        self.decoder.set_map_heads(heads)
         self.config = replace(self.config, decoder=self.decoder.config)
 
     @property
@@ -160,8 +151,10 @@ class CaptionModel(nn.Module):
 
     def refine(self, grid: Grid) -> Grid:
         """The encoder's grid, made ready for the decoder."""
-        refined: Grid = self.refiner(split_fine(grid, self.encoder.channels))
-        return refined
+        grid = split_fine(grid, self.encoder.channels)
+        refined: Grid = self.refiner(grid)
+        members = self.decoder.refine(grid)
+        return replace(refined, members=members) if members else refined
 
     def forward(self, pictures: Tensor | Grid | None, tokens: Tensor, mask: Tensor | None = None) -> Decoded:
         """Teacher forcing; see `captioner.model.decoder.Decoder.forward`.
@@ -178,7 +171,8 @@ class CaptionModel(nn.Module):
             parts = encoder.vector_width - encoder.channels
             fine = torch.zeros(1, cells, parts, device=device) if parts else None
             features = torch.zeros(1, cells, self.config.refiner.width, device=device)
-            grid = Grid(features, encoder.grid_shape, fine=fine)
+            blank = Grid(torch.zeros(1, cells, encoder.channels, device=device), encoder.grid_shape)
+            grid = Grid(features, encoder.grid_shape, fine=fine, members=self.decoder.refine(blank))
             tokens = tokens.to(device)
         else:
             grid = self.refine(pictures if isinstance(pictures, Grid) else self.encode_image(pictures, mask))

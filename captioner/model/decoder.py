@@ -81,7 +81,7 @@ class Decoder(nn.Module):
     A subclass defines `begin` and `step`; it may override `forward` by something faster that returns the same.
 
     Attributes:
-        config: the configuration that it was built from, a frozen dataclass with ``map_heads`` and ``dropout``.
+        config: the configuration that it was built from, a frozen dataclass.
         layers, heads: attention layers, and heads of each.
     """
 
@@ -103,6 +103,14 @@ class Decoder(nn.Module):
     def config_with_map_heads(self, heads: Sequence[int]) -> Any:
         """The configuration with these heads for the map, in the form of `map_heads`; empty for the default."""
         return replace(self.config, map_heads=tuple(heads))
+
+    def set_map_heads(self, heads: Sequence[int]) -> None:
+        """Make maps of these heads from now on; see `config_with_map_heads`."""
+        self.config = self.config_with_map_heads(heads)
+
+    def refine(self, grid: Grid) -> Mapping[int, Grid]:
+        """`captioner.model.grid.Grid.members` of the encoder's grid; none but of an ensemble."""
+        return {}
 
     def begin(self, grid: Grid) -> Any:
         """The state before the first word, one row per picture."""

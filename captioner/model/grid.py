@@ -24,6 +24,7 @@ class Grid:
             are the cells.
         fine: (B, frames * h * w, 4 F), the features of the 2 x 2 parts of each cell, which finer maps are made of; None
             without. See `captioner.model.fine_maps`.
+        members: what the refiners of an ensemble's members made of the same pictures, by the numbers of these members.
         weights: what the refiner weighed with, by name, where it has such weights; see its docstring. For
             instance "spatial" (B, h * w) or "channels" (B, D).
     """
@@ -34,6 +35,7 @@ class Grid:
     frames: int = 1
     sources: Tensor | None = None
     fine: Tensor | None = None
+    members: "Mapping[int, Grid]" = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,7 +59,9 @@ class Grid:
         chosen: dict[str, Any] = {
             name: value[images] for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, **chosen, weights={name: value[images] for name, value in self.weights.items()})
+        members = {number: grid.select(images) for number, grid in self.members.items()}
+        weights = {name: value[images] for name, value in self.weights.items()}
+        return replace(self, **chosen, members=members, weights=weights)
 
     def with_features(self, features: Tensor) -> "Grid":
         return replace(self, features=features)
@@ -73,7 +77,15 @@ class Grid:
         # A frame's vectors are of its own cells.
         sources = None if grid.sources is None else torch.block_diag(*grid.sources)[None]
         fine = None if grid.fine is None else grid.fine.flatten(0, 1)[None]
-        return cls(grid.features.flatten(0, 1)[None], grid.shape, mask, frames=len(grid), sources=sources, fine=fine)
+        return cls(
+            grid.features.flatten(0, 1)[None],
+            grid.shape,
+            mask,
+            frames=len(grid),
+            sources=sources,
+            fine=fine,
+            members={number: cls.of_frames(one) for number, one in grid.members.items()},
+        )
 
 
 def maps_of(weights: Tensor, shape: tuple[int, int], *, frames: int = 1, sources: Tensor | None = None) -> Tensor:

@@ -122,7 +122,7 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
         grid: (h, w) of the encoder's grid.
         name: of the model, for the title.
     """
-    decoder = header["config"]["decoder"]
+    decoder, *others = _members(header["config"]["decoder"])
     picture = PictureSide.of(header, grid)
     vectors, width, pooled = picture.vectors, picture.width, picture.pooled
     transformer = decoder.get("kind", "decoder") == "transformer"
@@ -148,9 +148,17 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
         PictureSide.EDGES,
         "grid -> keys -> scores",
         "grid -> values -> context",
-        "read -> decoder -> query -> scores -> weights -> context -> word",
-        "decoder -> word",
+        f"read -> decoder -> query -> scores -> weights -> context -> {'mean' if others else 'word'}",
+        f"decoder -> {'mean' if others else 'word'}",
     ]
+    if others:
+        nodes.append(node("mean", f"mean of the probabilities\nof {len(others) + 1} decoders", "data"))
+        edges.append("mean -> word")
+    for number, one in enumerate(others, 2):
+        own = "refiner" in one
+        label = f"{_decoder_label(one)}\nwith {'a refiner and ' if own else ''}an attention of its own"
+        nodes.append(node(f"member_{number}", label, "part"))
+        edges += [f"{'maps' if own else 'grid'} -> member_{number} -> mean", f"read -> member_{number}"]
     if fine := decoder.get("fine_width"):
         nodes += fine_nodes(header, grid)
         edges += ["encoder -> fine -> parts", "grid -> parts", "weights -> parts -> map"]
@@ -222,12 +230,17 @@ def fine_nodes(header: Mapping[str, Any], grid: tuple[int, int]) -> tuple[str, .
     norms = [one for name, one in header["tensors"].items() if name.endswith("fine.part_norm.weight")]
     channels = next(iter(norms[0].get("shape", ())), "F") if norms else "F"
     decoder = header["config"].get("decoder")
-    of = f"of the {_map_heads(decoder)}\n" if decoder else ""
+    of = f"of the {_map_heads(_members(decoder)[0])}\n" if decoder else ""
     weigh = f"{of}softmax over the parts of cells\nof t log weight + q · k"
     return (
         node("fine", f"feature maps of stage {stage}\n{height} x {width} x {channels}", "data"),
         node("parts", f"fine weights\n{weigh}\n{height * width}", "weights"),
     )
+
+
+def _members(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The decoders of an ensemble, the one that makes the maps first; or the only decoder."""
+    return list(decoder["members"]) if decoder.get("kind") == "ensemble" else [decoder]
 
 
 def _vectors(refiner: Mapping[str, Any], cells: int) -> tuple[int, bool]:

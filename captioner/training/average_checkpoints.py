@@ -15,7 +15,7 @@ from captioner.checkpoint import Checkpoint
 from captioner.errors import OptionError
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.options import MapOptions
-from captioner.training.start import recipes_of
+from captioner.training.members import Member, about_of
 
 LEAST_SIMILARITY = 0.5
 """Smallest `_similarity` of two models from one start: it is 0.99 and more after long runs, about 0 by chance."""
@@ -49,10 +49,7 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
     start = _random_at_start(first.model)
     own = first.model.state_dict()
     total: dict[str, Tensor] = {}
-    members: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
-    before: list[dict[str, Any]] = []
-    teachers: list[dict[str, Any]] = []
+    members: list[Member] = []
     for file, weight in zip(files, weights, strict=True):
         one = first if file == files[0] else checkpoint.load(file)
         if one.vocabulary.words != first.vocabulary.words[: len(one.vocabulary)]:
@@ -82,18 +79,10 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
                 total[name] = total[name] + weighted if name in total else weighted
             else:  # counts of batches, which nothing reads
                 total.setdefault(name, tensor)
-        kept: dict[str, Any] = {name: one.about[name] for name in ("epoch", "training_pictures") if name in one.about}
-        members.append({"file": "/".join(Path(file).parts[-2:]), "weight": weight, **kept})
-        teachers += [recipe for recipe in one.about.get("teacher", []) if recipe not in teachers]
-        *earlier, last = recipes_of(str(file)) or [{}]
-        before += [recipe for recipe in earlier if recipe not in before]
-        runs += [last] if last else []
+        members.append(Member(file, one.about, {"weight": weight}))
     mean = {name: value / whole if value.is_floating_point() else value for name, value in total.items()}
     first.model.load_state_dict(mean)
-    about: dict[str, Any] = {name: first.about[name] for name in ("maps", "decoding") if name in first.about}
-    runs = [recipe for recipe in runs if recipe not in before]  # the start, if it is one of them
-    about |= {"recipe": {"objective": "average", "average_of": members}, "earlier": before + runs}
-    return replace(first, about=about | ({"teacher": teachers} if teachers else {}))
+    return replace(first, about=about_of("average", members))
 
 
 def _random_at_start(model: CaptionModel) -> tuple[Tensor, ...]:

@@ -62,7 +62,7 @@ FILES = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
 
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "objective": ("cross_entropy", "self_critical", "language_model", "maps", "answers", "answer_maps"),
-    "decoder": ("lstm", "transformer"),
+    "decoder": ("lstm", "transformer", "ensemble"),
     "answerer": ("hierarchical", "pooled"),
     "backbone": (
         "resnet50",

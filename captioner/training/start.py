@@ -18,6 +18,7 @@ from captioner.model.answering.base import NOT_LEARNED
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.decoder import DECODERS
 from captioner.model.encoder import EncoderConfig
+from captioner.model.ensemble import EnsembleConfig
 from captioner.model.grid import Grid
 from captioner.model.refiners import REFINERS
 from captioner.options import MapOptions
@@ -64,6 +65,10 @@ def first_model(
         return start.model, start.vocabulary
     encoder = load_checkpoint(recipe.encoder_from) if recipe.encoder_from else None
     decoder = add_slots(load_checkpoint(recipe.decoder_from), recipe.decoder_options) if recipe.decoder_from else None
+    if decoder and isinstance(decoder.model.config.decoder, EnsembleConfig):
+        raise OptionError(
+            f"decoder_from is {recipe.decoder_from}, an ensemble", remedy="give it as start_from, or one of its members"
+        )
     if encoder:
         set_side(recipe, encoder.model)
     if vocabulary is None or decoder:
@@ -77,6 +82,8 @@ def first_model(
     try_once(model, torch.tensor([[START]]))
     if encoder:
         model.encoder.load_state_dict(encoder.model.encoder.state_dict())
+        if not recipe.train_refiner:
+            model.refiner.load_state_dict(encoder.model.refiner.state_dict())
     if decoder:
         if decoder.model.config.refiner.width != config.refiner.width:
             raise OptionError(
@@ -237,7 +244,9 @@ def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | No
             encoder=taken_encoder(recipe, encoder)
             if encoder
             else EncoderConfig(backbone=recipe.backbone, **recipe.encoder_options),
-            refiner=REFINERS[recipe.refiner].config(**recipe.refiner_options),
+            refiner=encoder.model.config.refiner
+            if encoder and not recipe.train_refiner
+            else REFINERS[recipe.refiner].config(**recipe.refiner_options),
             decoder=DECODERS[recipe.decoder].config(**recipe.decoder_options),
         )
     if decoder is None:
@@ -251,5 +260,5 @@ def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | No
         }
         kept = replace(kept, **fine)
     if isinstance(kept, type(config.decoder)) and "dropout" in recipe.decoder_options:
-        kept = replace(kept, dropout=config.decoder.dropout)
+        kept = replace(kept, dropout=recipe.decoder_options["dropout"])
     return replace(config, decoder=kept)

@@ -1,4 +1,4 @@
-"""Both decoders do what `captioner.model.decoder.Decoder` promises."""
+"""All decoders do what `captioner.model.decoder.Decoder` promises."""
 
 from dataclasses import replace
 
@@ -8,8 +8,9 @@ from torch import nn
 
 from captioner.errors import OptionError
 from captioner.model.caption_model import CaptionModel, ModelConfig
-from captioner.model.decoder import Decoder, captions_per_picture, still_reading
+from captioner.model.decoder import DECODERS, Decoder, captions_per_picture, still_reading
 from captioner.model.encoder import EncoderConfig
+from captioner.model.ensemble import EnsembleConfig, EnsembleDecoder
 from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import GridRefiner, RefinerConfig, sinusoidal_positions
@@ -37,9 +38,16 @@ CONFIGS = {
     "transformer, fine maps": replace(TRANSFORMER, layers=2, fine_width=8),
     "transformer, chosen heads": replace(TRANSFORMER, map_heads=((0, 1), (2, 0))),
 }
+CONFIGS |= {
+    name: EnsembleConfig(members=tuple(DECODERS.values_of(CONFIGS[one]) for one in members))
+    for name, members in {
+        "ensemble": ("lstm, fine maps", "transformer"),
+        "ensemble, transformer first": ("transformer, chosen heads", "lstm", "lstm, adaptive"),
+    }.items()
+}
 
 
-def build(config: LSTMConfig | TransformerConfig) -> CaptionModel:
+def build(config: LSTMConfig | TransformerConfig | EnsembleConfig) -> CaptionModel:
     torch.manual_seed(0)
     stage = 1 if getattr(config, "fine_width", 0) else None
     whole = ModelConfig(
@@ -49,7 +57,7 @@ def build(config: LSTMConfig | TransformerConfig) -> CaptionModel:
     )
     model = CaptionModel(whole, vocabulary_size=30).eval()
     if stage is not None:
-        nn.init.normal_(model.decoder.fine.query.weight)  # as if it had learned
+        nn.init.normal_(model.fine_maps.query.weight)  # as if it had learned
     return model
 
 
@@ -99,7 +107,8 @@ def test_maps_sum_to_one_over_the_cells_that_hold_picture(model: CaptionModel) -
     decoded = model.decoder(grid, tokens)
     maps = decoded.maps
     torch.testing.assert_close(maps.sum((2, 3)) + decoded.off_grid, torch.ones(4, 7))
-    has_more = {"adaptive", "memory"} & {model.decoder.config.attention}
+    looking = getattr(model.decoder, "first", model.decoder)
+    has_more = {"adaptive", "memory"} & {looking.config.attention}
     assert bool(decoded.off_grid.max() > 0) == bool(has_more)
     assert maps.min() >= 0
     assert maps[2:, :, 2 * map_shape(model)[0] // 3 :].abs().max() == 0, "the second picture ends after two rows"
@@ -213,6 +222,58 @@ def test_the_transformer_reads_its_map_from_the_chosen_heads() -> None:
     torch.testing.assert_close(last, (one_by_one[2, 0] + one_by_one[2, 1]) / 2)
 
 
+def test_an_ensemble_averages_probabilities_and_looks_where_its_first_member_looks() -> None:
+    config = CONFIGS["ensemble, transformer first"]
+    decoder = build(config).decoder
+    assert isinstance(decoder, EnsembleDecoder)
+    grid, tokens = made(copies=3)
+    decoded = decoder(grid, tokens, attention=True)
+    members = [one(grid, tokens, attention=True) for one in decoder.members]
+    mean = torch.stack([one.logits.softmax(-1) for one in members]).mean(0)
+    torch.testing.assert_close(decoded.logits.exp(), mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(decoded.logits.softmax(-1), mean, rtol=0, atol=1e-6)
+    assert torch.equal(decoded.maps, members[0].maps)
+    assert not torch.allclose(decoded.maps, members[1].maps)
+    assert torch.equal(decoded.off_grid, members[0].off_grid)
+    assert len(decoded.attention) == decoder.layers == 3
+    assert decoder.map_heads == (1, 4)
+    assert decoder.max_length == 63
+
+
+def test_heads_of_an_ensemble_are_those_of_its_first_member() -> None:
+    model = build(CONFIGS["ensemble"])
+    grid, tokens = made(copies=1)
+    before = model.decoder(grid, tokens).maps
+    model.set_map_heads([0])
+    assert model.decoder.map_heads == (0,)
+    assert not torch.allclose(model.decoder(grid, tokens).maps, before)
+    again = CaptionModel(ModelConfig.from_dict(model.config.as_dict()), vocabulary_size=30).eval()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.decoder(grid, tokens).maps, model.decoder(grid, tokens).maps)
+    assert model.fine_maps is model.decoder.members[0].fine
+    model.set_plain_maps()
+    assert model.decoder.map_heads == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ((), "two decoders or more"),
+        (({"kind": "lstm"},), "two decoders or more"),
+        (({"kind": "lstm"}, {"width": 8}), "two decoders or more"),
+        ("lstm", "two decoders or more"),
+        (({"kind": "lstm"}, {"kind": "gru"}), "no decoder is called 'gru'"),
+        (({"kind": "lstm"}, {"kind": "transformer", "wings": 2}), "wings"),
+        (({"kind": "lstm"}, {"kind": "lstm", "refiner": {"width": 8}}), "lacks its kind"),
+        (({"kind": "lstm", "refiner": {"kind": "se"}}, {"kind": "lstm"}), "refiner of its own"),
+        (({"kind": "lstm", "width": 0}, {"kind": "transformer"}), "width must be positive, not 0"),
+    ],
+)
+def test_members_that_make_no_ensemble_are_refused(members: object, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        build(EnsembleConfig(members=members))  # type: ignore[arg-type]
+
+
 def test_a_transformer_refuses_more_words_than_it_can_place() -> None:
     model = build(replace(TRANSFORMER, max_length=4))
     grid, tokens = made(copies=1)
@@ -236,7 +297,10 @@ def test_a_configuration_survives_its_own_dictionary(config: LSTMConfig | Transf
     ("change", "said"),
     [
         (lambda d: d.pop("refiner"), "lacks 'refiner'"),
-        (lambda d: d["decoder"].update(kind="gru"), "no decoder is called 'gru'; there are lstm, transformer"),
+        (
+            lambda d: d["decoder"].update(kind="gru"),
+            "no decoder is called 'gru'; there are ensemble, lstm, transformer",
+        ),
         (lambda d: d["decoder"].update(wings=2), "does not fit this version"),
         (lambda d: d["encoder"].update(backbone="vgg"), "no backbone is called 'vgg'"),
         (lambda d: d["refiner"].update(width=10), "multiple of 4, not 10"),

@@ -308,9 +308,12 @@ def test_a_release_holds_the_accuracies_of_each_source(
     assert main(["models", str(released)]) == 0
     assert "scenes test: a 100.0 (3)  b 66.7 (6)" in capsys.readouterr().out
     assert released.stat().st_size < model.stat().st_size, "16 bits"
-    for option in (["--side", "64"], ["--decoding", "{}"]):
-        assert main([*command, *option]) == 2
-        assert option[0] in capsys.readouterr().err
+    for option, value, message in (("--side", "7", "not 7"), ("--decoding", "{}", "--decoding")):
+        assert main([*command, option, value]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*command, "--side", "96"]) == 0
+    asked_larger = load_answering(released).ask(folder / "images" / "0.png", "what is the dog")
+    assert asked_larger.geometry.side == 96 and asked_larger.map.shape == (12, 12)
     for row in rows:
         row["split"] = "train"
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -69,7 +69,7 @@ class CrossEntropy:
     def check(recipe: Recipe) -> None:
         """Raises OptionError for options of answers, and a refiner that is neither trained nor taken from a model."""
         refuse_options(recipe, *OF_ANSWERS)
-        check_refiner(recipe, "start_from")
+        check_refiner(recipe, "start_from", "encoder_from")
 
     def set_trainable(self, *, frozen: bool) -> None:
         """Refiner and decoder, and the encoder after the frozen epochs, with dropout."""

@@ -1,0 +1,192 @@
+"""``captioner ensemble``: one model of several whose words' probabilities are averaged."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from captioner import checkpoint
+from captioner.checkpoint import Checkpoint
+from captioner.cli import main
+from captioner.data.scenes import write_scenes
+from captioner.errors import OptionError
+from captioner.model.caption_model import CaptionModel
+from captioner.model.ensemble import EnsembleConfig
+from captioner.pipeline import load
+from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+from captioner.training.ensembles import make_ensemble
+from captioner.training.growth import add_fine_maps
+
+Make = Callable[..., Checkpoint]
+
+
+@pytest.fixture
+def members(make_checkpoint: Make, tmp_path: Path) -> list[Path]:
+    """An LSTM with fine maps, and a Transformer on its encoder with a refiner and an order of words of its own."""
+    lstm = add_fine_maps(make_checkpoint("lstm"), {"fine_stage": 1}, {"fine_width": 8})
+    torch.manual_seed(6)
+    torch.nn.init.normal_(lstm.model.decoder.fine.query.weight)
+    other = add_fine_maps(make_checkpoint("transformer"), {"fine_stage": 1}, {"fine_width": 8})
+    config = replace(other.model.config, refiner=replace(other.model.config.refiner, width=24))
+    torch.manual_seed(7)
+    model = CaptionModel(config, vocabulary_size=len(other.vocabulary)).eval()
+    model.encoder.load_state_dict(lstm.model.encoder.state_dict())
+    words = tuple(reversed(other.vocabulary.words[len(SPECIAL) :]))
+    other = replace(other, model=model, vocabulary=Vocabulary(SPECIAL + words))
+    files = [tmp_path / "lstm.safetensors", tmp_path / "transformer.safetensors"]
+    for file, one, name in zip(files, (lstm, other), ("a", "b"), strict=True):
+        about = {**one.about, "recipe": {"objective": name}, "dev": {"scores": {}}}
+        checkpoint.save(file, replace(one, about=about), half=False)
+    return files
+
+
+def ensemble(members: list[Path], folder: Path) -> Path:
+    file = folder / "ensemble.safetensors"
+    assert main(["ensemble", *map(str, members), "--output", str(file)]) == 0
+    return file
+
+
+def distribution(file: Path, photo: Path) -> dict[str, float]:
+    """Of the second word, after "a"."""
+    model = load(file, backend="torch")
+    words = [word for word in model.vocabulary.words if word not in SPECIAL]
+    found = model.read(photo, [f"a {word}" for word in words])
+    return {word: one.words[1].probability for word, one in zip(words, found, strict=True)}
+
+
+def test_probabilities_are_averaged_word_by_word(
+    members: list[Path], make_picture: Callable[..., Path], tmp_path: Path
+) -> None:
+    photo = make_picture()
+    mixed = distribution(ensemble(members, tmp_path), photo)
+    first, second = (distribution(file, photo) for file in members)
+    assert set(mixed) == set(first) == set(second)
+    for word, probability in mixed.items():
+        assert probability == pytest.approx((first[word] + second[word]) / 2, rel=1e-3)
+    assert max(abs(first[word] - second[word]) for word in first) > 0.01
+
+
+def test_it_looks_where_its_first_member_looks(
+    members: list[Path], make_picture: Callable[..., Path], tmp_path: Path
+) -> None:
+    photo, file = make_picture(size=(50, 20)), ensemble(members, tmp_path)
+    (ours,), (theirs,) = (load(one, backend="torch").read(photo, ["a dog"]) for one in (file, members[0]))
+    for word, other in zip(ours.words, theirs.words, strict=True):
+        assert word.map.shape == (16, 16)
+        np.testing.assert_allclose(word.map, other.map, atol=1e-6)
+    config = checkpoint.load(file).model.config.decoder
+    assert isinstance(config, EnsembleConfig)
+    assert config.members[1]["fine_width"] == 0 and config.members[1]["refiner"]["width"] == 24
+
+
+def test_both_runtimes_agree(members: list[Path], make_picture: Callable[..., Path], tmp_path: Path) -> None:
+    file, photo = ensemble(members, tmp_path), make_picture()
+    assert main(["export", str(file), "--graphs"]) == 0
+    ours, theirs = (load(file, backend=name) for name in ("onnx", "torch"))
+    one, other = ours.caption(photo), theirs.caption(photo)
+    assert one.text == other.text
+    for word, again in zip(one.words, other.words, strict=True):
+        np.testing.assert_allclose(word.map, again.map, atol=1e-5)
+        assert word.probability == pytest.approx(again.probability, rel=1e-3)
+    (read,), (again_read,) = (model.read(photo, ["a red dog"]) for model in (ours, theirs))
+    for word, again in zip(read.words, again_read.words, strict=True):
+        assert word.probability == pytest.approx(again.probability, rel=1e-3)
+    weights = sum(one.stat().st_size for one in (tmp_path / "graphs" / "ensemble").iterdir())
+    assert weights < file.stat().st_size, "the graphs hold no weights, and no positions of either refiner"
+
+
+def test_other_commands_take_it(members: list[Path], make_picture: Callable[..., Path], tmp_path: Path) -> None:
+    file, photo = str(ensemble(members, tmp_path)), str(make_picture(size=(50, 20)))
+    caption = ["caption", "--model", file, "--backend", "torch", photo]
+    for explain in ("attention", "gradient", "occlusion"):
+        assert main([*caption, "--explain", explain]) == 0
+    word = load(file, backend="torch").caption(photo).words[0].text
+    assert main([*caption, "--heads", word, "--figure", str(tmp_path / "heads.png")]) == 0
+    clip = load(file, backend="torch").caption_clip([make_picture(f"{i}.png", seed=i) for i in range(2)])
+    assert clip.words[0].map.shape == clip.geometry.grid
+    assert main(["models", file, "--diagram", str(tmp_path / "flow.gv")]) == 0
+    source = (tmp_path / "flow.gv").read_text()
+    assert "mean of the probabilities" in source and "Transformer" in source and "LSTM" in source
+
+
+def test_it_can_be_trained_further(members: list[Path], tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", count=4, dev=2, size=(64, 48))
+    data = str(tmp_path / "scenes" / "captions.jsonl")
+    file = ensemble(members, tmp_path)
+    run = ["train", "--data", data, "--start-from", str(file), "--output", str(tmp_path / "run"), "--epochs", "1"]
+    assert main([*run, "--frozen-epochs", "1", "--dev-pictures", "2", "--captions-per-picture", "1"]) == 0
+    before, after = (checkpoint.load(one).model.state_dict() for one in (file, tmp_path / "run" / "last.safetensors"))
+    for part in ("decoder.members.0.", "decoder.members.1.", "decoder.refiners.1."):
+        assert any(not torch.equal(after[name], before[name]) for name in before if name.startswith(part)), part
+
+
+def test_the_file_says_what_it_is_made_of(members: list[Path], tmp_path: Path) -> None:
+    about = checkpoint.load(ensemble(members, tmp_path)).about
+    assert about["recipe"]["objective"] == "ensemble"
+    assert [one["file"].rpartition("/")[2] for one in about["recipe"]["ensemble_of"]] == [one.name for one in members]
+    assert [one["objective"] for one in about["earlier"]] == ["a", "b"]
+    assert about["decoding"] == {"width": 2, "max_length": 6, "min_length": 3}
+    assert "dev" not in about, "the scores of the first are not the ensemble's"
+
+
+def test_a_shared_refiner_is_stored_once(make_checkpoint: Make, tmp_path: Path) -> None:
+    files = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
+    for file in files:
+        checkpoint.save(file, make_checkpoint("lstm"), half=False)
+    found = make_ensemble(files)
+    assert not found.model.decoder.config.has_refiners
+    assert not any("refiners" in name for name in found.model.state_dict())
+
+
+def test_models_that_do_not_fit_are_refused(
+    members: list[Path], make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = make_checkpoint("lstm")
+    other = replace(one, vocabulary=Vocabulary((*one.vocabulary.words[:-1], "zebra")))
+    checkpoint.save(tmp_path / "words.safetensors", other, half=False)
+    with torch.no_grad():
+        next(one.model.encoder.parameters()).add_(1)
+    checkpoint.save(tmp_path / "encoder.safetensors", one, half=False)
+    whole, output = ensemble(members, tmp_path), tmp_path / "out.safetensors"
+    capsys.readouterr()
+    cases = {
+        "two model files or more": [members[0]],
+        "the encoder of": [members[0], tmp_path / "encoder.safetensors"],
+        "the words of": [members[0], tmp_path / "words.safetensors"],
+        "is an ensemble itself": [members[0], whole],
+        "no such": [members[0], tmp_path / "none.safetensors"],
+    }
+    for said, files in cases.items():
+        assert main(["ensemble", *map(str, files), "--output", str(output)]) == 2
+        assert said in capsys.readouterr().err
+    assert not output.exists()
+    assert main(["ensemble", *map(str, members), "--output", str(members[1])]) == 2
+    with pytest.raises(OptionError, match="ensemble"):
+        make_ensemble([whole, members[1]])
+
+
+def test_its_decoder_is_no_member_of_another_model(
+    members: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scenes(tmp_path / "scenes", count=4, dev=2, size=(64, 48))
+    data = str(tmp_path / "scenes" / "captions.jsonl")
+    taken = ["--decoder-from", str(ensemble(members, tmp_path)), "--output", str(tmp_path / "run")]
+    assert main(["train", "--data", data, *taken]) == 2
+    assert "ensemble" in capsys.readouterr().err
+
+
+def test_a_decoder_is_trained_on_the_refiner_of_another_model(members: list[Path], tmp_path: Path) -> None:
+    """Then the ensemble of both has one refiner."""
+    write_scenes(tmp_path / "scenes", count=8, dev=2, size=(64, 48))
+    data, run = str(tmp_path / "scenes" / "captions.jsonl"), tmp_path / "run"
+    taken = ["--encoder-from", str(members[0]), "--no-train-refiner", "--decoder", "transformer"]
+    options = ["--decoder-options", '{"width": 16, "layers": 1, "heads": 2, "hidden": 16}', "--minimum-count", "1"]
+    short = ["--epochs", "1", "--frozen-epochs", "1", "--dev-pictures", "2", "--output", str(run)]
+    assert main(["train", "--data", data, *taken, *options, *short]) == 0
+    ours, theirs = (checkpoint.load(one).model for one in (run / "last.safetensors", members[0]))
+    assert ours.config.refiner == theirs.config.refiner
+    for name, tensor in theirs.refiner.state_dict().items():
+        assert torch.equal(ours.refiner.state_dict()[name].half(), tensor.half())
