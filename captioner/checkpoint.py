@@ -210,7 +210,7 @@ def _build(header: Header, path: Path, device: str | torch.device, make: Callabl
         model.load_state_dict(state, assign=True)
     except CheckpointError:
         raise
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, CaptionerError) as error:
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, ArithmeticError, CaptionerError) as error:
         raise damaged(path, error) from None
     interleave_channels(model.encoder.stages)
     return model.eval()

@@ -45,7 +45,8 @@ _WIDEST_STORED_BEAM = 100
 _LONGEST_STORED_CAPTION = 200
 _LARGEST_NUMBER = 100_000  # beyond every width or side: what is larger would fill the memory first
 _LONGEST_OPTION = 200  # characters
-_MOST_MEMBERS = 16
+MOST_MEMBERS = 16
+"""Decoders of an ensemble."""
 _MOST_LAYERS = 200  # each takes time to make, also where the weights of none are there
 
 
@@ -345,9 +346,12 @@ def _check_part(part: str, values: Any) -> None:
     if not isinstance(values, dict):
         raise TypeError(f"its {part} is {'missing' if values is None else f'a {type(values).__name__}'}")
     for name, value in values.items():
-        if part == "decoder" and name == "members" and isinstance(value, list) and len(value) <= _MOST_MEMBERS:
+        if part == "decoder" and name == "members" and isinstance(value, list) and len(value) <= MOST_MEMBERS:
             for one in value:  # of an ensemble, which has none in it
                 _check_part("member", one)
+            continue
+        if part == "member" and name == "refiner":
+            _check_part("member's refiner", value)
             continue
         if not _is_plain(value) or (name == "layers" and _is_number(value) and value > _MOST_LAYERS):
             raise ValueError(f"the {part}'s {name[:60]!r} is {value!r:.60}")

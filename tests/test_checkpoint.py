@@ -201,6 +201,22 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a side that is huge": (with_header(lambda h: h["config"]["encoder"].update(side=10**9)), "side"),
     "a width that is huge": (with_header(lambda h: h["config"]["decoder"].update(width=10**9)), "width"),
     "a width that is a fraction": (with_header(lambda h: h["config"]["decoder"].update(width=32.5)), "damaged"),
+    "members with an ensemble among them": (
+        with_header(lambda h: h["config"]["decoder"].update(members=[{"kind": "lstm", "members": [{"kind": "lstm"}]}])),
+        "damaged",
+    ),
+    "a refiner of a member with many layers": (
+        with_header(lambda h: h["config"]["decoder"].update(members=[{"refiner": {"layers": 100_000}}])),
+        "damaged",
+    ),
+    "a refiner of a member that is no table": (
+        with_header(lambda h: h["config"]["decoder"].update(members=[{"refiner": [1]}])),
+        "damaged",
+    ),
+    "seventeen members": (
+        with_header(lambda h: h["config"]["decoder"].update(members=[{"kind": "lstm"}] * 17)),
+        "damaged",
+    ),
     "heads of a map that are text": (with_header(lambda h: h["config"]["decoder"].update(map_heads=["a"])), "damaged"),
     "heads of a map that are a text": (with_header(lambda h: h["config"]["decoder"].update(map_heads="ab")), "damaged"),
     "heads of a map that are not finite": (

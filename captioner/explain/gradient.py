@@ -5,6 +5,7 @@ Transformers", equation 5. The gradients are taken with respect to tensors that 
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,10 +40,8 @@ def gradient_maps(
     copies, steps = captions_per_picture(len(tokens), len(grid)), tokens.shape[1]
     # Decoding runs in inference mode, whose tensors gradients cannot pass: copies can.
     with torch.inference_mode(False), torch.enable_grad():
-        features = grid.features.clone().requires_grad_()
-        mask, sources = (None if value is None else value.clone() for value in (grid.mask, grid.sources))
-        members = {number: replace(one, features=one.features.clone()) for number, one in grid.members.items()}
-        copy = replace(grid, features=features, mask=mask, sources=sources, members=members, weights={})
+        copy = _copy(grid)
+        copy.features.requires_grad_()
         decoded = decoder(copy, tokens.clone(), attention=True)
         if not decoded.attention:
             raise OptionError(f"{type(decoder).__name__} returns no attention weights: it has no gradient maps")
@@ -67,6 +66,13 @@ def gradient_maps(
             )  # (N, heads, T or 1, L)
             maps.append(heads[:, :, step if at_once else 0].sum(1))
     return log_p.detach(), grid.maps(torch.stack(maps, 1).detach())
+
+
+def _copy(grid: Grid) -> Grid:
+    """A grid with tensors of its own, also of members."""
+    tensors: dict[str, Any] = {name: one.clone() for name, one in vars(grid).items() if isinstance(one, Tensor)}
+    members = {number: _copy(one) for number, one in grid.members.items()}
+    return replace(grid, **tensors, members=members, weights={})
 
 
 def log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.model.decoder import DECODERS, Decoded
 from captioner.model.encoder import EncoderConfig, GridEncoder
-from captioner.model.ensemble import EnsembleConfig
+from captioner.model.ensemble import EnsembleConfig, EnsembleDecoder
 from captioner.model.fine_maps import FineMaps, split_fine
 from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
@@ -123,6 +123,12 @@ class CaptionModel(nn.Module):
         self.decoder.set_map_heads(heads)
         self.config = replace(self.config, decoder=self.decoder.config)
 
+    def refiners(self) -> Iterator[nn.Module]:
+        """What refines the encoder's grid: the refiner, and those of an ensemble's members."""
+        yield self.refiner
+        if isinstance(self.decoder, EnsembleDecoder):
+            yield self.decoder.refiners
+
     @property
     def fine_maps(self) -> FineMaps | None:
         """The decoder's fine maps, where it has some."""
@@ -153,7 +159,7 @@ class CaptionModel(nn.Module):
         """The encoder's grid, made ready for the decoder."""
         grid = split_fine(grid, self.encoder.channels)
         refined: Grid = self.refiner(grid)
-        members = self.decoder.refine(grid)
+        members = self.decoder.member_grids(grid)
         return replace(refined, members=members) if members else refined
 
     def forward(self, pictures: Tensor | Grid | None, tokens: Tensor, mask: Tensor | None = None) -> Decoded:
@@ -172,7 +178,7 @@ class CaptionModel(nn.Module):
             fine = torch.zeros(1, cells, parts, device=device) if parts else None
             features = torch.zeros(1, cells, self.config.refiner.width, device=device)
             blank = Grid(torch.zeros(1, cells, encoder.channels, device=device), encoder.grid_shape)
-            grid = Grid(features, encoder.grid_shape, fine=fine, members=self.decoder.refine(blank))
+            grid = Grid(features, encoder.grid_shape, fine=fine, members=self.decoder.member_grids(blank))
             tokens = tokens.to(device)
         else:
             grid = self.refine(pictures if isinstance(pictures, Grid) else self.encode_image(pictures, mask))

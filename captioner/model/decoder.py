@@ -104,11 +104,16 @@ class Decoder(nn.Module):
         """The configuration with these heads for the map, in the form of `map_heads`; empty for the default."""
         return replace(self.config, map_heads=tuple(heads))
 
+    @property
+    def map_decoder(self) -> "Decoder":
+        """The decoder that makes the maps: itself, but of an ensemble."""
+        return self
+
     def set_map_heads(self, heads: Sequence[int]) -> None:
         """Make maps of these heads from now on; see `config_with_map_heads`."""
         self.config = self.config_with_map_heads(heads)
 
-    def refine(self, grid: Grid) -> Mapping[int, Grid]:
+    def member_grids(self, grid: Grid) -> Mapping[int, Grid]:
         """`captioner.model.grid.Grid.members` of the encoder's grid; none but of an ensemble."""
         return {}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
+from captioner.header import MOST_MEMBERS
 from captioner.model.decoder import DECODERS, Decoded, Decoder, Step
 from captioner.model.fine_maps import FineMaps
 from captioner.model.grid import Grid
@@ -20,7 +21,7 @@ class EnsembleConfig:
     """The members of an `EnsembleDecoder`.
 
     Attributes:
-        members: two or more, each with ``kind``, a name of `captioner.model.decoder.DECODERS`, and that decoder's
+        members: 2 to 16, each with ``kind``, a name of `captioner.model.decoder.DECODERS`, and that decoder's
             options. One with a ``refiner``, of the same form, reads the encoder's grid through that in place of the
             model's refiner. The first one's maps are those of the ensemble, and it has no refiner of its own.
     """
@@ -34,6 +35,10 @@ class EnsembleConfig:
                 f"the members of an ensemble are two decoders or more, each with its kind, not {self.members!r:.80}",
                 remedy="make one of trained models: captioner ensemble",
             )
+        if len(members) > MOST_MEMBERS:
+            raise OptionError(f"{len(members)} decoders are more than {MOST_MEMBERS}", remedy="take the best of them")
+        if any(one["kind"] == "ensemble" for one in members):
+            raise OptionError("an ensemble is among the members of an ensemble", remedy="name its members instead")
         if "refiner" in members[0]:
             raise OptionError(
                 "the first member of an ensemble has a refiner of its own", remedy="give it as the model's refiner"
@@ -48,7 +53,7 @@ class EnsembleConfig:
         """
         try:
             return [_member(one) for one in self.members]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OptionError(f"a member of the ensemble lacks its kind or has an unknown option: {error}") from None
 
     @property
@@ -111,10 +116,10 @@ class EnsembleDecoder(Decoder):
                 width = refiner.width
             member = DECODERS[DECODERS.name_of(decoder)].build
             self.members.append(member(vocabulary_size=vocabulary_size, image_width=width, config=decoder, **fine))
-        self.layers, self.heads = self.first.layers, self.first.heads
+        self.layers, self.heads = self.map_decoder.layers, self.map_decoder.heads
 
     @property
-    def first(self) -> Decoder:
+    def map_decoder(self) -> Decoder:
         """The member that makes the maps."""
         first = self.members[0]
         assert isinstance(first, Decoder)
@@ -123,7 +128,7 @@ class EnsembleDecoder(Decoder):
     @property
     def fine(self) -> FineMaps | None:
         """The first member's fine maps."""
-        return getattr(self.first, "fine", None)
+        return getattr(self.map_decoder, "fine", None)
 
     @property
     def max_length(self) -> int:
@@ -133,16 +138,16 @@ class EnsembleDecoder(Decoder):
     @property
     def map_heads(self) -> tuple[int, ...]:
         """Of the first member."""
-        return self.first.map_heads
+        return self.map_decoder.map_heads
 
     def set_map_heads(self, heads: Sequence[int]) -> None:
         """See `captioner.model.decoder.Decoder.set_map_heads`."""
-        self.first.set_map_heads(heads)
-        changed = DECODERS.values_of(self.first.config)
+        self.map_decoder.set_map_heads(heads)
+        changed = DECODERS.values_of(self.map_decoder.config)
         self.config = replace(self.config, members=(changed, *self.config.members[1:]))
 
-    def refine(self, grid: Grid) -> Mapping[int, Grid]:
-        """See `captioner.model.decoder.Decoder.refine`."""
+    def member_grids(self, grid: Grid) -> Mapping[int, Grid]:
+        """See `captioner.model.decoder.Decoder.member_grids`."""
         return {int(number): refiner(grid) for number, refiner in self.refiners.items()}
 
     def begin(self, grid: Grid) -> EnsembleState:

@@ -14,6 +14,7 @@ from captioner import checkpoint
 from captioner.checkpoint import Checkpoint
 from captioner.errors import OptionError
 from captioner.model.caption_model import CaptionModel, ModelConfig
+from captioner.model.ensemble import EnsembleConfig
 from captioner.options import MapOptions
 from captioner.training.members import Member, about_of
 
@@ -35,8 +36,8 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
         weights: of each model, above 0; equal if None. Only their ratios count.
 
     Raises:
-        OptionError: fewer than two files, weights that are not one for each or not above 0, or models of different
-            configurations, vocabularies or starts.
+        OptionError: fewer than two files, an ensemble, weights that are not one for each or not above 0, or models of
+            different configurations, vocabularies or starts.
         CheckpointError: a file does not load.
     """
     weights = [1.0] * len(files) if weights is None else list(weights)
@@ -46,6 +47,8 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
     if len(weights) != len(files) or not all(weight > 0 for weight in weights) or not math.isfinite(whole):
         raise OptionError(f"{len(files)} model files need as many weights above 0, not {weights}")
     first = checkpoint.load(files[0])
+    if isinstance(first.model.config.decoder, EnsembleConfig):
+        raise OptionError(f"{files[0]} is an ensemble", remedy="average its members, and make the ensemble again")
     start = _random_at_start(first.model)
     own = first.model.state_dict()
     total: dict[str, Tensor] = {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from captioner import checkpoint
 from captioner.checkpoint import Checkpoint
 from captioner.errors import OptionError
+from captioner.header import MOST_MEMBERS
 from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import DECODERS
 from captioner.model.ensemble import EnsembleConfig
@@ -24,16 +25,16 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
     """A model that averages the probabilities of trained models' words.
 
     Args:
-        files: model files, two or more, of the same encoder and the same words. The first one makes the maps, and
+        files: model files, 2 to 16, of the same encoder and the same words. The first one makes the maps, and
             gives the size of the pictures, the order of the words, and the map and decoding options where it has any.
             Fine maps of the others are left out.
 
     Raises:
-        OptionError: fewer than two files, an ensemble among them, or models of different encoders or words.
+        OptionError: too few or many files, an ensemble among them, or models of different encoders or words.
         CheckpointError: a file does not load.
     """
-    if len(files) < 2:
-        raise OptionError(f"an ensemble needs two model files or more, not {len(files)}")
+    if not 2 <= len(files) <= MOST_MEMBERS:
+        raise OptionError(f"an ensemble needs two model files or more, and {MOST_MEMBERS} at most, not {len(files)}")
     first = checkpoint.load(files[0])
     configs: list[dict[str, Any]] = []
     weights: dict[str, Tensor] = {}
@@ -43,6 +44,8 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
         config: Any = one.model.config.decoder
         if isinstance(config, EnsembleConfig):
             raise OptionError(f"{file} is an ensemble itself", remedy="name the models that it was made of")
+        if number and getattr(config, "attention", "") == "hard":
+            raise OptionError(f"{file} has hard attention, which only the first may have", remedy="name it first")
         if not _is_same("encoder", one.model, first.model):
             raise OptionError(
                 f"the encoder of {file} is not that of {files[0]}",

@@ -11,6 +11,7 @@ from captioner.checkpoint import Checkpoint
 from captioner.errors import DataError, OptionError
 from captioner.model.answer_model import AnswerModel
 from captioner.model.caption_model import CaptionModel, ModelConfig
+from captioner.model.ensemble import EnsembleConfig
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
@@ -122,6 +123,8 @@ def _with_fine_maps(config: Any, part: str, encoder_options: Mapping[str, Any], 
     stage, own = encoder_options.get("fine_stage"), getattr(config, part)
     if config.encoder.fine_stage is not None or (stage is None and not options.get("fine_width")):
         return None
+    if isinstance(own, EnsembleConfig):
+        raise OptionError("an ensemble gets no fine maps", remedy="add them to its first member, and make it again")
     if not hasattr(own, "fine_width"):
         raise OptionError(f"{type(own).__name__} has no fine maps", remedy="leave out fine_stage and fine_width")
     changes = {name: options[name] for name in ("fine_width", "fine_dropout") if name in options}

@@ -291,7 +291,8 @@ class Recipe:
     @property
     def given(self) -> set[str]:
         """The options that are decided by a model file."""
-        return {name for file, names in _GIVEN.items() if getattr(self, file) for name in names}
+        given = {name for file, names in _GIVEN.items() if getattr(self, file) for name in names}
+        return given | set(_OF_REFINER) if self.encoder_from and not self.train_refiner else given
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

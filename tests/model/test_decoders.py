@@ -107,7 +107,7 @@ def test_maps_sum_to_one_over_the_cells_that_hold_picture(model: CaptionModel) -
     decoded = model.decoder(grid, tokens)
     maps = decoded.maps
     torch.testing.assert_close(maps.sum((2, 3)) + decoded.off_grid, torch.ones(4, 7))
-    looking = getattr(model.decoder, "first", model.decoder)
+    looking = model.decoder.map_decoder
     has_more = {"adaptive", "memory"} & {looking.config.attention}
     assert bool(decoded.off_grid.max() > 0) == bool(has_more)
     assert maps.min() >= 0
@@ -266,6 +266,9 @@ def test_heads_of_an_ensemble_are_those_of_its_first_member() -> None:
         (({"kind": "lstm"}, {"kind": "transformer", "wings": 2}), "wings"),
         (({"kind": "lstm"}, {"kind": "lstm", "refiner": {"width": 8}}), "lacks its kind"),
         (({"kind": "lstm", "refiner": {"kind": "se"}}, {"kind": "lstm"}), "refiner of its own"),
+        (({"kind": "lstm"}, {"kind": "lstm", "refiner": "se"}), "lacks its kind"),
+        (({"kind": "lstm"}, {"kind": "ensemble", "members": []}), "among the members"),
+        (({"kind": "lstm"},) * 17, "17 decoders are more than 16"),
         (({"kind": "lstm", "width": 0}, {"kind": "transformer"}), "width must be positive, not 0"),
     ],
 )

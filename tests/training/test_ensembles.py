@@ -15,6 +15,7 @@ from captioner.data.scenes import write_scenes
 from captioner.errors import OptionError
 from captioner.model.caption_model import CaptionModel
 from captioner.model.ensemble import EnsembleConfig
+from captioner.model.refiners import REFINERS
 from captioner.pipeline import load
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 from captioner.training.ensembles import make_ensemble
@@ -123,6 +124,55 @@ def test_it_can_be_trained_further(members: list[Path], tmp_path: Path) -> None:
         assert any(not torch.equal(after[name], before[name]) for name in before if name.startswith(part)), part
 
 
+@pytest.mark.parametrize("kind", ["transformer_encoder", "latent_queries", "coarse_cells"])
+def test_gradients_go_through_members_with_other_refiners(
+    kind: str, make_checkpoint: Make, make_picture: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of padded pictures, whose grids have masks."""
+    files = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
+    first = make_checkpoint("lstm", pad=True)
+    options = {"latent_queries": {"queries": 3, "pooling_heads": 2}, "coarse_cells": {"regions": 2}}.get(kind, {})
+    refiner = REFINERS[kind].config(width=12, heads=2, **options)
+    config = replace(make_checkpoint("transformer", pad=True).model.config, refiner=refiner)
+    other = CaptionModel(config, vocabulary_size=len(first.vocabulary)).eval()
+    other.encoder.load_state_dict(first.model.encoder.state_dict())
+    for file, one in zip(files, (first, replace(first, model=other)), strict=True):
+        checkpoint.save(file, one, half=False)
+    model = load(ensemble(files, tmp_path), backend="torch")
+    photo = make_picture(size=(50, 20))
+    caption = model.caption(photo, explain="gradient")
+    assert caption.words and all(np.isfinite(word.map).all() for word in caption.words)
+    assert np.isfinite(model.contrast(caption, 0, model.vocabulary.words[6]).map).all()
+
+
+def test_a_refiner_that_is_kept_is_kept_in_every_member(members: list[Path], tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", count=4, dev=2, size=(64, 48))
+    data = str(tmp_path / "scenes" / "captions.jsonl")
+    file, run = ensemble(members, tmp_path), tmp_path / "run"
+    options = ["--no-train-refiner", "--epochs", "1", "--frozen-epochs", "1", "--dev-pictures", "2"]
+    assert main(["train", "--data", data, "--start-from", str(file), "--output", str(run), *options]) == 0
+    before, after = (checkpoint.load(one).model.state_dict() for one in (file, run / "last.safetensors"))
+    kept = [name for name in before if "refiner" in name]
+    assert any(name.startswith("decoder.refiners.1.") for name in kept)
+    for name in kept:
+        assert torch.equal(after[name].half(), before[name].half()), name
+
+
+def test_text_teaches_the_decoders_alone(members: list[Path], tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", count=4, dev=2, size=(64, 48))
+    data, text = str(tmp_path / "scenes" / "captions.jsonl"), tmp_path / "text.txt"
+    text.write_text("a dog in the park\na red cat\n" * 4)
+    file, run = ensemble(members, tmp_path), tmp_path / "run"
+    options = ["--objective", "language_model", "--text", str(text), "--epochs", "1", "--frozen-epochs", "1"]
+    assert main(["train", "--data", data, "--start-from", str(file), "--output", str(run), *options]) == 0
+    before, after = (checkpoint.load(one).model.state_dict() for one in (file, run / "last.safetensors"))
+    for name in before:
+        if "refiner" in name or name.startswith("encoder."):
+            assert torch.equal(after[name].half(), before[name].half()), name
+    name = "decoder.members.1.embed.weight"
+    assert not torch.equal(after[name].half(), before[name].half())
+
+
 def test_the_file_says_what_it_is_made_of(members: list[Path], tmp_path: Path) -> None:
     about = checkpoint.load(ensemble(members, tmp_path)).about
     assert about["recipe"]["objective"] == "ensemble"
@@ -157,6 +207,7 @@ def test_models_that_do_not_fit_are_refused(
         "the encoder of": [members[0], tmp_path / "encoder.safetensors"],
         "the words of": [members[0], tmp_path / "words.safetensors"],
         "is an ensemble itself": [members[0], whole],
+        "16 at most": [members[0]] * 17,
         "no such": [members[0], tmp_path / "none.safetensors"],
     }
     for said, files in cases.items():
@@ -166,6 +217,9 @@ def test_models_that_do_not_fit_are_refused(
     assert main(["ensemble", *map(str, members), "--output", str(members[1])]) == 2
     with pytest.raises(OptionError, match="ensemble"):
         make_ensemble([whole, members[1]])
+    capsys.readouterr()
+    assert main(["average", str(whole), str(whole), "--output", str(output)]) == 2
+    assert "is an ensemble" in capsys.readouterr().err
 
 
 def test_its_decoder_is_no_member_of_another_model(
@@ -178,7 +232,9 @@ def test_its_decoder_is_no_member_of_another_model(
     assert "ensemble" in capsys.readouterr().err
 
 
-def test_a_decoder_is_trained_on_the_refiner_of_another_model(members: list[Path], tmp_path: Path) -> None:
+def test_a_decoder_is_trained_on_the_refiner_of_another_model(
+    members: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Then the ensemble of both has one refiner."""
     write_scenes(tmp_path / "scenes", count=8, dev=2, size=(64, 48))
     data, run = str(tmp_path / "scenes" / "captions.jsonl"), tmp_path / "run"
@@ -186,6 +242,9 @@ def test_a_decoder_is_trained_on_the_refiner_of_another_model(members: list[Path
     options = ["--decoder-options", '{"width": 16, "layers": 1, "heads": 2, "hidden": 16}', "--minimum-count", "1"]
     short = ["--epochs", "1", "--frozen-epochs", "1", "--dev-pictures", "2", "--output", str(run)]
     assert main(["train", "--data", data, *taken, *options, *short]) == 0
+    again = ["--output", str(tmp_path / "other"), "--refiner-options", '{"width": 32}']
+    assert main(["train", "--data", data, *taken, *again]) == 2
+    assert "refiner_options: width" in capsys.readouterr().err
     ours, theirs = (checkpoint.load(one).model for one in (run / "last.safetensors", members[0]))
     assert ours.config.refiner == theirs.config.refiner
     for name, tensor in theirs.refiner.state_dict().items():

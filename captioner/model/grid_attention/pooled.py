@@ -23,6 +23,12 @@ class LatentQueriesConfig(RefinerConfig):
     queries: int = 32
     pooling_heads: int = 8
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("queries", "pooling_heads"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"the refiner's {name} must be positive, not {getattr(self, name)}")
+
 
 @REFINERS.register_with("latent_queries", LatentQueriesConfig)
 class LatentQueriesRefiner(GridRefiner):

@@ -388,7 +388,7 @@ def _in_order(batches: QuestionBatches) -> Tensor:
 
 def _take_embeddings(model: AnswerModel, vocabulary: Vocabulary, captions: Any, words: Vocabulary) -> None:
     """Begin the embeddings of words that the captioning model knows with its own, if they are as wide."""
-    ours, theirs = model.answerer.question.embed.weight, getattr(captions.decoder, "embed", None)
+    ours, theirs = model.answerer.question.embed.weight, getattr(captions.decoder.map_decoder, "embed", None)
     if theirs is None or theirs.weight.shape[-1] != ours.shape[-1]:
         return
     with torch.no_grad():

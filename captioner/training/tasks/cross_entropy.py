@@ -76,10 +76,9 @@ class CrossEntropy:
         model = self.context.model
         self._frozen = self.recipe.cache and frozen
         model.encoder.train_from(None if frozen else self.recipe.train_from)
-        model.refiner.requires_grad_(self.recipe.train_refiner)
         model.train()
-        if not self.recipe.train_refiner:
-            model.refiner.eval()
+        for refiner in model.refiners():
+            refiner.requires_grad_(self.recipe.train_refiner).train(self.recipe.train_refiner)
         if model.fine_maps is not None:
             model.fine_maps.requires_grad_(bool(self.recipe.map_supervision or self.recipe.map_regularisation))
 
@@ -174,7 +173,7 @@ class CrossEntropy:
 
     def hard_loss(self, decoded: Decoded, targets: Tensor, *, count: int) -> Tensor:
         """REINFORCE for the cells that hard attention drew, and its baseline; 0 for other mechanisms."""
-        attention = getattr(self.context.model.decoder, "attention", None)
+        attention = getattr(self.context.model.decoder.map_decoder, "attention", None)
         if not isinstance(attention, HardAttention) or "log_p" not in decoded.others:
             return decoded.logits.new_zeros((), dtype=torch.float32)
         spoken = targets != PAD  # (N, T)
@@ -228,10 +227,10 @@ def check_refiner(recipe: Recipe, *sources: str) -> None:
 
 def _function_words(context: TaskContext) -> Tensor:
     """The ids of function words. Raises OptionError if the decoder has no place off the grid."""
-    if not any(getattr(part, "has_off_grid", False) for part in context.model.decoder.modules()):
+    if not any(getattr(part, "has_off_grid", False) for part in context.model.decoder.map_decoder.modules()):
         raise OptionError(
             f"off_grid_supervision is {context.recipe.off_grid_supervision}, and the decoder's attention "
-            f"'{getattr(context.model.decoder.config, 'attention', '')}' has no place off the grid",
+            f"'{getattr(context.model.decoder.map_decoder.config, 'attention', '')}' has no place off the grid",
             remedy='give decoder_options {"attention": "memory", "attention_options": {"slots": 1}}; a model with '
             "multihead attention that is started from keeps what it learned",
         )

@@ -48,8 +48,9 @@ class LanguageModel:
         """The decoder alone, with dropout."""
         model = self.context.model
         model.encoder.train_from(None)
-        model.refiner.requires_grad_(False)
         model.train()
+        for refiner in model.refiners():
+            refiner.requires_grad_(False)
         if model.fine_maps is not None:
             model.fine_maps.requires_grad_(False)
 
