@@ -46,7 +46,7 @@ def test_the_baselines_of_several_processes_stay_the_same() -> None:
     decoded = SimpleNamespace(logits=logits, maps=torch.full((1, 2, 1, 3), 1 / 3), others={"log_p": torch.zeros(1, 2)})
     attention = HardAttention(text_width=4, image_width=4, width=4)
     processes = SimpleNamespace(count=2, sum=lambda values: [values[0] - 10.0])  # another's captions are less likely
-    model = SimpleNamespace(decoder=SimpleNamespace(attention=attention))
+    model = SimpleNamespace(decoder=SimpleNamespace(map_decoder=SimpleNamespace(attention=attention)))
     task = SimpleNamespace(context=SimpleNamespace(model=model, processes=processes))
     CrossEntropy.hard_loss(task, decoded, targets, count=1)  # type: ignore[arg-type]
     assert attention.baseline.item() == pytest.approx((-2 * math.log(8) - 10) / 2)
