@@ -46,7 +46,7 @@ _LONGEST_STORED_CAPTION = 200
 _LARGEST_NUMBER = 100_000  # beyond every width or side: what is larger would fill the memory first
 _LONGEST_OPTION = 200  # characters
 MOST_MEMBERS = 16
-"""Decoders of an ensemble."""
+"""The most decoders of an ensemble."""
 _MOST_LAYERS = 200  # each takes time to make, also where the weights of none are there
 
 

@@ -39,6 +39,8 @@ class EnsembleConfig:
             raise OptionError(f"{len(members)} decoders are more than {MOST_MEMBERS}", remedy="take the best of them")
         if any(one["kind"] == "ensemble" for one in members):
             raise OptionError("an ensemble is among the members of an ensemble", remedy="name its members instead")
+        if any(one.get("attention") == "hard" for one in members[1:]):
+            raise OptionError("only the first member of an ensemble may have hard attention", remedy="put it first")
         if "refiner" in members[0]:
             raise OptionError(
                 "the first member of an ensemble has a refiner of its own", remedy="give it as the model's refiner"

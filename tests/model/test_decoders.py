@@ -268,6 +268,7 @@ def test_heads_of_an_ensemble_are_those_of_its_first_member() -> None:
         (({"kind": "lstm", "refiner": {"kind": "se"}}, {"kind": "lstm"}), "refiner of its own"),
         (({"kind": "lstm"}, {"kind": "lstm", "refiner": "se"}), "lacks its kind"),
         (({"kind": "lstm"}, {"kind": "ensemble", "members": []}), "among the members"),
+        (({"kind": "lstm"}, {"kind": "lstm", "attention": "hard"}), "hard attention"),
         (({"kind": "lstm"},) * 17, "17 decoders are more than 16"),
         (({"kind": "lstm", "width": 0}, {"kind": "transformer"}), "width must be positive, not 0"),
     ],
