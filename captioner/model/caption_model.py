@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.model.decoder import DECODERS, Decoded
 from captioner.model.encoder import EncoderConfig, GridEncoder
-from captioner.model.ensemble import EnsembleConfig, EnsembleDecoder
+from captioner.model.ensemble import EnsembleConfig
 from captioner.model.fine_maps import FineMaps, split_fine
 from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
-from captioner.model.refiners import REFINERS, RefinerConfig
+from captioner.model.refiners import REFINERS, Refiner, RefinerConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.registry import plain_values
 
@@ -126,8 +126,7 @@ class CaptionModel(nn.Module):
     def refiners(self) -> Iterator[nn.Module]:
         """What refines the encoder's grid: the refiner, and those of an ensemble's members."""
         yield self.refiner
-        if isinstance(self.decoder, EnsembleDecoder):
-            yield self.decoder.refiners
+        yield from (part for part in self.decoder.modules() if isinstance(part, Refiner))
 
     @property
     def fine_maps(self) -> FineMaps | None:

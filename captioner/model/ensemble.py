@@ -174,10 +174,7 @@ class EnsembleDecoder(Decoder):
 
     def _with_grids(self, grid: Grid) -> list[tuple[Decoder, Grid]]:
         """The members, each with the grid that it reads."""
-        grids = [grid] * len(self.members)
-        for number, own in grid.members.items():
-            grids[number] = own
-        return list(zip(self._members(), grids, strict=True))
+        return [(one, grid.members.get(number, grid)) for number, one in enumerate(self._members())]
 
 
 def _mixture(logits: Sequence[Tensor]) -> Tensor:

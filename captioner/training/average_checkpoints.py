@@ -16,7 +16,7 @@ from captioner.errors import OptionError
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.ensemble import EnsembleConfig
 from captioner.options import MapOptions
-from captioner.training.members import Member, about_of
+from captioner.training.provenance import Member, about_of
 
 LEAST_SIMILARITY = 0.5
 """Smallest `_similarity` of two models from one start: it is 0.99 and more after long runs, about 0 by chance."""

@@ -16,7 +16,7 @@ from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import DECODERS
 from captioner.model.ensemble import EnsembleConfig
 from captioner.model.refiners import REFINERS
-from captioner.training.members import Member, about_of
+from captioner.training.provenance import Member, about_of
 
 _NOT_LEARNED = ("side", "fine_stage", "dropout")
 
@@ -44,8 +44,6 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
         config: Any = one.model.config.decoder
         if isinstance(config, EnsembleConfig):
             raise OptionError(f"{file} is an ensemble itself", remedy="name the models that it was made of")
-        if number and getattr(config, "attention", "") == "hard":
-            raise OptionError(f"{file} has hard attention, which only the first may have", remedy="name it first")
         if not _is_same("encoder", one.model, first.model):
             raise OptionError(
                 f"the encoder of {file} is not that of {files[0]}",
