@@ -1,41 +1,65 @@
 """The parts of each step that a process computes, with their pictures."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, repeat
 from pathlib import Path
 
 import torch
 
+from captioner.model.encoder import GridEncoder
 from captioner.model.grid import Grid
-from captioner.training.batches import Batch
 from captioner.training.grid_cache import GridCache
-from captioner.training.images import Images, Key, encode_images, load_pixels
+from captioner.training.images import ImageDataset, Images, Key, encode_images, load_pixels
 from captioner.training.tasks import Part, Task, TaskContext
+from captioner.training.teacher import Teacher
+
+Keys = list[list[Key]]
+"""Of each part: its pictures, and how they are augmented."""
+
+
+@dataclass
+class _Frozen:
+    """A frozen encoder, the pictures as it takes them, and its grids on disk, where they are kept."""
+
+    name: str
+    encoder: GridEncoder
+    images: ImageDataset
+    folder: Path
+    cache: GridCache | None = None
 
 
 class Feeder:
     """Gives this process its parts of every batch: with pixels, with grids of the frozen encoder, or without pictures.
 
+    While the encoder is frozen, a teacher with another encoder gets the grids of its own.
+
     Args:
         task: whose batches are read.
         context: of the run.
-        folder: of the cached grids.
+        folder: of the cached grids; a teacher's are in its folder ``teacher``.
     """
 
     def __init__(self, task: Task, context: TaskContext, folder: Path) -> None:
-        self.task, self.context, self.folder = task, context, folder
-        self._cache: GridCache | None = None
+        self.task, self.context = task, context
+        self._own = _Frozen("grids", context.model.encoder, context.images, folder)
+        self._teacher: _Frozen | None = None
+        teacher: Teacher | None = getattr(task, "teacher", None)
+        if teacher and not teacher.reads_grids_of(context.model.encoder):
+            encoder = teacher.model.encoder
+            images = ImageDataset(context.images.images, encoder)
+            self._teacher = _Frozen("grids of the teacher", encoder, images, folder / "teacher")
 
-    def fill(self, *, frozen: bool) -> Iterator[tuple[int, int]]:
-        """Compute the grids of a frozen encoder that are kept on disk; how many are done, and of how many."""
+    def fill(self, *, frozen: bool) -> Iterator[tuple[str, int, int]]:
+        """Compute the grids of frozen encoders that are kept on disk; whose, how many are done, and of how many."""
         recipe, context = self.context.recipe, self.context
-        if not (frozen and recipe.cache and self.task.uses_images):
-            self._cache = None
-            return
-        if self._cache is None:
-            encoder, images = context.model.encoder, context.images
-            self._cache = GridCache(encoder, images, self.folder, mirrored=recipe.horizontal_flip)
-            yield from self._cache.fill(context.processes, workers=recipe.workers, batch=recipe.batch_pictures)
+        for source in filter(None, (self._own, self._teacher)):
+            if not (frozen and recipe.cache and self.task.uses_images):
+                source.cache = None
+            elif source.cache is None:
+                source.cache = GridCache(source.encoder, source.images, source.folder, mirrored=recipe.horizontal_flip)
+                filled = source.cache.fill(context.processes, workers=recipe.workers, batch=recipe.batch_pictures)
+                yield from ((source.name, *count) for count in filled)
 
     def steps(self, epoch: int, *, start: int, frozen: bool) -> Iterator[list[tuple[Part, Images]]]:
         """This process's parts of each step of an epoch from index ``start`` on; after `fill`.
@@ -45,39 +69,37 @@ class Feeder:
         """
         processes, rounds = self.context.processes, self.context.recipe.gradient_accumulation_steps
         first, count = processes.rank * rounds, processes.count * rounds
-        batches = list(self.task.batches.epoch(epoch, start=start, steady=self._cache is not None))
+        batches = list(self.task.batches.epoch(epoch, start=start, steady=self._own.cache is not None))
         mine = [batch.parts(count)[first : first + rounds] for batch in batches]
-        images = self._images(mine, frozen=frozen)
+        keys = [list(zip(part.pictures, part.views, strict=True)) for parts in mine for part in parts]
+        images = self._images(keys, frozen=frozen)
+        taught: Iterator[Grid | None] = repeat(None)
+        if self._teacher and frozen:
+            taught = self._grids(self._teacher, keys)
         for batch, parts in zip(batches, mine, strict=True):
-            yield [(Part(part, batch), seen) for part, seen in zip(parts, islice(images, rounds), strict=True)]
+            grids = islice(taught, rounds)
+            seen = islice(images, rounds)
+            yield [(Part(part, batch, grid), one) for part, grid, one in zip(parts, grids, seen, strict=True)]
 
-    def _images(self, batches: Sequence[Sequence[Batch]], *, frozen: bool) -> Iterator[Images]:
-        parts = [part for some in batches for part in some]
+    def _images(self, keys: Keys, *, frozen: bool) -> Iterator[Images]:
         if not self.task.uses_images:
-            yield from [None] * len(parts)
-            return
-        keys = [list(zip(part.pictures, part.views, strict=True)) for part in parts]
-        device, workers = self.context.processes.device, self.context.recipe.workers
-        if self._cache is not None:
-            yield from self._cache.read(keys, device=device)
-        elif frozen:  # encoded once, however often the decoder needs the grid
-            yield from self._encoded(keys)
+            yield from [None] * len(keys)
+        elif frozen:
+            yield from self._grids(self._own, keys)
         else:
-            encoder, images = self.context.model.encoder, self.context.images
-            yield from load_pixels(encoder, images, keys, device=device, workers=workers)
+            device, workers = self.context.processes.device, self.context.recipe.workers
+            yield from load_pixels(self._own.encoder, self._own.images, keys, device=device, workers=workers)
 
-    def _encoded(self, keys: Sequence[Sequence[Key]]) -> Iterator[Grid]:
-        """As `encode_images`, in the run's precision."""
+    def _grids(self, source: _Frozen, keys: Keys) -> Iterator[Grid]:
+        """The grids of a frozen encoder: read, or encoded once, however often the decoder needs them."""
         context = self.context
-        grids = encode_images(
-            context.model.encoder,
-            context.images,
-            keys,
-            device=context.processes.device,
-            workers=context.recipe.workers,
-        )
+        device = context.processes.device
+        if source.cache is not None:
+            yield from source.cache.read(keys, device=device)
+            return
+        grids = encode_images(source.encoder, source.images, keys, device=device, workers=context.recipe.workers)
         while True:
-            with torch.no_grad(), context.autocast():
+            with torch.no_grad(), context.autocast():  # not around the yield, where others compute
                 grid = next(grids, None)
             if grid is None:
                 return

@@ -1,4 +1,4 @@
-"""A trained model that gets further words, a place off the grid, or fine maps."""
+"""A trained model that gets further words, a place off the grid, or fine maps, or that does without these."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -104,6 +104,24 @@ def add_fine_maps(
     """
     config = _with_fine_maps(start.model.config, "decoder", encoder_options, decoder_options)
     return start if config is None else replace(start, model=_rebuilt(start, config)[0])
+
+
+def without_fine_maps(model: CaptionModel) -> CaptionModel:
+    """The model without its fine maps, of the same words at less cost; the model itself where it has none."""
+    config, fine = model.config, model.fine_maps
+    if fine is None:
+        return model
+    decoder = config.decoder
+    if isinstance(decoder, EnsembleConfig):
+        decoder = EnsembleConfig(members=({**decoder.members[0], "fine_width": 0}, *decoder.members[1:]))
+    else:
+        decoder = replace(decoder, fine_width=0)
+    config = replace(config, encoder=replace(config.encoder, fine_stage=None), decoder=decoder)
+    plain = CaptionModel(config, vocabulary_size=model.vocabulary_size)
+    missing, unknown = plain.load_state_dict(model.state_dict(), strict=False)
+    assert not missing
+    assert len(unknown) == len(fine.state_dict())
+    return plain.train(model.training)
 
 
 def add_fine_answer_maps(

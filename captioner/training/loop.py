@@ -233,8 +233,8 @@ class Trainer:
             frozen = epoch < self.recipe.frozen_epochs
             self._enter_phase(frozen=frozen)
             self.state.figures.begin()
-            for done, all_ in self._feeder.fill(frozen=frozen):
-                yield Progress("grids", done, all_)
+            for whose, done, all_ in self._feeder.fill(frozen=frozen):
+                yield Progress(whose, done, all_)
             for parts in self._feeder.steps(epoch, start=self.step % per_epoch, frozen=frozen):
                 figures = self._learn(parts, self._ratio(self.step))
                 self.state.step += 1

@@ -15,7 +15,7 @@ class Progress:
     """What a run has just done.
 
     Attributes:
-        what: "grids", "epoch 2/10" or "dev after epoch 2".
+        what: "grids", "grids of the teacher", "epoch 2/10" or "dev after epoch 2".
         done, total: steps of the run, or pictures of "grids".
         figures: of the step, or the dev scores.
     """

@@ -229,8 +229,8 @@ class Recipe:
     cross_entropy_weight: float = _option(0.1, "weight of cross-entropy beside the reward (self_critical)")
     teacher: str = _option(
         "",
-        "a model file whose distributions of the next word, or of the answer, are distilled; with another encoder than "
-        "the model's it needs frozen_epochs 0; empty for none",
+        "a model whose distributions of the next word, or of the answer, are distilled: a file or the name of one that "
+        "ships; empty for none",
     )
     distillation: float = _option(1.0, "weight of the divergence from the teacher")
 

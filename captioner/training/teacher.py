@@ -12,9 +12,11 @@ from torch import Tensor
 from captioner.checkpoint import load as load_checkpoint
 from captioner.checkpoint import load_answering
 from captioner.errors import OptionError
+from captioner.model.caption_model import CaptionModel
 from captioner.model.encoder import EncoderConfig, GridEncoder
 from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import Vocabulary
+from captioner.training.growth import without_fine_maps
 from captioner.training.images import Pixels
 from captioner.training.recipe import Recipe
 
@@ -24,12 +26,12 @@ class Teacher:
 
     The teacher gets the same augmented pictures as the student and the same input words, without word dropout. Where
     the words are the student's samples, this is on-policy distillation (Agarwal et al. 2024, "On-Policy Distillation of
-    Language Models"). A teacher whose encoder is the student's also reads the grids of that encoder while it is frozen;
-    the model that a run starts from is such a teacher (self-distillation).
+    Language Models"). While the student's encoder is frozen the teacher reads grids too: the student's where it has the
+    same encoder, as the model that a run starts from (self-distillation), and else those of its own.
 
     Args:
         file: of a model.
-        vocabulary: of the student.
+        vocabulary: of the student; the teacher's words may be in another order.
         encoder: the configuration of the student's, for the normalisation of its pixels.
         max_length: words that it must be able to read.
         device: of both.
@@ -37,7 +39,7 @@ class Teacher:
         answers: of a student that answers questions; empty for one that makes captions.
 
     Raises:
-        OptionError: the teacher has another vocabulary, other answers or other padding, or reads fewer words.
+        OptionError: the teacher has other words, other answers or other padding, or reads fewer words.
         CheckpointError: the file does not load.
     """
 
@@ -53,7 +55,7 @@ class Teacher:
         answers: tuple[str, ...] = (),
     ) -> None:
         checkpoint: Any = load_answering(file) if answers else load_checkpoint(file)
-        if checkpoint.vocabulary.words != vocabulary.words:
+        if sorted(checkpoint.vocabulary.words) != sorted(vocabulary.words):
             raise OptionError(
                 f"the vocabulary of the teacher {file} is not that of the model",
                 remedy="take a teacher that was trained with the same vocabulary",
@@ -72,12 +74,14 @@ class Teacher:
                 f"max_length is {max_length}, and the teacher {file} reads at most {most} words",
                 remedy=f"set max_length {most}",
             )
-        self.file, self.model, self.student, self.autocast = (
-            file,
-            checkpoint.model.to(device).eval().requires_grad_(False),
-            encoder,
-            autocast,
-        )
+        model = checkpoint.model
+        if isinstance(model, CaptionModel):
+            model = without_fine_maps(model)  # nothing asks a teacher for its maps
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.student, self.autocast, self._answers = encoder, autocast, bool(answers)
+        self._words: Tensor | None = None  # the teacher's id of each of the student's
+        if checkpoint.vocabulary.words != vocabulary.words:
+            self._words = torch.tensor([checkpoint.vocabulary.ids[word] for word in vocabulary.words], device=device)
 
     @classmethod
     def of_recipe(
@@ -94,11 +98,11 @@ class Teacher:
         the class.
 
         Raises:
-            OptionError, CheckpointError: as of the class; or it cannot read the grids of the frozen encoder.
+            OptionError, CheckpointError: as of the class.
         """
         if not recipe.teacher:
             return None
-        teacher = cls(
+        return cls(
             recipe.teacher,
             vocabulary,
             encoder.config,
@@ -107,8 +111,6 @@ class Teacher:
             autocast=autocast,
             answers=answers,
         )
-        teacher.require_grids_of(encoder, frozen_epochs=recipe.frozen_epochs)
-        return teacher
 
     def reads_grids_of(self, encoder: GridEncoder) -> bool:
         """Whether the teacher's encoder is this one: the same configuration and weights."""
@@ -120,34 +122,26 @@ class Teacher:
         ours, theirs = own.state_dict(), encoder.state_dict()
         return all(torch.equal(ours[name].float(), theirs[name].to(ours[name].device).float()) for name in ours)
 
-    def require_grids_of(self, encoder: GridEncoder, *, frozen_epochs: int) -> None:
-        """Raises OptionError if there are frozen epochs, and the teacher does not read the grids of the encoder."""
-        if frozen_epochs and not self.reads_grids_of(encoder):
-            raise OptionError(
-                f"frozen_epochs is {frozen_epochs}, and the encoder of the teacher {self.file} is not the model's, so "
-                "it cannot read its grids",
-                remedy="set frozen_epochs 0",
-            )
-
     @torch.no_grad()
     def logits(self, images: Pixels | Grid, inputs: Tensor) -> Tensor:
         """The teacher's logits of the next words, or of the answers.
 
         Args:
-            images: B pictures, normalised for the student; or, if the teacher `reads_grids_of` its encoder, their grids
-                before the refiner.
+            images: B pictures, normalised for the student; or their grids before the refiner, of the teacher's encoder.
             inputs: (N, T) tokens; N is a multiple of B, the captions of a picture in a row. Or (B, k, T), questions.
 
         Returns:
             (N, T, V), or (B, k, A).
         """
+        if self._words is not None:
+            inputs = self._words[inputs]
         with self.autocast():
             if isinstance(images, Grid):
                 read = self.model(images, inputs)
             else:
                 read = self.model(self._renormalised(images.values), inputs, self._cells(images.mask))
         logits: Tensor = read.logits
-        return logits
+        return logits if self._words is None or self._answers else logits[..., self._words]
 
     def _renormalised(self, values: Tensor) -> Tensor:
         own = self.model.encoder.config

@@ -19,7 +19,7 @@ from captioner.model.refiners import REFINERS
 from captioner.pipeline import load
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 from captioner.training.ensembles import make_ensemble
-from captioner.training.growth import add_fine_maps
+from captioner.training.growth import add_fine_maps, without_fine_maps
 
 Make = Callable[..., Checkpoint]
 
@@ -68,6 +68,20 @@ def test_probabilities_are_averaged_word_by_word(
     for word, probability in mixed.items():
         assert probability == pytest.approx((first[word] + second[word]) / 2, rel=1e-3)
     assert max(abs(first[word] - second[word]) for word in first) > 0.01
+
+
+def test_a_model_without_its_fine_maps_has_the_same_words(members: list[Path], tmp_path: Path) -> None:
+    """As a teacher is, a single model or an ensemble."""
+    for file in (*members, ensemble(members, tmp_path)):
+        whole = checkpoint.load(file).model.eval()
+        plain = without_fine_maps(whole)
+        assert whole.fine_maps is not None
+        assert plain.fine_maps is None
+        assert plain.encoder.vector_width == plain.encoder.channels < whole.encoder.vector_width
+        assert without_fine_maps(plain) is plain
+        pixels, reads = torch.rand(2, 3, *[whole.config.encoder.side] * 2), torch.randint(4, 7, (2, 5))
+        with torch.no_grad():
+            torch.testing.assert_close(plain(pixels, reads).logits, whole(pixels, reads).logits)
 
 
 def test_it_looks_where_its_first_member_looks(

@@ -209,12 +209,84 @@ def test_a_teacher_of_the_same_encoder_reads_its_grids(scene_run: Path, tmp_path
     torch.testing.assert_close(teacher.logits(grids, reads), teacher.logits(pixels, reads))
 
 
-def test_a_teacher_of_another_encoder_needs_the_pictures(scene_run: Path, tmp_path: Path) -> None:
-    records, file = read(scene_run / "scenes"), scene_run / "best.safetensors"
-    with pytest.raises(
-        OptionError, match=r"frozen_epochs is 1, and the encoder of the teacher .*; set frozen_epochs 0"
-    ):
-        Trainer(recipe(file, frozen_epochs=1), records, tmp_path / "run", device="cpu")
+@pytest.mark.parametrize("objective", ["cross_entropy", "self_critical"])
+def test_a_teacher_of_another_encoder_reads_grids_of_its_own(
+    objective: str, scene_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the student's encoder is frozen: grids on disk, grids that are encoded again, and pixels say the same."""
+    records, file = read(scene_run / "scenes"), tmp_path / "teacher.safetensors"
+    teacher = load(scene_run / "best.safetensors")
+    teacher.model.set_side(96)
+    with torch.no_grad():
+        for weight in (*teacher.model.decoder.parameters(), *teacher.model.encoder.parameters()):
+            weight.mul_(0.8)  # of another opinion and another encoder than the student
+    save(file, teacher)
+    options: dict[str, object] = {"epochs": 1, "learning_rate": 1e-9, "encoder_learning_rate": 1e-9}
+    if objective == "self_critical":
+        options |= {"objective": objective, "start_from": str(scene_run / "last.safetensors"), "samples": 2}
+        options |= {"decoder_options": {}, "backbone": "efficientnet_lite0", "encoder_options": {}}
+        options |= {"refiner_options": {}}
+    read_by_teacher = []
+    logits = Teacher.logits
+    monkeypatch.setattr(Teacher, "logits", lambda *one: read_by_teacher.append(type(one[1]).__name__) or logits(*one))
+    figures = {}
+    for name, changes in {
+        "file": {"frozen_epochs": 1},
+        "no file": {"frozen_epochs": 1, "cache": False},
+        "pixels": {"frozen_epochs": 0},
+    }.items():
+        trainer = Trainer(recipe(file, **options | changes), records, tmp_path / name, device="cpu")
+        trainer.run()
+        (figures[name],) = [line["train_from_teacher"] for line in read_log(trainer.folder.path) if "dev" in line]
+        assert set(read_by_teacher) == {"Pixels" if name == "pixels" else "Grid"}
+        read_by_teacher.clear()
+    assert figures["no file"] > 0.1
+    assert figures["file"] == pytest.approx(figures["no file"], rel=0.01 if objective == "cross_entropy" else 0.3)
+    # These are of the student's size, and made larger for the teacher.
+    assert figures["pixels"] == pytest.approx(figures["no file"], rel=0.1 if objective == "cross_entropy" else 0.3)
+    folder = tmp_path / "file"
+    kept = {path: path.stat().st_mtime_ns for path in (*folder.glob("grids-*"), *folder.glob("teacher/grids-*"))}
+    assert len(kept) == 4, "grids and masks of both encoders"
+
+
+def test_a_resumed_run_finds_the_grids_of_both_encoders(scene_run: Path, tmp_path: Path) -> None:
+    records, file = read(scene_run / "scenes"), tmp_path / "teacher.safetensors"
+    teacher = load(scene_run / "best.safetensors")
+    teacher.model.set_side(96)
+    save(file, teacher)
+    taught = recipe(file, frozen_epochs=2)
+    trainer = Trainer(taught, records, tmp_path / "run", device="cpu")
+    for progress in trainer.steps():
+        if progress.what.startswith("epoch"):
+            break
+    trainer.close()
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("grids-*.npy")}
+    assert len(files) == 4, "grids and masks of both encoders"
+    resumed = Trainer(taught, records, tmp_path / "run", device="cpu")
+    assert not [progress for progress in resumed.steps() if progress.what.startswith("grids")]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("grids-*.npy")} == files
+
+
+def test_a_teacher_may_have_its_words_in_another_order(scene_run: Path, tmp_path: Path) -> None:
+    own = load(scene_run / "best.safetensors")
+    words, special = own.vocabulary.words, 4
+    student = Vocabulary(words[:special] + words[special:][::-1])
+    pixels = pixels_of(own.model, of_split(read(scene_run / "scenes"), "dev")[:2])
+    teacher = Teacher(
+        str(scene_run / "best.safetensors"),
+        student,
+        own.model.config.encoder,
+        max_length=9,
+        device=CPU,
+        autocast=nullcontext,
+    )
+    reads = torch.randint(special, len(words), (2, 5))
+    same = torch.tensor([own.vocabulary.ids[student.words[i]] for i in reads.flatten()]).view_as(reads)
+    with torch.no_grad():
+        expected = own.model.eval()(pixels.values, same, pixels.mask).logits
+    found = teacher.logits(pixels, reads)
+    torch.testing.assert_close(found[..., special:], expected[..., special:].flip(-1))
+    torch.testing.assert_close(found[..., :special], expected[..., :special])
 
 
 def test_a_model_of_text_has_no_teacher() -> None:

@@ -271,7 +271,8 @@ class AnswerTask:
         if self.teacher is None:
             return 0.0, {}
         assert images is not None
-        theirs = self.teacher.logits(images, questions).float().flatten(0, 1).log_softmax(-1)
+        seen = images if part.teacher_grid is None else part.teacher_grid
+        theirs = self.teacher.logits(seen, questions).float().flatten(0, 1).log_softmax(-1)
         weights = [weight * one for weight, one in zip(batch.weights, batch.distilled, strict=True)]
         each = F.kl_div(log_p, theirs, log_target=True, reduction="none").sum(-1)
         distance = (each * torch.tensor(weights, device=each.device)).sum() / (step.distilled_weight or 1.0)

@@ -17,6 +17,7 @@ from torch import Tensor
 from captioner.data.records import Record
 from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import Decoded
+from captioner.model.grid import Grid
 from captioner.registry import Registry
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.batches import Batch
@@ -32,10 +33,17 @@ Forward = Callable[[Images, Tensor], Decoded]
 
 @dataclass(frozen=True)
 class Part:
-    """What one process computes in one round of a step, and the whole step."""
+    """What one process computes in one round of a step, and the whole step.
+
+    Attributes:
+        batch: of the process and round.
+        step: of all.
+        teacher_grid: of the teacher's encoder, where the teacher reads neither the task's pixels nor its grids.
+    """
 
     batch: Batch
     step: Batch
+    teacher_grid: Grid | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +115,7 @@ class Task(Protocol):
 
     Attributes:
         uses_images: whether the pictures of a batch are read.
+        teacher: the run's, where the recipe names one; a task that has none need not have the attribute.
     """
 
     uses_images: bool

@@ -30,7 +30,7 @@ class SelfCritical:
     def __init__(self, context: TaskContext) -> None:
         self.context, self.recipe, self.model = context, context.recipe, context.model
         self.captions = CrossEntropy(context)
-        self.batches = self.captions.batches
+        self.batches, self.teacher = self.captions.batches, self.captions.teacher
         bleu, bleu_1 = self.recipe.bleu_reward, self.recipe.bleu_1_reward
         self.reward = CaptionReward(context.train, context.vocabulary, bleu=bleu, bleu_1=bleu_1)
 
@@ -91,7 +91,7 @@ class SelfCritical:
         of_maps, penalties = self.captions.map_loss(maps, off_grid, references[:, : maps.shape[1]], part, images)
         distance, of_teacher = self.captions.teacher_loss(
             decoded.logits,
-            pixels,
+            pixels if part.teacher_grid is None else part.teacher_grid,
             inputs.flatten(0, 1),
             targets.flatten(0, 1),
             count=step_samples * per_caption + part.step.targets,
