@@ -35,7 +35,7 @@ from captioner.training.progress import Progress
 from captioner.training.recipe import FILES, Recipe
 from captioner.training.rehearsal import split_rest
 from captioner.training.run_folder import RunFolder
-from captioner.training.start import build_vocabulary, delay_of_maps, earlier_recipes, first_model, recipes_of
+from captioner.training.start import build_vocabulary, delay_of_maps, earlier_recipes, first_model, teacher_recipes
 from captioner.training.state import TrainingState
 from captioner.training.tasks import TASKS, Part, TaskContext
 
@@ -145,7 +145,7 @@ class Trainer:
         about: dict[str, Any] = {
             "recipe": {**recipe.for_readers(), "precision": self.precision},
             "earlier": earlier,
-            **({"teacher": recipes_of(recipe.teacher)} if recipe.teacher else {}),
+            **({"teacher": teachers} if (teachers := teacher_recipes(recipe)) else {}),
             **({"maps": MapOptions.as_stored(MapOptions(delay=delay))} if (delay := context.map_delay) else {}),
         }
         self._evaluation = Evaluation(self.task, context, self.state, self.folder, about)

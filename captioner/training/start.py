@@ -154,6 +154,15 @@ def earlier_recipes(recipe: Recipe) -> list[dict[str, Any]]:
     return [earlier for file in files for earlier in recipes_of(file)]
 
 
+def teacher_recipes(recipe: Recipe) -> list[dict[str, Any]]:
+    """The recipes of the teachers of this run and of the runs that it goes on from, each once."""
+    found: list[dict[str, Any]] = []
+    for file in filter(None, (recipe.start_from, recipe.encoder_from, recipe.decoder_from)):
+        found += read_header(file)["about"].get("teacher", [])
+    found += recipes_of(recipe.teacher) if recipe.teacher else []
+    return [one for place, one in enumerate(found) if one not in found[:place]]
+
+
 def recipes_of(file: str) -> list[dict[str, Any]]:
     """The recipes that a model file was made by, the first one first, in today's names."""
     about = read_header(file)["about"]

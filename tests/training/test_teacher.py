@@ -267,6 +267,22 @@ def test_a_resumed_run_finds_the_grids_of_both_encoders(scene_run: Path, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("grids-*.npy")} == files
 
 
+def test_a_file_names_the_teachers_of_earlier_runs(scene_run: Path, tmp_path: Path) -> None:
+    records, file = read(scene_run / "scenes"), scene_run / "best.safetensors"
+    taught = recipe(file, epochs=1, frozen_epochs=1, cache=False)
+    first = Trainer(taught, records, tmp_path / "first", device="cpu").run()
+    then: dict[str, object] = {
+        "start_from": str(first),
+        "decoder_options": {},
+        "refiner_options": {},
+        "encoder_options": {},
+    }
+    second = Trainer(recipe(**then, epochs=1), records, tmp_path / "second", device="cpu").run()
+    teacher = load(file).about
+    for one in (first, second):
+        assert load(one).about["teacher"] == [*teacher.get("earlier", []), teacher["recipe"]]
+
+
 def test_a_teacher_may_have_its_words_in_another_order(scene_run: Path, tmp_path: Path) -> None:
     own = load(scene_run / "best.safetensors")
     words, special = own.vocabulary.words, 4
