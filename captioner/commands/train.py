@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from captioner.commands.files import model_files, refuse_overwriting
 from captioner.commands.packages import require
 from captioner.errors import DataError, OptionError
-from captioner.shipped import shipped_models
+from captioner.shipped import shipped_answering_models, shipped_models
 from captioner.training import aliases
 from captioner.training.recipe import FILES, Recipe, default_of, options
 from captioner.training.recipe_files import named_recipes, read_recipe
@@ -227,9 +227,10 @@ def chosen_recipe(arguments: argparse.Namespace) -> tuple[Recipe, list[str]]:
     given, renamed = aliases.current(given)
     lines = [f"{_as_flag(old)} is now {_as_flag(new)}" for old, new in renamed]
     values = {**chosen, **given}
+    shipped = {**shipped_answering_models(), **shipped_models()}
     for name in ("start_from", "encoder_from", "decoder_from", "teacher"):
-        if values.get(name) in shipped_models() and not Path(values[name]).exists():
-            values[name] = str(shipped_models()[values[name]])
+        if values.get(name) in shipped and not Path(values[name]).exists():
+            values[name] = str(shipped[values[name]])
     return Recipe(**values), [*filter(None, [in_file]), *lines]
 
 

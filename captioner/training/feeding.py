@@ -37,7 +37,7 @@ class Feeder:
     Args:
         task: whose batches are read.
         context: of the run.
-        folder: of the cached grids; a teacher's are in its folder ``teacher``.
+        folder: of the cached grids; a teacher's are in its folder ``teacher-grids``.
     """
 
     def __init__(self, task: Task, context: TaskContext, folder: Path) -> None:
@@ -48,7 +48,7 @@ class Feeder:
         if teacher and not teacher.reads_grids_of(context.model.encoder):
             encoder = teacher.model.encoder
             images = ImageDataset(context.images.images, encoder)
-            self._teacher = _Frozen("grids of the teacher", encoder, images, folder / "teacher")
+            self._teacher = _Frozen("grids of the teacher", encoder, images, folder / "teacher-grids")
 
     def fill(self, *, frozen: bool) -> Iterator[tuple[str, int, int]]:
         """Compute the grids of frozen encoders that are kept on disk; whose, how many are done, and of how many."""
@@ -74,7 +74,7 @@ class Feeder:
         keys = [list(zip(part.pictures, part.views, strict=True)) for parts in mine for part in parts]
         images = self._images(keys, frozen=frozen)
         taught: Iterator[Grid | None] = repeat(None)
-        if self._teacher and frozen:
+        if self._teacher and frozen and self.task.uses_images:
             taught = self._grids(self._teacher, keys)
         for batch, parts in zip(batches, mine, strict=True):
             grids = islice(taught, rounds)

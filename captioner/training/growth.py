@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.ensemble import EnsembleConfig
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+
+_Model = TypeVar("_Model", CaptionModel, AnswerModel)
 
 _RARE = 0.1  # the share of the words, the rarest, that a new word's first values are of
 
@@ -106,22 +108,26 @@ def add_fine_maps(
     return start if config is None else replace(start, model=_rebuilt(start, config)[0])
 
 
-def without_fine_maps(model: CaptionModel) -> CaptionModel:
-    """The model without its fine maps, of the same words at less cost; the model itself where it has none."""
-    config, fine = model.config, model.fine_maps
-    if fine is None:
+def without_fine_maps(model: _Model) -> _Model:
+    """The model without its fine maps, of the same words or answers; the model itself where it has none."""
+    config: Any = model.config
+    if config.encoder.fine_stage is None:
         return model
-    decoder = config.decoder
-    if isinstance(decoder, EnsembleConfig):
-        decoder = EnsembleConfig(members=({**decoder.members[0], "fine_width": 0}, *decoder.members[1:]))
+    encoder = replace(config.encoder, fine_stage=None)
+    if isinstance(model, AnswerModel):
+        config = replace(config, encoder=encoder, answerer=replace(config.answerer, fine_width=0))
+        plain: Any = AnswerModel(config, vocabulary_size=model.vocabulary_size, answers=model.answers)
     else:
-        decoder = replace(decoder, fine_width=0)
-    config = replace(config, encoder=replace(config.encoder, fine_stage=None), decoder=decoder)
-    plain = CaptionModel(config, vocabulary_size=model.vocabulary_size)
-    missing, unknown = plain.load_state_dict(model.state_dict(), strict=False)
+        own: Any = config.decoder
+        if isinstance(own, EnsembleConfig):
+            own = EnsembleConfig(members=({**own.members[0], "fine_width": 0}, *own.members[1:]))
+        else:
+            own = replace(own, fine_width=0)
+        config = replace(config, encoder=encoder, decoder=own)
+        plain = CaptionModel(config, vocabulary_size=model.vocabulary_size)
+    missing, _ = plain.load_state_dict(model.state_dict(), strict=False)
     assert not missing
-    assert len(unknown) == len(fine.state_dict())
-    return plain.train(model.training)
+    return cast(_Model, plain.train(model.training))
 
 
 def add_fine_answer_maps(

@@ -16,7 +16,7 @@ class Progress:
 
     Attributes:
         what: "grids", "grids of the teacher", "epoch 2/10" or "dev after epoch 2".
-        done, total: steps of the run, or pictures of "grids".
+        done, total: steps of the run, or views of pictures, of which there are grids.
         figures: of the step, or the dev scores.
     """
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioner.training.start import recipes_of
+from captioner.training.start import each_once, recipes_of
 
 _KEPT = ("epoch", "training_pictures")
 
@@ -38,7 +38,7 @@ def about_of(objective: str, members: Sequence[Member]) -> dict[str, Any]:
     for one in members:
         kept = {name: one.about[name] for name in _KEPT if name in one.about}
         named.append({"file": "/".join(Path(one.file).parts[-2:]), **one.more, **kept})
-        teachers += [recipe for recipe in one.about.get("teacher", []) if recipe not in teachers]
+        teachers += one.about.get("teacher", [])
         *earlier, last = recipes_of(str(one.file)) or [{}]
         before += [recipe for recipe in earlier if recipe not in before]
         runs += [last] if last else []
@@ -46,4 +46,4 @@ def about_of(objective: str, members: Sequence[Member]) -> dict[str, Any]:
     first = members[0].about
     about: dict[str, Any] = {name: first[name] for name in ("maps", "decoding") if name in first}
     about |= {"recipe": {"objective": objective, f"{objective}_of": named}, "earlier": before + runs}
-    return about | ({"teacher": teachers} if teachers else {})
+    return about | ({"teacher": each_once(teachers)} if teachers else {})

@@ -1,7 +1,8 @@
 """The model that a run starts from: new, or made of parts of earlier ones."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -156,11 +157,14 @@ def earlier_recipes(recipe: Recipe) -> list[dict[str, Any]]:
 
 def teacher_recipes(recipe: Recipe) -> list[dict[str, Any]]:
     """The recipes of the teachers of this run and of the runs that it goes on from, each once."""
-    found: list[dict[str, Any]] = []
-    for file in filter(None, (recipe.start_from, recipe.encoder_from, recipe.decoder_from)):
-        found += read_header(file)["about"].get("teacher", [])
-    found += recipes_of(recipe.teacher) if recipe.teacher else []
-    return [one for place, one in enumerate(found) if one not in found[:place]]
+    files = (recipe.start_from, recipe.encoder_from, recipe.decoder_from, recipe.teacher)
+    found = [one for file in filter(None, files) for one in read_header(file)["about"].get("teacher", [])]
+    return each_once([current(one)[0] for one in found] + (recipes_of(recipe.teacher) if recipe.teacher else []))
+
+
+def each_once(recipes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The recipes without those that are there already."""
+    return list({json.dumps(one, sort_keys=True): one for one in recipes}.values())
 
 
 def recipes_of(file: str) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from captioner.checkpoint import load as load_checkpoint
 from captioner.checkpoint import load_answering
 from captioner.errors import OptionError
-from captioner.model.caption_model import CaptionModel
 from captioner.model.encoder import EncoderConfig, GridEncoder
 from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import Vocabulary
@@ -75,8 +74,7 @@ class Teacher:
                 remedy=f"set max_length {most}",
             )
         model = checkpoint.model
-        if isinstance(model, CaptionModel):
-            model = without_fine_maps(model)  # nothing asks a teacher for its maps
+        model = without_fine_maps(model)  # nothing asks a teacher for its maps
         self.model = model.to(device).eval().requires_grad_(False)
         self.student, self.autocast, self._answers = encoder, autocast, bool(answers)
         self._words: Tensor | None = None  # the teacher's id of each of the student's

@@ -13,6 +13,7 @@ from captioner.data.records import Record, of_split
 from captioner.errors import CheckpointError, OptionError
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
+from captioner.model.grid import Grid
 from captioner.model.refiners import RefinerConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.tokenizer.vocabulary import Vocabulary
@@ -226,27 +227,34 @@ def test_a_teacher_of_another_encoder_reads_grids_of_its_own(
         options |= {"objective": objective, "start_from": str(scene_run / "last.safetensors"), "samples": 2}
         options |= {"decoder_options": {}, "backbone": "efficientnet_lite0", "encoder_options": {}}
         options |= {"refiner_options": {}}
-    read_by_teacher = []
+    read_by_teacher: list[object] = []
     logits = Teacher.logits
-    monkeypatch.setattr(Teacher, "logits", lambda *one: read_by_teacher.append(type(one[1]).__name__) or logits(*one))
+
+    def watched(self: Teacher, images: Pixels | Grid, inputs: torch.Tensor) -> torch.Tensor:
+        read_by_teacher.append(images.shape if isinstance(images, Grid) else "pixels")
+        return logits(self, images, inputs)
+
+    monkeypatch.setattr(Teacher, "logits", watched)
     figures = {}
     for name, changes in {
         "file": {"frozen_epochs": 1},
+        "mirrored": {"frozen_epochs": 1, "horizontal_flip": True},
         "no file": {"frozen_epochs": 1, "cache": False},
         "pixels": {"frozen_epochs": 0},
     }.items():
         trainer = Trainer(recipe(file, **options | changes), records, tmp_path / name, device="cpu")
         trainer.run()
         (figures[name],) = [line["train_from_teacher"] for line in read_log(trainer.folder.path) if "dev" in line]
-        assert set(read_by_teacher) == {"Pixels" if name == "pixels" else "Grid"}
+        # Of 96 pixels, where the student has fewer or more.
+        assert set(read_by_teacher) == {"pixels" if name == "pixels" else teacher.model.encoder.grid_shape}
+        assert teacher.model.encoder.grid_shape != trainer.model.encoder.grid_shape
         read_by_teacher.clear()
     assert figures["no file"] > 0.1
     assert figures["file"] == pytest.approx(figures["no file"], rel=0.01 if objective == "cross_entropy" else 0.3)
     # These are of the student's size, and made larger for the teacher.
     assert figures["pixels"] == pytest.approx(figures["no file"], rel=0.1 if objective == "cross_entropy" else 0.3)
-    folder = tmp_path / "file"
-    kept = {path: path.stat().st_mtime_ns for path in (*folder.glob("grids-*"), *folder.glob("teacher/grids-*"))}
-    assert len(kept) == 4, "grids and masks of both encoders"
+    # A teacher that mixed the views up, or did not mirror, would be further away from what it says of the pictures.
+    assert figures["mirrored"] == pytest.approx(figures["no file"], rel=0.1 if objective == "cross_entropy" else 0.3)
 
 
 def test_a_resumed_run_finds_the_grids_of_both_encoders(scene_run: Path, tmp_path: Path) -> None:
@@ -254,15 +262,16 @@ def test_a_resumed_run_finds_the_grids_of_both_encoders(scene_run: Path, tmp_pat
     teacher = load(scene_run / "best.safetensors")
     teacher.model.set_side(96)
     save(file, teacher)
-    taught = recipe(file, frozen_epochs=2)
+    taught = recipe(file, frozen_epochs=2, save_minutes=1e-9)
     trainer = Trainer(taught, records, tmp_path / "run", device="cpu")
     for progress in trainer.steps():
-        if progress.what.startswith("epoch"):
+        if progress.done == 3 and progress.what.startswith("epoch"):
             break
     trainer.close()
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("grids-*.npy")}
     assert len(files) == 4, "grids and masks of both encoders"
     resumed = Trainer(taught, records, tmp_path / "run", device="cpu")
+    assert resumed.step > 0
     assert not [progress for progress in resumed.steps() if progress.what.startswith("grids")]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("grids-*.npy")} == files
 

@@ -1,16 +1,20 @@
 """Questions about other pictures that a teacher answers, and answerers that learn from one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from captioner import checkpoint
 from captioner.cli import main
 from captioner.data.records import AnsweredQuestion, Record
 from captioner.data.scenes import draw_scene
+from captioner.model.answer_model import AnswerModel
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+from captioner.training.growth import add_fine_answer_maps, without_fine_maps
 from captioner.training.questions import QuestionBatch, QuestionBatches, padded_questions
 from captioner.training.run_folder import read_log
 from captioner.training.transfer_questions import TransferQuestions
@@ -104,8 +108,6 @@ def test_at_its_own_teacher_a_model_has_nothing_to_learn(scenes: Path, tmp_path:
         del own[place : place + (1 if part == "--backbone" else 2)]
     command = ["train", "--data", str(scenes), "--teacher", str(teacher), "--frozen-epochs", str(frozen)]
     for name, more in (("same", [*own, "--start-from", str(teacher)]), ("other", [*OPTIONS, "--seed", "5"])):
-        if frozen and name == "other":
-            continue
         run = tmp_path / name
         more = [*more, "--learning-rate", "1e-9", "--transfer-questions", "2", "--distillation", "2"]
         assert main([*command, *more, "--output", str(run)]) == 0
@@ -117,7 +119,22 @@ def test_at_its_own_teacher_a_model_has_nothing_to_learn(scenes: Path, tmp_path:
         recipe = checkpoint.load_answering(run / "best.safetensors").about["recipe"]
         assert recipe["teacher"] == "teacher/best.safetensors" and recipe["distillation"] == 2
     assert abs(found["same"]) < 1e-3
-    assert frozen or found["other"] > 0.01
+    assert found["other"] > 0.01
+
+
+def test_a_teacher_with_fine_maps_reads_the_grids_of_the_same_encoder_without(scenes: Path) -> None:
+    """Nothing asks it for its maps, and its answers are the same without."""
+    own = checkpoint.load_answering(scenes / "teacher" / "best.safetensors").model.eval()
+    config = replace(own.config, answerer=replace(own.config.answerer, attributes=(4, 5)))
+    own = AnswerModel(config, vocabulary_size=own.vocabulary_size, answers=own.answers).eval()
+    fine = add_fine_answer_maps(own, {"fine_stage": 1}, {"fine_width": 8})
+    plain = without_fine_maps(fine)
+    assert fine.encoder.fine_channels
+    assert not plain.encoder.fine_channels
+    assert plain.config == own.config
+    pixels, questions = torch.rand(2, 3, 64, 64), torch.randint(4, 6, (2, 1, 5))
+    with torch.no_grad():
+        torch.testing.assert_close(plain(pixels, questions).logits, fine(pixels, questions).logits)
 
 
 def test_a_teacher_that_does_not_fit_is_refused(
@@ -131,7 +148,6 @@ def test_a_teacher_that_does_not_fit_is_refused(
     for command, said in (
         ([*others, "--teacher", teacher], "the answers of the teacher"),
         ([*base, "--teacher", str(tiny_model)], "answers no questions"),
-        ([*base, "--teacher", teacher, "--frozen-epochs", "1"], "cannot read its grids"),
         ([*base, "--teacher", teacher, "--blind"], "a blind model sees nothing"),
         ([*base, "--transfer-questions", "1"], "transfer_questions is 1 and there is no teacher"),
         ([*base, "--teacher", teacher, "--max-length", "99"], "max_length is 99"),

@@ -134,7 +134,10 @@ class Task(Protocol):
         """Choose the parameters that are trained and whether dropout is on; ``frozen`` in the first phase."""
 
     def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
-        """The part's share of the step's loss, and its share of figures for the log."""
+        """The part's share of the step's loss, and its share of figures for the log.
+
+        A teacher reads ``part.teacher_grid`` where there is one, and ``images`` elsewhere.
+        """
 
     def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:
         """A score of the dev split, larger is better, and figures for the log; called by all processes together."""
