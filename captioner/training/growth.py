@@ -1,4 +1,4 @@
-"""A trained model that gets further words, a place off the grid, or fine maps, or that does without these."""
+"""A trained model that gets further words, a place off the grid, or fine maps, or loses these."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

@@ -73,8 +73,7 @@ class Teacher:
                 f"max_length is {max_length}, and the teacher {file} reads at most {most} words",
                 remedy=f"set max_length {most}",
             )
-        model = checkpoint.model
-        model = without_fine_maps(model)  # nothing asks a teacher for its maps
+        model = without_fine_maps(checkpoint.model)  # nothing asks a teacher for its maps
         self.model = model.to(device).eval().requires_grad_(False)
         self.student, self.autocast, self._answers = encoder, autocast, bool(answers)
         self._words: Tensor | None = None  # the teacher's id of each of the student's

@@ -270,8 +270,8 @@ class AnswerTask:
         assert isinstance(batch, QuestionBatch) and isinstance(step, QuestionBatch)
         if self.teacher is None:
             return 0.0, {}
-        assert images is not None
-        seen = images if part.teacher_grid is None else part.teacher_grid
+        seen = part.for_teacher(images)
+        assert seen is not None
         theirs = self.teacher.logits(seen, questions).float().flatten(0, 1).log_softmax(-1)
         weights = [weight * one for weight, one in zip(batch.weights, batch.distilled, strict=True)]
         each = F.kl_div(log_p, theirs, log_target=True, reduction="none").sum(-1)

@@ -45,6 +45,10 @@ class Part:
     step: Batch
     teacher_grid: Grid | None = None
 
+    def for_teacher(self, images: Images) -> Images:
+        """What a teacher reads, where the model reads ``images``."""
+        return images if self.teacher_grid is None else self.teacher_grid
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
@@ -136,7 +140,7 @@ class Task(Protocol):
     def loss(self, forward: Forward, part: Part, images: Images) -> tuple[Tensor, Figures]:
         """The part's share of the step's loss, and its share of figures for the log.
 
-        A teacher reads ``part.teacher_grid`` where there is one, and ``images`` elsewhere.
+        A teacher reads ``part.for_teacher(images)``.
         """
 
     def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:

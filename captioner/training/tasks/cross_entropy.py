@@ -94,8 +94,9 @@ class CrossEntropy:
         loss = caption_loss(decoded.logits, targets, label_smoothing=self.recipe.label_smoothing, count=count)
         of_maps, penalties = self.map_loss(decoded.maps.float(), decoded.off_grid.float(), targets, part, images)
         loss = loss + self.hard_loss(decoded, targets, count=count)
-        seen = images if part.teacher_grid is None else part.teacher_grid
-        distance, figures = self.teacher_loss(decoded.logits, seen, inputs, targets, count=part.step.targets)
+        distance, figures = self.teacher_loss(
+            decoded.logits, part.for_teacher(images), inputs, targets, count=part.step.targets
+        )
         return loss + of_maps + distance, figures | penalties
 
     def dev_score(self, model: CaptionModel) -> tuple[float, Figures]:

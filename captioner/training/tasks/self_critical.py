@@ -91,7 +91,7 @@ class SelfCritical:
         of_maps, penalties = self.captions.map_loss(maps, off_grid, references[:, : maps.shape[1]], part, images)
         distance, of_teacher = self.captions.teacher_loss(
             decoded.logits,
-            pixels if part.teacher_grid is None else part.teacher_grid,
+            part.for_teacher(pixels),
             inputs.flatten(0, 1),
             targets.flatten(0, 1),
             count=step_samples * per_caption + part.step.targets,
