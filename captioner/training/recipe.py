@@ -35,6 +35,8 @@ _AT_LEAST = {
     "cross_entropy_weight": 0,
     "bleu_reward": 0,
     "bleu_1_reward": 0,
+    "between_pictures_penalty": 0,
+    "absent_objects_penalty": 0,
     "distillation": 0,
     "answers": 1,
     "made_questions": 0,
@@ -226,6 +228,14 @@ class Recipe:
     baseline: str = _option("samples", "baseline of a sample's reward: the other samples, or greedy (self_critical)")
     bleu_reward: float = _option(0.0, "weight of BLEU-4 (0 to 1) in the reward, beside CIDEr-D (0 to 10)")
     bleu_1_reward: float = _option(0.0, "weight of BLEU-1 (0 to 1) in the reward")
+    between_pictures_penalty: float = _option(
+        0.0,
+        "weight of CIDErBtw, which is subtracted from the reward: CIDEr-D against the captions of the five training "
+        "pictures whose captions are the most similar",
+    )
+    absent_objects_penalty: float = _option(
+        0.0, "subtracted from the reward for each of COCO's classes that a sample names and no caption of its picture"
+    )
     cross_entropy_weight: float = _option(0.1, "weight of cross-entropy beside the reward (self_critical)")
     teacher: str = _option(
         "",

@@ -1,4 +1,4 @@
-"""The reward of self-critical training: CIDEr-D, and optionally BLEU, with the end token in the caption."""
+"""The reward of self-critical training: CIDEr-D with the end token in the caption, and what is added and subtracted."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from captioner.data.records import Record
+from captioner.grounding.objects import name_objects
 from captioner.metrics.bleu import smoothed_bleu_of
 from captioner.metrics.cider import DocumentFrequencies, cider_of
 from captioner.metrics.description import FUNCTION_WORDS
@@ -15,13 +16,15 @@ from captioner.model.decoder import Decoder
 from captioner.model.grid import Grid
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+from captioner.training.similar_pictures import most_similar
 
 NEVER_GENERATED = (PAD, START, UNKNOWN)
 _END = "<end>"
+_SIMILAR = 5  # pictures for CIDErBtw, as in its paper
 
 
 class CaptionReward:
-    """CIDEr-D of sampled captions against the references of their pictures, plus weighted BLEU-4 and BLEU-1.
+    """CIDEr-D of sampled captions against the references of their pictures, plus BLEU, less two penalties.
 
     The end token is a word of every caption; without it, a caption that stops after "with a" would lose nothing.
     Document frequencies are those of the training split.
@@ -30,29 +33,59 @@ class CaptionReward:
         records: of the training split.
         vocabulary: of the model.
         bleu, bleu_1: weights of BLEU-4 and BLEU-1 as of `smoothed_bleu_of`.
+        between: weight of CIDErBtw, which is subtracted: CIDEr-D against the captions of the five most similar
+            pictures (Wang et al. 2020, "Compare and Reweight", section 3). Captions of many pictures lose by it.
+        absent_objects: subtracted for each of COCO's classes that a caption names and no reference of its picture.
     """
 
     def __init__(
-        self, records: Sequence[Record], vocabulary: Vocabulary, *, bleu: float = 0.0, bleu_1: float = 0.0
+        self,
+        records: Sequence[Record],
+        vocabulary: Vocabulary,
+        *,
+        bleu: float = 0.0,
+        bleu_1: float = 0.0,
+        between: float = 0.0,
+        absent_objects: float = 0.0,
     ) -> None:
         self.vocabulary = vocabulary
         self.bleu = np.array([bleu_1, 0.0, 0.0, bleu])
+        self.between, self.absent_objects = between, absent_objects
         self.references = [[[*tokenize(caption), _END] for caption in record.captions] for record in records]
         self.document_frequencies = DocumentFrequencies.of(self.references)
+        self.similar = most_similar(self.references, _SIMILAR) if between else None
 
     def words(self, tokens: Tensor) -> list[list[str]]:
         """The words of each row (N, T), with the end token where it was reached."""
         return [[_END if i == END else self.vocabulary.words[i] for i in row if i != PAD] for row in tokens.tolist()]
 
     def __call__(self, captions: Sequence[Sequence[str]], pictures: Sequence[int]) -> NDArray[np.float64]:
-        """The rewards (N,), 0 to 10 + ``bleu`` + ``bleu_1``.
+        """The rewards (N,), at most 10 + ``bleu`` + ``bleu_1``.
 
         Caption ``n`` is of the picture at ``pictures[n // (N / B)]``.
         """
         copies = len(captions) // len(pictures)
-        references = [self.references[picture] for picture in pictures for _ in range(copies)]
-        rewards = cider_of(captions, references, document_frequencies=self.document_frequencies)
-        return rewards + smoothed_bleu_of(captions, references) @ self.bleu if self.bleu.any() else rewards
+        of = [picture for picture in pictures for _ in range(copies)]
+        references = [self.references[picture] for picture in of]
+        rewards = self._cider(captions, references)
+        if self.bleu.any():
+            rewards = rewards + smoothed_bleu_of(captions, references) @ self.bleu
+        if self.similar is not None and self.similar.shape[1]:
+            others = [[words for other in self.similar[picture] for words in self.references[other]] for picture in of]
+            rewards = rewards - self.between * self._cider(captions, others)
+        if self.absent_objects:
+            absent = [
+                len(_objects(caption).difference(*map(_objects, references[n]))) for n, caption in enumerate(captions)
+            ]
+            rewards = rewards - self.absent_objects * np.array(absent)
+        return rewards
+
+    def _cider(self, captions: Sequence[Sequence[str]], references: list[list[list[str]]]) -> NDArray[np.float64]:
+        return cider_of(captions, references, document_frequencies=self.document_frequencies)
+
+
+def _objects(caption: Sequence[str]) -> set[str]:
+    return {found.category for found in name_objects(caption)}
 
 
 def breaks_off(caption: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from captioner.data.readers import read
 from captioner.data.records import Record
 from captioner.metrics import evaluate
 from captioner.metrics.bleu import smoothed_bleu_of
+from captioner.metrics.cider import cider_of
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import Grid
@@ -22,6 +24,7 @@ from captioner.training.images import ImageDataset, encode_images
 from captioner.training.losses import reward_loss
 from captioner.training.recipe import Recipe
 from captioner.training.rewards import CaptionReward, breaks_off, draw_captions
+from captioner.training.similar_pictures import most_similar
 from captioner.training.tasks import Part, TaskContext
 from captioner.training.tasks.self_critical import SelfCritical
 
@@ -79,6 +82,66 @@ def test_bleu_adds_its_share_to_the_reward() -> None:
     assert both - four == pytest.approx(3 * bleu[:, 0])
     assert (both - cider)[0] == pytest.approx(5)
     assert bleu[1, 0] > bleu[1, 3] + 0.05
+
+
+def of_dogs() -> list[Record]:
+    sentences = [
+        ("a black dog runs on the beach", "a dog runs in the sand"),
+        ("a brown dog runs in the grass", "the dog runs on grass"),
+        ("a dog jumps over a log", "the dog jumps high"),
+        ("two people ride bikes", "people on bikes in the street"),
+        ("a boy eats cake", "a child with a cake"),
+        ("a girl swings", "a girl on a swing"),
+        ("a man paints a wall", "a man with a brush"),
+    ]
+    return [Record(Path(f"{i}.jpg"), captions, "train", str(i)) for i, captions in enumerate(sentences)]
+
+
+def test_what_fits_similar_pictures_as_well_loses_by_it() -> None:
+    given = of_dogs()
+    words = Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1)
+    plain, less = CaptionReward(given, words), CaptionReward(given, words, between=0.5)
+    captions = [[*text.split(), "<end>"] for text in ("a dog runs", "a dog runs on the beach", "cake")]
+    lost = plain(captions, [0]) - less(captions, [0])
+    references = [reference for other in less.similar[0] for reference in less.references[other]]  # type: ignore[index]
+    expected = cider_of(captions, [references] * 3, document_frequencies=plain.document_frequencies)
+    assert lost == pytest.approx(0.5 * expected)
+    assert lost[0] > lost[1] > 0
+
+
+def test_objects_that_no_reference_names_lose_their_penalty() -> None:
+    given = of_dogs()
+    words = Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1)
+    plain, less = CaptionReward(given, words), CaptionReward(given, words, absent_objects=2.0)
+    captions = [
+        text.split() for text in ("a puppy runs", "a dog and a cat", "a cat , a cat on a bike", "a boy with cakes")
+    ]
+    assert plain(captions, [0]) - less(captions, [0]) == pytest.approx([0, 2, 4, 4])
+    assert plain(captions, [4]) - less(captions, [4]) == pytest.approx([2, 4, 4, 0])
+
+
+def test_the_most_similar_pictures_share_rare_words() -> None:
+    captions = [[caption.split() for caption in record.captions] for record in of_dogs()]
+    found = most_similar(captions, 2)
+    assert found.shape == (7, 2)
+    assert found[0].tolist() == [1, 2]
+    assert found[1].tolist() == [0, 2]
+    assert all(row not in others for row, others in enumerate(found.tolist()))
+    assert most_similar(captions, 20).shape == (7, 6)
+    assert most_similar(captions[:1], 5).shape == (1, 0)
+
+
+def test_the_most_similar_of_many_are_those_of_all_cosines() -> None:
+    generator = np.random.default_rng(0)
+    captions = [[[f"w{i}" for i in generator.zipf(1.5, 8) % 400]] for _ in range(2100)]
+    found = most_similar(captions, 3)
+    names = sorted({word for (caption,) in captions for word in caption})
+    counts = np.array([[caption.count(name) for name in names] for (caption,) in captions])
+    values = counts * np.log(2100 / (counts > 0).sum(0))
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    for row in (0, 999, 1000, 2099):
+        cosines = np.delete(values @ values[row], row)
+        assert np.sort(cosines)[-3:][::-1] == pytest.approx(values[found[row]] @ values[row], abs=1e-5)
 
 
 def test_a_caption_that_does_not_end_loses_by_it() -> None:

@@ -31,8 +31,14 @@ class SelfCritical:
         self.context, self.recipe, self.model = context, context.recipe, context.model
         self.captions = CrossEntropy(context)
         self.batches, self.teacher = self.captions.batches, self.captions.teacher
-        bleu, bleu_1 = self.recipe.bleu_reward, self.recipe.bleu_1_reward
-        self.reward = CaptionReward(context.train, context.vocabulary, bleu=bleu, bleu_1=bleu_1)
+        self.reward = CaptionReward(
+            context.train,
+            context.vocabulary,
+            bleu=self.recipe.bleu_reward,
+            bleu_1=self.recipe.bleu_1_reward,
+            between=self.recipe.between_pictures_penalty,
+            absent_objects=self.recipe.absent_objects_penalty,
+        )
 
     @staticmethod
     def check(recipe: Recipe) -> None:
