@@ -32,7 +32,8 @@ class _Frozen:
 class Feeder:
     """Gives this process its parts of every batch: with pixels, with grids of the frozen encoder, or without pictures.
 
-    While the encoder is frozen, a teacher with another encoder gets the grids of its own.
+    A teacher with another encoder gets the grids of its own while the encoder is frozen, and later too where they are
+    kept on disk, which needs pictures that are neither cropped nor coloured.
 
     Args:
         task: whose batches are read.
@@ -49,12 +50,14 @@ class Feeder:
             encoder = teacher.model.encoder
             images = ImageDataset(context.images.images, encoder)
             self._teacher = _Frozen("grids of the teacher", encoder, images, folder / "teacher-grids")
+        self._is_augmented = bool(context.recipe.crop or context.recipe.colour_jitter)
 
     def fill(self, *, frozen: bool) -> Iterator[tuple[str, int, int]]:
         """Compute the grids of frozen encoders that are kept on disk; whose, how many are done, and of how many."""
         recipe, context = self.context.recipe, self.context
         for source in filter(None, (self._own, self._teacher)):
-            if not (frozen and recipe.cache and self.task.uses_images):
+            is_steady = frozen or (source is self._teacher and not self._is_augmented)
+            if not (is_steady and recipe.cache and self.task.uses_images):
                 source.cache = None
             elif source.cache is None:
                 source.cache = GridCache(source.encoder, source.images, source.folder, mirrored=recipe.horizontal_flip)
@@ -74,7 +77,7 @@ class Feeder:
         keys = [list(zip(part.pictures, part.views, strict=True)) for parts in mine for part in parts]
         images = self._images(keys, frozen=frozen)
         taught: Iterator[Grid | None] = repeat(None)
-        if self._teacher and frozen and self.task.uses_images:
+        if self._teacher and (frozen or self._teacher.cache) and self.task.uses_images:
             taught = self._grids(self._teacher, keys)
         for batch, parts in zip(batches, mine, strict=True):
             grids = islice(taught, rounds)

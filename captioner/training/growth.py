@@ -1,17 +1,18 @@
-"""A trained model that gets further words, a place off the grid, or fine maps, or loses these."""
+"""A trained model that gets more words, a place off the grid, layers of its refiner or fine maps, or loses these."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captioner.checkpoint import Checkpoint
 from captioner.errors import DataError, OptionError
 from captioner.model.answer_model import AnswerModel
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.ensemble import EnsembleConfig
+from captioner.model.refiners import GridRefiner, RefinerConfig
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
@@ -84,6 +85,35 @@ def add_slots(start: Checkpoint, decoder_options: Mapping[str, Any]) -> Checkpoi
     with torch.no_grad():
         for tensor in added:
             tensor.zero_()
+    return replace(start, model=model)
+
+
+def add_refiner_layers(start: Checkpoint, refiner_options: Mapping[str, Any]) -> Checkpoint:
+    """The model with more layers of self-attention among the cells, where the options ask for more than it has.
+
+    Each new layer adds 0 to the cells, so that the model is what it was, until the layers have learned.
+
+    Args:
+        start: the model; it is not changed.
+        refiner_options: of the recipe: ``{"layers": 2}``.
+
+    Returns:
+        The new model, or ``start`` where nothing is to be added.
+
+    Raises:
+        OptionError: the width of the grid is no multiple of the heads.
+    """
+    config = start.model.config.refiner
+    layers = refiner_options.get("layers")
+    if type(config) is not RefinerConfig or not isinstance(layers, int) or layers <= config.layers:
+        return start
+    heads = config.heads if config.layers else refiner_options.get("heads", config.heads)
+    model, _ = _rebuilt(start, replace(start.model.config, refiner=replace(config, layers=layers, heads=heads)))
+    refiner = cast(GridRefiner, model.refiner)
+    for layer in refiner.layers[config.layers :]:
+        for name in ("self_attn.out_proj", "linear2"):
+            for tensor in layer.get_submodule(name).parameters():
+                nn.init.zeros_(tensor)
     return replace(start, model=model)
 
 

@@ -63,7 +63,10 @@ FILES = ("weights", "start_from", "encoder_from", "decoder_from", "teacher")
 """Options that name a file."""
 
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
-    "objective": ("cross_entropy", "self_critical", "language_model", "maps", "answers", "answer_maps"),
+    "objective": (
+        *("cross_entropy", "self_critical", "language_model", "grid_distillation"),
+        *("maps", "answers", "answer_maps"),
+    ),
     "decoder": ("lstm", "transformer", "ensemble"),
     "answerer": ("hierarchical", "pooled"),
     "backbone": (
@@ -123,10 +126,10 @@ class Recipe:
 
     ``objective`` names an entry of `captioner.training.tasks.TASKS`: "cross_entropy" on the captions of pictures,
     "self_critical" training on CIDEr-D, which starts from a trained model, "language_model", which trains the
-    decoder alone on captions without pictures, "maps", which trains the fine maps of a trained model on boxes and
+    decoder alone on captions without pictures, "grid_distillation", which trains an encoder and a refiner on the grids
+    of a teacher, "maps", which trains the fine maps of a trained model on boxes and
     nothing else, "answers", which trains a model that answers questions, or "answer_maps", which does for it what
-    "maps" does. Runs are
-    chained by ``start_from``, ``encoder_from`` and ``decoder_from``.
+    "maps" does. Runs are chained by ``start_from``, ``encoder_from`` and ``decoder_from``.
 
     The encoder is trained in two phases: it is frozen for ``frozen_epochs``, then it is trained from the stage
     ``train_from`` on until the last epoch.
@@ -138,8 +141,9 @@ class Recipe:
 
     objective: str = _part(
         "cross_entropy",
-        "cross_entropy, self_critical (on CIDEr-D), language_model (captions without pictures), maps (boxes, for fine "
-        "maps alone), answers (questions), answer_maps (boxes, for the fine maps of answers alone)",
+        "cross_entropy, self_critical (on CIDEr-D), language_model (captions without pictures), grid_distillation (of "
+        "a teacher's grids into the encoder), maps (boxes, for fine maps alone), answers (questions), answer_maps "
+        "(boxes, for the fine maps of answers alone)",
     )
     decoder: str = _part("lstm", _names("decoder"))
     decoder_options: dict[str, Any] = field(

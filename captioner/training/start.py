@@ -26,7 +26,7 @@ from captioner.options import MapOptions
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import START, Vocabulary
 from captioner.training.aliases import current
-from captioner.training.growth import add_fine_maps, add_slots, grow
+from captioner.training.growth import add_fine_maps, add_refiner_layers, add_slots, grow
 from captioner.training.recipe import Recipe, default_of, options
 
 _FINE = ("fine_width", "fine_dropout")
@@ -53,6 +53,7 @@ def first_model(
     if recipe.start_from:
         start = add_slots(load_checkpoint(recipe.start_from), recipe.decoder_options)
         with naming_options():
+            start = add_refiner_layers(start, recipe.refiner_options)
             start = add_fine_maps(start, recipe.encoder_options, recipe.decoder_options)
             model = with_options(start.model, "decoder", recipe.decoder_options, vocabulary_size=len(start.vocabulary))
         start = replace(start, model=model)

@@ -140,6 +140,26 @@ class Teacher:
         logits: Tensor = read.logits
         return logits if self._words is None or self._answers else logits[..., self._words]
 
+    @torch.no_grad()
+    def refined(self, images: Pixels | Grid, shape: tuple[int, int]) -> Tensor:
+        """The teacher's refined grids, made of its encoder's grids once these have another shape (bilinear).
+
+        Args:
+            images: as of `logits`, without masks.
+            shape: (h, w) of the student's grids.
+
+        Returns:
+            (B, h * w, D).
+        """
+        with self.autocast():
+            grid = images if isinstance(images, Grid) else self.model.encode_image(self._renormalised(images.values))
+            if grid.shape != shape:
+                cells = grid.features.transpose(1, 2).unflatten(2, grid.shape).float()
+                cells = F.interpolate(cells, size=shape, mode="bilinear", antialias=True)
+                grid = Grid(cells.flatten(2).transpose(1, 2), shape)
+            refined: Tensor = self.model.refine(grid).features
+        return refined
+
     def _renormalised(self, values: Tensor) -> Tensor:
         own = self.model.encoder.config
         mean, std, own_mean, own_std = (

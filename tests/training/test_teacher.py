@@ -214,7 +214,7 @@ def test_a_teacher_of_the_same_encoder_reads_its_grids(scene_run: Path, tmp_path
 def test_a_teacher_of_another_encoder_reads_grids_of_its_own(
     objective: str, scene_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the student's encoder is frozen: grids on disk, grids that are encoded again, and pixels say the same."""
+    """Grids on disk, grids that are encoded again, and pixels say the same, whether the student is frozen or not."""
     records, file = read(scene_run / "scenes"), tmp_path / "teacher.safetensors"
     teacher = load(scene_run / "best.safetensors")
     teacher.model.set_side(96)
@@ -240,17 +240,21 @@ def test_a_teacher_of_another_encoder_reads_grids_of_its_own(
         "file": {"frozen_epochs": 1},
         "mirrored": {"frozen_epochs": 1, "horizontal_flip": True},
         "no file": {"frozen_epochs": 1, "cache": False},
-        "pixels": {"frozen_epochs": 0},
+        "learning": {"frozen_epochs": 0},
+        "pixels": {"frozen_epochs": 0, "cache": False},
+        "cropped": {"frozen_epochs": 0, "crop": 1e-6},
     }.items():
         trainer = Trainer(recipe(file, **options | changes), records, tmp_path / name, device="cpu")
         trainer.run()
         (figures[name],) = [line["train_from_teacher"] for line in read_log(trainer.folder.path) if "dev" in line]
         # Of 96 pixels, where the student has fewer or more.
-        assert set(read_by_teacher) == {"pixels" if name == "pixels" else teacher.model.encoder.grid_shape}
+        expected = "pixels" if name in ("pixels", "cropped") else teacher.model.encoder.grid_shape
+        assert set(read_by_teacher) == {expected}
         assert teacher.model.encoder.grid_shape != trainer.model.encoder.grid_shape
         read_by_teacher.clear()
     assert figures["no file"] > 0.1
     assert figures["file"] == pytest.approx(figures["no file"], rel=0.01 if objective == "cross_entropy" else 0.3)
+    assert figures["learning"] == pytest.approx(figures["no file"], rel=0.01 if objective == "cross_entropy" else 0.3)
     # These are of the student's size, and made larger for the teacher.
     assert figures["pixels"] == pytest.approx(figures["no file"], rel=0.1 if objective == "cross_entropy" else 0.3)
     # A teacher that mixed the views up, or did not mirror, would be further away from what it says of the pictures.
