@@ -96,6 +96,24 @@ def test_two_processes_end_where_one_does(decoder: str, scenes: Path, tmp_path: 
             assert ours[figure] == pytest.approx(theirs[figure], rel=1e-4)
 
 
+def test_two_processes_distil_grids_as_one_does(scenes: Path, tmp_path: Path) -> None:
+    """With a teacher's grids on disk, of which each process computes its share, in both phases."""
+    start = Trainer(Recipe(**options("lstm", epochs=1)), read(scenes), tmp_path / "words", device="cpu")  # type: ignore[arg-type]
+    file = str(start.run())
+    given = options("lstm", objective="grid_distillation", teacher=file, decoder_from=file)
+    given |= {"encoder_options": {"side": 64}}
+    for name in ("decoder", "decoder_options", "minimum_count", "map_supervision", "map_regularisation"):
+        del given[name]
+    Trainer(Recipe(**given), read(scenes), tmp_path / "one", device="cpu").run()  # type: ignore[arg-type]
+    both = launch(command, train(given, scenes, tmp_path / "two"), folder=tmp_path / "out")
+    assert [one.returncode for one in both] == [0, 0], [one.stderr[-3000:] for one in both]
+    assert list((tmp_path / "two" / "teacher-grids").glob("grids-*.npy"))
+    same(tmp_path / "one", tmp_path / "two")
+    for ours, theirs in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
+        for figure in ("train_grid_error", "train_from_teacher", "train_gradient"):
+            assert ours[figure] == pytest.approx(theirs[figure], rel=1e-3)
+
+
 def test_two_processes_train_on_the_reward_though_a_picture_is_missing(scenes: Path, tmp_path: Path) -> None:
     start = Trainer(Recipe(**options("lstm", epochs=1)), read(scenes), tmp_path / "words", device="cpu")  # type: ignore[arg-type]
     lines = [json.loads(line) for line in scenes.open()]
