@@ -9,8 +9,8 @@ or none; "skate board", "stop light" and "potted plant" are known by both their 
 animal); ski, football, baseball and their like (sports); bat in "at bat"; pitcher (a jug); couple ("of dogs");
 mother, father and family (of giraffes); fan, boxer, model, cook, stool.
 
-Words that are still ambiguous ("a remote beach") do little harm: a word counts only on a picture in which its class
-is annotated.
+Words that are still ambiguous ("a remote beach") do little harm to maps: there a word counts only on a picture in
+which its class is annotated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -185,6 +185,27 @@ _TABLE = _build()
 _LONGEST = max(map(len, _TABLE))
 
 
+def _phrases_in(words: Sequence[str], table: Mapping[tuple[str, ...], str] = _TABLE) -> list[tuple[int, int, str]]:
+    """The longest phrases of the table: from, to, class."""
+    found: list[tuple[int, int, str]] = []
+    start = 0
+    while start < len(words):
+        for length in range(min(_LONGEST, len(words) - start), 0, -1):
+            category = table.get(tuple(words[start : start + length]))
+            if category is not None:
+                found.append((start, start + length, category))
+                start += length
+                break
+        else:
+            start += 1
+    return found
+
+
+def classes_in(words: Sequence[str]) -> set[str]:
+    """The classes of all names in a tokenised caption, also of those that describe another: "bus" in "bus driver"."""
+    return {category for _, _, category in _phrases_in(words) if category}
+
+
 def name_objects(words: Sequence[str], table: Mapping[tuple[str, ...], str] = _TABLE) -> list[NamedObject]:
     """The objects that a tokenised caption names, in the order of its words.
 
@@ -196,17 +217,7 @@ def name_objects(words: Sequence[str], table: Mapping[tuple[str, ...], str] = _T
         words: PTB tokens, as `captioner.tokenizer.ptb.tokenize` returns them and models generate them.
         table: phrases and their class; "" for phrases that are skipped.
     """
-    found: list[tuple[int, int, str]] = []  # from, to, class
-    start = 0
-    while start < len(words):
-        for length in range(min(_LONGEST, len(words) - start), 0, -1):
-            category = table.get(tuple(words[start : start + length]))
-            if category is not None:
-                found.append((start, start + length, category))
-                start += length
-                break
-        else:
-            start += 1
+    found = _phrases_in(words, table)
     begins = {begin for begin, _, _ in found}
     return [
         NamedObject(end - 1, category)

@@ -1,4 +1,4 @@
-"""The grids of a frozen encoder on disk: computed once, read in every frozen epoch."""
+"""The grids of an encoder that does not learn on disk: computed once, read in every epoch."""
 
 import hashlib
 import os

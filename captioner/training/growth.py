@@ -105,7 +105,7 @@ def add_refiner_layers(start: Checkpoint, refiner_options: Mapping[str, Any]) ->
     """
     config = start.model.config.refiner
     layers = refiner_options.get("layers")
-    if type(config) is not RefinerConfig or not isinstance(layers, int) or layers <= config.layers:
+    if type(config) is not RefinerConfig or type(layers) is not int or layers <= config.layers:
         return start
     heads = config.heads if config.layers else refiner_options.get("heads", config.heads)
     model, _ = _rebuilt(start, replace(start.model.config, refiner=replace(config, layers=layers, heads=heads)))

@@ -235,10 +235,12 @@ class Recipe:
     between_pictures_penalty: float = _option(
         0.0,
         "weight of CIDErBtw, which is subtracted from the reward: CIDEr-D against the captions of the five training "
-        "pictures whose captions are the most similar",
+        "pictures whose captions are the most similar (self_critical)",
     )
     absent_objects_penalty: float = _option(
-        0.0, "subtracted from the reward for each of COCO's classes that a sample names and no caption of its picture"
+        0.0,
+        "subtracted from the reward for each of COCO's classes that a sample names and no caption of its picture does "
+        "(self_critical)",
     )
     cross_entropy_weight: float = _option(0.1, "weight of cross-entropy beside the reward (self_critical)")
     teacher: str = _option(
@@ -256,7 +258,9 @@ class Recipe:
     precision: str = _option("auto", "auto (bfloat16 where the device supports it natively), float32 or bfloat16")
     seed: int = _option(1, "of all random numbers")
 
-    cache: bool = _option(True, "keep the grids of the frozen encoder on disk, and those of dev pictures in memory")
+    cache: bool = _option(
+        True, "keep the grids of the frozen encoder and of a teacher on disk, and those of dev pictures in memory"
+    )
     workers: int = _option(0, "processes that read pictures; 0 reads them in the training process")
     save_minutes: float = _option(5.0, "minutes between saves of the run's state")
     dev_beam: int = _option(1, "beam width of the dev captions")
@@ -317,12 +321,15 @@ class Recipe:
         a model file decided. ``encoder_options`` stay where any was set, since the side may be changed."""
         shown = {name: "/".join(Path(getattr(self, name)).parts[-2:]) for name in FILES}
         found = {**self.as_dict(), **shown}
-        # The side of the pictures, slots of memory and fine maps may be set for a model that is started from.
+        # The side of the pictures, slots of memory, fine maps and layers may be set for a model that is started from.
         kept = {"encoder_options"} if self.encoder_options else set()
         if added := {name: self.decoder_options[name] for name in _ADDED if name in self.decoder_options}:
             kept.add("decoder_options")
             if "decoder_options" in self.given:
                 found["decoder_options"] = added
+        if "layers" in self.refiner_options and "refiner_options" in self.given and self.train_refiner:
+            kept.add("refiner_options")
+            found["refiner_options"] = {n: x for n, x in self.refiner_options.items() if n in ("layers", "heads")}
         return {name: value for name, value in found.items() if name not in self.given - kept}
 
 
@@ -353,6 +360,10 @@ OF_ANSWERS = (
     "blind",
 )
 """The options that models of captions have no use for."""
+
+
+OF_REWARD = ("bleu_reward", "bleu_1_reward", "between_pictures_penalty", "absent_objects_penalty")
+"""The options that only self-critical training reads."""
 
 
 def refuse_options(recipe: Recipe, *names: str) -> None:

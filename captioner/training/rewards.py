@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from captioner.data.records import Record
-from captioner.grounding.objects import name_objects
+from captioner.grounding.objects import classes_in, name_objects
 from captioner.metrics.bleu import smoothed_bleu_of
 from captioner.metrics.cider import DocumentFrequencies, cider_of
 from captioner.metrics.description import FUNCTION_WORDS
@@ -34,8 +34,11 @@ class CaptionReward:
         vocabulary: of the model.
         bleu, bleu_1: weights of BLEU-4 and BLEU-1 as of `smoothed_bleu_of`.
         between: weight of CIDErBtw, which is subtracted: CIDEr-D against the captions of the five most similar
-            pictures (Wang et al. 2020, "Compare and Reweight", section 3). Captions of many pictures lose by it.
-        absent_objects: subtracted for each of COCO's classes that a caption names and no reference of its picture.
+            pictures (Wang et al. 2020, "Compare and Reweight"; there a retrieval model finds them, here `most_similar`
+            does). Captions that fit many pictures lose by it.
+        absent_objects: subtracted for each of COCO's classes that a caption names, as of `name_objects`, and that is
+            in no reference of its picture. What is in the picture and in no reference counts too, and so does a word of
+            several meanings ("a remote beach").
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class CaptionReward:
             rewards = rewards - self.between * self._cider(captions, others)
         if self.absent_objects:
             absent = [
-                len(_objects(caption).difference(*map(_objects, references[n]))) for n, caption in enumerate(captions)
+                len(_objects(caption).difference(*map(classes_in, references[n]))) for n, caption in enumerate(captions)
             ]
             rewards = rewards - self.absent_objects * np.array(absent)
         return rewards

@@ -53,7 +53,7 @@ def first_model(
     if recipe.start_from:
         start = add_slots(load_checkpoint(recipe.start_from), recipe.decoder_options)
         with naming_options():
-            start = add_refiner_layers(start, recipe.refiner_options)
+            start = _with_layers(start, recipe)
             start = add_fine_maps(start, recipe.encoder_options, recipe.decoder_options)
             model = with_options(start.model, "decoder", recipe.decoder_options, vocabulary_size=len(start.vocabulary))
         start = replace(start, model=model)
@@ -102,6 +102,18 @@ def first_model(
         if not tensor.isfinite().all():
             raise CheckpointError(f"{recipe.weights}: {name} is not finite", remedy="give other --weights")
     return model, vocabulary
+
+
+def _with_layers(start: Checkpoint, recipe: Recipe) -> Checkpoint:
+    """See `add_refiner_layers`. Raises OptionError where the layers would not learn."""
+    grown = add_refiner_layers(start, recipe.refiner_options)
+    if grown is not start and (not recipe.train_refiner or recipe.objective in ("maps", "language_model")):
+        raise OptionError(
+            f"refiner_options add layers, and the objective '{recipe.objective}' with train_refiner "
+            f"{str(recipe.train_refiner).lower()} does not train them",
+            remedy="leave layers out of refiner_options",
+        )
+    return grown
 
 
 def delay_of_maps(recipe: Recipe) -> int:

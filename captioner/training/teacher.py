@@ -12,6 +12,7 @@ from torch import Tensor
 from captioner.checkpoint import load as load_checkpoint
 from captioner.checkpoint import load_answering
 from captioner.errors import OptionError
+from captioner.model.caption_model import CaptionModel
 from captioner.model.encoder import EncoderConfig, GridEncoder
 from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import Vocabulary
@@ -26,7 +27,8 @@ class Teacher:
     The teacher gets the same augmented pictures as the student and the same input words, without word dropout. Where
     the words are the student's samples, this is on-policy distillation (Agarwal et al. 2024, "On-Policy Distillation of
     Language Models"). While the student's encoder is frozen the teacher reads grids too: the student's where it has the
-    same encoder, as the model that a run starts from (self-distillation), and else those of its own.
+    same encoder, as the model that a run starts from (self-distillation), and else those of its own. These it also
+    reads later where they are kept on disk. Pixels come at the student's size, and are made as large as its own.
 
     Args:
         file: of a model.
@@ -118,6 +120,14 @@ class Teacher:
             return False
         ours, theirs = own.state_dict(), encoder.state_dict()
         return all(torch.equal(ours[name].float(), theirs[name].to(ours[name].device).float()) for name in ours)
+
+    def has_decoder_of(self, model: CaptionModel) -> bool:
+        """Whether the teacher's decoder is that of a model of the student's words, in 16 bits, as files have it, and
+        without fine maps."""
+        ours, theirs = ({n: t.half().cpu() for n, t in one.decoder.state_dict().items()} for one in (model, self.model))
+        ours = {name: tensor for name, tensor in ours.items() if not name.startswith("fine.")}
+        same_order = self._words is None
+        return same_order and ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
 
     @torch.no_grad()
     def logits(self, images: Pixels | Grid, inputs: Tensor) -> Tensor:

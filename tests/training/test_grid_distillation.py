@@ -110,6 +110,7 @@ def test_the_teachers_grid_takes_the_shape_of_the_students(scene_run: Path) -> N
         ({"teacher": ""}, "learns the grids of a teacher; give teacher"),
         ({"decoder_from": ""}, "trains no decoder; give decoder_from, the teacher"),
         ({"map_supervision": 0.1}, "map_supervision"),
+        ({"absent_objects_penalty": 1.0}, r"absent_objects_penalty is 1\.0, .* has no use for it"),
         ({"train_refiner": False}, "train_refiner is false"),
         ({"refiner": "latent_queries", "refiner_options": {"width": 48, "queries": 4}}, "only grids whose cells"),
         ({"encoder_options": {"side": 64, "pad": True}}, "pad"),
@@ -141,6 +142,60 @@ def test_a_teacher_of_another_width_is_refused(
             tmp_path / "run",
             device="cpu",
         )
+
+
+def test_a_decoder_that_is_not_the_teachers_is_refused(scene_run: Path, tmp_path: Path) -> None:
+    other = load(scene_run / "best.safetensors")
+    with torch.no_grad():
+        next(other.model.decoder.parameters()).mul_(1.5)
+    save(tmp_path / "other.safetensors", other)
+    with pytest.raises(OptionError, match="the decoder is not that of the teacher"):
+        Trainer(
+            recipe(tmp_path / "other.safetensors", decoder_from=str(scene_run / "best.safetensors")),
+            read(scene_run / "scenes"),
+            tmp_path / "run",
+            device="cpu",
+        )
+
+
+def test_rounds_learn_what_one_step_learns(scene_run: Path, tmp_path: Path) -> None:
+    figures = []
+    for rounds in (1, 2):
+        options = {"gradient_accumulation_steps": rounds, "epochs": 2, "frozen_epochs": 1}
+        Trainer(
+            recipe(scene_run / "best.safetensors", **options),
+            read(scene_run / "scenes"),
+            tmp_path / str(rounds),
+            device="cpu",
+        ).run()
+        figures += [line["train_grid_error"] for line in read_log(tmp_path / str(rounds)) if "dev" in line]
+    assert figures[:2] == pytest.approx(figures[2:], rel=1e-3)
+
+
+def test_the_first_phase_leaves_the_grids_of_the_teacher_to_the_second(scene_run: Path, tmp_path: Path) -> None:
+    """With pictures that are cropped, these are computed for the first phase alone."""
+    cases: dict[str, dict[str, object]] = {"steady": {}, "cropped": {"crop": 0.1}}
+    for name, changes in cases.items():
+        trainer = Trainer(
+            recipe(scene_run / "best.safetensors", epochs=2, frozen_epochs=1, precision="bfloat16", **changes),
+            read(scene_run / "scenes"),
+            tmp_path / name,
+            device="cpu",
+        )
+        filled = {step.what for step in trainer.steps() if step.what.startswith("grids")}
+        assert filled == {"grids", "grids of the teacher"}
+        cached = trainer._feeder._teacher
+        assert cached is not None
+        assert (cached.cache is None) == (name == "cropped")
+        assert all(line["train_grid_error"] > 0 for line in read_log(tmp_path / name) if "dev" in line)
+
+
+def test_layers_that_would_not_learn_are_refused(scene_run: Path) -> None:
+    given = Recipe(start_from=str(scene_run / "best.safetensors"), refiner_options={"layers": 1, "heads": 4})
+    assert given.for_readers()["refiner_options"] == {"layers": 1, "heads": 4}, "the file says what was added"
+    for changes in ({"train_refiner": False}, {"objective": "language_model"}):
+        with pytest.raises(OptionError, match="refiner_options add layers"):
+            first_model(replace(given, **changes), [])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("decoder", ["lstm", "transformer"])

@@ -1,5 +1,6 @@
 """The reward, what is drawn for it, and that training on it raises it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,11 @@ def test_objects_that_no_reference_names_lose_their_penalty() -> None:
     given = of_dogs()
     words = Vocabulary.build([c.split() for r in given for c in r.captions], minimum_count=1)
     plain, less = CaptionReward(given, words), CaptionReward(given, words, absent_objects=2.0)
+    given[4] = replace(given[4], captions=("a bus driver eats", "a cat , dog and child with cake"))
+    both = [CaptionReward(given, words, absent_objects=weight) for weight in (0.0, 2.0)]
+    named = [text.split() for text in ("a bus and a cat with a dog", "a driver in a train")]
+    lost = both[0](named, [4]) - both[1](named, [4])
+    assert lost == pytest.approx([0, 2]), "what describes another name is there, too"
     captions = [
         text.split() for text in ("a puppy runs", "a dog and a cat", "a cat , a cat on a bike", "a boy with cakes")
     ]
@@ -129,6 +135,12 @@ def test_the_most_similar_pictures_share_rare_words() -> None:
     assert all(row not in others for row, others in enumerate(found.tolist()))
     assert most_similar(captions, 20).shape == (7, 6)
     assert most_similar(captions[:1], 5).shape == (1, 0)
+
+
+def test_a_picture_that_stands_in_two_sets_is_not_similar_to_itself() -> None:
+    captions = [[caption.split() for caption in record.captions] for record in of_dogs()]
+    found = most_similar([*captions, captions[0]], 2)
+    assert found[0].tolist() == found[7].tolist() == [1, 2]
 
 
 def test_the_most_similar_of_many_are_those_of_all_cosines() -> None:

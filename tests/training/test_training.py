@@ -243,6 +243,22 @@ def test_so_does_one_that_is_trained_on_the_reward(
     assert all((line.get("train_from_teacher", 0) > 0) == taught for line in ends)
 
 
+def test_so_does_one_that_is_trained_on_the_grids_of_a_teacher(
+    records: list[Record], tmp_path: Path, short_run: Callable[[str], str]
+) -> None:
+    file = short_run("lstm")
+    options = recipe(
+        "lstm", objective="grid_distillation", teacher=file, decoder_from=file, encoder_options={"side": 64},
+        decoder_options={}, minimum_count=Recipe().minimum_count, map_supervision=0.0, map_regularisation=0.0,
+        epochs=2, frozen_epochs=1, save_minutes=1e-9,
+    )  # fmt: skip
+    whole = Trainer(options, records, tmp_path / "whole", device="cpu")
+    whole.run()
+    for kill_at in (2, 4):
+        log = killed_and_resumed(whole, records, tmp_path / str(kill_at), kill_at)
+        assert all(line["train_grid_error"] > 0 for line in log if "dev" in line)
+
+
 def killed_and_resumed(whole: Trainer, records: list[Record], tmp_path: Path, kill_at: int) -> list[dict[str, Any]]:
     """The log of a run that was killed and went on; makes sure that it ends as one that was not."""
     options = whole.recipe
@@ -371,12 +387,12 @@ def test_a_side_that_no_encoder_takes_is_refused(
 def test_a_run_of_a_version_without_an_option_goes_on(records: list[Record], tmp_path: Path) -> None:
     Trainer(recipe(), records, tmp_path, device="cpu")
     kept = json.loads((tmp_path / "recipe.json").read_text())
-    del kept["bleu_reward"]
+    del kept["word_dropout"]
     kept["precision"] = "auto"
     (tmp_path / "recipe.json").write_text(json.dumps(kept))
     Trainer(recipe(), records, tmp_path, device="cpu")
-    with pytest.raises(OptionError, match=r"holds a run with bleu_reward 0\.0, not 1\.0"):
-        Trainer(recipe(bleu_reward=1.0), records, tmp_path, device="cpu")
+    with pytest.raises(OptionError, match=r"holds a run with word_dropout 0\.0, not 0\.5"):
+        Trainer(recipe(word_dropout=0.5), records, tmp_path, device="cpu")
 
 
 def test_a_folder_of_another_recipe_is_not_gone_on_with(records: list[Record], tmp_path: Path) -> None:

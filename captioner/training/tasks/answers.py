@@ -41,7 +41,7 @@ from captioner.training.questions import (
     frequent_answers,
     padded_questions,
 )
-from captioner.training.recipe import Recipe, default_of, refuse_options
+from captioner.training.recipe import OF_REWARD, Recipe, default_of, refuse_options
 from captioner.training.sizes import upright_size
 from captioner.training.start import (
     naming_options,
@@ -131,7 +131,7 @@ class AnswerTask:
     def check(recipe: Recipe) -> None:
         """Raises OptionError for options of captions, and for a refiner that nobody has trained."""
         check_refiner(recipe, "encoder_from", "start_from")
-        refuse_options(recipe, *_OF_CAPTIONS)
+        refuse_options(recipe, *_OF_CAPTIONS, *OF_REWARD)
         if recipe.blind and recipe.teacher:
             raise OptionError("a blind model sees nothing that a teacher could show it", remedy="leave teacher out")
 

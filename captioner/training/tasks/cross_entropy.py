@@ -29,7 +29,7 @@ from captioner.training.losses import (
     map_supervision,
     off_grid_supervision,
 )
-from captioner.training.recipe import OF_ANSWERS, Recipe, refuse_options
+from captioner.training.recipe import OF_ANSWERS, OF_REWARD, Recipe, refuse_options
 from captioner.training.rewards import NEVER_GENERATED
 from captioner.training.sizes import upright_size
 from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
@@ -67,8 +67,8 @@ class CrossEntropy:
 
     @staticmethod
     def check(recipe: Recipe) -> None:
-        """Raises OptionError for options of answers, and a refiner that is neither trained nor taken from a model."""
-        refuse_options(recipe, *OF_ANSWERS)
+        """Raises OptionError for options of answers and rewards, and a refiner that is neither trained nor taken."""
+        refuse_options(recipe, *OF_ANSWERS, *OF_REWARD)
         check_refiner(recipe, "start_from", "encoder_from")
 
     def set_trainable(self, *, frozen: bool) -> None:

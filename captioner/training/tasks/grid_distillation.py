@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captioner.errors import OptionError
-from captioner.model.encoder import GridEncoder
+from captioner.model.caption_model import CaptionModel
 from captioner.model.grid import Grid
 from captioner.training.epoch import Figures
 from captioner.training.images import Images, Pixels
@@ -37,17 +37,23 @@ class GridDistillation(CrossEntropy):
         super().__init__(context)
         model, teacher = context.model, self.teacher
         assert teacher is not None
-        grids = [one.refine(blank_grid(one.encoder)) for one in (model, teacher.model)]
+        with torch.no_grad():
+            grids = [one.refine(blank_grid(one)) for one in (model, teacher.model)]
         if model.encoder.config.pad or any(grid.sources is not None or grid.members for grid in grids):
             raise OptionError(
                 "only grids whose cells are those of the encoder are distilled, of pictures that fill the input",
-                remedy="take models without pad and latent_queries, and a member of an ensemble",
+                remedy="take models without pad, without latent_queries and coarse_cells, and a member of an ensemble",
             )
         ours, theirs = (grid.features.shape[2] for grid in grids)
         if ours != theirs:
             raise OptionError(
                 f"the refined grid is {ours} wide, and that of the teacher {context.recipe.teacher} {theirs}",
-                remedy=f'give refiner_options {{"width": {theirs}}}',
+                remedy=f'give refiner_options {{"width": {theirs}}}, or a teacher of that width',
+            )
+        if not teacher.has_decoder_of(model):
+            raise OptionError(
+                f"the decoder is not that of the teacher {context.recipe.teacher}, whose grids say nothing to it",
+                remedy="give decoder_from, the teacher",
             )
 
     @staticmethod
@@ -90,7 +96,7 @@ class GridDistillation(CrossEntropy):
         return error + distance, {"grid_error": error.item(), **figures}
 
 
-def blank_grid(encoder: GridEncoder) -> Grid:
-    """The grid of one picture, all 0, as the encoder would make it."""
-    height, width = encoder.grid_shape
-    return Grid(torch.zeros(1, height * width, encoder.vector_width), encoder.grid_shape)
+def blank_grid(model: CaptionModel) -> Grid:
+    """The grid of one picture, all 0, as the model's encoder would make it."""
+    (height, width), device = model.encoder.grid_shape, next(model.parameters()).device
+    return Grid(torch.zeros(1, height * width, model.encoder.vector_width, device=device), (height, width))

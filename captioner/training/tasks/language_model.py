@@ -9,7 +9,7 @@ from captioner.training.dev import perplexity
 from captioner.training.epoch import Figures
 from captioner.training.images import Images
 from captioner.training.losses import caption_loss
-from captioner.training.recipe import OF_ANSWERS, Recipe, refuse_options
+from captioner.training.recipe import OF_ANSWERS, OF_REWARD, Recipe, refuse_options
 from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 
 
@@ -42,7 +42,7 @@ class LanguageModel:
             raise OptionError(
                 "a teacher needs the pictures, and language_model training reads none", remedy="leave teacher out"
             )
-        refuse_options(recipe, "rehearsal", *OF_ANSWERS)
+        refuse_options(recipe, "rehearsal", *OF_ANSWERS, *OF_REWARD)
 
     def set_trainable(self, *, frozen: bool) -> None:
         """The decoder alone, with dropout."""
