@@ -2,8 +2,8 @@
 
 Rohrbach et al. 2018, "Object Hallucination in Image Captioning", equations 1 and 2. CHAIR_i is the share of the objects
 named that are not there, CHAIR_s the share of captions that name one. An object is there where it is annotated, or
-where any of the people's captions names it. Words are put to classes by our own table, `captioner.grounding.objects`,
-which leaves out words of several meanings; figures of another table differ.
+where any of the people's captions names it, also to describe another ("bus driver"). Words are put to classes by our
+own table, `captioner.grounding.objects`, which leaves out words of several meanings; figures of another table differ.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ import numpy as np
 from captioner.data.readers import Id
 from captioner.grounding.bootstrap import Estimate, bootstrap_means
 from captioner.grounding.instances import Instances
-from captioner.grounding.objects import name_objects
+from captioner.grounding.objects import classes_in, name_objects
 from captioner.tokenizer.ptb import tokenize
 
 
@@ -102,7 +102,7 @@ def hallucination(
     liars: list[bool] = []
     wrong: Counter[str] = Counter()
     for number, key in enumerate(keys):
-        there = present[key].union(*(_named(reference) for reference in references.get(key, ())))
+        there = present[key].union(*(classes_in(tokenize(reference)) for reference in references.get(key, ())))
         named = [name for name in _named(captions[key]) if name in classes]
         absent = [name for name in named if name not in there]
         wrong.update(absent)

@@ -34,6 +34,15 @@ def test_chair_counts_objects_and_captions() -> None:
     assert len(nothing.lines()) == 1
 
 
+def test_what_describes_another_object_in_a_reference_is_there() -> None:
+    captions = {1: "a car on a road", 2: "a driver on a road"}
+    references = {1: ["a car driver looks up"], 2: ["a car driver looks up"]}
+    nothing = dict.fromkeys(captions, frozenset[str]())
+    assert hallucination(captions, references, nothing, classes=CLASSES, resamples=9).wrong == {}
+    others = {1: ["a hot dog"], 2: ["a hot dog"]}
+    assert hallucination({1: "a dog"}, others, nothing, classes=CLASSES, resamples=9).wrong == {"dog": 1}
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     """References of three pictures, results, and instances: of the third picture only people are annotated."""
