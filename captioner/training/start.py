@@ -91,7 +91,7 @@ def first_model(
             raise OptionError(
                 f"the decoder of {recipe.decoder_from} attends to grids of width "
                 f"{decoder.model.config.refiner.width}, not {config.refiner.width}",
-                remedy=f"set the refiner's width to {decoder.model.config.refiner.width}",
+                remedy="leave the width out of refiner_options, or train the refiner",
             )
         state = decoder.model.decoder.state_dict()
         taken = {name: tensor for name, tensor in state.items() if not name.startswith("fine.")}
@@ -265,6 +265,8 @@ def taken_encoder(recipe: Recipe, source: Checkpoint) -> EncoderConfig:
 
 
 def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | None) -> ModelConfig:
+    # A decoder from a file says how wide the grid is that it attends to.
+    width = {"width": decoder.model.config.refiner.width} if decoder else {}
     with naming_options():
         config = ModelConfig(
             encoder=taken_encoder(recipe, encoder)
@@ -272,7 +274,7 @@ def _config(recipe: Recipe, encoder: Checkpoint | None, decoder: Checkpoint | No
             else EncoderConfig(backbone=recipe.backbone, **recipe.encoder_options),
             refiner=encoder.model.config.refiner
             if encoder and not recipe.train_refiner
-            else REFINERS[recipe.refiner].config(**recipe.refiner_options),
+            else REFINERS[recipe.refiner].config(**(width | recipe.refiner_options)),
             decoder=DECODERS[recipe.decoder].config(**recipe.decoder_options),
         )
     if decoder is None:

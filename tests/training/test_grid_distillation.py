@@ -28,7 +28,6 @@ def recipe(file: Path, **changes: object) -> Recipe:
         "decoder_from": str(file),
         "backbone": "tiny",
         "encoder_options": {"side": 64},
-        "refiner_options": {"width": 48},
         "epochs": 4,
         "frozen_epochs": 2,
         "batch_pictures": 20,
@@ -112,7 +111,7 @@ def test_the_teachers_grid_takes_the_shape_of_the_students(scene_run: Path) -> N
         ({"map_supervision": 0.1}, "map_supervision"),
         ({"absent_objects_penalty": 1.0}, r"absent_objects_penalty is 1\.0, .* has no use for it"),
         ({"train_refiner": False}, "train_refiner is false"),
-        ({"refiner": "latent_queries", "refiner_options": {"width": 48, "queries": 4}}, "only grids whose cells"),
+        ({"refiner": "latent_queries", "refiner_options": {"queries": 4}}, "only grids whose cells"),
         ({"encoder_options": {"side": 64, "pad": True}}, "pad"),
     ],
 )

@@ -11,6 +11,7 @@ from captioner.commands.train import read_text
 from captioner.data.readers import read
 from captioner.errors import DataError, OptionError
 from captioner.model.decoder import Decoded
+from captioner.model.refiners import RefinerConfig
 from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from captioner.training.batches import TextBatches, word_dropout
 from captioner.training.distributed import Processes
@@ -87,13 +88,16 @@ def test_a_run_takes_the_encoder_of_one_and_the_decoder_of_another(scene_run: Pa
 
 def test_a_decoder_of_another_width_is_refused(scene_run: Path, tmp_path: Path) -> None:
     records, model = read(scene_run / "scenes"), str(scene_run / "last.safetensors")
-    with pytest.raises(OptionError, match=r"48, not 16; .*refiner.*48"):
+    with pytest.raises(OptionError, match=r"48, not 16; leave the width out of refiner_options"):
         Trainer(
             recipe(decoder_from=model, decoder_options={}, refiner_options={"width": 16}),
             records,
-            tmp_path,
+            tmp_path / "refused",
             device="cpu",
         )
+    fits = recipe(decoder_from=model, decoder_options={}, refiner_options={"layers": 1, "heads": 2})
+    refiner = Trainer(fits, records, tmp_path / "fits", device="cpu").model.config.refiner
+    assert refiner == RefinerConfig(width=48, layers=1, heads=2), "as wide as the decoder wants it"
 
 
 def test_text_is_asked_for(scene_run: Path, tmp_path: Path) -> None:
