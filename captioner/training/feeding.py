@@ -33,7 +33,7 @@ class Feeder:
     """Gives this process its parts of every batch: with pixels, with grids of the frozen encoder, or without pictures.
 
     A teacher with another encoder gets the grids of its own while the encoder is frozen, and later too where they are
-    kept on disk, which needs pictures that are neither cropped nor coloured.
+    kept on disk, which needs a run without crops and colour jitter.
 
     Args:
         task: whose batches are read.

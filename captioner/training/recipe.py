@@ -127,9 +127,9 @@ class Recipe:
     ``objective`` names an entry of `captioner.training.tasks.TASKS`: "cross_entropy" on the captions of pictures,
     "self_critical" training on CIDEr-D, which starts from a trained model, "language_model", which trains the
     decoder alone on captions without pictures, "grid_distillation", which trains an encoder and a refiner on the grids
-    of a teacher, "maps", which trains the fine maps of a trained model on boxes and
-    nothing else, "answers", which trains a model that answers questions, or "answer_maps", which does for it what
-    "maps" does. Runs are chained by ``start_from``, ``encoder_from`` and ``decoder_from``.
+    of a teacher, "maps", which trains the fine maps of a trained model on boxes and nothing else, "answers", which
+    trains a model that answers questions, or "answer_maps", which does for it what "maps" does. Runs are chained by
+    ``start_from``, ``encoder_from`` and ``decoder_from``.
 
     The encoder is trained in two phases: it is frozen for ``frozen_epochs``, then it is trained from the stage
     ``train_from`` on until the last epoch.

@@ -125,9 +125,13 @@ def test_what_does_not_fit_is_refused(changes: dict[str, object], said: str, sce
         )
 
 
-def test_a_teacher_of_another_width_is_refused(
-    scene_run: Path, tmp_path: Path, make_checkpoint: Callable[[str], Checkpoint]
-) -> None:
+def taught_by_other(scene_run: Path, folder: Path) -> Trainer:
+    """A run with the decoder of the scenes' model, and ``other.safetensors`` as teacher."""
+    options = recipe(folder / "other.safetensors", decoder_from=str(scene_run / "best.safetensors"))
+    return Trainer(options, read(scene_run / "scenes"), folder / "run", device="cpu")
+
+
+def test_a_teacher_of_another_width_is_refused(scene_run: Path, tmp_path: Path) -> None:
     teacher = load(scene_run / "best.safetensors")
     config = replace(teacher.model.config, refiner=replace(teacher.model.config.refiner, width=32))
     other = CaptionModel(config, vocabulary_size=len(teacher.vocabulary))
@@ -135,12 +139,7 @@ def test_a_teacher_of_another_width_is_refused(
     with pytest.raises(
         OptionError, match=r"refined grid is 48 wide, and that of the teacher .* 32; give refiner_options"
     ):
-        Trainer(
-            recipe(tmp_path / "other.safetensors", decoder_from=str(scene_run / "best.safetensors")),
-            read(scene_run / "scenes"),
-            tmp_path / "run",
-            device="cpu",
-        )
+        taught_by_other(scene_run, tmp_path)
 
 
 def test_a_decoder_that_is_not_the_teachers_is_refused(scene_run: Path, tmp_path: Path) -> None:
@@ -149,12 +148,7 @@ def test_a_decoder_that_is_not_the_teachers_is_refused(scene_run: Path, tmp_path
         next(other.model.decoder.parameters()).mul_(1.5)
     save(tmp_path / "other.safetensors", other)
     with pytest.raises(OptionError, match="the decoder is not that of the teacher"):
-        Trainer(
-            recipe(tmp_path / "other.safetensors", decoder_from=str(scene_run / "best.safetensors")),
-            read(scene_run / "scenes"),
-            tmp_path / "run",
-            device="cpu",
-        )
+        taught_by_other(scene_run, tmp_path)
 
 
 def test_rounds_learn_what_one_step_learns(scene_run: Path, tmp_path: Path) -> None:
