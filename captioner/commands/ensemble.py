@@ -5,29 +5,41 @@ from pathlib import Path
 
 from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs
 from captioner.commands.packages import require
+from captioner.errors import OptionError
+from captioner.shipped import find_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
         "Make one model of several that were trained apart on the grids of one encoder: it averages the probabilities "
-        "of their words."
+        "of their words. Or take one out again."
     )
     parser.add_argument(
-        "models", nargs="+", type=Path, metavar="MODEL", help="model files; the maps and the options are the first's"
+        "models", nargs="+", metavar="MODEL", help="names or files; the maps and the options are the first's"
+    )
+    parser.add_argument(
+        "--member", type=int, metavar="N", help="write this decoder of the one model, an ensemble; the first is 1"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the file to write, in 32 bits")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the ensemble: 0. Raises OptionError, CheckpointError."""
+    """Write the ensemble, or its member: 0. Raises OptionError, CheckpointError."""
     require("torch", "making an ensemble")
     check_model_output(options.output)
-    refuse_overwriting({"--output": options.output}, (one for model in options.models for one in model_files(model)))
+    models = [find_model(one) for one in options.models]
+    refuse_overwriting({"--output": options.output}, (file for one in models for file in model_files(one)))
     from captioner import checkpoint
-    from captioner.training.ensembles import make_ensemble
+    from captioner.training.ensembles import make_ensemble, take_member
 
-    checkpoint.save(options.output, make_ensemble(options.models), half=False)
+    if options.member is None:
+        made = make_ensemble(models)
+    elif len(models) == 1:
+        made = take_member(models[0], options.member)
+    else:
+        raise OptionError(f"--member takes one out of one ensemble, and {len(models)} models are given")
+    checkpoint.save(options.output, made, half=False)
     report_old_graphs(options.output)
     print(options.output)
     return 0

@@ -6,6 +6,7 @@ One process is a group of one: the same calls work, and communicate nothing.
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,9 @@ from captioner.backends.torch import find_device
 from captioner.errors import OptionError
 
 T = TypeVar("T")
+
+_FORWARD_SYNC = "forward_sync_buffers"
+"""What recent versions of torch call ``broadcast_buffers``, of which they warn."""
 
 
 class Processes:
@@ -99,7 +103,9 @@ class Processes:
         if self.count == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        sync = _FORWARD_SYNC if _FORWARD_SYNC in signature(DistributedDataParallel).parameters else "broadcast_buffers"
+        options: dict[str, Any] = {sync: False}
+        return DistributedDataParallel(model, device_ids=devices, **options)
 
     def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
         """A context in which a backward pass of a module of `wrap` accumulates gradients without communication."""

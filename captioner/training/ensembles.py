@@ -1,6 +1,6 @@
 """An ensemble of trained models of one encoder; see `captioner.model.ensemble`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import DECODERS
 from captioner.model.ensemble import EnsembleConfig
 from captioner.model.refiners import REFINERS
+from captioner.training.growth import without_fine_maps
 from captioner.training.provenance import Member, about_of
 
 _NOT_LEARNED = ("side", "fine_stage", "dropout")
@@ -65,6 +66,48 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
     model.refiner.load_state_dict(first.model.refiner.state_dict())
     model.decoder.load_state_dict(weights)
     return replace(first, model=model.eval(), about=about_of("ensemble", members))
+
+
+def take_member(file: str | Path, number: int) -> Checkpoint:
+    """One decoder of an ensemble as a model of its own, with the encoder and the refiner that it reads.
+
+    Fine maps are the first member's alone, and so is how its maps are made.
+
+    Args:
+        file: of the ensemble.
+        number: of the member, from 1.
+
+    Raises:
+        OptionError: the model is no ensemble, or has fewer members.
+        CheckpointError: the file does not load.
+    """
+    whole = checkpoint.load(file)
+    config = whole.model.config.decoder
+    if not isinstance(config, EnsembleConfig):
+        raise OptionError(f"{file} is no ensemble", remedy="use it as it is")
+    members = config.configs()
+    if not 1 <= number <= len(members):
+        raise OptionError(f"the members of {file} are 1 to {len(members)}, not {number}")
+    model = whole.model if number == 1 else without_fine_maps(whole.model)
+    decoder, refiner = members[number - 1]
+    own = CaptionModel(
+        replace(model.config, decoder=decoder, refiner=refiner or model.config.refiner),
+        vocabulary_size=len(whole.vocabulary),
+    )
+    weights = model.decoder.state_dict()
+    own.encoder.load_state_dict(model.encoder.state_dict())
+    own.decoder.load_state_dict(_below(f"members.{number - 1}.", weights))
+    own.refiner.load_state_dict(
+        _below(f"refiners.{number - 1}.", weights) if refiner else model.refiner.state_dict(),
+    )
+    about = about_of("member", [Member(file, whole.about, {"number": number})])
+    if number > 1:
+        about.pop("maps", None)
+    return replace(whole, model=own.eval(), about=about)
+
+
+def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def _is_same(part: str, model: CaptionModel, first: CaptionModel) -> bool:

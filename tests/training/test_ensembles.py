@@ -39,7 +39,7 @@ def members(make_checkpoint: Make, tmp_path: Path) -> list[Path]:
     other = replace(other, model=model, vocabulary=Vocabulary(SPECIAL + words))
     files = [tmp_path / "lstm.safetensors", tmp_path / "transformer.safetensors"]
     for file, one, name in zip(files, (lstm, other), ("a", "b"), strict=True):
-        about = {**one.about, "recipe": {"objective": name}, "dev": {"scores": {}}}
+        about = {**one.about, "maps": {"explain": "attention"}, "recipe": {"objective": name}, "dev": {"scores": {}}}
         checkpoint.save(file, replace(one, about=about), half=False)
     return files
 
@@ -95,6 +95,54 @@ def test_it_looks_where_its_first_member_looks(
     config = checkpoint.load(file).model.config.decoder
     assert isinstance(config, EnsembleConfig)
     assert config.members[1]["fine_width"] == 0 and config.members[1]["refiner"]["width"] == 24
+
+
+def test_a_member_is_taken_out_as_it_went_in(
+    members: list[Path], make_picture: Callable[..., Path], tmp_path: Path
+) -> None:
+    whole, photo = ensemble(members, tmp_path), make_picture()
+    for number, file in enumerate(members, 1):
+        taken = tmp_path / f"member-{number}.safetensors"
+        assert main(["ensemble", str(whole), "--member", str(number), "--output", str(taken)]) == 0
+        assert distribution(taken, photo) == pytest.approx(distribution(file, photo), rel=1e-6)
+    first, second = (checkpoint.load(tmp_path / f"member-{number}.safetensors") for number in (1, 2))
+    (ours,), (theirs,) = (
+        load(one, backend="torch").read(photo, ["a dog"]) for one in (tmp_path / "member-1.safetensors", members[0])
+    )
+    for word, other in zip(ours.words, theirs.words, strict=True):
+        np.testing.assert_array_equal(word.map, other.map)
+    assert first.model.fine_maps is not None and first.about["maps"] == checkpoint.load(whole).about["maps"]
+    assert second.model.fine_maps is None and "maps" not in second.about, "how maps are made is the first member's"
+    for one in (first, second):
+        recipes = [*one.about["earlier"], one.about["recipe"]]
+        assert [recipe["objective"] for recipe in recipes] == ["a", "b", "ensemble", "member"]
+    # What came out makes the same ensemble again.
+    again = tmp_path / "again.safetensors"
+    assert main(["ensemble", *(str(tmp_path / f"member-{n}.safetensors") for n in (1, 2)), "--output", str(again)]) == 0
+    assert distribution(again, photo) == pytest.approx(distribution(whole, photo), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["ensemble", "--member", "3"], "the members of {ensemble} are 1 to 2, not 3"),
+        (["ensemble", "--member", "0"], "the members of {ensemble} are 1 to 2, not 0"),
+        (["lstm", "--member", "1"], "{lstm} is no ensemble"),
+        (["lstm", "transformer", "--member", "1"], "--member takes one out of one ensemble, and 2 models are given"),
+        (["bests", "--member", "1"], "no model is called 'bests'"),
+    ],
+)
+def test_members_that_are_not_there_are_one_line(
+    given: list[str], message: str, members: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ensemble(members, tmp_path)
+    files = {name: str(tmp_path / f"{name}.safetensors") for name in ("lstm", "transformer", "ensemble")}
+    output = tmp_path / "one.safetensors"
+    assert main(["ensemble", *(files.get(one, one) for one in given), "--output", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert message.format_map(files) in error
+    assert error.count("\n") == 1
+    assert not output.exists()
 
 
 def test_both_runtimes_agree(members: list[Path], make_picture: Callable[..., Path], tmp_path: Path) -> None:
