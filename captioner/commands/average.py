@@ -4,16 +4,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs
+from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs, weights_of
 from captioner.commands.packages import require
 from captioner.errors import OptionError
-from captioner.shipped import find_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Average the weights of models that were trained from one start (model soup)."
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="names or files; options are the first's")
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="names that 'captioner models' lists, or files; options are the first's",
+    )
     parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="of each model (default: equal)")
     parser.add_argument("--shares", nargs="+", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the file to write, in 32 bits")
@@ -29,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         print("captioner: --shares is now --weights", file=sys.stderr)
         weights = options.shares
     check_model_output(options.output)
-    models = [find_model(one) for one in options.models]
+    models = weights_of(options.models, "averaging weights")
     refuse_overwriting({"--output": options.output}, (file for one in models for file in model_files(one)))
     from captioner import checkpoint
     from captioner.training.average_checkpoints import average_checkpoints

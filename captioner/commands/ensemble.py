@@ -3,20 +3,22 @@
 import argparse
 from pathlib import Path
 
-from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs
+from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs, weights_of
 from captioner.commands.packages import require
 from captioner.errors import OptionError
-from captioner.shipped import find_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
         "Make one model of several that were trained apart on the grids of one encoder: it averages the probabilities "
-        "of their words. Or take one out again."
+        "of their words. Or write one of its decoders as a model of its own."
     )
     parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="names or files; the maps and the options are the first's"
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="names that 'captioner models' lists, or files; the maps and the options are the first's",
     )
     parser.add_argument(
         "--member", type=int, metavar="N", help="write this decoder of the one model, an ensemble; the first is 1"
@@ -27,18 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the ensemble, or its member: 0. Raises OptionError, CheckpointError."""
     require("torch", "making an ensemble")
+    if options.member is not None and len(options.models) > 1:
+        raise OptionError(f"--member takes one out of one ensemble, and {len(options.models)} models are given")
     check_model_output(options.output)
-    models = [find_model(one) for one in options.models]
+    models = weights_of(options.models, "an ensemble")
     refuse_overwriting({"--output": options.output}, (file for one in models for file in model_files(one)))
     from captioner import checkpoint
     from captioner.training.ensembles import make_ensemble, take_member
 
-    if options.member is None:
-        made = make_ensemble(models)
-    elif len(models) == 1:
-        made = take_member(models[0], options.member)
-    else:
-        raise OptionError(f"--member takes one out of one ensemble, and {len(models)} models are given")
+    made = make_ensemble(models) if options.member is None else take_member(models[0], options.member)
     checkpoint.save(options.output, made, half=False)
     report_old_graphs(options.output)
     print(options.output)

@@ -95,6 +95,26 @@ def model_files(model: Path) -> list[Path]:
     return [model, *graph_folder(model).glob("*"), *map(Path, shared_files(model))]
 
 
+def weights_of(models: Iterable[str], purpose: str) -> list[Path]:
+    """The files of models whose weights a command reads, by their names or paths.
+
+    Raises:
+        CheckpointError: there is none.
+        OptionError: one is a foreign model, or was exported.
+    """
+    from captioner.foreign import refuse_foreign
+    from captioner.shipped import find_model
+
+    files = []
+    for model in models:
+        file = find_model(model)
+        refuse_foreign(file, purpose)
+        if file.is_dir():
+            raise OptionError(f"{file}: is exported", remedy="name the model file that it was made from")
+        files.append(file)
+    return files
+
+
 def _key_of_output(path: FilePath) -> tuple[_Key | None, bool]:
     """What an output is known by, and whether it exists. The key is None for folders and devices."""
     try:

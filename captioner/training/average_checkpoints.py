@@ -48,7 +48,10 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
         raise OptionError(f"{len(files)} model files need as many weights above 0, not {weights}")
     first = checkpoint.load(files[0])
     if isinstance(first.model.config.decoder, EnsembleConfig):
-        raise OptionError(f"{files[0]} is an ensemble", remedy="average its members, and make the ensemble again")
+        raise OptionError(
+            f"{files[0]} is an ensemble",
+            remedy="take its members out (captioner ensemble --member), average them, and make the ensemble again",
+        )
     start = _random_at_start(first.model)
     own = first.model.state_dict()
     total: dict[str, Tensor] = {}

@@ -97,8 +97,8 @@ class Processes:
     def wrap(self, model: nn.Module) -> nn.Module:
         """A module whose backward pass averages the gradients over the processes; the model itself if it is one.
 
-        Buffers are equal in all processes and stay so. They are not broadcast: that would write into tensors that an
-        earlier pass of the same step still needs.
+        Buffers are equal in all processes and stay so. Forward passes do not broadcast them: that would write into
+        tensors that an earlier pass of the same step still needs.
         """
         if self.count == 1:
             return model

@@ -44,7 +44,10 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
         one = first if number == 0 else checkpoint.load(file)
         config: Any = one.model.config.decoder
         if isinstance(config, EnsembleConfig):
-            raise OptionError(f"{file} is an ensemble itself", remedy="name the models that it was made of")
+            raise OptionError(
+                f"{file} is an ensemble itself",
+                remedy="name the models that it was made of, or take them out with --member",
+            )
         if not _is_same("encoder", one.model, first.model):
             raise OptionError(
                 f"the encoder of {file} is not that of {files[0]}",
@@ -59,7 +62,7 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
         if not _is_same("refiner", one.model, first.model):
             configs[-1]["refiner"] = REFINERS.values_of(one.model.config.refiner)
             weights |= {f"refiners.{number}.{name}": value for name, value in one.model.refiner.state_dict().items()}
-        members.append(Member(file, one.about))
+        members.append(Member(file, one.about, {name: one.about[name] for name in ("maps",) if name in one.about}))
     config = replace(first.model.config, decoder=EnsembleConfig(members=tuple(configs)))
     model = CaptionModel(config, vocabulary_size=len(first.vocabulary))
     model.encoder.load_state_dict(first.model.encoder.state_dict())
@@ -71,7 +74,8 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
 def take_member(file: str | Path, number: int) -> Checkpoint:
     """One decoder of an ensemble as a model of its own, with the encoder and the refiner that it reads.
 
-    Fine maps are the first member's alone, and so is how its maps are made.
+    Fine maps are the first member's alone. The decoding options are the ensemble's, and its record has the runs of
+    all members.
 
     Args:
         file: of the ensemble.
@@ -103,7 +107,15 @@ def take_member(file: str | Path, number: int) -> Checkpoint:
     about = about_of("member", [Member(file, whole.about, {"number": number})])
     if number > 1:
         about.pop("maps", None)
+        about |= {"maps": maps} if (maps := _maps_of(whole.about, number)) else {}
     return replace(whole, model=own.eval(), about=about)
+
+
+def _maps_of(about: Mapping[str, Any], number: int) -> Any:
+    """The map options that a member had before it was one, where the record of the ensemble has them."""
+    recipes = [*about.get("earlier", []), about.get("recipe") or {}]
+    named = [recipe["ensemble_of"] for recipe in recipes if "ensemble_of" in recipe]
+    return named[-1][number - 1].get("maps") if named else None
 
 
 def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -69,7 +69,8 @@ def first_model(
     decoder = add_slots(load_checkpoint(recipe.decoder_from), recipe.decoder_options) if recipe.decoder_from else None
     if decoder and isinstance(decoder.model.config.decoder, EnsembleConfig):
         raise OptionError(
-            f"decoder_from is {recipe.decoder_from}, an ensemble", remedy="give it as start_from, or one of its members"
+            f"decoder_from is {recipe.decoder_from}, an ensemble",
+            remedy="give it as start_from, or a member of it (captioner ensemble --member)",
         )
     if encoder:
         set_side(recipe, encoder.model)

@@ -18,7 +18,7 @@ from captioner.model.ensemble import EnsembleConfig
 from captioner.model.refiners import REFINERS
 from captioner.pipeline import load
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
-from captioner.training.ensembles import make_ensemble
+from captioner.training.ensembles import make_ensemble, take_member
 from captioner.training.growth import add_fine_maps, without_fine_maps
 
 Make = Callable[..., Checkpoint]
@@ -38,8 +38,9 @@ def members(make_checkpoint: Make, tmp_path: Path) -> list[Path]:
     words = tuple(reversed(other.vocabulary.words[len(SPECIAL) :]))
     other = replace(other, model=model, vocabulary=Vocabulary(SPECIAL + words))
     files = [tmp_path / "lstm.safetensors", tmp_path / "transformer.safetensors"]
-    for file, one, name in zip(files, (lstm, other), ("a", "b"), strict=True):
-        about = {**one.about, "maps": {"explain": "attention"}, "recipe": {"objective": name}, "dev": {"scores": {}}}
+    options = ({"explain": "attention"}, {"explain": "attention", "attention": {"delay": 1}})
+    for file, one, maps, name in zip(files, (lstm, other), options, ("a", "b"), strict=True):
+        about = {**one.about, "maps": maps, "recipe": {"objective": name}, "dev": {"scores": {}}}
         checkpoint.save(file, replace(one, about=about), half=False)
     return files
 
@@ -112,7 +113,18 @@ def test_a_member_is_taken_out_as_it_went_in(
     for word, other in zip(ours.words, theirs.words, strict=True):
         np.testing.assert_array_equal(word.map, other.map)
     assert first.model.fine_maps is not None and first.about["maps"] == checkpoint.load(whole).about["maps"]
-    assert second.model.fine_maps is None and "maps" not in second.about, "how maps are made is the first member's"
+    assert second.model.fine_maps is None and second.about["maps"] == {
+        "explain": "attention",
+        "attention": {"delay": 1},
+    }
+    plain = tmp_path / "plain.safetensors"
+    source = checkpoint.load(members[1])
+    checkpoint.save(plain, replace(source, model=without_fine_maps(source.model)), half=False)
+    (ours,), (theirs,) = (
+        load(one, backend="torch").read(photo, ["a dog"]) for one in (tmp_path / "member-2.safetensors", plain)
+    )
+    for word, other in zip(ours.words, theirs.words, strict=True):
+        np.testing.assert_array_equal(word.map, other.map)
     for one in (first, second):
         recipes = [*one.about["earlier"], one.about["recipe"]]
         assert [recipe["objective"] for recipe in recipes] == ["a", "b", "ensemble", "member"]
@@ -251,6 +263,41 @@ def test_a_shared_refiner_is_stored_once(make_checkpoint: Make, tmp_path: Path) 
     found = make_ensemble(files)
     assert not found.model.decoder.config.has_refiners
     assert not any("refiners" in name for name in found.model.state_dict())
+    checkpoint.save(tmp_path / "whole.safetensors", found, half=False)
+    for number, file in enumerate(files, 1):
+        taken, given = take_member(tmp_path / "whole.safetensors", number).model, checkpoint.load(file).model
+        for name, weight in given.state_dict().items():
+            torch.testing.assert_close(taken.state_dict()[name], weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("command", ["average", "ensemble"])
+def test_models_are_found_by_name(
+    command: str,
+    members: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("captioner.shipped._checkpoints", lambda: str(tmp_path))
+    output = tmp_path / "out" / "new.safetensors"
+    assert main([command, "lstm", "lstm", "--output", str(output)]) == 0
+    assert output.is_file()
+    exported = tmp_path / "exported"
+    assert main(["export", str(members[1]), "--output", str(exported)]) == 0
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}')
+    capsys.readouterr()
+    for given, message in (
+        (str(exported), "is exported"),
+        (str(foreign), "one in the form of transformers"),
+        ("bests", "no model is called 'bests'"),
+        (str(tmp_path / "none.safetensors"), "no such model file"),
+    ):
+        assert main([command, "lstm", given, "--output", str(tmp_path / "no.safetensors")]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+    assert not (tmp_path / "no.safetensors").exists()
 
 
 def test_models_that_do_not_fit_are_refused(
