@@ -4,7 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs, weights_of
+from captioner.commands.files import (
+    check_model_output,
+    find_weights,
+    model_files,
+    refuse_overwriting,
+    report_old_graphs,
+)
 from captioner.commands.packages import require
 from captioner.errors import OptionError
 
@@ -33,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         print("captioner: --shares is now --weights", file=sys.stderr)
         weights = options.shares
     check_model_output(options.output)
-    models = weights_of(options.models, "averaging weights")
+    models = [find_weights(model, "averaging weights") for model in options.models]
     refuse_overwriting({"--output": options.output}, (file for one in models for file in model_files(one)))
     from captioner import checkpoint
     from captioner.training.average_checkpoints import average_checkpoints

@@ -3,7 +3,13 @@
 import argparse
 from pathlib import Path
 
-from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs, weights_of
+from captioner.commands.files import (
+    check_model_output,
+    find_weights,
+    model_files,
+    refuse_overwriting,
+    report_old_graphs,
+)
 from captioner.commands.packages import require
 from captioner.errors import OptionError
 
@@ -32,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if options.member is not None and len(options.models) > 1:
         raise OptionError(f"--member takes one out of one ensemble, and {len(options.models)} models are given")
     check_model_output(options.output)
-    models = weights_of(options.models, "an ensemble")
+    models = [find_weights(model, "an ensemble") for model in options.models]
     refuse_overwriting({"--output": options.output}, (file for one in models for file in model_files(one)))
     from captioner import checkpoint
     from captioner.training.ensembles import make_ensemble, take_member

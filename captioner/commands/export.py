@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.files import check_new_output, model_files, refuse_overwriting, report_old_graphs
+from captioner.commands.files import check_new_output, find_weights, model_files, refuse_overwriting, report_old_graphs
 from captioner.commands.ranges import check_positive
 from captioner.errors import OptionError
 
@@ -98,14 +98,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _to_onnx(options: argparse.Namespace) -> int:
-    from captioner.foreign import refuse_foreign
     from captioner.header import read_header
-    from captioner.shipped import find_model, shipped_answering_models
+    from captioner.shipped import shipped_answering_models
 
-    file = find_model(options.model, answering=options.model in shipped_answering_models())
-    refuse_foreign(file, "export")
-    if file.is_dir():
-        raise OptionError(f"{file}: is exported already", remedy="name the model file that it was made from")
+    file = find_weights(options.model, "export", answering=options.model in shipped_answering_models())
     answers = bool(read_header(file)["answers"])
     if answers and options.web is not None:
         raise OptionError(
@@ -152,7 +148,7 @@ def _release(options: argparse.Namespace) -> int:
     from captioner.header import read_header
     from captioner.shipped import find_model, shipped_answering_models
 
-    file = find_model(options.model, answering=options.model in shipped_answering_models())
+    file = find_weights(options.model, "export", answering=options.model in shipped_answering_models())
     refuse_overwriting({"--output": options.output}, [*model_files(file), options.data])
     shared = None if options.share_encoder is None else find_model(options.share_encoder)
     if shared is not None:

@@ -95,24 +95,25 @@ def model_files(model: Path) -> list[Path]:
     return [model, *graph_folder(model).glob("*"), *map(Path, shared_files(model))]
 
 
-def weights_of(models: Iterable[str], purpose: str) -> list[Path]:
-    """The files of models whose weights a command reads, by their names or paths.
+def find_weights(model: str, purpose: str, *, answering: bool = False) -> Path:
+    """The file of a model, by its name or path, for a command that reads the weights themselves.
+
+    Args:
+        model, answering: as of `captioner.shipped.find_model`.
+        purpose: of the weights, for the message: "averaging weights".
 
     Raises:
         CheckpointError: there is none.
-        OptionError: one is a foreign model, or was exported.
+        OptionError: it is a foreign model, or was exported.
     """
     from captioner.foreign import refuse_foreign
     from captioner.shipped import find_model
 
-    files = []
-    for model in models:
-        file = find_model(model)
-        refuse_foreign(file, purpose)
-        if file.is_dir():
-            raise OptionError(f"{file}: is exported", remedy="name the model file that it was made from")
-        files.append(file)
-    return files
+    file = find_model(model, answering=answering)
+    refuse_foreign(file, purpose)
+    if file.is_dir():
+        raise OptionError(f"{file}: is exported already", remedy="name the model file that it was made from")
+    return file
 
 
 def _key_of_output(path: FilePath) -> tuple[_Key | None, bool]:

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.files import check_model_output, model_files, refuse_overwriting, report_old_graphs
+from captioner.commands.files import (
+    check_model_output,
+    find_weights,
+    model_files,
+    refuse_overwriting,
+    report_old_graphs,
+)
 from captioner.commands.packages import require
 from captioner.commands.ranges import check_not_negative, check_positive, check_split
 from captioner.errors import DataError, OptionError
@@ -44,12 +50,9 @@ def run(options: argparse.Namespace) -> int:
     require("torch", "selecting heads")
     _check(options)
     from captioner.commands.ground import inputs_of, read_annotated
-    from captioner.foreign import refuse_foreign
     from captioner.pipeline import load
-    from captioner.shipped import find_model
 
-    model_file = find_model(options.model)
-    refuse_foreign(model_file, "select-heads")
+    model_file = find_weights(options.model, "select-heads")
     refuse_overwriting({"--output": options.output}, model_files(model_file))
     records, ground_truth, _ = read_annotated(options)
     refuse_overwriting({"--output": options.output}, inputs_of(options, records))

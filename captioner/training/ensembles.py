@@ -62,7 +62,7 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
         if not _is_same("refiner", one.model, first.model):
             configs[-1]["refiner"] = REFINERS.values_of(one.model.config.refiner)
             weights |= {f"refiners.{number}.{name}": value for name, value in one.model.refiner.state_dict().items()}
-        members.append(Member(file, one.about, {name: one.about[name] for name in ("maps",) if name in one.about}))
+        members.append(Member(file, one.about, {"maps": one.about["maps"]} if "maps" in one.about else {}))
     config = replace(first.model.config, decoder=EnsembleConfig(members=tuple(configs)))
     model = CaptionModel(config, vocabulary_size=len(first.vocabulary))
     model.encoder.load_state_dict(first.model.encoder.state_dict())
@@ -106,16 +106,15 @@ def take_member(file: str | Path, number: int) -> Checkpoint:
     )
     about = about_of("member", [Member(file, whole.about, {"number": number})])
     if number > 1:
-        about.pop("maps", None)
-        about |= {"maps": maps} if (maps := _maps_of(whole.about, number)) else {}
+        about["maps"] = _maps_of(whole.about, number)
     return replace(whole, model=own.eval(), about=about)
 
 
-def _maps_of(about: Mapping[str, Any], number: int) -> Any:
-    """The map options that a member had before it was one, where the record of the ensemble has them."""
+def _maps_of(about: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The map options that a member had before it was one; none where the record of the ensemble has none."""
     recipes = [*about.get("earlier", []), about.get("recipe") or {}]
     named = [recipe["ensemble_of"] for recipe in recipes if "ensemble_of" in recipe]
-    return named[-1][number - 1].get("maps") if named else None
+    return dict(named[-1][number - 1].get("maps", {})) if named else {}
 
 
 def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

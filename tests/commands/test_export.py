@@ -51,8 +51,15 @@ def test_a_folder_is_written_and_captions(
     assert main(["caption", str(picture), "--model", str(folder)]) == 0
     expected = load(folder).caption(picture).text
     assert expected in capsys.readouterr().out
-    assert main(["export", str(folder), "--output", str(tmp_path / "again")]) == 2
-    assert "is exported already" in capsys.readouterr().err
+    again = ["--output", str(tmp_path / "again.safetensors"), "--data", str(picture)]
+    for command in (
+        ["export", str(folder), "--output", str(tmp_path / "again")],
+        ["export", str(folder), *again],
+        ["select-heads", str(folder), *again],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "is exported already" in error and error.count("\n") == 1, error
 
 
 @pytest.mark.parametrize(

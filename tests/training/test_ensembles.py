@@ -289,7 +289,7 @@ def test_models_are_found_by_name(
     (foreign / "config.json").write_text('{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}')
     capsys.readouterr()
     for given, message in (
-        (str(exported), "is exported"),
+        (str(exported), "is exported already"),
         (str(foreign), "one in the form of transformers"),
         ("bests", "no model is called 'bests'"),
         (str(tmp_path / "none.safetensors"), "no such model file"),
