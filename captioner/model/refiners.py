@@ -39,6 +39,7 @@ class RefinerConfig:
         layers: layers of self-attention among the cells. Each cell then also knows of the others, and the maps are a
             little less local.
         heads: attention heads of each of those layers.
+        hidden: units of the feed-forward network of each of those layers; 0 for four times the width.
         dropout: on the refined features.
     """
 
@@ -46,6 +47,7 @@ class RefinerConfig:
     position: float = 0.1
     layers: int = 0
     heads: int = 8
+    hidden: int = 0
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -55,6 +57,8 @@ class RefinerConfig:
             raise OptionError(f"the strength of positions must not be negative, as {self.position} is")
         if self.layers < 0 or self.heads < 1:
             raise OptionError(f"a grid needs 0 layers or more of 1 head or more, not {self.layers} of {self.heads}")
+        if self.hidden < 0:
+            raise OptionError(f"hidden must be 1 unit or more, or 0 for four times the width, not {self.hidden}")
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout must be in [0, 1), not {self.dropout}")
         if self.layers and self.width % self.heads:
@@ -76,7 +80,7 @@ class GridRefiner(Refiner):
             nn.TransformerEncoderLayer(
                 config.width,
                 config.heads,
-                dim_feedforward=4 * config.width,
+                dim_feedforward=config.hidden or 4 * config.width,
                 dropout=config.dropout,
                 activation="gelu",
                 batch_first=True,

@@ -88,6 +88,10 @@ def add_slots(start: Checkpoint, decoder_options: Mapping[str, Any]) -> Checkpoi
     return replace(start, model=model)
 
 
+_OF_LAYERS = ("heads", "hidden")
+"""Of the refiner's options, what the first layer of self-attention decides for all."""
+
+
 def add_refiner_layers(start: Checkpoint, refiner_options: Mapping[str, Any]) -> Checkpoint:
     """The model with more layers of self-attention among the cells, where the options ask for more than it has.
 
@@ -107,8 +111,8 @@ def add_refiner_layers(start: Checkpoint, refiner_options: Mapping[str, Any]) ->
     layers = refiner_options.get("layers")
     if type(config) is not RefinerConfig or type(layers) is not int or layers <= config.layers:
         return start
-    heads = config.heads if config.layers else refiner_options.get("heads", config.heads)
-    model, _ = _rebuilt(start, replace(start.model.config, refiner=replace(config, layers=layers, heads=heads)))
+    shape = {} if config.layers else {name: refiner_options[name] for name in _OF_LAYERS if name in refiner_options}
+    model, _ = _rebuilt(start, replace(start.model.config, refiner=replace(config, layers=layers, **shape)))
     refiner = cast(GridRefiner, model.refiner)
     for layer in refiner.layers[config.layers :]:
         for name in ("self_attn.out_proj", "linear2"):

@@ -309,6 +309,7 @@ def test_a_configuration_survives_its_own_dictionary(config: LSTMConfig | Transf
         (lambda d: d["encoder"].update(backbone="vgg"), "no backbone is called 'vgg'"),
         (lambda d: d["refiner"].update(width=10), "multiple of 4, not 10"),
         (lambda d: d["refiner"].update(layers=1, heads=0), "not 1 of 0"),
+        (lambda d: d["refiner"].update(hidden=-1), "or 0 for four times the width, not -1"),
         (lambda d: d["refiner"].update(dropout=2.0), r"dropout must be in \[0, 1\), not 2.0"),
     ],
 )

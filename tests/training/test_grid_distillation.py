@@ -184,8 +184,9 @@ def test_the_first_phase_leaves_the_grids_of_the_teacher_to_the_second(scene_run
 
 
 def test_layers_that_would_not_learn_are_refused(scene_run: Path) -> None:
-    given = Recipe(start_from=str(scene_run / "best.safetensors"), refiner_options={"layers": 1, "heads": 4})
-    assert given.for_readers()["refiner_options"] == {"layers": 1, "heads": 4}, "the file says what was added"
+    added = {"layers": 1, "heads": 4, "hidden": 32}
+    given = Recipe(start_from=str(scene_run / "best.safetensors"), refiner_options=added)
+    assert given.for_readers()["refiner_options"] == added, "the file says what was added"
     for changes in ({"train_refiner": False}, {"objective": "language_model"}):
         with pytest.raises(OptionError, match="refiner_options add layers"):
             first_model(replace(given, **changes), [])  # type: ignore[arg-type]
@@ -198,8 +199,8 @@ def test_new_layers_of_the_refiner_change_nothing_at_first(
     start = make_checkpoint(decoder)
     assert add_refiner_layers(start, {}) is start
     assert add_refiner_layers(start, {"layers": 0}) is start
-    grown = add_refiner_layers(start, {"layers": 2})
-    assert grown.model.config.refiner.layers == 2
+    grown = add_refiner_layers(start, {"layers": 2, "hidden": 24})
+    assert (grown.model.config.refiner.layers, grown.model.config.refiner.hidden) == (2, 24)
     torch.manual_seed(1)
     pixels, tokens = torch.randn(1, 3, 64, 64), torch.tensor([[1, 4, 5, 6]])
     with torch.no_grad():
@@ -210,7 +211,8 @@ def test_new_layers_of_the_refiner_change_nothing_at_first(
     save(tmp_path / "start.safetensors", start)
     made, _ = first_model(Recipe(start_from=str(tmp_path / "start.safetensors"), refiner_options={"layers": 1}), [])
     assert made.config.refiner.layers == 1
-    twice = add_refiner_layers(grown, {"layers": 3})
+    twice = add_refiner_layers(grown, {"layers": 3, "hidden": 8})
+    assert {len(layer.linear1.weight) for layer in twice.model.refiner.layers} == {24}  # type: ignore[union-attr]
     torch.testing.assert_close(
         twice.model.state_dict()["refiner.layers.1.linear1.weight"],
         grown.model.state_dict()["refiner.layers.1.linear1.weight"],
