@@ -81,8 +81,8 @@ def save(
         path: of the file, usually ``*.safetensors``.
         checkpoint: the model.
         half: store matrices in 16 bits; statistics, norms and biases stay in 32.
-        share_encoder: a model file, beside the one to write or in the folder above, whose encoder and refiner are those
-            of the model; these are then left out.
+        share_encoder: a model file, beside the one to write or in the folder above, whose encoder is that of the
+            model; it is then left out, and so is the refiner if it is the same.
 
     Raises:
         CheckpointError: the file cannot be written; or as of `shared_encoder`.
@@ -96,8 +96,8 @@ def save(
     if isinstance(checkpoint, AnswerCheckpoint):
         header["answers"] = list(checkpoint.answers)
     if share_encoder is not None:
-        header["shares"] = shared_encoder(path, checkpoint, share_encoder, half=half)
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(SHARED_PARTS)}
+        header["shares"], parts = shared_encoder(path, checkpoint, share_encoder, half=half)
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
     metadata = {
         "format": FORMAT,
         "version": str(FORMAT_VERSION),
@@ -109,13 +109,14 @@ def save(
 
 def shared_encoder(
     path: str | Path, checkpoint: Checkpoint | AnswerCheckpoint, file: str | Path, *, half: bool = True
-) -> dict[str, str]:
-    """What a model file at ``path`` says of the file whose encoder and refiner it shares; see `captioner.header`.
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What a model file at ``path`` says of the file whose encoder it shares (see `captioner.header`), and the parts
+    that it shares: the encoder, and the refiner if it is the same.
 
     Arguments as of `save`.
 
     Raises:
-        CheckpointError: that file is missing, cannot be found from ``path``, or has other weights in these parts.
+        CheckpointError: that file is missing, cannot be found from ``path``, or has another encoder.
     """
     other = _read_header(file)
     if other["shared"] is not None:
@@ -131,17 +132,19 @@ def shared_encoder(
         raise CheckpointError(f"{file}: of format version {other['version']}, whose digests leave out the weights")
     theirs = _read_weights(file, other, "cpu", parts=SHARED_PARTS)
     ours = {name: one for name, one in checkpoint.model.state_dict().items() if name.startswith(SHARED_PARTS)}
-    for name in (*ours, *theirs):
-        if (
-            name not in ours
-            or name not in theirs
-            or not torch.equal(_stored(ours[name], half=half).to(theirs[name]), theirs[name])
-        ):
-            raise CheckpointError(
-                f"{file}: its {name} is not that of the model",
-                remedy="name the released file that it was trained on, with --no-train-refiner",
-            )
-    return {"file": file.name, "digest": other["digest"]}
+    different = {
+        name
+        for name in (*ours, *theirs)
+        if name not in ours
+        or name not in theirs
+        or not torch.equal(_stored(ours[name], half=half).to(theirs[name]), theirs[name])
+    }
+    if broken := sorted(name for name in different if name.startswith("encoder.")):
+        raise CheckpointError(
+            f"{file}: its {broken[0]} is not that of the model", remedy="name the file whose encoder it was trained on"
+        )
+    parts = SHARED_PARTS if not different else ("encoder.",)
+    return {"file": file.name, "digest": other["digest"]}, parts
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
@@ -220,9 +223,6 @@ def _read_weights(
     path: Path, header: Header, device: str | torch.device, *, parts: tuple[str, ...] = ("",)
 ) -> dict[str, Tensor]:
     """The weights of a file whose names begin with one of ``parts``, with those that it shares."""
-    shared: dict[str, Tensor] = {}
-    if header["shared"] is not None:
-        shared = _read_weights(Path(header["shared"][0]), header["shared"][1], device, parts=SHARED_PARTS)
     rename = current_weight_name if header["version"] < FORMAT_VERSION else str
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
@@ -234,7 +234,11 @@ def _read_weights(
         raise CheckpointError(
             f"{path}: {broken} holds numbers that are not finite: the training diverged, or the file is damaged"
         )
-    return shared | state
+    if header["shared"] is None:
+        return state
+    # a refiner of its own is the whole refiner, of another shape perhaps
+    left = tuple(part for part in SHARED_PARTS if not any(name.startswith(part) for name in names.values()))
+    return _read_weights(Path(header["shared"][0]), header["shared"][1], device, parts=left) | state
 
 
 def _check_kinds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

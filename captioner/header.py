@@ -5,8 +5,8 @@ A model file is a safetensors file: eight bytes with the length of a JSON header
 vocabulary and "about": training, scores and defaults. Every field may come from a stranger. It is validated here and
 nowhere else.
 
-A file may lack the weights of its encoder and refiner. It then names, under "shares", the model file that has them, and
-that file's digest; the file lies beside it or in the folder above.
+A file may lack the weights of its encoder, and of its refiner. It then names, under "shares", the model file that has
+them, and that file's digest; the file lies beside it or in the folder above.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Header(TypedDict):
         renamed: options of the configuration that the file has under former names, each with its present name.
         tensors: by name "dtype", "shape" and "data_offsets", as in the safetensors format.
         start: the byte of the file that offsets count from.
-        shared: the path and the header of the model file that has its encoder and refiner; None if it has its own.
+        shared: the path and the header of the model file that has its encoder; None if it has its own.
     """
 
     config: dict[str, Any]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 200  # bytes
 
 SHARED_PARTS = ("encoder.", "refiner.")
-"""What the names of weights begin with that a file may leave to another."""
+"""What the names of weights begin with that a file may leave to another: its encoder, and perhaps its refiner."""
 
 
 def is_shared_name(name: object) -> TypeGuard[str]:

@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 import captioner
 from captioner import checkpoint
 from captioner.asking import load_answering
+from captioner.backends.graph_files import Weights
 from captioner.cli import main
 from captioner.data.scenes import draw_scene
 from captioner.errors import CheckpointError, OptionError
 from captioner.header import read_header
 from captioner.hub import save_pretrained
+from captioner.training.growth import add_refiner_layers
 
 
 @pytest.fixture
@@ -37,6 +39,34 @@ def files(
     checkpoint.save(folder / "whole.safetensors", answers)
     checkpoint.save(folder / "answers.safetensors", answers, share_encoder=tmp_path / "captions.safetensors")
     return folder
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_it_may_have_a_refiner_of_its_own(
+    layers: int,
+    files: Path,
+    tmp_path: Path,
+    make_checkpoint: Callable[..., checkpoint.Checkpoint],
+    make_answering: Callable[..., checkpoint.AnswerCheckpoint],
+) -> None:
+    answers = checkpoint.load_answering(files / "whole.safetensors")
+    start = make_checkpoint("lstm")
+    start.model.encoder.load_state_dict(answers.model.encoder.state_dict())
+    captions = add_refiner_layers(start, {"layers": layers, "heads": 2})
+    torch.nn.init.normal_(captions.model.refiner.output_norm.weight)  # type: ignore[union-attr, arg-type]
+    checkpoint.save(tmp_path / "captions.safetensors", captions)
+    sharing = files / "own.safetensors"
+    checkpoint.save(sharing, answers, share_encoder=tmp_path / "captions.safetensors")
+    names = set(read_header(sharing)["tensors"])
+    assert not any(name.startswith("encoder.") for name in names)
+    ours, theirs = checkpoint.load_answering(sharing).model.state_dict(), answers.model.state_dict()
+    assert {name for name in theirs if name.startswith("refiner.")} <= names
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name])
+    with Weights(sharing, read_header(sharing)) as read:
+        np.testing.assert_allclose(read["refiner.output_norm.weight"], theirs["refiner.output_norm.weight"])
+        np.testing.assert_allclose(read["encoder.stages.0.0.weight"], theirs["encoder.stages.0.0.weight"], atol=1e-3)
 
 
 def test_it_is_the_model_that_has_its_own_encoder(files: Path) -> None:
@@ -101,7 +131,7 @@ def test_a_release_shares_the_encoder_of_a_model(
     weights = load_file(captions)
     with safe_open(captions, "pt") as opened:
         metadata = opened.metadata()
-    weights["refiner.projection.weight"] += 1
+    weights["encoder.stages.0.0.weight"] += 1
     save_file(weights, other, metadata)
     shutil.copyfile(captions, tmp_path / "captions.bin")
     exported.mkdir()
@@ -112,7 +142,7 @@ def test_a_release_shares_the_encoder_of_a_model(
     capsys.readouterr()
     for file, output, said in (
         (tmp_path / "typo.safetensors", released, "no such model file"),
-        (other, released, "its refiner.projection.weight is not that of the model"),
+        (other, released, "its encoder.stages.0.0.weight is not that of the model"),
         (tmp_path / "captions.bin", released, "captions.bin"),
         (exported, released, "exported"),
         (old, released, "of format version 1"),
@@ -187,9 +217,9 @@ def test_links_are_followed_when_writing_as_when_reading(files: Path, tmp_path: 
 def test_what_is_shared_is_the_same_to_the_last_bit(files: Path, tmp_path: Path) -> None:
     captions, model = tmp_path / "captions.safetensors", checkpoint.load_answering(files / "whole.safetensors")
     with torch.no_grad():
-        model.model.refiner.projection.weight.mul_(1 + 1e-5)  # less than 16 bits can tell
+        model.model.encoder.stages[0][0].weight.mul_(1 + 1e-5)  # type: ignore[index,operator]  # less than 16 bits tell
     checkpoint.save(files / "half.safetensors", model, share_encoder=captions)
-    with pytest.raises(CheckpointError, match=r"its refiner\.projection\.weight is not that of the model"):
+    with pytest.raises(CheckpointError, match=r"its encoder\.stages\.0\.0\.weight is not that of the model"):
         checkpoint.save(files / "full.safetensors", model, half=False, share_encoder=captions)
     content = captions.read_bytes()
     captions.write_bytes(content.replace(b'"F16"', b'"F32"', 1))  # twice as many bytes as there are
