@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--share-encoder",
         metavar="MODEL",
-        help="of a release: leave out the encoder, which is that of this model file, and the refiner if it is the same; the "
-        "two files stay together, in one folder or this one in the folder above",
+        help="of a release: leave out the encoder, which is that of this model file, and the refiner if it is the "
+        "same; the two files stay together, in one folder or this one in the folder above",
     )
     parser.add_argument(
         "--decoding",
