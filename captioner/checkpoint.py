@@ -139,9 +139,9 @@ def shared_encoder(
         or name not in theirs
         or not torch.equal(_stored(ours[name], half=half).to(theirs[name]), theirs[name])
     }
-    if broken := sorted(name for name in different if name.startswith("encoder.")):
+    if others := sorted(name for name in different if name.startswith("encoder.")):
         raise CheckpointError(
-            f"{file}: its {broken[0]} is not that of the model", remedy="name the file whose encoder it was trained on"
+            f"{file}: its {others[0]} is not that of the model", remedy="name the file whose encoder it was trained on"
         )
     parts = SHARED_PARTS if not different else ("encoder.",)
     return {"file": file.name, "digest": other["digest"]}, parts
