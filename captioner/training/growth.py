@@ -15,6 +15,7 @@ from captioner.model.ensemble import EnsembleConfig
 from captioner.model.refiners import GridRefiner, RefinerConfig
 from captioner.tokenizer.ptb import tokenize
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+from captioner.training.recipe import ADDED_TO_REFINERS
 
 _Model = TypeVar("_Model", CaptionModel, AnswerModel)
 
@@ -88,10 +89,6 @@ def add_slots(start: Checkpoint, decoder_options: Mapping[str, Any]) -> Checkpoi
     return replace(start, model=model)
 
 
-_OF_LAYERS = ("heads", "hidden")
-"""Of the refiner's options, what the first layer of self-attention decides for all."""
-
-
 def add_refiner_layers(start: Checkpoint, refiner_options: Mapping[str, Any]) -> Checkpoint:
     """The model with more layers of self-attention among the cells, where the options ask for more than it has.
 
@@ -111,8 +108,9 @@ def add_refiner_layers(start: Checkpoint, refiner_options: Mapping[str, Any]) ->
     layers = refiner_options.get("layers")
     if type(config) is not RefinerConfig or type(layers) is not int or layers <= config.layers:
         return start
-    shape = {} if config.layers else {name: refiner_options[name] for name in _OF_LAYERS if name in refiner_options}
-    model, _ = _rebuilt(start, replace(start.model.config, refiner=replace(config, layers=layers, **shape)))
+    names = ("layers",) if config.layers else ADDED_TO_REFINERS  # the first layer decides the shape of all
+    added = {name: refiner_options[name] for name in names if name in refiner_options}
+    model, _ = _rebuilt(start, replace(start.model.config, refiner=replace(config, **added)))
     refiner = cast(GridRefiner, model.refiner)
     for layer in refiner.layers[config.layers :]:
         for name in ("self_attn.out_proj", "linear2"):

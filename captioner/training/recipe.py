@@ -329,13 +329,13 @@ class Recipe:
                 found["decoder_options"] = added
         if "layers" in self.refiner_options and "refiner_options" in self.given and self.train_refiner:
             kept.add("refiner_options")
-            found["refiner_options"] = {n: x for n, x in self.refiner_options.items() if n in _OF_LAYERS}
+            found["refiner_options"] = {n: x for n, x in self.refiner_options.items() if n in ADDED_TO_REFINERS}
         return {name: value for name, value in found.items() if name not in self.given - kept}
 
 
 _ADDED = ("attention", "attention_options", "fine_width", "fine_dropout")
 """Of the decoder's options, what a model that is started from may gain."""
-_OF_LAYERS = ("layers", "heads", "hidden")
+ADDED_TO_REFINERS = ("layers", "heads", "hidden")
 """Of the refiner's options, the same."""
 
 
