@@ -118,6 +118,7 @@ PAGE_OF = {
     "export": "training.md",
     "average": "training.md",
     "ensemble": "training.md",
+    "adjust-logits": "training.md",
     "plot": "training.md",
     "scenes": "training.md",
     "shards": "training.md",
