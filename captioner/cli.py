@@ -53,7 +53,9 @@ COMMANDS = {
     "export": Command("captioner.commands.export", "make a trained model ready to ship, with its scores"),
     "average": Command("captioner.commands.average", "average the weights of several models (model soup)"),
     "ensemble": Command("captioner.commands.ensemble", "average the words' probabilities of several models"),
-    "adjust-logits": Command("captioner.commands.adjust_logits", "make a model say words as often as people do"),
+    "adjust-logits": Command(
+        "captioner.commands.adjust_logits", "make a model say words nearer to as often as people do"
+    ),
     "select-heads": Command("captioner.commands.select_heads", "find the attention heads whose maps are truest"),
     "plot": Command("captioner.commands.plot", "plot the learning curves of training runs"),
     "scenes": Command("captioner.commands.scenes", "draw scenes with captions, as a data set without downloads"),

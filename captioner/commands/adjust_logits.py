@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from captioner.commands.files import (
     check_model_output,
@@ -17,6 +18,9 @@ from captioner.commands.packages import require
 from captioner.commands.ranges import check_positive
 from captioner.errors import DataError, OptionError
 
+if TYPE_CHECKING:
+    from captioner.data.records import Record
+
 _SHOWN_FAULTS = 20
 
 
@@ -24,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
         "Make a model say each word nearer to as often as people do (logit adjustment): it captions training pictures, "
-        "and the words that it says too seldom become likelier, the others less likely. Its captions then have more "
-        "different words."
+        "and of the words of their references those that it says too seldom become likelier, those that it says too "
+        "often less likely."
     )
     parser.add_argument("model", metavar="MODEL", help="a name that 'captioner models' lists, or a model file")
     parser.add_argument(
@@ -41,12 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strength",
         type=float,
-        default=0.2,
+        default=0.3,
         metavar="X",
-        help="what the logarithms of the ratios are multiplied by (default 0.2)",
+        help="what the logarithms of the ratios are multiplied by (default 0.3)",
     )
     parser.add_argument(
-        "--pictures", type=int, default=2000, metavar="N", help="the most, evenly spread over the split (default 2000)"
+        "--pictures", type=int, default=2000, metavar="N", help="the most, evenly spread over all (default 2000)"
     )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: as many as torch takes)")
@@ -57,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     require("torch", "adjusting logits")
     check_positive(options, "pictures", "threads")
     if not (options.strength > 0 and math.isfinite(options.strength)):
-        raise OptionError(f"--strength must be above 0, not {options.strength}", remedy="0.2 is usual")
+        raise OptionError(f"--strength must be a number above 0, not {options.strength}")
     check_model_output(options.output)
     if options.images is not None and len(options.data) > 1:
         raise OptionError(
@@ -66,14 +70,19 @@ def run(options: argparse.Namespace) -> int:
     file = find_weights(options.model, "adjust-logits")
     refuse_overwriting({"--output": options.output}, [*model_files(file), *options.data])
 
-    from captioner.data.readers import read
-    from captioner.data.records import of_split, usable
+    import torch
 
-    records = [one for path in options.data for one in of_split(read(path, images=options.images), "train")]
-    if not records:
-        raise DataError(
-            f"{', '.join(map(str, options.data))}: no pictures of the split 'train'", remedy="give training data"
-        )
+    from captioner import checkpoint
+    from captioner.backends.torch import find_device
+    from captioner.commands.progress import progress
+    from captioner.data.records import usable
+    from captioner.training.logit_adjustment import adjust_logits
+
+    device = find_device(options.device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    model = checkpoint.load(file, device=device)
+    records = _training_records(options)
     if options.pictures < len(records):
         records = [records[len(records) * i // options.pictures] for i in range(options.pictures)]
     refuse_overwriting({"--output": options.output}, (one.image for one in records if isinstance(one.image, Path)))
@@ -85,19 +94,25 @@ def run(options: argparse.Namespace) -> int:
     if not records:
         raise DataError("no picture opens", remedy="look at the lines above")
 
-    import torch
-
-    from captioner import checkpoint
-    from captioner.backends.torch import find_device
-    from captioner.commands.progress import progress
-    from captioner.training.logit_adjustment import adjust_logits
-
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    model = checkpoint.load(file, device=find_device(options.device))
     with progress("pictures", len(records)) as (advance, _):
         adjusted = adjust_logits(model, records, strength=options.strength, file=str(file), advance=advance)
     checkpoint.save(options.output, adjusted.model, half=False)
     report_old_graphs(options.output)
-    print(json.dumps({"pictures": adjusted.pictures, "words": adjusted.before, "words_of_people": adjusted.references}))
+    counts = {"pictures": adjusted.pictures, "vocabulary": adjusted.vocabulary, "references": adjusted.references}
+    print(json.dumps(counts))
     return 1 if faults else 0
+
+
+def _training_records(options: argparse.Namespace) -> list["Record"]:
+    """The records of the training splits that have captions. Raises DataError."""
+    from captioner.data.readers import read
+    from captioner.data.records import refuse_leaks, require_split
+
+    sets = [read(path, images=options.images) for path in options.data]
+    refuse_leaks(*([record for record in one if record.split] for one in sets))
+    found = []
+    for path, one in zip(options.data, sets, strict=True):
+        found += [record for record in require_split(one, "train", source=path) if record.captions]
+    if not found:
+        raise DataError(f"{', '.join(map(str, options.data))}: no captions", remedy="give captions of pictures")
+    return found

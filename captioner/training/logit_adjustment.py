@@ -40,13 +40,13 @@ class Adjusted:
     Attributes:
         model: with the new biases.
         pictures: whose captions were counted.
-        before: different words in the captions that the model generated for them.
-        references: different words in their references that the model knows.
+        vocabulary: different words in the captions that the model generated for them, before it was adjusted.
+        references: different words in all their references that the model knows.
     """
 
     model: Checkpoint
     pictures: int
-    before: int
+    vocabulary: int
     references: int
 
 
@@ -94,9 +94,9 @@ def adjust_logits(
         ImageError: a picture does not open.
     """
     if not (strength > 0 and math.isfinite(strength)):
-        raise OptionError(f"a strength of {strength}: it must be above 0", remedy="0.2 is usual")
+        raise OptionError(f"a strength of {strength}: it must be a number above 0")
     records = [replace(record, id=str(i)) for i, record in enumerate(records)]  # two data sets may have the same ids
-    biases = [output_bias(one) for one in _decoders(model.model.decoder)]
+    biases = [output_bias(one, len(model.vocabulary)) for one in _decoders(model.model.decoder)]
     options = Beam(**model.about.get("decoding", {}))
     grids = _counted(encode_records(model.model, records, device=device_of(model)), advance)
     captions = generate_captions(model.model, model.vocabulary, records, grids, options=options)
@@ -110,7 +110,7 @@ def adjust_logits(
     return Adjusted(
         model=replace(model, about=about),
         pictures=len(records),
-        before=describe(generated).vocabulary,
+        vocabulary=describe(generated).vocabulary,
         references=len(references.keys() & set(model.vocabulary.words[len(SPECIAL) :])),
     )
 
@@ -127,10 +127,10 @@ def _decoders(decoder: Decoder) -> list[Decoder]:
     return members or [decoder]
 
 
-def output_bias(decoder: Decoder) -> Tensor:
-    """The bias (V,) of a decoder's output layer. Raises OptionError if it has none."""
+def output_bias(decoder: Decoder, words: int) -> Tensor:
+    """The bias (V,) of a decoder's output layer, for V ``words``. Raises OptionError if it has none."""
     bias = getattr(decoder, "bias", None)
-    if not isinstance(bias, Tensor):
+    if not isinstance(bias, Tensor) or bias.shape != (words,):
         raise OptionError(
             f"{type(decoder).__name__} has no bias in its output", remedy="give it a parameter 'bias', of all words"
         )

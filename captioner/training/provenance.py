@@ -42,7 +42,8 @@ def about_of(objective: str, members: Sequence[Member]) -> dict[str, Any]:
         *earlier, last = recipes_of(str(one.file)) or [{}]
         before += [recipe for recipe in earlier if recipe not in before]
         runs += [last] if last else []
-    runs = [recipe for recipe in runs if recipe not in before]  # the start, if it is one of them
+    if len(members) > 1:
+        runs = [recipe for recipe in runs if recipe not in before]  # the start, if it is one of them
     first = members[0].about
     about: dict[str, Any] = {name: first[name] for name in ("maps", "decoding") if name in first}
     about |= {"recipe": {"objective": objective, f"{objective}_of": named}, "earlier": before + runs}

@@ -164,9 +164,12 @@ def build_vocabulary(recipe: Recipe, records: Sequence[Record]) -> Vocabulary:
 
 
 def earlier_recipes(recipe: Recipe) -> list[dict[str, Any]]:
-    """The recipes of the runs that this one goes on from, the first one first."""
-    files = filter(None, (recipe.start_from, recipe.encoder_from, recipe.decoder_from))
-    return [earlier for file in files for earlier in recipes_of(file)]
+    """The recipes of the runs that this one goes on from, the first one first; runs that its parts have in common are
+    there once."""
+    found: list[dict[str, Any]] = []
+    for file in filter(None, (recipe.start_from, recipe.encoder_from, recipe.decoder_from)):
+        found += [one for one in recipes_of(file) if one not in found]
+    return found
 
 
 def teacher_recipes(recipe: Recipe) -> list[dict[str, Any]]:
