@@ -3,11 +3,12 @@
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.console import report_left_out
 from captioner.commands.files import (
+    check_images,
     check_model_output,
     find_weights,
     model_files,
@@ -20,8 +21,6 @@ from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from captioner.data.records import Record
-
-_SHOWN_FAULTS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,10 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if not (options.strength > 0 and math.isfinite(options.strength)):
         raise OptionError(f"--strength must be a number above 0, not {options.strength}")
     check_model_output(options.output)
-    if options.images is not None and len(options.data) > 1:
-        raise OptionError(
-            "--images is given with several --data", remedy="several look for their pictures beside their captions"
-        )
+    check_images(options.images, options.data)
     file = find_weights(options.model, "adjust-logits")
     refuse_overwriting({"--output": options.output}, [*model_files(file), *options.data])
 
@@ -75,22 +71,17 @@ def run(options: argparse.Namespace) -> int:
     from captioner import checkpoint
     from captioner.backends.torch import find_device
     from captioner.commands.progress import progress
-    from captioner.data.records import usable
+    from captioner.data.records import evenly_spread, usable
     from captioner.training.logit_adjustment import adjust_logits
 
     device = find_device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     model = checkpoint.load(file, device=device)
-    records = _training_records(options)
-    if options.pictures < len(records):
-        records = [records[len(records) * i // options.pictures] for i in range(options.pictures)]
+    records = evenly_spread(_training_records(options), options.pictures)
     refuse_overwriting({"--output": options.output}, (one.image for one in records if isinstance(one.image, Path)))
     records, faults = usable(records, threads=options.threads)
-    for what in list(faults.values())[:_SHOWN_FAULTS]:
-        print(f"captioner: {what}", file=sys.stderr)
-    if faults:
-        print(f"captioner: {len(faults)} of {len(records) + len(faults)} pictures are left out", file=sys.stderr)
+    report_left_out(faults, len(records) + len(faults))
     if not records:
         raise DataError("no picture opens", remedy="look at the lines above")
 

@@ -16,12 +16,14 @@ from captioner.training.processes import in_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import FrameType
     from typing import Any, NoReturn, TextIO
 
 # Control characters, line and paragraph separators, marks that change the writing direction, and lone surrogates.
 _UNPRINTABLE = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
+_SHOWN_FAULTS = 20
 
 
 class ReaderGone(Exception):  # noqa: N818 - no error
@@ -59,6 +61,15 @@ def message_line(message: object) -> str:
 def report(message: object) -> None:
     """Print a message to the user on standard error, as one line."""
     print(message_line(message), file=sys.stderr, flush=True)
+
+
+def report_left_out(faults: Mapping[str, str], total: int) -> None:
+    """Say which of ``total`` pictures do not open, the first twenty by what is wrong with them, and how many these are;
+    nothing where there are none. ``faults`` are those of `captioner.data.records.usable`."""
+    for fault in list(faults.values())[:_SHOWN_FAULTS]:
+        report(fault)
+    if faults:
+        report(f"{len(faults)} of {total} pictures are left out")
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.console import report_left_out
 from captioner.commands.files import check_new_output, find_weights, model_files, refuse_overwriting, report_old_graphs
 from captioner.commands.ranges import check_positive
 from captioner.errors import OptionError
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from captioner.checkpoint import AnswerCheckpoint, Checkpoint
     from captioner.options import Beam
 
-_SHOWN_FAULTS = 20
 _ONNXRUNTIME_WEB = Path("node_modules/onnxruntime-web")
 
 
@@ -169,10 +168,7 @@ def _release(options: argparse.Namespace) -> int:
     records = [record for record in read(options.data, images=options.images) if record.split in ("dev", "test")]
     refuse_overwriting({"--output": options.output}, (r.image for r in records if isinstance(r.image, Path)))
     records, faults = usable(records)
-    for what in list(faults.values())[:_SHOWN_FAULTS]:
-        print(f"captioner: {what}", file=sys.stderr)
-    if faults:
-        print(f"captioner: {len(faults)} of {len(records) + len(faults)} pictures are left out", file=sys.stderr)
+    report_left_out(faults, len(records) + len(faults))
     from captioner.training.export import as_stored, export
 
     ready: AnswerCheckpoint | Checkpoint

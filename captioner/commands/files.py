@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from captioner.commands.console import report
@@ -161,6 +161,14 @@ def check_model_output(path: Path) -> None:
     check_new_output("--output", path)
     if path.suffix != ".safetensors":
         raise OptionError(f"--output {path}: a model file ends in .safetensors", remedy="add the ending")
+
+
+def check_images(images: Path | None, data: Sequence[Path]) -> None:
+    """Make sure that --images is the folder of one data set's pictures. Raises OptionError."""
+    if images is not None and len(data) > 1:
+        raise OptionError(
+            "--images is given with several --data", remedy="several look for their pictures beside their captions"
+        )
 
 
 def check_output(option: str, path: Path) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.files import model_files, refuse_overwriting
+from captioner.commands.console import report_left_out
+from captioner.commands.files import check_images, model_files, refuse_overwriting
 from captioner.commands.packages import require
 from captioner.errors import DataError, OptionError
 from captioner.shipped import shipped_answering_models, shipped_models
@@ -22,8 +23,6 @@ from captioner.training.recipe_files import named_recipes, read_recipe
 if TYPE_CHECKING:
     from captioner.data.records import Record
     from captioner.training.distributed import Processes
-
-_SHOWN_FAULTS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,10 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     rank_zero = os.environ.get("RANK", "0") == "0"
     if rank_zero:
         _print_lines(warnings)
-    if arguments.images is not None and len(arguments.data) > 1:
-        raise OptionError(
-            "--images is given with several --data", remedy="several look for their pictures beside their captions"
-        )
+    check_images(arguments.images, arguments.data)
     from captioner.training.run_folder import RunFolder
 
     _refuse_inputs_as_output(arguments, recipe)
@@ -150,8 +146,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
         records = [record for record in usable if id(record) in own]
         rest = [record for record in usable if id(record) not in own]
         if faults and processes.is_first:
-            _print_lines(list(faults.values())[:_SHOWN_FAULTS])
-            _print_lines([f"{len(faults)} of {total} pictures are left out"])
+            report_left_out(faults, total)
     trainer = Trainer(recipe, records, folder, rest=rest, text=text, processes=processes)
     if trainer.is_first:
         _print_lines(trainer.warnings)

@@ -116,6 +116,13 @@ def require_split(records: Sequence[Record], split: str, *, source: Path) -> lis
     return found
 
 
+def evenly_spread(records: Sequence[Record], count: int) -> list[Record]:
+    """``count`` of the records, evenly spread over them in order; all where there are no more."""
+    if count >= len(records):
+        return list(records)
+    return [records[len(records) * i // count] for i in range(count)]
+
+
 def usable(records: Sequence[Record], *, threads: int | None = None) -> tuple[list[Record], dict[str, str]]:
     """Open every picture once, before hours are spent on them.
 

@@ -109,6 +109,11 @@ class Decoder(nn.Module):
         """The decoder that makes the maps: itself, but of an ensemble."""
         return self
 
+    @property
+    def averaged(self) -> tuple["Decoder", ...]:
+        """The decoders whose probabilities of words are averaged: itself alone, but of an ensemble."""
+        return (self,)
+
     def set_map_heads(self, heads: Sequence[int]) -> None:
         """Make maps of these heads from now on; see `config_with_map_heads`."""
         self.config = self.config_with_map_heads(heads)

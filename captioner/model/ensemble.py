@@ -128,6 +128,11 @@ class EnsembleDecoder(Decoder):
         return first
 
     @property
+    def averaged(self) -> tuple[Decoder, ...]:
+        """The members."""
+        return tuple(one for one in self.members if isinstance(one, Decoder))
+
+    @property
     def fine(self) -> FineMaps | None:
         """The first member's fine maps."""
         return getattr(self.map_decoder, "fine", None)
@@ -135,7 +140,7 @@ class EnsembleDecoder(Decoder):
     @property
     def max_length(self) -> int:
         """The most words that every member can read."""
-        return min(one.max_length for one in self._members())
+        return min(one.max_length for one in self.averaged)
 
     @property
     def map_heads(self) -> tuple[int, ...]:
@@ -158,7 +163,7 @@ class EnsembleDecoder(Decoder):
 
     def step(self, token: Tensor, state: EnsembleState) -> Step:
         """See `captioner.model.decoder.Decoder.step`."""
-        steps = [one.step(token, own) for one, own in zip(self._members(), state.members, strict=True)]
+        steps = [one.step(token, own) for one, own in zip(self.averaged, state.members, strict=True)]
         after = EnsembleState(tuple(step.state for step in steps))
         return replace(steps[0], logits=_mixture([step.logits for step in steps]), state=after)
 
@@ -169,12 +174,9 @@ class EnsembleDecoder(Decoder):
         logits = [decoded.logits, *(one(theirs, tokens).logits for one, theirs in others)]
         return replace(decoded, logits=_mixture(logits))
 
-    def _members(self) -> list[Decoder]:
-        return [one for one in self.members if isinstance(one, Decoder)]
-
     def _with_grids(self, grid: Grid) -> list[tuple[Decoder, Grid]]:
         """The members, each with the grid that it reads."""
-        return [(one, grid.members.get(number, grid)) for number, one in enumerate(self._members())]
+        return [(one, grid.members.get(number, grid)) for number, one in enumerate(self.averaged)]
 
 
 def _mixture(logits: Sequence[Tensor]) -> Tensor:

@@ -96,7 +96,7 @@ def adjust_logits(
     if not (strength > 0 and math.isfinite(strength)):
         raise OptionError(f"a strength of {strength}: it must be a number above 0")
     records = [replace(record, id=str(i)) for i, record in enumerate(records)]  # two data sets may have the same ids
-    biases = [output_bias(one, len(model.vocabulary)) for one in _decoders(model.model.decoder)]
+    biases = [output_bias(one, len(model.vocabulary)) for one in model.model.decoder.averaged]
     options = Beam(**model.about.get("decoding", {}))
     grids = _counted(encode_records(model.model, records, device=device_of(model)), advance)
     captions = generate_captions(model.model, model.vocabulary, records, grids, options=options)
@@ -119,12 +119,6 @@ def _counted(grids: Iterable[Grid], advance: Callable[[int], None]) -> Iterator[
     for grid in grids:
         advance(len(grid))
         yield grid
-
-
-def _decoders(decoder: Decoder) -> list[Decoder]:
-    """The members of an ensemble, or the decoder itself."""
-    members = [one for one in getattr(decoder, "members", ()) if isinstance(one, Decoder)]
-    return members or [decoder]
 
 
 def output_bias(decoder: Decoder, words: int) -> Tensor:

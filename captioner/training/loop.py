@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from captioner.data.records import Record, of_split
+from captioner.data.records import Record, evenly_spread, of_split
 from captioner.errors import DataError, OptionError
 from captioner.model.decoder import Decoded
 from captioner.options import MapOptions
@@ -310,6 +310,6 @@ def _splits(recipe: Recipe, records: Sequence[Record]) -> tuple[list[Record], li
     for split, found in (("train", train), ("dev", dev)):
         if not found:
             raise DataError(f"the data has no pictures of the split '{split}'", remedy="training needs train and dev")
-    if 0 < recipe.train_pictures < len(train):
-        train = [train[len(train) * i // recipe.train_pictures] for i in range(recipe.train_pictures)]
+    if recipe.train_pictures > 0:
+        train = evenly_spread(train, recipe.train_pictures)
     return train, dev[: recipe.dev_pictures] if recipe.dev_pictures else dev

@@ -20,6 +20,7 @@ from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe, default_of, options
 from captioner.training.recipe_files import named_recipes, read_recipe
 from captioner.training.run_folder import read_log
+from captioner.training.start import earlier_recipes
 from captioner.training.tasks import TaskContext
 from captioner.training.tasks.cross_entropy import CrossEntropy
 
@@ -84,6 +85,9 @@ def test_a_run_takes_the_encoder_of_one_and_the_decoder_of_another(scene_run: Pa
     about = load(both.run()).about
     assert [recipe["objective"] for recipe in about["earlier"]] == ["cross_entropy", "language_model"]
     assert about["recipe"]["encoder_from"] == "/".join(seeing.parts[-2:])
+    parts = recipe(encoder_from=str(seeing), decoder_from=str(tmp_path / "both" / "last.safetensors"))
+    earlier = [one["objective"] for one in earlier_recipes(parts)]
+    assert earlier == ["cross_entropy", "language_model", "cross_entropy"], "what both come from stands there once"
 
 
 def test_a_decoder_of_another_width_is_refused(scene_run: Path, tmp_path: Path) -> None:
