@@ -95,8 +95,11 @@ class FineMaps(nn.Module):
             nn.init.zeros_(self.query.bias)
         nn.init.ones_(self.exponent)
 
-    def keys(self, grid: Grid) -> Tensor:
-        """The keys of the parts of a refined grid, (B, L * 4, width), the parts of a cell in a row.
+    def hidden_units(self, grid: Grid) -> Tensor:
+        """What the keys of the parts of a refined grid are made of, ``relu(W_c norm(c_i) + W_f norm(f_ip))``.
+
+        Returns:
+            (B, L * 4, width), the parts of a cell in a row.
 
         Raises:
             OptionError: the grid has no fine features, or its vectors are not the cells.
@@ -110,28 +113,29 @@ class FineMaps(nn.Module):
         parts = self.channel_dropout(parts.transpose(1, 2)).transpose(1, 2)
         cells = self.cell(self.cell_norm(grid.features)).unsqueeze(2)  # (B, L, 1, width)
         both = self.part(self.part_norm(parts)).unflatten(1, (-1, FINER * FINER)) + cells
-        keys: Tensor = self.key(torch.relu(both).flatten(1, 2))
-        return keys
+        return torch.relu(both).flatten(1, 2)
 
-    def forward(self, query: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, query: Tensor, hidden: Tensor, weights: Tensor) -> Tensor:
         """The weights of the parts.
 
         Args:
             query: (B, T, query_width), or (B, T, width), T words of each picture.
-            keys: what `keys` returned for the same pictures.
+            hidden: what `hidden_units` returned for the same pictures.
             weights: (B, T, L), of the cells; what is missing to a sum of 1 is off the grid.
 
         Returns:
             (B, T, L * 4), of the same sums.
         """
         query = self.dropout(query)
-        q = (query if self.query is None else self.query(query)) / math.sqrt(keys.shape[2])
+        q = (query if self.query is None else self.query(query)) / math.sqrt(hidden.shape[2])
         weights = weights.float()
         whole = weights.sum(2, keepdim=True)
         share = weights / whole.clamp(min=_LEAST)
         # Cells of no weight, which are masked or beyond a window, have none in any part.
         prior = (self.exponent * share.clamp(min=_LEAST).log()).masked_fill(weights <= 0, _NONE)
-        scores = (q @ keys.transpose(1, 2)).float().unflatten(2, (-1, FINER * FINER)) + prior.unsqueeze(3)
+        # q . (W h + b) = (W^T q) . h + q . b: there are fewer words than parts.
+        products = (q @ self.key.weight) @ hidden.transpose(1, 2) + (q @ self.key.bias).unsqueeze(2)
+        scores = products.float().unflatten(2, (-1, FINER * FINER)) + prior.unsqueeze(3)
         found: Tensor = scores.flatten(2).softmax(2) * whole
         return found
 

@@ -72,7 +72,7 @@ class LSTMConfig:
 @dataclass(frozen=True)
 class LSTMState:
     """Hidden state and cell of N rows, their last context, the attention's cache of B grids, the weights of the step
-    before where the attention takes them, and the keys of fine maps where there are such."""
+    before where the attention takes them, and the hidden units of fine maps where there are such."""
 
     hidden: Tensor  # (N, width)
     cell: Tensor  # (N, width)
@@ -158,7 +158,7 @@ class LSTMDecoder(Decoder):
             context=torch.zeros_like(mean),
             cache=self.attention.keys_values(grid),
             previous=_even(grid) if self._takes_previous else None,
-            fine=None if self.fine is None else self.fine.keys(grid),
+            fine=None if self.fine is None else self.fine.hidden_units(grid),
         )
 
     def step(self, token: Tensor, state: LSTMState) -> Step:

@@ -13,6 +13,7 @@ def normalise(pixels: "NDArray[np.uint8] | Tensor", config: EncoderConfig) -> Te
 
     The result is laid out with interleaved channels, as `GridEncoder` computes.
     """
-    x = torch.as_tensor(pixels).float() / 255
-    x = (x - x.new_tensor(config.mean)) / x.new_tensor(config.std)
-    return x.permute(0, 3, 1, 2)
+    x = torch.as_tensor(pixels).permute(0, 3, 1, 2).float()
+    # Channels first in the arithmetic too: ONNX Runtime is slow where the last axis, of three channels, is broadcast.
+    mean, std = (255 * x.new_tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
+    return (x - mean) / std

@@ -69,8 +69,8 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class TransformerState:
-    """Cached keys and values of the words so far, one pair a layer, each layer's cache of B grids, and the keys of fine
-    maps where there are such."""
+    """Cached keys and values of the words so far, one pair a layer, each layer's cache of B grids, and the hidden units
+    of fine maps where there are such."""
 
     words: tuple[_KeysValues, ...]  # each (N, H, t, width / H)
     grids: tuple[AttentionCache, ...]
@@ -205,7 +205,7 @@ class TransformerDecoder(Decoder):
     def begin(self, grid: Grid) -> TransformerState:
         """No words yet; each layer's keys and values of the grid."""
         empty = grid.features.new_zeros(grid.features.shape[0], self.heads, 0, self.config.width // self.heads)
-        fine = None if self.fine is None else self.fine.keys(grid)
+        fine = None if self.fine is None else self.fine.hidden_units(grid)
         return TransformerState(words=((empty, empty),) * self.layers, grids=self._grids(grid), fine=fine)
 
     def step(self, token: Tensor, state: TransformerState) -> Step:
@@ -237,7 +237,7 @@ class TransformerDecoder(Decoder):
         """See `captioner.model.decoder.Decoder.forward`."""
         captions_per_picture(len(tokens), len(grid))
         wanted = set(range(self.layers)) if attention else self._map_layers()
-        grids, fine = self._grids(grid), None if self.fine is None else self.fine.keys(grid)
+        grids, fine = self._grids(grid), None if self.fine is None else self.fine.hidden_units(grid)
         x, attended, _ = self._run(self._embed(tokens, 0), grids, None, wanted)
         # Captions differ in length, and half of a batch is padding: it gets no logits.
         reading = still_reading(tokens)

@@ -56,7 +56,7 @@ def test_an_answers_map_is_made_of_its_attributes_maps(make_answering: Make) -> 
     answered = model.answerer(grid, QUESTIONS)
     attributes = model.answerer.attributes
     logits, cells = attributes(grid)
-    parts = attributes.fine(attributes.fine_query.expand(2, -1, -1), attributes.fine.keys(grid), cells)
+    parts = attributes.fine(attributes.fine_query.expand(2, -1, -1), attributes.fine.hidden_units(grid), cells)
     torch.testing.assert_close(answered.attribute_maps, maps_of_parts(parts, grid.shape))
     asked = model.answerer.question(QUESTIONS.flatten(0, 1), attributes.word_features(logits, QUESTIONS).flatten(0, 1))
     _, weights = attributes.attend(logits, asked[1].reshape(2, 1, -1), model.answerer.question.embed.weight)

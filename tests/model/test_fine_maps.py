@@ -43,7 +43,7 @@ def grid() -> Grid:
 @torch.no_grad()
 def test_the_equation(fine: FineMaps, grid: Grid) -> None:
     query, weights = torch.randn(B, T, Q), torch.rand(B, T, H * W).softmax(2) * 0.8
-    found = fine(query, fine.keys(grid), weights)
+    found = fine(query, fine.hidden_units(grid), weights)
     assert grid.fine is not None
     for b in range(B):
         for t in range(T):
@@ -84,7 +84,7 @@ def test_masked_cells_have_nothing_and_sums_stay(kind: torch.dtype, fine: FineMa
     weights[0, :, 2] = 0
     weights[1, 2] = 0  # all is off the grid
     weights = weights / weights.sum(2, keepdim=True).clamp(min=1e-9) * torch.tensor([1.0, 0.5, 1e-5])[:, None]
-    found = fine(torch.randn(B, T, Q, dtype=kind) * 100, fine.keys(half), weights.to(kind))
+    found = fine(torch.randn(B, T, Q, dtype=kind) * 100, fine.hidden_units(half), weights.to(kind))
     assert found.isfinite().all()
     assert found.reshape(B, T, H * W, 4)[0, :, 2].abs().max() == 0
     torch.testing.assert_close(found.sum(2), weights.sum(2), rtol=0.02, atol=1e-4)
@@ -93,14 +93,14 @@ def test_masked_cells_have_nothing_and_sums_stay(kind: torch.dtype, fine: FineMa
 def test_before_it_has_learned_each_cell_is_divided_in_equal_parts(grid: Grid) -> None:
     module = FineMaps(query_width=Q, image_width=D, fine_channels=F, width=A)
     weights = torch.rand(B, T, H * W).softmax(2)
-    found = maps_of_parts(module(torch.randn(B, T, Q), module.keys(grid), weights), (H, W))
+    found = maps_of_parts(module(torch.randn(B, T, Q), module.hidden_units(grid), weights), (H, W))
     torch.testing.assert_close(found, repeat_cells(weights.unflatten(2, (H, W))))
 
 
 def test_grids_without_parts_and_pooled_grids_are_refused(fine: FineMaps, grid: Grid) -> None:
     for wrong in (replace(grid, fine=None), replace(grid, sources=torch.ones(B, H * W, H * W))):
         with pytest.raises(OptionError, match="fine_stage"):
-            fine.keys(wrong)
+            fine.hidden_units(wrong)
 
 
 @torch.no_grad()

@@ -87,7 +87,8 @@ class Attributes(nn.Module):
         """The weights of the cells (B, N, L) as those of their parts, (B, N, L * 4), where there are fine maps."""
         if self.fine is None or self.fine_query is None:
             return weights
-        found: Tensor = self.fine(self.fine_query.expand(weights.shape[0], -1, -1), self.fine.keys(grid), weights)
+        query = self.fine_query.expand(weights.shape[0], -1, -1)
+        found: Tensor = self.fine(query, self.fine.hidden_units(grid), weights)
         return found
 
     def forward(self, grid: Grid) -> tuple[Tensor, Tensor]:
