@@ -24,7 +24,7 @@ from set_up import argument_parser
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
 from captioner.data.readers import read
-from captioner.data.records import Record, of_split, usable
+from captioner.data.records import Record, evenly_spread, of_split, usable
 from captioner.decoding import Hypothesis, decode
 from captioner.errors import CaptionerError
 from captioner.metrics import DocumentFrequencies, cider_of, evaluate, tokenize
@@ -84,12 +84,6 @@ def agreed(
     return chosen
 
 
-def spread(records: Sequence[Record], count: int) -> list[Record]:
-    """So many of the records, evenly spread."""
-    count = min(count, len(records))
-    return [records[len(records) * i // count] for i in range(count)]
-
-
 def main() -> int:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", default="default", help="the name or path of a model")
@@ -100,7 +94,9 @@ def main() -> int:
     try:
         model = load(arguments.model)
         records = read(arguments.data)
-        dev, train = (usable(spread(of_split(records, split), arguments.pictures))[0] for split in ("dev", "train"))
+        dev, train = (
+            usable(evenly_spread(of_split(records, split), arguments.pictures))[0] for split in ("dev", "train")
+        )
         device = torch.device(model.device)
         grids = list(encode_records(model.model, dev, device=device))
         frequencies = DocumentFrequencies.of([[tokenize(c) for c in record.captions] for record in dev])

@@ -25,14 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from limits import spread
 from numpy.typing import NDArray
 from set_up import argument_parser
 
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
 from captioner.data.readers import read
-from captioner.data.records import Record, of_split, usable
+from captioner.data.records import Record, evenly_spread, of_split, usable
 from captioner.decoding import Beam, Hypothesis, decode
 from captioner.errors import CaptionerError
 from captioner.metrics import DocumentFrequencies, Scores, cider_of, evaluate, tokenize
@@ -183,7 +182,7 @@ def main() -> int:
     try:
         model = load(arguments.model)
         records = read(arguments.data)
-        train = usable(spread(of_split(records, "train"), arguments.pictures))[0]
+        train = usable(evenly_spread(of_split(records, "train"), arguments.pictures))[0]
         dev = usable(of_split(records, "dev"))[0]
         frequencies = DocumentFrequencies.of([[tokenize(caption) for caption in one.captions] for one in train])
         ships = replace(Beam(), **{name: getattr(model.default_options, name) for name in Beam().as_dict()})

@@ -145,7 +145,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
         usable, faults = _usable_together([*records, *rest], processes)
         records = [record for record in usable if id(record) in own]
         rest = [record for record in usable if id(record) not in own]
-        if faults and processes.is_first:
+        if processes.is_first:
             report_left_out(faults, total)
     trainer = Trainer(recipe, records, folder, rest=rest, text=text, processes=processes)
     if trainer.is_first:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from captioner.data.records import Record
+from captioner.data.records import Record, evenly_spread
 from captioner.errors import DataError
 from captioner.partial import written_whole
 from captioner.results import Caption
@@ -50,9 +50,7 @@ def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own:
         CheckpointError: the model does not load.
         DataError: ``rest.jsonl`` cannot be written.
     """
-    train = [record for record in rest if record.split == "train"]
-    most = max(_LEAST, 2 * own)
-    train = [train[len(train) * i // most] for i in range(most)] if len(train) > most else train
+    train = evenly_spread([record for record in rest if record.split == "train"], max(_LEAST, 2 * own))
     file = folder / "rest.jsonl"
     captions = _captions_of(file)
     if captions is None:
@@ -131,6 +129,4 @@ def split_rest(rest: Sequence[Record], *, most_dev: int) -> tuple[list[Record], 
     """The records of the rest to train on, and those to score: at most so many, evenly spread; 0 for all."""
     train = [record for record in rest if record.split == "train"]
     dev = [record for record in rest if record.split == "dev"]
-    if 0 < most_dev < len(dev):
-        dev = [dev[len(dev) * i // most_dev] for i in range(most_dev)]
-    return train, dev
+    return train, evenly_spread(dev, most_dev) if most_dev > 0 else dev
