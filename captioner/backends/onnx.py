@@ -67,7 +67,7 @@ class OnnxState:
         """See `captioner.backends.base.State.select`."""
         chosen = {"row": rows, "image": images, "none": None}
         tensors = tuple(
-            tensor if (places := chosen[axis]) is None else tensor[places]
+            tensor if (places := chosen[axis]) is None else tensor.take(places, 0)
             for tensor, axis in zip(self.tensors, self.axes, strict=True)
         )
         return OnnxState(tensors, self.axes, self.images if images is None else len(images))

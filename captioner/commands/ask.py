@@ -1,7 +1,6 @@
 """The command ``captioner ask``: questions about pictures in, answers out."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,7 +101,7 @@ def _run_picture(options: argparse.Namespace) -> int:
 
         save_page(page(answers, smooth=not options.cells), options.page)
     for answer in answers:
-        print(json.dumps(answer.as_dict()) if options.json else _text(answer, named=len(answers) > 1))
+        print(answer.as_json() if options.json else _text(answer, named=len(answers) > 1))
     return 0
 
 

@@ -1,7 +1,6 @@
 """The work of ``captioner caption``: what is to be captioned, and where each caption goes."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -223,7 +222,7 @@ class CaptionRun:
             outputs.results.write(caption)
         if self._printing and (self.options.json or (outputs.results is None and not outputs.sidecars)):
             try:
-                print(json.dumps(caption.as_dict()) if self.options.json else self._text(caption), flush=True)
+                print(caption.as_json() if self.options.json else self._text(caption), flush=True)
             except ReaderGone:
                 if outputs == Outputs(affixes=outputs.affixes):
                     raise

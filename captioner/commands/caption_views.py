@@ -1,7 +1,6 @@
 """What ``captioner caption`` does for clips and for views of a word: ``--frames``, ``--heads`` and ``--contrast``."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +80,7 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
             continue
         text = f"{printable(str(picture))}\t{caption.text}" if len(pictures) > 1 else caption.text
         try:
-            print(json.dumps(caption.as_dict()) if options.json else text, flush=True)
+            print(caption.as_json() if options.json else text, flush=True)
         except ReaderGone:
             if not (options.figure or options.page):
                 raise  # else the files are wanted all the same

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from captioner.image import Geometry, Picture
-from captioner.results.shown import OverPicture, map_key, rounded
+from captioner.results.shown import OverPicture, map_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,8 +92,7 @@ class Answer(OverPicture):
         """The map alone, (1, h, w), as a caption has one for each word."""
         return self.map[None]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, the format of the command line's JSON; the map with 5 significant digits."""
+    def _values(self) -> dict[str, Any]:
         return {
             "image": self.image,
             "question": self.question,
@@ -102,7 +101,7 @@ class Answer(OverPicture):
             "model": self.model,
             "grid": list(self.geometry.grid),
             "size": list(self.geometry.size),
-            "map": rounded(self.map),
+            "map": self.map,
             "words": [
                 {"word": word.text, "weight": round(word.weight, 6), **({} if word.known else {"known": False})}
                 for word in self.words

@@ -11,7 +11,7 @@ import numpy as np
 from captioner.errors import OptionError
 from captioner.image import Geometry, Picture
 from captioner.options import plain_number
-from captioner.results.shown import OverPicture, map_key, rounded
+from captioner.results.shown import OverPicture, map_key
 from captioner.tokenizer.detokenize import detokenize
 
 if TYPE_CHECKING:
@@ -172,8 +172,7 @@ class Caption(OverPicture):
             return np.zeros((0, rows, columns), dtype=np.float32)
         return np.stack([word.map for word in self.words])
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, the format of the command line's JSON; maps with 5 significant digits."""
+    def _values(self) -> dict[str, Any]:
         return {
             "image": self.image,
             "caption": self.text,
@@ -185,13 +184,13 @@ class Caption(OverPicture):
             "grid": list(self.geometry.grid),
             "size": list(self.geometry.size),
             **({} if self.geometry.window is None else {"extent": [round(edge, 3) for edge in self.geometry.extent]}),
-            "words": [_word_as_dict(word) for word in self.words],
+            "words": [_word_values(word) for word in self.words],
             "alternatives": [
                 {
                     "caption": other.text,
                     "score": round(other.score, 6),
                     "finished": other.finished,
-                    "words": [_word_as_dict(word) for word in other.words],
+                    "words": [_word_values(word) for word in other.words],
                 }
                 for other in self.alternatives
             ],
@@ -220,10 +219,13 @@ class ClipCaption(Caption):
 
     def as_dict(self) -> dict[str, Any]:
         """As `Caption.as_dict`, with the number of frames and, for each word, "frames": the share of each."""
+        return super().as_dict()
+
+    def _values(self) -> dict[str, Any]:
         shares = self.frame_maps.sum((2, 3)).round(5).tolist()
-        plain = super().as_dict()
-        words = [{**word, "frames": share} for word, share in zip(plain["words"], shares, strict=True)]
-        return {**plain, "frames": self.frames, "layout": list(strip_layout(self.frames)), "words": words}
+        values = super()._values()
+        words = [{**word, "frames": share} for word, share in zip(values["words"], shares, strict=True)]
+        return {**values, "frames": self.frames, "layout": list(strip_layout(self.frames)), "words": words}
 
 
 def strip_layout(frames: int) -> tuple[int, int]:
@@ -251,7 +253,7 @@ def from_strip(maps: "NDArray[np.float32]", layout: tuple[int, int]) -> "NDArray
     return tiles.reshape(n, rows * columns, height, width)
 
 
-def _word_as_dict(word: Word) -> dict[str, Any]:
+def _word_values(word: Word) -> dict[str, Any]:
     return {
         "word": word.text,
         "probability": round(word.probability, 6),
@@ -259,5 +261,5 @@ def _word_as_dict(word: Word) -> dict[str, Any]:
         **({"given": True} if word.given else {}),
         **({"unknown": True} if word.unknown else {}),
         **({"gain": round(word.gain, 4)} if word.gain is not None else {}),
-        "map": rounded(word.map),
+        "map": word.map,
     }

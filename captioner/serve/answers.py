@@ -73,13 +73,13 @@ def json_answer(outcomes: Sequence[Outcome | QuestionAnswer], viewer: bool, max_
 def _line(outcome: Outcome | QuestionAnswer, *, viewer: bool) -> bytes:
     if isinstance(outcome, Failure):
         line: dict[str, Any] = {"image": outcome.image, "problem": problem_of(outcome).as_dict()}
-    else:
-        line = outcome.as_dict()
-        if viewer:
-            from captioner.show.page import payload
+        return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    more: dict[str, Any] = {}
+    if viewer:
+        from captioner.show.page import payload
 
-            line["viewer"] = payload(outcome)
-    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        more["viewer"] = payload(outcome)
+    return outcome.as_json(compact=True, **more).encode()
 
 
 def page(captions: Sequence[Caption] | Sequence[QuestionAnswer], max_bytes: int, wanted: Wanted) -> bytes:

@@ -115,7 +115,7 @@ class JsonLinesFormat:
         return ""
 
     def row(self, caption: Caption, image: str) -> str:
-        return json.dumps({**caption.as_dict(), "image": image}) + "\n"
+        return caption.as_json(image=image) + "\n"
 
     def detail(self) -> str:
         return ""

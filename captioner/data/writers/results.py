@@ -191,13 +191,16 @@ class ResultsFile:
     def _key(self, name: str, folder: str) -> str:
         """The resolved path of a picture; folders are resolved once each."""
         parent, base = os.path.split(os.path.join(folder, name))  # noqa: PTH118 - the base may be ".."
-        if parent not in self._real_folders:
-            try:
-                self._real_folders[parent] = os.path.realpath(parent)
-            except ValueError:  # a null character or a lone surrogate: no file has that name
-                self._real_folders[parent] = parent
-        path = os.path.join(self._real_folders[parent], base)  # noqa: PTH118
+        path = os.path.join(self._real_folder(parent), base)  # noqa: PTH118
         return os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114
+
+    def _real_folder(self, folder: str) -> str:
+        if folder not in self._real_folders:
+            try:
+                self._real_folders[folder] = os.path.realpath(folder)
+            except ValueError:  # a null character or a lone surrogate: no file has that name
+                self._real_folders[folder] = folder
+        return self._real_folders[folder]
 
     def _stored_folder(self) -> str:
         """The folder that relative names in the file are relative to: the one in which the first run was started. It is
@@ -221,7 +224,7 @@ class ResultsFile:
         return os.path.relpath(self._folder, self._place.parent)
 
     def _stored_name(self, image: str) -> str:
-        if Path(image).is_absolute() or os.path.realpath(self._folder) == os.path.realpath(os.curdir):
+        if Path(image).is_absolute() or self._real_folder(self._folder) == self._real_folder(os.curdir):
             return _portable(image)
         return _portable(os.path.relpath(image, self._folder))
 
