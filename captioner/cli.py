@@ -56,6 +56,7 @@ COMMANDS = {
     "adjust-logits": Command(
         "captioner.commands.adjust_logits", "make a model say words nearer to as often as people do"
     ),
+    "prune": Command("captioner.commands.prune", "take hidden channels out of a model's encoder"),
     "select-heads": Command("captioner.commands.select_heads", "find the attention heads whose maps are truest"),
     "plot": Command("captioner.commands.plot", "plot the learning curves of training runs"),
     "scenes": Command("captioner.commands.scenes", "draw scenes with captions, as a data set without downloads"),

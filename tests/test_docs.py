@@ -119,6 +119,7 @@ PAGE_OF = {
     "average": "training.md",
     "ensemble": "training.md",
     "adjust-logits": "training.md",
+    "prune": "training.md",
     "plot": "training.md",
     "scenes": "training.md",
     "shards": "training.md",

@@ -14,6 +14,7 @@ from captioner.model.fine_maps import FINER, parts_of_cells
 from captioner.model.folding import fold_norms
 from captioner.model.grid import Grid
 from captioner.model.grid_attention import EncoderBlock, build_block
+from captioner.model.inverted_residuals import set_hidden_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class EncoderConfig:
         attention_options: of the blocks, by name; see their class.
         norm_eps: what batch-norm adds to the variance; None for torchvision's. Weights that were trained with
             TensorFlow's EfficientNets want 1e-3.
+        hidden_channels: of each inverted residual block, in order, where some were pruned (`captioner prune`); () for
+            the backbone's own.
         fine_stage: an earlier stage, from 0, whose output stands beside that of the last, at twice its resolution; None
             for none. See `captioner.model.fine_maps`. Not with ``pad``.
     """
@@ -45,6 +48,7 @@ class EncoderConfig:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     norm_eps: float | None = None
+    hidden_channels: tuple[int, ...] = ()
     fine_stage: int | None = None
     attention: str = ""
     attention_after: tuple[int, ...] = ()
@@ -80,6 +84,10 @@ class EncoderConfig:
                 f"{self.attention_after}",
                 remedy="give both attention and attention_after, or neither",
             )
+        object.__setattr__(self, "hidden_channels", tuple(self.hidden_channels))
+        for width in self.hidden_channels:
+            if type(width) is not int or width < 1:
+                raise OptionError(f"hidden_channels are whole numbers of at least 1, not {width!r}")
         if type(self.pad) is not bool:
             raise OptionError(f"the encoder's pad must be true or false, not {self.pad!r}")
         if self.fine_stage is not None and (type(self.fine_stage) is not int or self.fine_stage < 0):
@@ -116,6 +124,8 @@ class GridEncoder(nn.Module):
                 if isinstance(module, nn.BatchNorm2d):
                     module.eps = config.norm_eps
         fold_norms(self.stages)
+        if config.hidden_channels:
+            set_hidden_channels(self.stages, config.hidden_channels)
         self._add_attention(config)
         # On a CPU, depthwise convolutions over interleaved channels are three times as fast.
         interleave_channels(self.stages)
