@@ -82,6 +82,7 @@ def make_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # see `captioner.backends.onnx.OnnxBackend`
     options.log_severity_level = 4  # what goes wrong is reported as an error
+    options.enable_mem_pattern = not device.startswith("directml")  # which does not know it
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in initialisers.values()]
     try:
         options.add_external_initializers(list(initialisers), values)

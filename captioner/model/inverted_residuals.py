@@ -11,11 +11,17 @@ from captioner.model.vision import import_torchvision
 
 
 class InvertedResidual(NamedTuple):
-    """The convolutions of a block, each with its batch-norm: C to H hidden channels, H to H one by one, H to C'."""
+    """The convolutions of a block, each with its batch-norm: C to H hidden channels, H to H one by one, H to C'.
+
+    Attributes:
+        expansion, depthwise, projection: the convolutions.
+        has_skip: whether the block's input is added to the output.
+    """
 
     expansion: nn.Sequential
     depthwise: nn.Sequential
     projection: nn.Sequential
+    has_skip: bool
 
     @property
     def hidden_channels(self) -> int:
@@ -45,21 +51,22 @@ def inverted_residuals(stages: nn.Module) -> list[InvertedResidual]:
         OptionError: there are none, or they have squeeze-and-excitation, whose layers would have to change too.
     """
     found = []
+    vision = import_torchvision()
     for module in stages.modules():
-        if not isinstance(module, import_torchvision().models.efficientnet.MBConv):
+        if not isinstance(module, vision.models.efficientnet.MBConv):
             continue
         parts = [part for part in module.block if not isinstance(part, nn.Identity)]
-        if len(parts) == 2:  # no expansion: its hidden channels are those of the block before
-            continue
-        if len(parts) != 3:
+        if any(isinstance(part, vision.ops.SqueezeExcitation) for part in parts):
             raise OptionError(
-                "the encoder's blocks have squeeze-and-excitation, and are not pruned",
+                "the encoder's blocks have squeeze-and-excitation, and cannot be pruned",
                 remedy="take a model with efficientnet_lite0",
             )
-        found.append(InvertedResidual(*parts))
+        if len(parts) == 3:  # a block without expansion has the hidden channels of what comes before it
+            found.append(InvertedResidual(parts[0], parts[1], parts[2], module.use_res_connect))
     if not found:
         raise OptionError(
-            "the encoder has no inverted residual blocks to prune", remedy="take a model with efficientnet_lite0"
+            "the encoder's stages have no blocks that can be pruned",
+            remedy="take a model with three stages or more of efficientnet_lite0",
         )
     return found
 
@@ -68,7 +75,7 @@ def set_hidden_channels(stages: nn.Module, hidden_channels: Sequence[int]) -> No
     """Give the blocks so many hidden channels, in place; which weights stay says nothing yet.
 
     Raises:
-        OptionError: other than a number for each block, from 1 to what it has.
+        OptionError: not one number for each block, or one that is not from 1 to the block's own.
     """
     blocks = inverted_residuals(stages)
     if len(hidden_channels) != len(blocks):

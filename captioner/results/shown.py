@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
-from functools import cache, partial
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -128,11 +128,16 @@ class OverPicture(Shown):
     def as_json(self, *, compact: bool = False, **more: Any) -> str:
         """What `as_dict` gives, as a line of JSON; several times faster than `json.dumps`, since maps are many numbers.
 
+        Whole numbers of a map have no decimal point: 0 and 1.
+
         Args:
             compact: without spaces, and with other characters than ASCII as they are.
             more: values to add, or to have in place of those of the same name.
+
+        Raises:
+            ValueError: ``compact``, and a number is not finite.
         """
-        return _as_json({**self._values(), **more}, compact=compact)
+        return _json_of({**self._values(), **more}, compact=compact)
 
     def _values(self) -> dict[str, Any]:
         """What `as_dict` gives, with arrays for maps."""
@@ -162,34 +167,42 @@ class OverPicture(Shown):
 def _plain(value: Any) -> Any:
     """A value with lists in place of the maps that it holds."""
     if isinstance(value, np.ndarray):
-        return json.loads(_map_as_json(value, ", "), parse_int=float)
+        text = _map_as_json(value, ", ")
+        return value.tolist() if text is None else json.loads(text, parse_int=float)
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def _as_json(value: Any, *, compact: bool) -> str:
-    comma, colon = (",", ":") if compact else (", ", ": ")
-    write = partial(json.dumps, ensure_ascii=not compact, separators=(comma, colon))
+@cache
+def _encoder(*, compact: bool) -> json.JSONEncoder:
+    separators = (",", ":") if compact else (", ", ": ")
+    return json.JSONEncoder(ensure_ascii=not compact, allow_nan=not compact, separators=separators)
+
+
+def _json_of(value: Any, *, compact: bool) -> str:
+    encoder = _encoder(compact=compact)
+    comma, colon = encoder.item_separator, encoder.key_separator
 
     def text(value: Any) -> str:
         if isinstance(value, np.ndarray):
-            return _map_as_json(value, comma)
+            return _map_as_json(value, comma) or encoder.encode(value.tolist())
         if isinstance(value, dict):
-            return "{" + comma.join(f"{write(name)}{colon}{text(each)}" for name, each in value.items()) + "}"
+            return "{" + comma.join(f"{encoder.encode(name)}{colon}{text(each)}" for name, each in value.items()) + "}"
         if isinstance(value, (list, tuple)):
             return "[" + comma.join(map(text, value)) + "]"
-        return write(value)
+        return encoder.encode(value)
 
     return text(value)
 
 
-def _map_as_json(map_: "NDArray[np.float32]", comma: str) -> str:
-    """Rows of numbers of 5 significant digits."""
-    return _format(*map_.shape, comma) % tuple(map_.ravel().tolist())
+def _map_as_json(map_: "NDArray[np.float32]", comma: str) -> str | None:
+    """Rows of numbers of 5 significant digits; None where one is not finite, which this would not write as JSON."""
+    text = _format(*map_.shape, comma) % tuple(map_.ravel().tolist())
+    return None if "n" in text else text
 
 
-@cache
+@lru_cache(64)
 def _format(rows: int, columns: int, comma: str) -> str:
     row = "[" + comma.join(["%.5g"] * columns) + "]"
     return "[" + comma.join([row] * rows) + "]"

@@ -21,8 +21,8 @@ from captioner.training.provenance import Member, about_of
 from captioner.training.views import View
 
 MULTIPLE = 16
-"""Kept channels come in multiples of this: what the widest vector registers of today's processors hold."""
-_PLACES = 300  # of each picture and block, at which the output is compared
+"""Channels are kept in multiples of the 16 floats of an AVX-512 register."""
+_PLACES = 300  # of each picture and block, at which outputs are compared, at most
 _BATCH = 8
 _RIDGE = 1e-6  # of the mean variance, so that channels that are alike leave the system solvable
 
@@ -34,7 +34,7 @@ class Pruned:
     Attributes:
         model: with fewer hidden channels.
         before, after: hidden channels of each block.
-        errors: of each block's output, its squared error as a share of its variance.
+        errors: of each block, the squared error of the fit as a share of the variance, on the pictures of the fit.
     """
 
     model: Checkpoint
@@ -57,7 +57,9 @@ def prune(
     weights are fitted again by least squares, raises the output's squared error least: for channel i by |w_i|^2 / P_ii,
     with its weights w_i and P the inverse of the channels' covariance (Hassibi and Stork 1993, "Optimal Brain Surgeon";
     for channels, He et al. 2017, "Channel pruning for accelerating very deep neural networks"). The fit has the output
-    before pruning for target and the pruned blocks before it for input, so each block also corrects their errors.
+    before pruning for target and the pruned blocks before it for input; where the block adds its input to its output,
+    the target also has what that input has lost. So each block corrects the errors of those before it. Padding counts
+    as picture.
 
     Args:
         model: its encoder has inverted residual blocks without squeeze-and-excitation.
@@ -68,7 +70,7 @@ def prune(
         advance: called with 1 after each block.
 
     Raises:
-        OptionError: another encoder, or other shares.
+        OptionError: the encoder has no such blocks, the shares are others, or there are no records.
         ImageError: a picture does not open.
     """
     original, encoder = model.model.encoder, copy.deepcopy(model.model.encoder).eval()
@@ -78,6 +80,8 @@ def prune(
         raise OptionError(
             f"keep needs one share above 0 and at most 1, or one for each of {len(blocks)} blocks, not {list(keep)}"
         )
+    if not records:
+        raise OptionError("pruning needs pictures")
     before, errors = tuple(block.hidden_channels for block in blocks), []
     device = device_of(model)
     images = ImageDataset([record.image for record in records], original)
@@ -113,18 +117,23 @@ def _prune_block(
         return 0.0
     hidden, output = [], []
     for batch in batches:
-        outputs, _ = _seen(original, target.projection, batch)
-        places = torch.randint(outputs.shape[2], (len(batch), 1, _PLACES), generator=generator).to(outputs.device)
-        output.append(_at(outputs, places))
-        hidden.append(_at(_seen(encoder, block.projection, batch)[1], places))
+        given, _, whole = _seen(original, target, batch)
+        now, inside, _ = _seen(encoder, block, batch)
+        if block.has_skip:
+            whole = whole + given - now
+        count_there = whole.shape[2]
+        places = torch.stack([torch.randperm(count_there, generator=generator)[:_PLACES] for _ in batch])
+        hidden.append(_at(inside, places[:, None]))
+        output.append(_at(whole, places[:, None]))
     x, y = torch.cat(hidden).double(), torch.cat(output).double()  # (N, H), (N, C)
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean
     kept, weights = _eliminate(x.T @ x, x.T @ y, count)
-    error = (y - x[:, kept] @ weights).square().sum() / y.square().sum()
+    fitted = x[:, kept] @ weights
     block.keep(kept)
-    _set_projection(block.projection, weights.T, y_mean - x_mean[kept] @ weights)
-    return float(error)
+    _set_projection(block.projection, weights.T, x_mean[kept] @ weights, fitted.var(0, correction=0), y_mean)
+    variance = float(y.square().sum())
+    return float((y - fitted).square().sum()) / variance if variance else 0.0
 
 
 def _eliminate(covariance: Tensor, with_output: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -135,7 +144,7 @@ def _eliminate(covariance: Tensor, with_output: Tensor, count: int) -> tuple[Ten
         with_output: (H, C) of channels and outputs.
         count: K.
     """
-    ridge = _RIDGE * covariance.diagonal().mean()
+    ridge = _RIDGE * covariance.diagonal().mean().clamp(min=1e-9)  # all channels may be 0
     inverse = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance), dtype=covariance.dtype))
     weights, kept = inverse @ with_output, torch.arange(len(covariance))
     while len(kept) > count:
@@ -148,33 +157,48 @@ def _eliminate(covariance: Tensor, with_output: Tensor, count: int) -> tuple[Ten
     return kept, weights
 
 
-def _set_projection(projection: nn.Sequential, weight: Tensor, bias: Tensor) -> None:
-    """Weights (C, K) and biases (C,), with a batch-norm that only adds the latter."""
+def _set_projection(projection: nn.Sequential, weight: Tensor, mean: Tensor, variance: Tensor, bias: Tensor) -> None:
+    """Weights (C, K), and a batch-norm with the statistics of what they give, (C,) each, that leaves its scale alone.
+
+    Args:
+        projection: with K input channels.
+        weight: (C, K)
+        mean, variance: (C,) of the convolution's output.
+        bias: (C,) mean of the output.
+    """
     convolution, norm = projection[0], projection[1]
     assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None and norm.running_var is not None
     convolution.weight.copy_(weight[:, :, None, None])
-    norm.weight.fill_(1.0)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    norm.weight.copy_((variance + norm.eps).sqrt())
     norm.bias.copy_(bias)
-    norm.running_mean.zero_()
-    norm.running_var.fill_(1.0 - norm.eps)
 
 
-def _seen(encoder: GridEncoder, part: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """The output and the input of a part of the encoder, (B, C, h * w) each."""
-    found: list[Tensor] = []
+def _seen(encoder: GridEncoder, block: InvertedResidual, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a block is given, its hidden channels before the projection, and the projection's output, (B, C, P) each."""
+    found: dict[str, Tensor] = {}
 
-    def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found.extend((output.flatten(2).clone(), inputs[0].flatten(2)))  # the block adds its input to the output
+    def keep_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found["input"] = inputs[0].flatten(2).clone()  # the block before may add to it in place
 
-    handle = part.register_forward_hook(keep)
+    def keep_output(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found["hidden"] = inputs[0].flatten(2)
+        found["output"] = output.flatten(2).clone()  # the block adds its input to it in place
+
+    handles = [
+        block.expansion.register_forward_pre_hook(keep_input),
+        block.projection.register_forward_hook(keep_output),
+    ]
     try:
         encoder(batch)
     finally:
-        handle.remove()
-    return found[0], found[1]
+        for handle in handles:
+            handle.remove()
+    return found["input"], found["hidden"], found["output"]
 
 
 def _at(features: Tensor, places: Tensor) -> Tensor:
-    """Features (B, C, P) at places (B, 1, N): (B * N, C)."""
-    return features.gather(2, places.expand(-1, features.shape[1], -1)).permute(0, 2, 1).flatten(0, 1)
+    """Features (B, C, P) at places (B, 1, N), on the CPU, which has 64 bits everywhere: (B * N, C)."""
+    return features.cpu().gather(2, places.expand(-1, features.shape[1], -1)).permute(0, 2, 1).flatten(0, 1)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +22,9 @@ from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import RefinerConfig
 from captioner.pipeline import load
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
+from captioner.training.images import ImageDataset, load_pixels
 from captioner.training.prune import MULTIPLE, _eliminate, prune
+from captioner.training.views import View
 
 WORDS = ("a", "red", "blue", "green", "circle", "square", "on", "of")
 
@@ -130,18 +131,74 @@ def test_the_fit_makes_good_what_went(lite: checkpoint.Checkpoint, lite_file: Pa
     assert fitted < 0.5 * cut
 
 
-def test_the_channel_that_goes_first_is_the_one_that_costs_least() -> None:
+def test_those_channels_go_that_cost_least() -> None:
     generator = torch.Generator().manual_seed(3)
-    x = torch.randn(200, 6, generator=generator, dtype=torch.float64) @ torch.randn(6, 6, generator=generator).double()
-    y = x @ torch.randn(6, 3, generator=generator).double() + torch.randn(200, 3, generator=generator)
+    x = torch.randn(200, 8, generator=generator).double() @ torch.randn(8, 8, generator=generator).double()
+    y = x @ torch.randn(8, 3, generator=generator).double() + torch.randn(200, 3, generator=generator)
 
     def error(kept: tuple[int, ...]) -> float:
         weights = torch.linalg.lstsq(x[:, list(kept)], y).solution
         return float((y - x[:, list(kept)] @ weights).square().sum())
 
-    kept, weights = _eliminate(x.T @ x, x.T @ y, 5)
-    assert tuple(kept.tolist()) == min(combinations(range(6), 5), key=error)
-    torch.testing.assert_close(weights, torch.linalg.lstsq(x[:, kept], y).solution, rtol=1e-3, atol=1e-4)
+    left = tuple(range(8))
+    for count in (7, 6, 5, 4):
+        left = min(combinations(left, count), key=error)  # all are fitted again after each that goes
+        kept, weights = _eliminate(x.T @ x, x.T @ y, count)
+        assert tuple(kept.tolist()) == left
+        torch.testing.assert_close(weights, torch.linalg.lstsq(x[:, kept], y).solution, rtol=1e-3, atol=1e-4)
+
+
+def test_channels_that_are_all_zero_go_first() -> None:
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(1)).double()
+    x[:, [0, 2]] = 0
+    kept, _ = _eliminate(x.T @ x, x.T @ x[:, [1, 3]], 2)
+    assert kept.tolist() == [1, 3]
+    kept, weights = _eliminate(torch.zeros(3, 3).double(), torch.zeros(3, 2).double(), 1)
+    assert len(kept) == 1 and not weights.any()
+
+
+def test_a_block_corrects_what_its_skip_connection_passes_on(
+    lite: checkpoint.Checkpoint, lite_file: Path, records: list[Record]
+) -> None:
+    """After the second block, which has one, the features are nearer to those before than after the first alone."""
+    shares = ([0.5, 1.0, 1.0, 1.0], [0.5, 0.9, 1.0, 1.0])
+    one, both = (prune(lite, records, keep=keep, file=lite_file).model.model.encoder for keep in shares)
+    assert [block.has_skip for block in inverted_residuals(lite.model.encoder.stages)] == [False, True, False, True]
+
+    def features(encoder: GridEncoder) -> torch.Tensor:
+        with torch.no_grad():
+            return encoder.stages[:3](normalised)
+
+    images = ImageDataset([record.image for record in records], lite.model.encoder)
+    keys = [[(i, View()) for i in range(len(records))]]
+    normalised = next(load_pixels(lite.model.encoder, images, keys, device=torch.device("cpu"))).values
+    whole = features(lite.model.encoder)
+    before, after = ((features(encoder) - whole).square().mean() for encoder in (one, both))
+    assert after < 0.9 * before
+
+
+def test_it_trains_further(lite_file: Path, scenes: Path, tmp_path: Path) -> None:
+    pruned, run = tmp_path / "pruned.safetensors", tmp_path / "run"
+    assert main(["prune", str(lite_file), "--data", str(scenes), "--keep", "0.6", "--output", str(pruned)]) == 0
+    options = ["--epochs", "1", "--frozen-epochs", "0", "--batch-pictures", "4", "--learning-rate", "1e-3"]
+    command = ["train", "--data", str(scenes), "--output", str(run), "--start-from", str(pruned), *options]
+    assert main(command) == 0
+    trained = checkpoint.load(run / "last.safetensors")
+    assert trained.model.config.encoder.hidden_channels == (64, 80, 80, 144)
+    own, new = (one.model.encoder.state_dict() for one in (checkpoint.load(pruned), trained))
+    assert any(not own[name].equal(new[name]) for name in own if name.startswith("stages.3"))
+
+
+def test_a_picture_that_does_not_open_is_left_out(
+    lite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scenes(tmp_path, count=4, dev=1, size=(96, 72))
+    bad = Path(of_split(read(tmp_path), "train")[0].image)
+    bad.write_text("no picture")
+    output = tmp_path / "out.safetensors"
+    assert main(["prune", str(lite_file), "--data", str(tmp_path), "--keep", "0.8", "--output", str(output)]) == 1
+    assert capsys.readouterr().err.count(bad.name) == 1
+    assert output.exists()
 
 
 @pytest.mark.parametrize(
@@ -167,11 +224,12 @@ def test_bad_input_is_one_line(
     assert not output.exists()
 
 
-@pytest.fixture(params=["tiny", "efficientnet_b0"])
-def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(params=[("tiny", 3), ("efficientnet_b0", 2), ("efficientnet_b0", 3), ("efficientnet_lite0", 2)])
+def other(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     file = tmp_path / "other.safetensors"
-    checkpoint.save(file, model_with(EncoderConfig(backbone=request.param, stages=3, side=64)))
-    yield file
+    backbone, stages = request.param
+    checkpoint.save(file, model_with(EncoderConfig(backbone=backbone, stages=stages, side=64)))
+    return file
 
 
 def test_other_encoders_are_refused(

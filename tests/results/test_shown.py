@@ -1,10 +1,12 @@
 """Results show themselves through what is registered to draw them."""
 
 import copy
+import json
 import pickle
+import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +17,7 @@ from PIL import Image
 import captioner.show.drawings  # noqa: F401  (registers what draws the results)
 from captioner.errors import OptionError
 from captioner.geometry import Geometry
-from captioner.results import Caption, Contrast, Heads, Word
+from captioner.results import Alternative, Answer, Caption, ClipCaption, Contrast, Heads, Word
 from captioner.results.shown import DRAWINGS, Shown
 
 
@@ -39,6 +41,58 @@ def caption(photo: Path) -> Caption:
         geometry=Geometry(size=(40, 30), side=32, grid=(2, 2), pad=False),
         source=photo,
     )
+
+
+def results_of_each_kind() -> list[Caption | Answer]:
+    """Also with other characters than ASCII, without words, with maps of very small and of equal numbers."""
+    rng = np.random.default_rng(0)
+    maps = np.exp(rng.normal(-12, 6, (3, 2, 4))).astype(np.float32)
+    maps[1] = [[0, 1, 0.5, 0], [0, -0.0, 1e-30, 0]]
+    geometry = Geometry(size=(40, 30), side=32, grid=(2, 4), pad=False)
+    common: dict[str, Any] = {"image": "ein Bär.png", "model": "m", "geometry": geometry, "source": "ein Bär.png"}
+    words = tuple(Word(text, 0.5, map_, off_grid=0.25) for text, map_ in zip(("a", "bär", '"'), maps, strict=True))
+    of_caption: dict[str, Any] = {"score": -1.0, "finished": True, **common}
+    other = Alternative(text="a", words=words[:1], score=-2.0, finished=False)
+    return [
+        Caption(text='a bär "', words=words, **of_caption),
+        Caption(text="", words=(), needs_review=True, **of_caption),
+        Caption(text='a bär "', words=words, alternatives=(other, other), **of_caption),
+        ClipCaption(text='a bär "', words=words, frames=2, **of_caption),
+        Answer(text="ja", probability=0.5, question="ist das ein Bär?", words=(), map=maps[1], **common),
+    ]
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("result", results_of_each_kind(), ids=lambda one: type(one).__name__)
+def test_a_line_of_json_holds_the_plain_values(result: Caption | Answer, compact: bool) -> None:
+    line = result.as_json(compact=compact)
+    assert json.loads(line) == result.as_dict()
+    assert "\n" not in line and line.isascii() is not compact
+    # What json.dumps writes, but for the points of whole numbers in maps.
+    usual = {"separators": (",", ":"), "ensure_ascii": False} if compact else {}
+    assert re.sub(r"\b([01])\.0\b", r"\1", json.dumps(result.as_dict(), **usual)) == re.sub(
+        r"\b([01])\.0\b", r"\1", line
+    )
+
+
+def test_maps_of_5_significant_digits_are_floats(caption: Caption) -> None:
+    map_ = np.array([[1 / 3, 1], [0, 1.23456789e-7]], np.float32)
+    one = replace(caption, words=(Word("dog", 0.5, map_),))
+    rows = one.as_dict()["words"][0]["map"]
+    assert rows == [[0.33333, 1.0], [0.0, 1.2346e-07]]
+    assert all(type(value) is float for row in rows for value in row)
+    assert one.as_json(image="other.png", more=1).endswith(
+        '"map": [[0.33333, 1], [0, 1.2346e-07]]}], "alternatives": [], "more": 1}'
+    )
+    assert json.loads(one.as_json(image="other.png"))["image"] == "other.png"
+
+
+def test_numbers_that_are_not_finite_are_written_as_before(caption: Caption) -> None:
+    one = replace(caption, words=(Word("dog", 0.5, np.array([[np.nan, np.inf]], np.float32)),))
+    assert '"map": [[NaN, Infinity]]' in one.as_json()
+    assert one.as_dict()["words"][0]["map"][0][1] == float("inf")
+    with pytest.raises(ValueError, match="JSON"):
+        one.as_json(compact=True)
 
 
 def test_views_of_a_word_are_not_written_onto_their_picture(caption: Caption, photo: Path, tmp_path: Path) -> None:
