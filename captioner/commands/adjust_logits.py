@@ -9,6 +9,7 @@ from captioner.commands.packages import require
 from captioner.commands.training_pictures import (
     add_training_picture_options,
     check_training_picture_options,
+    load_model,
     training_pictures,
 )
 from captioner.errors import OptionError
@@ -38,17 +39,11 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(f"--strength must be a number above 0, not {options.strength}")
     file = check_training_picture_options(options, "adjust-logits")
 
-    import torch
-
     from captioner import checkpoint
-    from captioner.backends.torch import find_device
     from captioner.commands.progress import progress
     from captioner.training.logit_adjustment import adjust_logits
 
-    device = find_device(options.device)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    model = checkpoint.load(file, device=device)
+    model = load_model(options, file)
     records, left_out = training_pictures(options)
     with progress("pictures", len(records)) as (advance, _):
         adjusted = adjust_logits(model, records, strength=options.strength, file=str(file), advance=advance)

@@ -8,6 +8,7 @@ from captioner.commands.packages import require
 from captioner.commands.training_pictures import (
     add_training_picture_options,
     check_training_picture_options,
+    load_model,
     training_pictures,
 )
 from captioner.errors import OptionError
@@ -38,18 +39,12 @@ def run(options: argparse.Namespace) -> int:
             raise OptionError(f"--keep must be above 0 and at most 1, not {share}")
     file = check_training_picture_options(options, "prune")
 
-    import torch
-
     from captioner import checkpoint
-    from captioner.backends.torch import find_device
     from captioner.commands.progress import progress
     from captioner.model.inverted_residuals import inverted_residuals
     from captioner.training.prune import prune
 
-    device = find_device(options.device)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    model = checkpoint.load(file, device=device)
+    model = load_model(options, file)
     blocks = len(inverted_residuals(model.model.encoder.stages))
     if len(options.keep) not in (1, blocks):
         raise OptionError(f"--keep needs one number, or one for each of {blocks} blocks, not {len(options.keep)}")

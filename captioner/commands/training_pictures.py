@@ -10,6 +10,7 @@ from captioner.commands.ranges import check_positive
 from captioner.errors import DataError
 
 if TYPE_CHECKING:
+    from captioner.checkpoint import Checkpoint
     from captioner.data.records import Record
 
 
@@ -45,6 +46,19 @@ def check_training_picture_options(options: argparse.Namespace, command: str) ->
     file = find_weights(options.model, command)
     refuse_overwriting({"--output": options.output}, [*model_files(file), *options.data])
     return file
+
+
+def load_model(options: argparse.Namespace, file: Path) -> "Checkpoint":
+    """The model on the device of the options. Raises OptionError, CheckpointError."""
+    import torch
+
+    from captioner import checkpoint
+    from captioner.backends.torch import find_device
+
+    device = find_device(options.device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return checkpoint.load(file, device=device)
 
 
 def training_pictures(options: argparse.Namespace) -> tuple[list["Record"], int]:

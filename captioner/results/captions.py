@@ -206,6 +206,8 @@ class Caption(OverPicture):
 class ClipCaption(Caption):
     """A caption of a clip. Its picture is the filmstrip, the frames row by row, and the words' maps lie on the strip.
 
+    `as_dict` and `as_json` also have the number of frames and, for each word, "frames": the share of each.
+
     Attributes:
         frames: how many there are.
     """
@@ -216,10 +218,6 @@ class ClipCaption(Caption):
     def frame_maps(self) -> "NDArray[np.float32]":
         """The maps of all words on each frame, (len(words), frames, h, w)."""
         return from_strip(self.maps, strip_layout(self.frames))
-
-    def as_dict(self) -> dict[str, Any]:
-        """As `Caption.as_dict`, with the number of frames and, for each word, "frames": the share of each."""
-        return super().as_dict()
 
     def _values(self) -> dict[str, Any]:
         shares = self.frame_maps.sum((2, 3)).round(5).tolist()
