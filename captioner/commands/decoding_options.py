@@ -24,7 +24,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     search = parser.add_argument_group("decoding (default: what the model's file holds)")
     search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     search.add_argument("--n-best", type=int, metavar="N", help="captions for each picture, the best first")
-    search.add_argument("--length-penalty", type=float, metavar="A", help="score = sum(log p) / words ** A")
+    search.add_argument("--length-penalty", type=float, metavar="A", help="score = sum(log p) / tokens ** A")
     search.add_argument("--max-length", "--max-words", type=int, metavar="N", help="most words of a caption")
     search.add_argument("--min-length", "--min-words", type=int, metavar="N", help="fewest words of a caption")
     search.add_argument("--no-repeat-ngram", type=int, metavar="N", help="no sequence of N words twice in a caption")

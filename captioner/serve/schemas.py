@@ -34,7 +34,7 @@ class Options(BaseModel):
     model: str | None = Field(None, description="a name that /v1/models lists; the server's own if left out")
     beam: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="width of the beam; 1 is greedy")
     n_best: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="captions of each picture")
-    length_penalty: float | None = Field(None, ge=0, le=5, description="score = sum(log p) / words ** length_penalty")
+    length_penalty: float | None = Field(None, ge=0, le=5, description="score = sum(log p) / tokens ** length_penalty")
     max_length: int | None = Field(
         None,
         ge=1,
