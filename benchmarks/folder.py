@@ -3,7 +3,7 @@
     python benchmarks/folder.py FOLDER [--count 1000] [--repeats 3] [--model default] [--neighbours 1 2]
         [--against CHECKOUT]
 
-Whole processes of ``captioner caption FOLDER --output FILE --beam 3``. The configurations alternate, and each ratio
+Whole processes of ``captioner caption FOLDER --output FILE``. The configurations alternate, and each ratio
 compares medians of the same run. A folder with fewer photographs is taken several times. A neighbour is a process that
 computes without end. A checkout of another version is run too, with the runtime that it chooses:
 ``git worktree add CHECKOUT COMMIT``.
@@ -49,8 +49,6 @@ def captions_a_second(folder: Path, count: int, *, model: str, backend: str, che
             str(folder),
             "--output",
             str(output),
-            "--beam",
-            "3",
         ]
         command += ["--model", model, *(["--backend", backend] if checkout == ROOT else [])]
         begin = time.perf_counter()
