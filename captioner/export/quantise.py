@@ -102,10 +102,10 @@ def _without_gemm(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _products_without_kernel(graph: onnx.ModelProto) -> list[str]:
-    """The names of products with weights of more axes than two, such as memory slots of each head."""
+    """The names of products with weights that are no matrices, such as memory slots of each head, or a bias."""
     axes = {tensor.name: len(tensor.dims) for tensor in graph.graph.initializer}
     products = (node for node in graph.graph.node if node.op_type in _DYNAMIC)
-    return [node.name for node in products if any(axes.get(name, 2) > 2 for name in node.input)]
+    return [node.name for node in products if any(axes.get(name, 2) != 2 for name in node.input)]
 
 
 def _quantise_convolutions(
@@ -153,25 +153,44 @@ def _with_weights_of(score: onnx.ModelProto, step: onnx.ModelProto) -> onnx.Mode
     stored = {one.name: one for one in step.graph.initializer}
     changed = onnx.ModelProto()
     changed.CopyFrom(score)
-    kept, widening = [], []
+    kept: dict[str, onnx.TensorProto] = {}
+    widening = []
     for tensor in score.graph.initializer:
-        name = next((f"{tensor.name}{end}" for end in ("_Transposed", "") if f"{tensor.name}{end}_scale" in stored), "")
-        if tensor.name in stored or not name:
-            kept.append(tensor)
+        found = _in_eight_bits(tensor, stored)
+        if found is None:
+            kept[tensor.name] = tensor
             continue
-        quantised, scale = f"{name}_quantized", f"{name}_scale"
-        kept += [stored[quantised], stored[scale]]
-        widened = f"{name}_widened" if name != tensor.name else name
+        (quantised, scale), transposed = found
+        kept |= {quantised: stored[quantised], scale: stored[scale]}
+        widened = f"{tensor.name}_widened" if transposed else tensor.name
         # No DequantizeLinear: ONNX Runtime before 1.27 aborts where only the loop's graph reads what it gives.
-        widening.append(onnx.helper.make_node("Cast", [quantised], [f"{name}_cast"], to=onnx.TensorProto.FLOAT))
-        widening.append(onnx.helper.make_node("Mul", [f"{name}_cast", scale], [widened]))  # (in, out) x (out,) or ()
-        if name != tensor.name:
+        widening.append(onnx.helper.make_node("Cast", [quantised], [f"{tensor.name}_cast"], to=onnx.TensorProto.FLOAT))
+        widening.append(onnx.helper.make_node("Mul", [f"{tensor.name}_cast", scale], [widened]))  # (in, out) x (out,)
+        if transposed:
             widening.append(onnx.helper.make_node("Transpose", [widened], [tensor.name], perm=[1, 0]))
     nodes = [*widening, *changed.graph.node]
     del changed.graph.node[:], changed.graph.initializer[:]
     changed.graph.node.extend(nodes)
-    changed.graph.initializer.extend(kept)
+    changed.graph.initializer.extend(kept.values())
     return changed
+
+
+def _in_eight_bits(
+    tensor: onnx.TensorProto, stored: Mapping[str, onnx.TensorProto]
+) -> tuple[tuple[str, str], bool] | None:
+    """The names of a weight's 8-bit form and its scale, and whether that form is transposed; by value, since tracing
+    numbers what has no name in each graph by itself."""
+    if tensor.name in stored or tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
+        return None
+    weight = numpy_helper.to_array(tensor)
+    for quantised in (name for name in stored if name.endswith("_quantized")):
+        scale = f"{quantised.removesuffix('_quantized')}_scale"
+        eight, step = numpy_helper.to_array(stored[quantised]), numpy_helper.to_array(stored[scale])
+        for transposed in (False, True):
+            wide = weight.T if transposed else weight
+            if wide.shape == eight.shape and np.all(np.abs(wide - eight * step) <= step):
+                return (quantised, scale), transposed
+    return None
 
 
 @contextmanager

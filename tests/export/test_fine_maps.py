@@ -73,11 +73,15 @@ def test_figures_pages_and_clips_are_drawn(fine_model: Path, make_picture: Calla
     assert sorted(clip.geometry.grid) in ([16, 32], [32, 16])
 
 
-def test_an_exported_folder_has_them(fine_model: Path, make_picture: Callable[..., Path], tmp_path: Path) -> None:
-    assert main(["export", str(fine_model), "--output", str(tmp_path / "folder")]) == 0
-    photo = make_picture()
-    ours, theirs = (one.caption(photo) for one in (load(tmp_path / "folder"), load(fine_model, backend="torch")))
-    np.testing.assert_allclose(ours.words[0].map, theirs.words[0].map, atol=1e-5)
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("int8", 0.02)])
+def test_an_exported_folder_has_them(
+    precision: str, tolerance: float, fine_model: Path, make_picture: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert main(["export", str(fine_model), "--output", str(tmp_path / "folder"), "--precision", precision]) == 0
+    photo, models = make_picture(), (load(tmp_path / "folder"), load(fine_model, backend="torch"))
+    assert models[0].caption(photo).words[0].map.shape == (16, 16)
+    (ours,), (theirs,) = (model.read(photo, ["a dog"]) for model in models)
+    np.testing.assert_allclose(ours.words[1].map, theirs.words[1].map, atol=tolerance)
 
 
 @pytest.mark.parametrize("scale", [0, 3, "2", 1e9])
