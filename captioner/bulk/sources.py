@@ -78,7 +78,8 @@ class Source:
         """
         selection = selection or Selection()
         notes = [] if notes is None else notes
-        packed = self._packed(selection, leave_out)
+        unreadable: dict[str, str] = {}
+        packed = self._packed(selection, leave_out, unreadable)
         tables = bool(packed) and all(path.lower().endswith(".parquet") for path in packed)
         for option, name in (("--key", key), ("--column", column)):
             if name is not None and not tables:
@@ -93,15 +94,18 @@ class Source:
                 yield from self._members(path, name)
             else:
                 yield from self._table(path, name, column, key)
+        if packed:  # single pictures have named theirs
+            yield from _split(Broken, [(self._id(path), (f"{path}: {why}", "")) for path, why in unreadable.items()])
 
-    def _packed(self, selection: Selection, leave_out: Sequence[str]) -> list[str]:
-        """The files that hold pictures, sorted; empty where the source is of single pictures."""
+    def _packed(self, selection: Selection, leave_out: Sequence[str], unreadable: dict[str, str]) -> list[str]:
+        """The files that hold pictures, sorted; empty where the source is of single pictures. Folders that cannot be
+        read are added to ``unreadable``, with the reason."""
         from pyarrow.fs import FileType
 
         if _info(self.filesystem, self.path, self.name).type == FileType.File:
             return [self.path] if self.path.lower().endswith((".tar", ".parquet")) else []
         kinds: dict[str, list[str]] = {}
-        for path in self._walk(selection, leave_out):
+        for path in self._walk(selection, leave_out, unreadable):
             suffix = posixpath.splitext(path)[1].lower()
             if suffix in SUFFIXES or suffix in (".tar", ".parquet"):
                 kinds.setdefault(suffix if suffix in (".tar", ".parquet") else "pictures", []).append(path)
@@ -121,9 +125,11 @@ class Source:
                 return path
         return None
 
-    def _walk(self, selection: Selection, leave_out: Sequence[str]) -> Iterator[str]:
+    def _walk(
+        self, selection: Selection, leave_out: Sequence[str], unreadable: dict[str, str] | None = None
+    ) -> Iterator[str]:
         """The files of a folder that are taken; hidden ones, and what a run has not committed, are none."""
-        for path in self._local_files(selection) if self.local else self._files(selection):
+        for path in self._local_files(selection, unreadable) if self.local else self._files(selection):
             below = relative(path, self.path)
             *folders, name = below.split("/")
             if any(part.startswith(".") for part in (*folders, name)):
@@ -144,12 +150,16 @@ class Source:
             raise DataError(f"{self.name}: cannot be read ({reason_of(error)})") from None
         yield from (one.path for one in found if one.type == FileType.File)
 
-    def _local_files(self, selection: Selection) -> Iterator[str]:
+    def _local_files(self, selection: Selection, unreadable: dict[str, str] | None) -> Iterator[str]:
         """As `_files`, through links; Arrow's own listing stops at a name that is not UTF-8."""
 
         def fail(error: OSError) -> None:
             if error.filename == self.path:
                 raise DataError(f"{self.name}: cannot be read ({reason_of(error)})") from None
+            below = relative(error.filename, self.path)
+            hidden = any(part.startswith(".") for part in below.split("/"))
+            if unreadable is not None and not hidden and _entered(selection, f"{below}/"):
+                unreadable[error.filename] = f"cannot be read ({reason_of(error)})"
 
         seen: set[tuple[int, int]] = set()
         for folder, folders, names in os.walk(self.path, followlinks=True, onerror=fail):

@@ -5,12 +5,13 @@ import difflib
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.console import printable, report, stopping_on_signals
+from captioner.commands.console import message_line, report, stopping_on_signals
 from captioner.commands.files import write_whole
 from captioner.commands.model_options import add_model_options, load_model
 from captioner.commands.picture_options import add_folder_options
@@ -51,19 +52,25 @@ def run(options: argparse.Namespace) -> int:
                 wanted.setdefault(picture, []).append((page, place))
             else:
                 failed += picture
-    captions, faults = _captions(options, list(wanted))
-    failed += faults
     texts: dict[int, dict[Place, str]] = {}  # of each page
-    for picture, text in captions.items():
-        for page, place in wanted[picture]:
-            texts.setdefault(id(page), {})[place] = text
+    open_places = Counter(id(page) for found in wanted.values() for page, _ in found)
     done = 0
     with stopping_on_signals(), _bytes_kept():
+        for picture, text in _captions(options, list(wanted)):
+            failed += text is None
+            for page, place in wanted[picture]:
+                if text is not None:
+                    texts.setdefault(id(page), {})[place] = text
+                open_places[id(page)] -= 1
+                if options.write and not open_places[id(page)] and (found := texts.get(id(page))):
+                    # at once, so that a run that is stopped has lost no page that it had the texts of
+                    changed = _write(page, found)
+                    done += len(found) if changed else 0
+                    failed += not changed
         for page in pages:
-            if found := texts.get(id(page)):
-                changed = _write(page, found) if options.write else _print_diff(page, found, site)
-                done += len(found) if changed else 0
-                failed += not changed
+            if not options.write and (found := texts.get(id(page))):
+                _print_diff(page, found, site)
+                done += len(found)
     what = "written" if options.write else "proposed"
     without = sum(len(page.places) for page in pages) - done
     report(f"{done:,} text{'s'[: done != 1]} {what}, {without:,} picture{'s'[: without != 1]} left without")
@@ -142,22 +149,20 @@ def _picture(place: "Place", page: "Page", site: Path) -> Path | int:
     return found
 
 
-def _captions(options: argparse.Namespace, pictures: list[Path]) -> tuple[dict[Path, str], int]:
+def _captions(options: argparse.Namespace, pictures: list[Path]) -> Iterator[tuple[Path, str | None]]:
+    """Each picture with its caption, or None where it does not open, which is reported."""
     from captioner.commands.progress import progress
     from captioner.results import Failure
 
     if not pictures:
-        return {}, 0
-    captions: dict[Path, str] = {}
+        return
     model = load_model(options)
-    with stopping_on_signals(), progress("captions", len(pictures)) as (advance, print_line):
+    with progress("captions", len(pictures)) as (advance, print_line):
         for picture, outcome in zip(pictures, model.caption_all(pictures, batch=options.batch), strict=True):
             if isinstance(outcome, Failure):
-                print_line(printable(f"captioner: {' '.join(str(outcome).split())}"))
-            else:
-                captions[picture] = outcome.text
+                print_line(message_line(outcome))
             advance()
-    return captions, len(pictures) - len(captions)
+            yield picture, None if isinstance(outcome, Failure) else outcome.text
 
 
 def _write(page: "Page", captions: dict["Place", str]) -> bool:
@@ -176,13 +181,12 @@ def _write(page: "Page", captions: dict["Place", str]) -> bool:
     return True
 
 
-def _print_diff(page: "Page", captions: dict["Place", str], site: Path) -> bool:
+def _print_diff(page: "Page", captions: dict["Place", str], site: Path) -> None:
     """Print the change as a unified diff that ``patch -p1`` takes in the site's folder."""
     name = page.path.relative_to(site).as_posix()
     before, after = _lines(page.text), _lines(page.edited(captions))
     for line in difflib.unified_diff(before, after, _in_diff(f"a/{name}"), _in_diff(f"b/{name}")):
         sys.stdout.write(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
-    return True
 
 
 def _in_diff(name: str) -> str:

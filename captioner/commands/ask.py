@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.console import printable, report, stopping_on_signals
+from captioner.commands.console import message_line, printable, report, stopping_on_signals
 from captioner.commands.model_options import add_model_options, check_model_options
 from captioner.commands.packages import import_numpy, require
 from captioner.errors import OptionError
@@ -180,6 +180,6 @@ def _answer_all(options: argparse.Namespace, file: "AnswersFile", folder: Path) 
                     failed += 1
                     file.write_failure(one, str(error))
                     what = str(error) if isinstance(encoded, Failure) else f"{one.name}: {error}"
-                    print_line(printable(f"captioner: {what}"))
+                    print_line(message_line(what))
                 advance()
     return failed

@@ -125,19 +125,19 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(stopping_on_signals())
         results = failures = None
-        if options.output and not (options.dry_run and not options.output.exists()):
-            from captioner.data.writers import open_results
+        if options.output:
+            from captioner.data.writers import has_begun, open_results
 
-            results = stack.enter_context(open_results(options.output, overwrite=options.overwrite))
-            results.check(provenance_of(model, options, decoding, about, asdict(affixes)))
-            if results.lost_detail and (options.n_best or 1) > 1 and not options.json:
+            if not options.dry_run or has_begun(options.output):
+                results = stack.enter_context(open_results(options.output, overwrite=options.overwrite))
+                results.check(provenance_of(model, options, decoding, about, asdict(affixes)))
+            if results and results.lost_detail and (options.n_best or 1) > 1 and not options.json:
                 report(f"{options.output}: holds {results.lost_detail}; a .jsonl file holds all {options.n_best}")
         if options.failures is not None and not options.dry_run:
             from captioner.data.writers import FailuresFile
 
-            failures = FailuresFile(options.failures)
+            failures = FailuresFile(options.failures, moved_to=options.move_failed)
             stack.callback(failures.close)
-            failures.begin()
         everywhere = Outputs(
             figures=figures,
             page=page,
@@ -156,11 +156,14 @@ def run(options: argparse.Namespace) -> int:
         todo = work.plan(found)
         for one in sidecars:
             one.refuse(files)
-        if not found.pictures:
-            return 2 if found.failures else 0
         try:
-            if todo:
-                work.caption(todo, ahead or load_model(options))
+            opened = (ahead or load_model(options)) if todo else None
+            if failures is not None:
+                failures.begin()
+            if not found.pictures:
+                return 2 if found.failures else 0
+            if opened is not None:
+                work.caption(todo, opened)
             elif not work.failed or work.done:
                 work.begin()
         except CaptionerError as error:
@@ -174,6 +177,8 @@ def _watch(work: "CaptionRun", outputs: list[Path], files: dict[str, Path | None
 
     options = work.options
     model = load_model(options)
+    if work.outputs.failures is not None:
+        work.outputs.failures.begin()
     watcher = Watcher(lambda: _find(options, outputs, quiet=True), seconds=options.watch)
     try:
         for found in watcher.rounds():

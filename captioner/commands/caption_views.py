@@ -131,7 +131,7 @@ def _caption(model: "Captioner", picture: Path, options: argparse.Namespace, dec
     from captioner.data.clips import frames_of
 
     frames = frames_of(picture, options.frames, max_pixels=max_pixels)
-    return replace(model.caption_clip(frames, options=decoding), image=str(picture))
+    return replace(model.caption_clip(frames, options=decoding, max_pixels=max_pixels), image=str(picture))
 
 
 def _views(model: "Captioner", caption: "Caption", options: argparse.Namespace) -> list[Any]:

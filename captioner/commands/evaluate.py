@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.console import report
 from captioner.commands.files import check_output, model_files, refuse_overwriting, write_whole
 from captioner.commands.model_options import add_model_options, load_model
 from captioner.commands.ranges import check_not_negative, check_positive, check_resamples
@@ -189,7 +189,7 @@ def _save_frequencies(annotations: "Annotations", path: Path, known: "References
     if not references:
         raise DataError(f"{annotations.source} has no captions to count")
     DocumentFrequencies.of(list(references.values())).save(path)
-    print(f"captioner: {path}: document frequencies of {len(references):,} pictures", file=sys.stderr)
+    report(f"{path}: document frequencies of {len(references):,} pictures")
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captioner.commands.console import report
+from captioner.commands.console import message_line, report
 from captioner.commands.files import check_output, model_files, refuse_overwriting, write_whole
 from captioner.commands.ranges import check_not_negative, check_positive, check_resamples
 from captioner.errors import DataError, OptionError
@@ -201,7 +201,7 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
         for (image, keys), encoded in zip(pictures.items(), asker.encode_all(files), strict=True):
             if isinstance(encoded, Failure):
                 failed += len(keys)
-                print_line(f"captioner: {encoded}")
+                print_line(message_line(encoded))
                 advance()
                 continue
             try:
@@ -213,7 +213,7 @@ def _ask(options: argparse.Namespace, asked: Mapping[int | str, "AskedQuestion"]
                     _add(asker, encoded, asked, before[0], found["shuffled pictures"])
             except CaptionerError as error:
                 failed += len(keys)
-                print_line(f"captioner: {image}: {error}")
+                print_line(message_line(f"{image}: {error}"))
             first, before = first or encoded, (keys, encoded)
             advance()
         if baselines and before is not None and first is not None:

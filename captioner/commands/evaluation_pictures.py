@@ -1,12 +1,12 @@
 """Caption the pictures of a folder that annotations name, so that they can be scored."""
 
 import os
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from captioner.commands.console import message_line, report
 from captioner.data.readers import Annotations, Id
 from captioner.errors import DataError
 from captioner.image import SUFFIXES
@@ -41,7 +41,7 @@ def find_files(folder: Path, annotations: Annotations, *, partial: bool = False)
         message = f"no file for picture {key!r} in {folder}, looked for {names[key]}"
         if not partial:
             raise DataError(message, remedy="add it, or score the pictures that are there (--partial)")
-        print(f"captioner: {message}", file=sys.stderr)
+        report(message)
     if not found:
         raise DataError(f"{folder} holds none of the annotated pictures")
     return [(key, found[key]) for key in names if key in found], len(absent)
@@ -113,7 +113,7 @@ def caption_files(
         for (key, _), outcome in zip(files, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 failures += 1
-                say(f"captioner: {' '.join(str(outcome).split())}")
+                say(message_line(outcome))
             else:
                 captions[key] = outcome.text
             advance()

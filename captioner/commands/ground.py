@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.console import message_line
 from captioner.commands.model_options import add_model_options, load_model
 from captioner.commands.ranges import check_not_negative, check_positive, check_resamples, check_split
 from captioner.errors import DataError, OptionError
@@ -233,7 +234,7 @@ def _ground(
             advance()
             if isinstance(outcome, Failure):
                 failed += 1
-                print_line(f"captioner: {' '.join(str(outcome).split())}")
+                print_line(message_line(outcome))
             else:
                 found += outcome.captions
     return found, failed

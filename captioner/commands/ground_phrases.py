@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.console import message_line
 from captioner.commands.model_options import load_model
 from captioner.errors import DataError, OptionError
 
@@ -106,7 +107,7 @@ def _ground(
             advance()
             if isinstance(outcome, Failure):
                 failed += 1
-                print_line(f"captioner: {' '.join(str(outcome).split())}")
+                print_line(message_line(outcome))
             else:
                 scores += outcome.scores
                 words += [(outcome.record.id, name, weight) for name, weight in outcome.words]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.console import message_line
 from captioner.commands.files import (
     check_model_output,
     find_weights,
@@ -108,7 +109,7 @@ def _read_all(
         for found in read_heads(model, records, ground_truth, captions=options.captions, gradients=options.gradients):
             advance()
             if isinstance(found, Failure):
-                print_line(f"captioner: {' '.join(str(found).split())}")
+                print_line(message_line(found))
                 yield None
             else:
                 yield found

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.commands.console import message_line
 from captioner.commands.ranges import check_positive
 from captioner.errors import OptionError
 
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     with progress("pictures", len(records)) as (advance, say):
         files, failures = write_shards(records, options.output, pictures=options.shard_size, advance=advance)
         for failure in failures.values():
-            say(f"captioner: {failure}")
+            say(message_line(failure))
     left_out = f" ({len(failures)} left out)" if failures else ""
     print(f"{len(files)} shards of {len(records) - len(failures):,} pictures{left_out} in {options.output}")
     sys.stdout.flush()

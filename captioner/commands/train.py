@@ -5,13 +5,12 @@ import contextlib
 import gzip
 import json
 import os
-import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.console import report_left_out
+from captioner.commands.console import report, report_left_out
 from captioner.commands.files import check_images, model_files, refuse_overwriting
 from captioner.commands.packages import require
 from captioner.errors import DataError, OptionError
@@ -236,7 +235,7 @@ def _as_flag(name: str) -> str:
 
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        print(f"captioner: {' '.join(line.split())}", file=sys.stderr, flush=True)
+        report(line)
 
 
 def _inputs(arguments: argparse.Namespace, recipe: Recipe) -> list[Path]:

@@ -12,6 +12,7 @@ from captioner.data.tar_files import DAMAGED, damaged_shard, refuse_links, whole
 from captioner.errors import DataError, one_line
 from captioner.image import SUFFIXES
 from captioner.registry import Registry
+from captioner.results import Failure
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,8 +37,8 @@ class PackedPicture(Protocol):
 class Packing(Protocol):
     """A kind of file that holds pictures."""
 
-    def pictures(self, path: Path, *, column: str | None) -> Iterator[Path | PackedPicture]:
-        """The pictures of a file, in its order, without reading them.
+    def pictures(self, path: Path, *, column: str | None) -> Iterator[Path | PackedPicture | Failure]:
+        """The pictures of a file, in its order, without reading them; a `Failure` for a row that names none.
 
         Raises:
             DataError: the file is damaged, or holds no pictures.
@@ -71,18 +72,23 @@ def shard_members(tar: tarfile.TarFile, path: Path) -> Iterator[ShardPicture]:
     """The pictures of an open tar file, without reading them; ``path`` names it.
 
     Raises:
-        DataError: it holds a name twice; or links in place of pictures, after all others.
+        DataError: after all others, it holds a name twice, or links in place of pictures.
         OSError, ValueError, tarfile.TarError: it is damaged or cut off; all whole pictures come before.
     """
     names: set[str] = set()
+    twice: list[str] = []
     links: list[str] = []
     for member in whole_members(tar, links):
         if member.issparse() or Path(member.name).suffix.lower() not in SUFFIXES:
             continue
         if member.name in names:
-            raise DataError(f"{path}: holds {member.name} twice", remedy="write the shard again")
+            twice.append(member.name)
+            continue
         names.add(member.name)
         yield ShardPicture(path, member.name, member.offset_data, member.size)
+    if twice:
+        others = f" and {len(twice) - 1} other names" if len(twice) > 1 else ""
+        raise DataError(f"{path}: holds {twice[0]}{others} twice", remedy="write the shard again")
     refuse_links(path, [name for name in links if Path(name).suffix.lower() in SUFFIXES])
 
 
@@ -117,7 +123,7 @@ class Parquet:
     """A Parquet table with a column of bytes, of structs with ``bytes`` (as Hugging Face's datasets have them), or of
     paths, which are relative to the table's folder."""
 
-    def pictures(self, path: Path, *, column: str | None) -> Iterator[Path | PackedPicture]:
+    def pictures(self, path: Path, *, column: str | None) -> Iterator[Path | PackedPicture | Failure]:
         """See `Packing`."""
         try:
             import pyarrow as pa
@@ -142,13 +148,15 @@ class Parquet:
             raise DataError(f"{path}: no rows in this table")
 
 
-def _paths(file: Any, path: Path, name: str) -> Iterator[Path]:
+def _paths(file: Any, path: Path, name: str) -> Iterator[Path | Failure]:
     row = 0
     for batch in file.iter_batches(columns=[name]):
         for value in batch.column(0).to_pylist():
             if not value or "\0" in value:
-                raise DataError(f"{path}, row {row}: the column '{name}' has no path")
-            yield path.parent / value
+                place = f"{path}/{row:08}"
+                yield Failure(place, f"{place}: the column '{name}' has no path in this row")
+            else:
+                yield path.parent / value
             row += 1
     if not row:
         raise DataError(f"{path}: no rows in this table")

@@ -101,6 +101,9 @@ def find_pictures(
                     if not begun:  # it is an input also where it is cut off further on
                         containers.append(path)
                         begun = True
+                    if isinstance(packed, Failure):
+                        failures.append(packed)
+                        continue
                     found.add(packed, os.fspath(packed) if isinstance(packed, Path) else packed.place)
             except CaptionerError as error:
                 failures.append(Failure.of(argument, error))

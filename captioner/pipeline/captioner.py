@@ -364,7 +364,9 @@ class Captioner:
 
         return word_contrast(caption, word, other, backend=self.backend, open_torch=self.torch_backend, model=self.name)
 
-    def caption_clip(self, frames: Iterable[Picture], *, options: Greedy | None = None) -> ClipCaption:
+    def caption_clip(
+        self, frames: Iterable[Picture], *, options: Greedy | None = None, max_pixels: int = MAX_PIXELS
+    ) -> ClipCaption:
         """One caption of a clip, over the cells of all its frames; needs torch.
 
         The frames are encoded one by one and their cells are joined. A model that was trained on pictures attends to
@@ -374,6 +376,7 @@ class Captioner:
             frames: pictures of one size, in order; `captioner.data.clips.frames_of` reads them from a file. Of each a
                 small copy is kept.
             options: as of `caption`.
+            max_pixels: larger frames are refused.
 
         Raises:
             ImageError: a frame does not open.
@@ -389,6 +392,7 @@ class Captioner:
             backend=self.backend,
             open_torch=self.torch_backend,
             model=self.name,
+            max_pixels=max_pixels,
         )
 
     def split(self, caption: str) -> list[str]:

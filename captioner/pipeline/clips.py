@@ -29,6 +29,7 @@ def caption_clip(
     backend: Backend,
     open_torch: Callable[[], Any],
     model: str,
+    max_pixels: int,
 ) -> ClipCaption:
     """See `Captioner.caption_clip`; ``open_torch`` returns the model on torch, ``model`` is its name, ``delay`` that of
     its maps.
@@ -46,7 +47,7 @@ def caption_clip(
         )
     if not isinstance(frames, Iterable):
         raise OptionError(f"frames are a list of pictures, not {type(frames).__name__}")
-    ready = [prepare(frame, backend, keep=_FRAME_PIXELS) for frame in frames]
+    ready = [prepare(frame, backend, max_pixels=max_pixels, keep=_FRAME_PIXELS) for frame in frames]
     on_torch = open_torch()
     _require_one_size(ready)
     (found,) = decode(on_torch, on_torch.join(encode(on_torch, ready)), options)

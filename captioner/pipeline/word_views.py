@@ -7,8 +7,9 @@ import numpy as np
 
 from captioner.backends.base import Backend
 from captioner.errors import OptionError
+from captioner.image import MAX_PIXELS
 from captioner.pipeline.word_maps import encode
-from captioner.prepared import prepare
+from captioner.prepared import Prepared, prepare
 from captioner.results import Caption, Contrast, Heads, place_of
 from captioner.tokenizer.vocabulary import SPECIAL
 
@@ -19,7 +20,7 @@ def word_heads(
     """See `Captioner.heads`; ``open_torch`` returns the model on torch, a `captioner.backends.base.HasHeads`, and
     ``delay`` is that of the model's maps."""
     place = place_of(caption, word)
-    prepared, ids = prepare(caption.source, backend), _ids(caption, backend)
+    prepared, ids = _prepared(caption, backend), _ids(caption, backend)
     on_torch = open_torch()
     maps = on_torch.heads(encode(on_torch, [prepared]), ids)[:, :, place + delay]  # (layers, heads, h, w)
     return Heads(caption=caption, place=place, maps=maps, chosen=tuple(on_torch.map_heads))
@@ -33,7 +34,7 @@ def word_contrast(
     other_id = backend.vocabulary.encode([*(one.text for one in caption.words[:place]), other])[-2]
     if other_id < len(SPECIAL):
         raise OptionError(f"the model '{model}' does not know the word '{other}'", remedy="name another word")
-    prepared, ids = prepare(caption.source, backend), _ids(caption, backend)
+    prepared, ids = _prepared(caption, backend), _ids(caption, backend)
     on_torch = open_torch()
     log_p, maps = on_torch.word_gradients(encode(on_torch, [prepared]), ids, place, (ids[place], other_id))
     valid = prepared.geometry.mask
@@ -44,6 +45,12 @@ def word_contrast(
     return Contrast(
         caption=caption, place=place, other=other, probabilities=probabilities, map=difference.astype(np.float32)
     )
+
+
+def _prepared(caption: Caption, backend: Backend) -> Prepared:
+    """The caption's picture once more, whatever its size."""
+    width, height = caption.geometry.size
+    return prepare(caption.source, backend, max_pixels=max(width * height, MAX_PIXELS))
 
 
 def _ids(caption: Caption, backend: Backend) -> list[int]:

@@ -39,7 +39,7 @@ class Asking:
 
         Raises:
             Problem: 413, too many pixels; 422, no picture, or a question that the model cannot read; 500, the model's
-                file is damaged or missing.
+                file is damaged or missing; 501, it does not run with this server's options.
         """
         asker = await self._load()
         keep = KEPT_PIXELS if asked.viewer or asked.format != "json" else None
@@ -76,4 +76,6 @@ class Asking:
                 except CheckpointError as error:
                     fault(error)
                     raise Problem(500, "damaged-model", "the answering model is missing or damaged") from None
+                except OptionError as error:
+                    raise Problem(501, "not-available", f"this server cannot answer questions: {error}") from None
             return self._asker

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.errors import CheckpointError
+from captioner.errors import CheckpointError, OptionError
 from captioner.serve.problems import Problem, fault
 from captioner.tokenizer.vocabulary import SPECIAL
 
@@ -55,7 +55,8 @@ class Models:
         """A model, None for the default one.
 
         Raises:
-            Problem: 422, there is no model of this name; 500, its file is damaged.
+            Problem: 422, there is no model of this name; 500, its file is damaged; 501, it does not run with this
+                server's options.
         """
         name = self.default if name is None else name
         if name in self._loaded:
@@ -77,6 +78,8 @@ class Models:
         except CheckpointError as error:
             fault(error)
             raise Problem(500, "damaged-model", f"the file of the model '{name}' is damaged") from None
+        except OptionError as error:
+            raise Problem(501, "not-available", f"this server cannot run the model '{name}': {error}") from None
         finally:
             del self._loading[name]
 

@@ -164,6 +164,7 @@ class Review:
 
 def create_review(review: Review) -> ASGIApp:
     """The application."""
+    from captioner.show.page import shown
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -199,7 +200,7 @@ def create_review(review: Review) -> ASGIApp:
     async def state() -> dict[str, Any]:
         first = review.next_open(-1)
         return {
-            "output": str(review.edits.path),
+            "output": shown(str(review.edits.path)),
             "model": review.model.name,
             "progress": review.progress(),
             "start": 0 if first is None else first,
@@ -209,7 +210,7 @@ def create_review(review: Review) -> ASGIApp:
     async def picture(i: number) -> Response:
         """A picture with its caption, and what was decided about it."""
         edit = review.edits.get(review.pictures[i])
-        about: dict[str, Any] = {"name": os.fspath(review.pictures[i]), "status": review.status(i)}
+        about: dict[str, Any] = {"name": shown(os.fspath(review.pictures[i])), "status": review.status(i)}
         about["next_open"] = review.next_open(i)
         try:
             opened = await review.opened(i)
@@ -217,7 +218,7 @@ def create_review(review: Review) -> ASGIApp:
             about["caption"] = edit.caption if edit is not None else opened.caption.text
             about["viewer"] = await asyncio.to_thread(_payload, opened.caption)
         except ImageError as error:
-            about |= {"original": "", "caption": edit.caption if edit is not None else "", "problem": str(error)}
+            about |= {"original": "", "caption": edit.caption if edit is not None else "", "problem": shown(str(error))}
         return JSONResponse(about)
 
     @app.post("/api/pictures/{i}/reading")

@@ -49,6 +49,25 @@ def test_a_folder_of_pictures(photos: Path, prefix: str) -> None:
     assert set(read(Source.of(str(photos / "a.png")))) == {"a.png"}
 
 
+def test_folders_that_cannot_be_read_are_named_beside_tables(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.parquet", "sub/b.parquet", ".hidden/c.parquet", "out/d.parquet"):
+        (tmp_path / "tables" / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"image": [(photos / "a.png").read_bytes()]}), tmp_path / "tables" / name)
+    scandir = os.scandir
+
+    def refused(path: str) -> Any:
+        if str(path).endswith(("/sub", "/.hidden", "/out")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found = read(Source.of(str(tmp_path / "tables")), selection=Selection(exclude=("out",)))
+    assert set(found) == {"a.parquet/00000000", "sub"}
+    assert "cannot be read (Permission denied)" in str(found["sub"].error)
+
+
 def test_a_remote_folder_is_listed_alike(photos: Path) -> None:
     local = Source.of(str(photos))
     (photos / "out").mkdir()

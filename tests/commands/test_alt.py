@@ -77,6 +77,22 @@ def test_what_fails_is_named_and_the_rest_is_done(command: Command, site: Path) 
     assert "one.md" not in run.out
 
 
+def test_a_run_that_is_stopped_has_written_the_pages_before(
+    command: Command, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = alt._captions
+
+    def stopped(*given: object) -> object:
+        found = captions(*given)  # type: ignore[arg-type]
+        yield next(found)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(alt, "_captions", stopped)
+    assert command("alt", site, "--write").code == 130
+    assert 'alt="a' in (site / "index.html").read_text()
+    assert (site / "posts" / "one.md").read_text() == MARKDOWN
+
+
 def test_a_page_that_changes_meanwhile_stays(command: Command, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captions = alt._captions
 

@@ -13,6 +13,7 @@ import pytest
 
 from captioner.commands import watch
 from captioner.commands.progress import Pace, progress, span
+from captioner.errors import CheckpointError
 from tests.commands.conftest import Command
 
 MakePicture = Callable[..., Path]
@@ -106,6 +107,57 @@ def test_pictures_that_do_not_open_are_moved_where_nothing_is_lost(command: Comm
     assert (photos / "link.jpg").is_symlink()
 
 
+def test_rows_of_moved_pictures_stay_until_they_are_gone(command: Command, photos: Path) -> None:
+    (photos / "bad.jpg").write_text("no picture")
+    (photos / "link.jpg").symlink_to("bad.jpg")
+    options = ("--move-failed", "failed", "--failures", "f.csv", "--output", "c.txt")
+    assert command("caption", photos, *options).code == 1
+    (photos / "link.jpg").unlink()
+    for _ in range(2):
+        assert command("caption", photos, *options).code == 0
+        with Path("f.csv").open(newline="") as file:
+            assert [row["path"] for row in csv.DictReader(file)] == ["failed/bad.jpg"]
+    Path("failed/bad.jpg").unlink()
+    assert command("caption", photos, *options).code == 0
+    assert Path("f.csv").read_text() == "path,error,remedy\n"
+
+
+def test_failures_stay_where_a_run_cannot_start(
+    command: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "bad.jpg").write_text("no picture")
+    assert command("caption", photos, "gone.png", "--failures", "f.csv").code == 1
+    before = Path("f.csv").read_text()
+    assert before.count("\n") == 3
+
+    def damaged(_: object) -> None:
+        raise CheckpointError("the weights are damaged")
+
+    monkeypatch.setattr("captioner.commands.caption.load_model", damaged)
+    assert command("caption", photos, "other.png", "--failures", "f.csv").code == 2
+    assert Path("f.csv").read_text() == before
+
+
+def test_a_picture_that_cannot_be_moved_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from captioner.data.writers import FailedFolder
+
+    (tmp_path / "a.jpg").write_text("x")
+    failed = FailedFolder(tmp_path / "failed")
+    failed.prepare()
+    unlink = Path.unlink
+
+    def fixed(self: Path, missing_ok: bool = False) -> None:
+        if self.parent == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fixed)
+    for _ in range(2):
+        with pytest.raises(PermissionError):
+            failed.move(tmp_path / "a.jpg")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg")] == ["a.jpg"]
+
+
 def test_moving_to_another_disk_copies_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from captioner.data.writers import FailedFolder
 
@@ -143,6 +195,8 @@ def test_parquet_is_resumed_and_says_what_made_it(
     monkeypatch.setattr(ParquetResults, "_finish", killed)
     assert command("caption", photos, "--output", "c.parquet", "--exclude", "sub").code == 130
     assert not Path("c.parquet").exists()
+    dry = command("caption", photos, "--output", "c.parquet", "--dry-run")
+    assert "1 would be captioned, 2 are there" in dry.err
     left = Path(".c.parquet.rows.jsonl").read_bytes()
     monkeypatch.setattr(ParquetResults, "_finish", finish)
     run = command("caption", photos, "--output", "c.parquet")
@@ -180,10 +234,23 @@ def test_a_table_of_others_is_refused(command: Command, photos: Path) -> None:
 
     pq.write_table(pa.table({"image": ["a"]}), "c.parquet")
     before = Path("c.parquet").read_bytes()
-    run = command("caption", photos, "--output", "c.parquet")
-    assert (run.code, run.err.count("\n")) == (2, 1)
-    assert Path("c.parquet").read_bytes() == before
-    assert not list(Path().glob(".c.parquet*"))
+    for more in ((), ("--overwrite",)):
+        run = command("caption", photos, "--output", "c.parquet", *more)
+        assert (run.code, run.err.count("\n")) == (2, 1)
+        assert Path("c.parquet").read_bytes() == before
+        assert not list(Path().glob(".c.parquet*"))
+
+
+def test_a_row_without_a_path_fails_alone(command: Command, photos: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow (captioner[parquet])")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"path": ["photos/a.png", None, "photos/b.jpg", ""]}), "in.parquet")
+    run = command("caption", "in.parquet", "--column", "path", "--output", "c.txt", "--failures", "f.csv")
+    assert run.code == 1
+    assert captioned(Path("c.txt").read_text()) == ["photos/a.png", "photos/b.jpg"]
+    with Path("f.csv").open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["in.parquet/00000001", "in.parquet/00000003"]
 
 
 def test_pictures_of_tables_and_shards(command: Command, photos: Path) -> None:

@@ -95,7 +95,10 @@ def test_members_of_a_shard(tmp_path: Path, make_picture: Callable[..., Path]) -
     assert (found.several, found.containers, found.files) == (True, [shard], [])
     with tarfile.open(shard, "a") as tar:
         tar.add(picture, "0001.png")
-    (failure,) = find_pictures([str(shard)]).failures
+        tar.add(picture, "0003.png")
+    found = find_pictures([str(shard)])
+    assert [one.place for one in found.pictures] == ["0001.png", "sub/0002.PNG", "0003.png"]  # type: ignore[union-attr]
+    (failure,) = found.failures
     assert "0001.png twice" in failure.error
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioner.errors import OptionError
 from captioner.pipeline import load
 from captioner.serve import schemas
 from captioner.serve.files import EXAMPLES
@@ -185,6 +186,24 @@ def test_models_are_listed_and_loaded_when_asked_for(
         assert line["caption"] == load(either_model).caption(picture).text
         assert "'broken' is damaged" in problem_of(running.post(("a.png", picture), model="broken"), 500)["detail"]
         assert running.post(("a.png", picture)).json()["captions"][0]["model"] == "tiny"
+
+
+def test_a_model_that_does_not_run_here_is_no_fault(
+    serve: Serve, tiny_model: Path, either_model: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.shipped.shipped_models", lambda: {"other": either_model})
+
+    def refused(*_: object, **__: object) -> None:
+        raise OptionError("the backend cannot run this model")
+
+    with serve(tiny_model) as running:
+        monkeypatch.setattr("captioner.pipeline.load", refused)
+        monkeypatch.setattr("captioner.asking.load_answering", refused)
+        found = problem_of(running.post(("a.png", picture), model="other"), 501)
+        assert "'other': the backend cannot run" in found["detail"]
+        with running.client() as client:
+            answer = client.post("/v1/answers", files={"file": ("a.png", picture)}, data={"question": "what is it?"})
+        assert "cannot answer questions: the backend" in problem_of(answer, 501)["detail"]
 
 
 def test_health(server: Running) -> None:

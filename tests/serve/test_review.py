@@ -1,6 +1,8 @@
 """The page of ``captioner review``: its answers, and by keyboard in a browser that goes away, as the program does."""
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +65,20 @@ def test_pictures_are_captioned_decided_and_gone_on_with(
         client.put("/api/pictures/2", json={"status": "edited", "caption": "A dog."})
         assert client.get("/api/pictures/2").json()["next_open"] is None
     assert rows(output)[2] == ("c.png", "edited", "A dog.")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes names of any bytes")
+def test_names_that_are_not_utf8_are_shown(reviewing: Review, pictures: list[Path], tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xe4.png"))
+    odd.write_bytes(pictures[0].read_bytes())
+    broken = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4.png"))
+    broken.write_bytes(b"no picture")
+    output = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4.jsonl"))
+    with reviewing([odd, broken], output) as running, running.client() as client:
+        assert client.get("/api/review").json()["output"].endswith("\ufffd.jsonl")
+        found = client.get("/api/pictures/0").json()
+        assert found["name"].endswith("b\ufffd.png") and found["caption"]
+        assert "\ufffd.png" in client.get("/api/pictures/1").json()["problem"]
 
 
 def test_what_is_typed_is_read(reviewing: Review, pictures: list[Path], output: Path, tiny_model: Path) -> None:

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from captioner import checkpoint
+from captioner import checkpoint, prepared
 from captioner.backends.torch import TorchBackend
-from captioner.errors import OptionError
+from captioner.errors import ImageError, OptionError
 from captioner.options import Greedy, MapOptions
 from captioner.pipeline import Captioner
 from captioner.results import Caption, across_strip, from_strip, strip_layout
@@ -28,6 +29,26 @@ def picture(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
 @pytest.fixture
 def caption(model: Captioner) -> Caption:
     return model.caption(picture(1))
+
+
+def test_views_of_a_picture_that_was_let_through(
+    model: Captioner, caption: Caption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They open the picture once more, which is larger than the default limit."""
+    limits: list[int] = []
+
+    def prepare(source: Any, backend: Any, *, max_pixels: int = 100) -> Any:
+        limits.append(max_pixels)
+        return prepared.prepare(source, backend, max_pixels=max_pixels)
+
+    monkeypatch.setattr("captioner.pipeline.word_views.prepare", prepare)
+    monkeypatch.setattr("captioner.pipeline.word_views.MAX_PIXELS", 100)
+    width, height = caption.geometry.size
+    model.heads(caption, 0)
+    model.contrast(caption, 0, caption.words[-1].text)
+    assert limits == [width * height] * 2
+    with pytest.raises(ImageError, match=rf"{width} x {height}"):
+        model.caption_clip([picture(1)], max_pixels=100)
 
 
 def test_the_chosen_heads_are_the_words_map(model: Captioner, caption: Caption, tmp_path: Path) -> None:

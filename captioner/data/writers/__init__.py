@@ -6,7 +6,7 @@ from captioner.data.writers.failures import FailedFolder, FailuresFile
 from captioner.data.writers.figures import FigureFiles
 from captioner.data.writers.formats import WRITERS
 from captioner.data.writers.pages import PageFile
-from captioner.data.writers.parquet import open_results
+from captioner.data.writers.parquet import has_begun, open_results
 from captioner.data.writers.provenance import Provenance, digest_of
 from captioner.data.writers.results import ResultsFile
 
@@ -22,5 +22,6 @@ __all__ = [
     "Provenance",
     "ResultsFile",
     "digest_of",
+    "has_begun",
     "open_results",
 ]

@@ -18,20 +18,24 @@ _MOST_NAMES = 100_000
 class FailuresFile:
     """A CSV table of the failures of a run: path, error, remedy. Each row is on the disk before the next picture.
 
-    `begin` removes the rows of the run before, whose pictures are tried again.
+    `begin` removes the rows of the run before, whose pictures are tried again; until then rows are kept in memory.
 
     Args:
         path: of the file, .csv.
+        moved_to: a folder to which pictures that failed are moved. They are not tried again, so the rows of those that
+            are still there stay.
 
     Raises:
         OptionError: another ending, a file that holds something else, that another run writes, or that cannot be
             written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, moved_to: Path | None = None) -> None:
         if path.suffix.lower() != ".csv":
             raise OptionError(f"--failures {path}: a table of failures ends in .csv, not '{path.suffix}'")
         self.path = path
+        self._moved_to = moved_to
+        self._waiting: list[bytes] | None = []
         place = place_of(path, option="--failures")
         self._created = not place.exists()
         self._place = place
@@ -53,17 +57,34 @@ class FailuresFile:
             raise
 
     def begin(self) -> None:
-        """Start the table again. Raises OptionError where it cannot be written."""
+        """Start the table again, once. Raises OptionError where it cannot be written."""
+        if self._waiting is None:
+            return
+        rows, self._waiting = [_row(COLUMNS), *self._of_moved(), *self._waiting], None
         try:
             os.ftruncate(self._descriptor, 0)
             os.lseek(self._descriptor, 0, os.SEEK_SET)
         except OSError as error:
             raise self._cannot_write(error) from None
-        self._append(_row(COLUMNS))
+        self._append(b"".join(rows))
+
+    def _of_moved(self) -> list[bytes]:
+        """The rows of pictures that earlier runs moved, and that are still where they were moved to."""
+        if self._moved_to is None or not self._moved_to.is_dir():
+            return []
+        folder = os.path.realpath(self._moved_to)
+        with self._place.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = [tuple(row) for row in csv.reader(file)]
+        kept = dict.fromkeys(row for row in rows if len(row) == len(COLUMNS) and _lies_in(row[0], folder))
+        return [_row(row) for row in kept]
 
     def write(self, failure: Failure) -> None:
         """Append a failure. Raises OptionError where it cannot be written; the rows before stay whole."""
-        self._append(_row((failure.image, failure.error, failure.remedy)))
+        row = _row((failure.image, failure.error, failure.remedy))
+        if self._waiting is None:
+            self._append(row)
+        else:
+            self._waiting.append(row)
 
     def close(self) -> None:
         """Close the file."""
@@ -160,7 +181,16 @@ def _move_to_new(source: Path, target: Path) -> None:
             except BaseException:
                 target.unlink(missing_ok=True)
                 raise
-    source.unlink()
+    try:
+        source.unlink()
+    except OSError:  # a folder that cannot be changed: the picture stays where it is, once
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _lies_in(name: str, folder: str) -> bool:
+    parent = os.path.realpath(Path(name).parent)
+    return parent == folder and os.path.lexists(name)
 
 
 def _row(values: tuple[str, ...]) -> bytes:

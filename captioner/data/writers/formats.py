@@ -192,16 +192,15 @@ class CsvFormat:
         return scan
 
     def _check_header(self, lines: "_CountedLines", row: list[str]) -> None:
-        names = ("image", "caption", "score", "model")
-        if tuple(cell.lstrip("\ufeff") if i == 0 else cell for i, cell in enumerate(row)) == names:
+        if tuple(cell.lstrip("\ufeff") if i == 0 else cell for i, cell in enumerate(row)) == COLUMNS:
             self._line_end = "\r\n" if lines.last.endswith("\r\n") else "\n"
             return
-        if not lines.last.endswith("\n") and ",".join(names).startswith(lines.last.lstrip("\ufeff")):
+        if not lines.last.endswith("\n") and ",".join(COLUMNS).startswith(lines.last.lstrip("\ufeff")):
             raise _Cut
         for separator in (";", "\t"):
-            if lines.last.lstrip("\ufeff").rstrip() == separator.join(names):
+            if lines.last.lstrip("\ufeff").rstrip() == separator.join(COLUMNS):
                 raise ForeignRowsError(f"columns are separated by {separator!r}: save it with commas")
-        raise ForeignRowsError(f"the columns are not {', '.join(names)}")
+        raise ForeignRowsError(f"the columns are not {', '.join(COLUMNS)}")
 
     def _scan_row(
         self, row: list[str], lines: "_CountedLines", scan: Scan, found: Callable[[str], None], model: str

@@ -24,6 +24,15 @@ def open_results(path: Path, *, overwrite: bool = False) -> ResultsFile:
     return ResultsFile(path, overwrite=overwrite)
 
 
+def has_begun(path: Path) -> bool:
+    """Whether a run into a file of results has begun: the file is there, or the rows of a table that is to be."""
+    return path.exists() or (path.suffix.lower() == ".parquet" and _rows_of(place_of(path)).exists())
+
+
+def _rows_of(table: Path) -> Path:
+    return table.with_name(f".{table.name}.rows.jsonl")
+
+
 def schema() -> "pa.Schema":
     """The columns of the table, with their types."""
     import pyarrow as pa
@@ -66,19 +75,18 @@ class ParquetResults(ResultsFile):
             ) from None
         self._broken = False
         self._table = place_of(path)
-        rows = self._table.with_name(f".{self._table.name}.rows.jsonl")
+        rows = _rows_of(self._table)
         try:
             super().__init__(rows, overwrite=overwrite)
         except OptionError as error:
             raise OptionError(str(error).replace(str(rows), str(path))) from None
         self.path = path
         self._rows = rows
-        if not overwrite:
-            try:
-                self._read_table()
-            except BaseException:
-                self.close()
-                raise
+        try:
+            self._read_table()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def lost_detail(self) -> str:
@@ -104,7 +112,7 @@ class ParquetResults(ResultsFile):
         return super()._cannot_write(error)
 
     def _read_table(self) -> None:
-        """Take the names and the provenance of a table that is there. Raises OptionError."""
+        """Take the names and the provenance of a table that is there, unless it is overwritten. Raises OptionError."""
         if not self._table.exists():
             return
         import pyarrow as pa
@@ -116,6 +124,8 @@ class ParquetResults(ResultsFile):
                 raise OptionError(
                     f"{self.path}: holds other columns than this program's captions", remedy="give another --output"
                 )
+            if self._overwrite:
+                return
             if not self._stored:
                 self._stored = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
                 self._folder = self._stored_folder()
