@@ -32,6 +32,52 @@ def try_lock(descriptor: int) -> bool:
     return _lock(descriptor) is not False
 
 
+def open_locked(place: Path) -> tuple[int, bool] | None:
+    """Open a file to be read and written, by this process alone; it is made if need be.
+
+    Returns:
+        Its descriptor, and whether it was made; None where another process has it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    while True:
+        created = not place.exists()
+        descriptor = os.open(place, flags, 0o666)
+        if not try_lock(descriptor):
+            os.close(descriptor)
+            return None
+        if os.fstat(descriptor).st_nlink:  # not removed or replaced by the process that had it
+            return descriptor, created
+        os.close(descriptor)
+
+
+def rewrite_locked(place: Path, content: bytes) -> int:
+    """Replace a file that this process has locked; the new one is locked before it is in its place.
+
+    Returns:
+        The descriptor of the new file; the caller closes the old one.
+
+    Raises:
+        OSError: it cannot be written; the old one stays.
+    """
+    partial = PartialFile(place)
+    descriptor = partial.with_lock()
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+        partial.commit()
+    except BaseException:
+        os.close(descriptor)
+        raise
+    finally:
+        partial.discard()
+    return descriptor
+
+
 def _lock(descriptor: int) -> bool | None:
     """Whether the file is locked for this process now; None on file systems without locks."""
     try:
@@ -127,6 +173,10 @@ class PartialFile:
                 shutil.copymode(self.place, self.path)
         self._close()
         self.path.replace(self.place)
+
+    def with_lock(self) -> int:
+        """A further descriptor of the file, which keeps its lock after `commit`; the caller closes it."""
+        return os.dup(self._descriptor)
 
     def discard(self) -> None:
         """Remove the file."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 from captioner.data.questions import AskedQuestion
 from captioner.data.writers.provenance import Provenance
 from captioner.errors import OptionError
-from captioner.partial import place_of, remove_stale, try_lock, written_whole
+from captioner.partial import open_locked, place_of, remove_stale, rewrite_locked, written_whole
 from captioner.results import Answer
 
 _BEGINNING = b'{"image": '  # of every line
@@ -61,13 +61,13 @@ class AnswersFile:
         self._end, self._lacks_line_feed, self._begun = 0, False, False
         self._place = place_of(path, option="--output")
         self._sidecar = self._place.with_name(f".{self._place.name}.run.json")
-        self._created = not self._place.exists()
         try:
-            self._file = self._place.open("w+b" if self._created else "r+b")
+            opened = open_locked(self._place)
         except OSError as error:
             raise OptionError(f"--output {path}: cannot be written ({error.strerror})") from None
-        if not try_lock(self._file.fileno()):
-            self._file.close()
+        if opened is not None:
+            self._file, self._created = os.fdopen(opened[0], "r+b"), opened[1]
+        else:
             raise OptionError(f"--output {path} is written by another run", remedy="wait for it, or name another file")
         try:
             if overwrite:
@@ -216,15 +216,11 @@ class AnswersFile:
             lines = list(self._file)
             for place, line in zip(self._failed, self._again, strict=False):
                 lines[place] = line
-            with written_whole(self._place) as partial:
-                partial.write_bytes(b"".join(lines))
-            self._file.close()
-            self._file = self._place.open("r+b")
+            before, self._file = self._file, os.fdopen(rewrite_locked(self._place, b"".join(lines)), "r+b")
+            before.close()
             self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise OptionError(f"--output {self.path}: cannot be written ({error.strerror})") from None
-        if not try_lock(self._file.fileno()):
-            raise OptionError(f"--output {self.path} is written by another run", remedy="wait for it, and start again")
 
 
 def _is_of(row: dict[str, Any], asked: AskedQuestion) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from captioner.errors import OptionError
-from captioner.partial import place_of, remove_stale, try_lock, written_whole
+from captioner.partial import open_locked, place_of, remove_stale, rewrite_locked
 
 STATUSES = ("accepted", "edited", "flagged", "draft")
 """What a row says: the model's caption is good; it was changed; a person should come back to it; a text that is being
@@ -113,14 +113,12 @@ class EditsFile:
         self._descriptor = -1
 
     def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        descriptor = os.open(self._place, flags, 0o666)
-        if not try_lock(descriptor):
-            os.close(descriptor)
+        opened = open_locked(self._place)
+        if opened is None:
             raise OptionError(
                 f"{self.path}: is being written by another program", remedy="stop it, or give another --output"
             )
-        return descriptor
+        return opened[0]
 
     def _read(self) -> None:
         lines = self._place.read_bytes().split(b"\n")
@@ -149,12 +147,8 @@ class EditsFile:
         lines = [
             json.dumps({**asdict(edit), "image": self._stored(edit.image)}) + "\n" for edit in self._edits.values()
         ]
-        with written_whole(self._place) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.close(self._descriptor)
-        self._descriptor = self._open()
+        before, self._descriptor = self._descriptor, rewrite_locked(self._place, "".join(lines).encode())
+        os.close(before)
         self._rows = len(self._edits)
 
     def _stored(self, image: str) -> str:

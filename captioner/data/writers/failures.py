@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from captioner.errors import OptionError
-from captioner.partial import check_folder, place_of, try_lock
+from captioner.partial import check_folder, open_locked, place_of
 from captioner.results import Failure
 
 COLUMNS = ("path", "error", "remedy")
@@ -37,15 +37,15 @@ class FailuresFile:
         self._moved_to = moved_to
         self._waiting: list[bytes] | None = []
         place = place_of(path, option="--failures")
-        self._created = not place.exists()
         self._place = place
         try:
-            self._descriptor = os.open(place, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            opened = open_locked(place)
         except OSError as error:
             raise self._cannot_write(error) from None
+        if opened is None:
+            raise OptionError(f"--failures {path}: is being written by another run", remedy="give another file")
+        self._descriptor, self._created = opened
         try:
-            if not try_lock(self._descriptor):
-                raise OptionError(f"--failures {path}: is being written by another run", remedy="give another file")
             header = _row(COLUMNS)
             first = os.read(self._descriptor, 1 << 12)
             if first and not (first.startswith(header) or header.startswith(first)):
@@ -60,8 +60,8 @@ class FailuresFile:
         """Start the table again, once. Raises OptionError where it cannot be written."""
         if self._waiting is None:
             return
-        rows, self._waiting = [_row(COLUMNS), *self._of_moved(), *self._waiting], None
         try:
+            rows, self._waiting = [_row(COLUMNS), *self._of_moved(), *self._waiting], None
             os.ftruncate(self._descriptor, 0)
             os.lseek(self._descriptor, 0, os.SEEK_SET)
         except OSError as error:
@@ -74,7 +74,10 @@ class FailuresFile:
             return []
         folder = os.path.realpath(self._moved_to)
         with self._place.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = [tuple(row) for row in csv.reader(file)]
+            try:
+                rows = [tuple(row) for row in csv.reader(file)]
+            except csv.Error:  # not rows of ours
+                return []
         kept = dict.fromkeys(row for row in rows if len(row) == len(COLUMNS) and _lies_in(row[0], folder))
         return [_row(row) for row in kept]
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from captioner.data.writers.formats import WRITERS, ForeignRowsError, Scan
 from captioner.data.writers.provenance import Provenance
 from captioner.errors import OptionError
-from captioner.partial import place_of, remove_stale, try_lock, written_whole
+from captioner.partial import open_locked, place_of, remove_stale, written_whole
 from captioner.results import Caption
 
 
@@ -136,18 +136,12 @@ class ResultsFile:
             self._descriptor = -1
 
     def _open(self) -> tuple[int, bool]:
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        while True:
-            created = not self._place.exists()
-            descriptor = os.open(self._place, flags, 0o666)
-            if not try_lock(descriptor):
-                os.close(descriptor)
-                raise OptionError(
-                    f"{self.path}: is being written by another run", remedy="wait for it, or give another --output"
-                )
-            if os.fstat(descriptor).st_nlink:  # not removed by a run that ended meanwhile
-                return descriptor, created
-            os.close(descriptor)
+        opened = open_locked(self._place)
+        if opened is None:
+            raise OptionError(
+                f"{self.path}: is being written by another run", remedy="wait for it, or give another --output"
+            )
+        return opened
 
     # Reading.
 
