@@ -156,14 +156,13 @@ def run(options: argparse.Namespace) -> int:
         todo = work.plan(found)
         for one in sidecars:
             one.refuse(files)
-        try:
-            opened = (ahead or load_model(options)) if todo else None
+        if not found.pictures:
             if failures is not None:
                 failures.begin()
-            if not found.pictures:
-                return 2 if found.failures else 0
-            if opened is not None:
-                work.caption(todo, opened)
+            return 2 if found.failures else 0
+        try:
+            if todo:
+                work.caption(todo, ahead or load_model(options))
             elif not work.failed or work.done:
                 work.begin()
         except CaptionerError as error:
@@ -178,7 +177,7 @@ def _watch(work: "CaptionRun", outputs: list[Path], files: dict[str, Path | None
     options = work.options
     model = load_model(options)
     if work.outputs.failures is not None:
-        work.outputs.failures.begin()
+        work.begin()  # a failure is in the table before there is a caption
     watcher = Watcher(lambda: _find(options, outputs, quiet=True), seconds=options.watch)
     try:
         for found in watcher.rounds():

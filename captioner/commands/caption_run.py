@@ -136,6 +136,8 @@ class CaptionRun:
             self.outputs.failed.prepare()
         if self.outputs.results is not None:
             self.outputs.results.begin()
+        if self.outputs.failures is not None:
+            self.outputs.failures.begin()
 
     def fail(self, failure: Failure, print_line: Any = None, picture: "Path | PackedPicture | None" = None) -> None:
         """Count a failure, print it, move its picture where that is asked for, and put it into the table of failures by
@@ -149,6 +151,8 @@ class CaptionRun:
 
     def finish(self) -> int:
         """Say what was done; the exit code."""
+        if self.outputs.failures is not None:
+            self.outputs.failures.begin()
         results = self.outputs.results
         if results is not None:
             for note in results.notes:

@@ -76,19 +76,20 @@ def shard_members(tar: tarfile.TarFile, path: Path) -> Iterator[ShardPicture]:
         OSError, ValueError, tarfile.TarError: it is damaged or cut off; all whole pictures come before.
     """
     names: set[str] = set()
-    twice: list[str] = []
+    twice: dict[str, None] = {}
     links: list[str] = []
     for member in whole_members(tar, links):
         if member.issparse() or Path(member.name).suffix.lower() not in SUFFIXES:
             continue
         if member.name in names:
-            twice.append(member.name)
+            twice[member.name] = None
             continue
         names.add(member.name)
         yield ShardPicture(path, member.name, member.offset_data, member.size)
     if twice:
-        others = f" and {len(twice) - 1} other names" if len(twice) > 1 else ""
-        raise DataError(f"{path}: holds {twice[0]}{others} twice", remedy="write the shard again")
+        first, *others = twice
+        more = f" and {len(others)} other name{'s'[: len(others) != 1]}" if others else ""
+        raise DataError(f"{path}: holds {first}{more} twice", remedy="write the shard again")
     refuse_links(path, [name for name in links if Path(name).suffix.lower() in SUFFIXES])
 
 

@@ -183,14 +183,20 @@ def _in_eight_bits(
     if tensor.name in stored or tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
         return None
     weight = numpy_helper.to_array(tensor)
+    best = np.inf
+    found = None
     for quantised in (name for name in stored if name.endswith("_quantized")):
         scale = f"{quantised.removesuffix('_quantized')}_scale"
         eight, step = numpy_helper.to_array(stored[quantised]), numpy_helper.to_array(stored[scale])
+        if weight.any() and not eight.any():
+            continue  # the scale of zeros is 1, which says nothing
         for transposed in (False, True):
             wide = weight.T if transposed else weight
-            if wide.shape == eight.shape and np.all(np.abs(wide - eight * step) <= step):
-                return (quantised, scale), transposed
-    return None
+            if wide.shape == eight.shape:
+                error = np.abs(wide - eight * step)
+                if np.all(error <= step) and error.max() < best:
+                    best, found = float(error.max()), ((quantised, scale), transposed)
+    return found
 
 
 @contextmanager

@@ -63,7 +63,9 @@ class Problem(Exception):  # noqa: N818 - the name that its standard gives it
     def response(self) -> Response:
         """The answer."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return JSONResponse(self.as_dict(), self.status, headers, MEDIA_TYPE)
+        content = self.as_dict()
+        content["detail"] = content["detail"].encode("utf-8", "replace").decode()  # names of files may be no UTF-8
+        return JSONResponse(content, self.status, headers, MEDIA_TYPE)
 
 
 def answer_with_problems(app: FastAPI) -> None:

@@ -201,7 +201,7 @@ def create_review(review: Review) -> ASGIApp:
         first = review.next_open(-1)
         return {
             "output": shown(str(review.edits.path)),
-            "model": review.model.name,
+            "model": shown(review.model.name),
             "progress": review.progress(),
             "start": 0 if first is None else first,
         }

@@ -117,6 +117,10 @@ def test_rows_of_moved_pictures_stay_until_they_are_gone(command: Command, photo
         assert command("caption", photos, *options).code == 0
         with Path("f.csv").open(newline="") as file:
             assert [row["path"] for row in csv.DictReader(file)] == ["failed/bad.jpg"]
+    os.chdir(photos)
+    command("caption", "a.png", "--move-failed", "../failed", "--failures", "../f.csv", "--output", "../d.txt")
+    os.chdir("..")
+    assert "failed/bad.jpg" in Path("f.csv").read_text()
     Path("failed/bad.jpg").unlink()
     assert command("caption", photos, *options).code == 0
     assert Path("f.csv").read_text() == "path,error,remedy\n"
@@ -136,6 +140,18 @@ def test_failures_stay_where_a_run_cannot_start(
     monkeypatch.setattr("captioner.commands.caption.load_model", damaged)
     assert command("caption", photos, "other.png", "--failures", "f.csv").code == 2
     assert Path("f.csv").read_text() == before
+
+
+def test_failures_stay_where_outputs_cannot_be_made_and_a_dry_run_makes_nothing(command: Command, photos: Path) -> None:
+    assert command("caption", photos, "gone.png", "--failures", "f.csv").code == 1
+    before = Path("f.csv").read_text()
+    Path("file").touch()
+    run = command("caption", photos, "other.png", "--failures", "f.csv", "--move-failed", "file/sub")
+    assert (run.code, "cannot be made" in run.err) == (2, True)
+    assert Path("f.csv").read_text() == before
+    run = command("caption", photos, "--failures", "f.csv", "--output", "new/deep/c.parquet", "--dry-run")
+    assert run.code == 0
+    assert not Path("new").exists() and Path("f.csv").read_text() == before
 
 
 def test_a_picture_that_cannot_be_moved_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,3 +286,25 @@ def test_graphs_beside_the_model_file_are_used(
     monkeypatch.setattr("captioner.export.folder.export_graphs", traced_again)
     export_folder(path, tmp_path / "again")
     assert load(tmp_path / "again").caption(PICTURE).text == expected.text
+
+
+def test_eight_bits_of_another_weight_are_never_taken() -> None:
+    """Zeros have the scale 1, and a weight of the same shape is nearer to them than that."""
+    random = np.random.default_rng(7)
+    zero, weight = np.zeros((16, 16), np.float32), random.normal(0, 0.2, (16, 16)).astype(np.float32)
+    graphs = {}
+    for name, weights in (("step", {"zero": zero, "w": weight}), ("score", {"val_1": weight.T.copy(), "w": zero})):
+        nodes = [onnx.helper.make_node("MatMul", ["x", one], [f"y_{one}"], f"node_{one}") for one in weights]
+        ends = [
+            onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, [1, 16])
+            for end in ("x", *(f"y_{one}" for one in weights))
+        ]
+        stored = [onnx.numpy_helper.from_array(array, one) for one, array in weights.items()]
+        graph = onnx.helper.make_graph(nodes, name, ends[:1], ends[1:], stored)
+        graphs[name] = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    graphs["encode"] = graphs["step"]
+    x = random.random((1, 16), dtype=np.float32)
+    session = onnxruntime.InferenceSession(quantise(graphs)["score"].SerializeToString())
+    transposed, zeros = session.run(None, {"x": x})
+    np.testing.assert_allclose(transposed, x @ weight.T, atol=0.05)
+    assert not zeros.any()

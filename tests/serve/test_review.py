@@ -79,6 +79,8 @@ def test_names_that_are_not_utf8_are_shown(reviewing: Review, pictures: list[Pat
         found = client.get("/api/pictures/0").json()
         assert found["name"].endswith("b\ufffd.png") and found["caption"]
         assert "\ufffd.png" in client.get("/api/pictures/1").json()["problem"]
+        problem = problem_of(client.post("/api/pictures/1/reading", json={"text": "a dog"}), 422)
+        assert "?.png" in problem["detail"]
 
 
 def test_what_is_typed_is_read(reviewing: Review, pictures: list[Path], output: Path, tiny_model: Path) -> None:

@@ -192,8 +192,9 @@ def _move_to_new(source: Path, target: Path) -> None:
 
 
 def _lies_in(name: str, folder: str) -> bool:
-    parent = os.path.realpath(Path(name).parent)
-    return parent == folder and os.path.lexists(name)
+    """Whether a picture that was moved is in the folder; its name may be relative to where another run began."""
+    path = Path(name)
+    return path.parent.name == Path(folder).name and "\0" not in name and os.path.lexists(Path(folder, path.name))
 
 
 def _row(values: tuple[str, ...]) -> bytes:

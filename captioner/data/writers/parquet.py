@@ -1,6 +1,7 @@
 """Results as a Parquet table, through a file of rows that can be resumed."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ def open_results(path: Path, *, overwrite: bool = False) -> ResultsFile:
 
 def has_begun(path: Path) -> bool:
     """Whether a run into a file of results has begun: the file is there, or the rows of a table that is to be."""
-    return path.exists() or (path.suffix.lower() == ".parquet" and _rows_of(place_of(path)).exists())
+    return path.exists() or (path.suffix.lower() == ".parquet" and _rows_of(Path(os.path.realpath(path))).exists())
 
 
 def _rows_of(table: Path) -> Path:
