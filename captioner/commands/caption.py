@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
             if not options.dry_run or has_begun(options.output):
                 results = stack.enter_context(open_results(options.output, overwrite=options.overwrite))
                 results.check(provenance_of(model, options, decoding, about, asdict(affixes)))
-            if results and results.lost_detail and (options.n_best or 1) > 1 and not options.json:
+            if results is not None and results.lost_detail and (options.n_best or 1) > 1 and not options.json:
                 report(f"{options.output}: holds {results.lost_detail}; a .jsonl file holds all {options.n_best}")
         if options.failures is not None and not options.dry_run:
             from captioner.data.writers import FailuresFile

@@ -187,14 +187,14 @@ def _in_eight_bits(
     found = None
     for quantised in (name for name in stored if name.endswith("_quantized")):
         scale = f"{quantised.removesuffix('_quantized')}_scale"
-        eight, step = numpy_helper.to_array(stored[quantised]), numpy_helper.to_array(stored[scale])
+        eight, scales = numpy_helper.to_array(stored[quantised]), numpy_helper.to_array(stored[scale])
         if weight.any() and not eight.any():
             continue  # the scale of zeros is 1, which says nothing
         for transposed in (False, True):
             wide = weight.T if transposed else weight
             if wide.shape == eight.shape:
-                error = np.abs(wide - eight * step)
-                if np.all(error <= step) and error.max() < best:
+                error = np.abs(wide - eight * scales)
+                if np.all(error <= scales) and error.max() < best:
                     best, found = float(error.max()), ((quantised, scale), transposed)
     return found
 

@@ -65,10 +65,10 @@ class AnswersFile:
             opened = open_locked(self._place)
         except OSError as error:
             raise OptionError(f"--output {path}: cannot be written ({error.strerror})") from None
-        if opened is not None:
-            self._file, self._created = os.fdopen(opened[0], "r+b"), opened[1]
-        else:
+        if opened is None:
             raise OptionError(f"--output {path} is written by another run", remedy="wait for it, or name another file")
+        descriptor, self._created = opened
+        self._file = os.fdopen(descriptor, "r+b")
         try:
             if overwrite:
                 self._refuse_foreign()
