@@ -101,14 +101,16 @@ def _cached(wanted: Mapping[str, Any]) -> Path | None:
     except errors.LocalEntryNotFoundError:
         return None
     files = {file.name for file in folder.rglob("*")}
+    ending = next((one for one in _WEIGHTS if any(name.endswith(one) for name in files)), None)
+    if _CONFIG not in files or ending is None:
+        return None
     parts: set[str] = set()
-    for index in folder.glob("*.index.json"):  # which a download that was stopped has, and not all of its parts
+    for index in folder.glob(f"*{ending}.index.json"):  # a download that was stopped may lack some of its parts
         try:
             parts.update(json.loads(index.read_bytes())["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-    whole = _CONFIG in files and parts <= files and any(name.endswith(_WEIGHTS) for name in files)
-    return folder if whole else None
+    return folder if parts <= files else None
 
 
 @contextmanager

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from captioner.metrics.references import References
 
 _OUTPUTS = ("per_image", "save_results", "save_document_frequencies")
+_OF_SCORES = (
+    *("per_image", "compare", "hallucination", "bootstrap", "document_frequencies"),
+    *("meteor", "spice", "json", "no_baselines"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,8 +126,10 @@ def run(options: argparse.Namespace) -> int:
 
         return score_answers(options)
     _check(options)
+    from captioner.data.readers import caption_file, name_as, read_annotations, read_results
+
+    options.annotations = caption_file(options.annotations)
     refuse_overwriting(_outputs(options), _inputs(options))
-    from captioner.data.readers import name_as, read_annotations, read_results
     from captioner.metrics.cider import DocumentFrequencies
     from captioner.metrics.references import References
 
@@ -137,7 +143,7 @@ def run(options: argparse.Namespace) -> int:
     present = _objects(options.hallucination, annotations) if options.hallucination else None
     failed = 0
     if options.images is not None:
-        captions, failed = _caption_pictures(options, annotations)
+        captions, failed = _caption_pictures(options, _with_references(options, annotations, known))
     else:
         captions = name_as(read_results(options.results, annotations), annotations, partial=options.partial)
     other = None
@@ -206,8 +212,8 @@ def _check(options: argparse.Namespace) -> None:
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --images, not with --results")
     if options.results is None and options.images is None:
-        for name in ("per_image", "compare", "hallucination"):
-            if getattr(options, name) is not None:
+        for name in _OF_SCORES:
+            if getattr(options, name) not in (None, False):
                 raise OptionError(f"--{name.replace('_', '-')} needs captions: give --results or --images")
     if options.meteor or options.spice:
         from captioner.metrics.meteor import missing
@@ -246,7 +252,7 @@ def _report(
     from captioner.metrics.description import describe
     from captioner.metrics.evaluate import evaluate
     from captioner.metrics.meteor import Measure, java_score
-    from captioner.metrics.resampling import bootstrap, compare
+    from captioner.metrics.resampling import MINIMUM_PICTURES, bootstrap, compare
 
     references, captions = job.references, job.captions
     with _naming(options.results):
@@ -261,6 +267,9 @@ def _report(
     if described.empty:
         first = next(key for key, caption in zip(job.texts, words, strict=True) if not caption)
         notes.append(f"{described.empty} captions have no words; the first is of picture {first!r}")
+    enough = len(references) >= MINIMUM_PICTURES
+    if options.bootstrap and not enough:
+        notes.append(f"no intervals for fewer than {MINIMUM_PICTURES} pictures")
     measures: dict[Measure, bool] = {"METEOR": options.meteor, "SPICE": options.spice}
     extra = {measure: java_score(measure, captions, references) for measure, wanted in measures.items() if wanted}
     constant, human = None, None
@@ -274,7 +283,9 @@ def _report(
         notes=tuple(notes),
         extra={measure: total for measure, (total, _) in extra.items()},
         extra_per_picture={measure: each for measure, (_, each) in extra.items()},
-        intervals=bootstrap(scores, resamples=options.bootstrap, seed=options.seed) if options.bootstrap else None,
+        intervals=bootstrap(scores, resamples=options.bootstrap, seed=options.seed)
+        if options.bootstrap and enough
+        else None,
         constant=constant,
         human=human,
         other=others,
@@ -301,6 +312,19 @@ def _common(
         raise DataError("no picture has both a caption and references; check that both name pictures in the same way")
     kept = None if other is None else {key: other[key] for key in ids}
     return {key: references[key] for key in ids}, {key: captions[key] for key in ids}, kept
+
+
+def _with_references(options: argparse.Namespace, annotations: "Annotations", known: "References") -> "Annotations":
+    """The pictures whose captions can be scored, known before an hour of captioning: all, but for --partial.
+
+    Raises DataError for references that cannot be scored.
+    """
+    from captioner.metrics.references import References
+
+    texts = {key: group for key, group in annotations.references.items() if group or not options.partial}
+    with _naming(options.annotations):
+        References(texts, known=known)
+    return replace(annotations, references=texts)
 
 
 def _caption_pictures(options: argparse.Namespace, annotations: "Annotations") -> tuple[dict["Id", str], int]:

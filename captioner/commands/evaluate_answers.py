@@ -294,19 +294,13 @@ def _estimate(
     values: "np.ndarray[Any, np.dtype[np.float64]]", pictures: Any, options: argparse.Namespace
 ) -> dict[str, Any]:
     """A mean, times 100, and its 95% interval by resampling pictures where that is asked for."""
-    value: dict[str, Any] = {"value": round(100 * float(values.mean()), 4)}
+    from captioner.grounding.bootstrap import bootstrap_means
+
+    (found,) = bootstrap_means(100 * values[:, None], pictures, options.bootstrap or 1, options.seed)
+    value: dict[str, Any] = {"value": round(found.value, 4)}
     if options.bootstrap:
-        _, group = np.unique(pictures, return_inverse=True)
-        sums, counts = np.bincount(group, values), np.bincount(group)
-        random = np.random.default_rng(options.seed)
-        drawn = [
-            (sums @ times) / (counts @ times)
-            for times in (
-                np.bincount(random.integers(len(sums), size=len(sums)), minlength=len(sums))
-                for _ in range(options.bootstrap)
-            )
-        ]
-        value["interval"] = [round(100 * float(each), 4) for each in np.quantile(drawn, [0.025, 0.975])]
+        interval = found.as_dict()["interval"]
+        value["interval"] = interval and [round(each, 4) for each in interval]
     return value
 
 
@@ -325,7 +319,7 @@ def _text(table: Mapping[str, Any]) -> str:
             cells = []
             for side in sides:
                 one = rows[measure][side]
-                between = " ({:.1f} to {:.1f})".format(*one["interval"]) if "interval" in one else ""
+                between = " ({:.1f} to {:.1f})".format(*one["interval"]) if one.get("interval") else ""
                 cells.append(f"{one['value']:.2f}{between}")
             shown.add_row(kind, str(rows["questions"]), measure, *cells)
     console = Console(width=None if sys.stdout.isatty() else 200)

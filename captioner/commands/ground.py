@@ -86,7 +86,6 @@ def run(options: argparse.Namespace) -> int:
         ground_phrases.check(options)
         return ground_phrases.run(options)
     from captioner.commands.files import model_files, refuse_overwriting
-    from captioner.foreign import refuse_foreign
     from captioner.grounding.report import GroundReport
     from captioner.options import MapOptions
     from captioner.shipped import find_model
@@ -96,8 +95,7 @@ def run(options: argparse.Namespace) -> int:
     records, ground_truth, notes = read_annotated(options)
     refuse_overwriting({"--worst": options.worst}, [*model_files(model_file), *inputs_of(options, records)])
     if options.plain:
-        refuse_foreign(model_file, "--plain")
-        options.backend = "torch"  # whose heads can be chosen
+        check_plain(options, model_file)
     model = load_model(options)
     map_options = MapOptions.stored({} if options.plain else dict(model.about), options.explain)
     if options.plain:
@@ -200,7 +198,22 @@ def _check(options: argparse.Namespace) -> tuple[str, ...]:
         source = _OLD_SOURCES[source]
     if source != "both" and source not in SOURCES:
         raise OptionError(f"--captions must be {', '.join(SOURCES)} or both, not '{source}'")
+    if options.beam and source == "references":
+        raise OptionError("--beam is for generated captions, not for --captions references", remedy="leave it out")
     return SOURCES if source == "both" else (source,)
+
+
+def check_plain(options: argparse.Namespace, model: Path) -> None:
+    """Choose the backend for ``--plain``. Raises OptionError where that is not torch, or the model is a foreign one."""
+    from captioner.foreign import refuse_foreign
+
+    refuse_foreign(model, "--plain")
+    if options.backend not in ("auto", "torch"):
+        raise OptionError(
+            f"--plain runs on torch, where heads can be chosen, and not on {options.backend}",
+            remedy="leave --backend out",
+        )
+    options.backend = "torch"
 
 
 def _page(options: argparse.Namespace) -> "PageFile | None":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.commands.console import message_line
+from captioner.commands.ground import check_plain
 from captioner.commands.model_options import load_model
 from captioner.errors import DataError, OptionError
 
@@ -35,10 +36,11 @@ def run(options: argparse.Namespace) -> int:
     from captioner.grounding.phrase_report import PhraseReport, print_phrase_report
     from captioner.grounding.phrase_scores import average_off_grid, average_phrases
     from captioner.options import MapOptions
+    from captioner.shipped import find_model
 
-    records, phrases, notes = _read(options)
     if options.plain:
-        options.backend = "torch"  # whose heads can be chosen
+        check_plain(options, find_model(options.model))
+    records, phrases, notes = _read(options)
     model = load_model(options)
     map_options = MapOptions.stored({} if options.plain else dict(model.about), options.explain)
     if options.plain:

@@ -194,7 +194,10 @@ class _Images(HTMLParser):
             self.handle_endtag(tag)
 
 
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+# In lists fences are indented as far as their item.
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_LIST_ITEM = re.compile(r"^ {0,3}(?:[-+*]|\d{1,9}[.)])(?:[ \t]|$)")
+_INDENTED = re.compile(r"^(?: {4}| {0,3}\t)[ \t]*\S")
 _CODE = re.compile(r"(?<!`)(`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)\1(?!`)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _IMAGE = re.compile(
@@ -211,7 +214,9 @@ def markdown_places(text: str) -> list[Place]:
     plain = text
     for hidden in (_FENCE, _COMMENT, _CODE):
         plain = hidden.sub(_hidden, plain)
-    targets = {found["label"].casefold(): found["target"] for found in _DEFINITION.finditer(plain)}
+    plain = _without_indented_code(plain)
+    definitions = reversed(list(_DEFINITION.finditer(plain)))  # of two of a label, the first counts
+    targets = {found["label"].casefold(): found["target"] for found in definitions}
     # What stands in angles there is a name, and no tag.
     tags = _DEFINITION.sub(_hidden, re.sub(r"\]\(\s*<[^<>\n]*>", _hidden, plain))
     places = html_places(tags)
@@ -223,6 +228,21 @@ def markdown_places(text: str) -> list[Place]:
         line = plain.count("\n", 0, found.start()) + 1
         places.append(Place(source=source, position=found.start("alt"), line=line, markdown=True))
     return sorted(places, key=lambda place: place.position)
+
+
+def _without_indented_code(text: str) -> str:
+    """The text, with the lines of indented code hidden: those behind a blank line, and in no list."""
+    lines, in_list, after_blank, in_code = [], False, True, False
+    for line in text.split("\n"):
+        blank = not line.strip()
+        if _LIST_ITEM.match(line):
+            in_list = True
+        elif after_blank and not blank and not line.startswith((" ", "\t", "\0")):
+            in_list = False
+        in_code = not blank and _INDENTED.match(line) is not None and not in_list and (after_blank or in_code)
+        lines.append("\0" * len(line) if in_code else line)
+        after_blank = blank
+    return "\n".join(lines)
 
 
 def _hidden(found: "re.Match[str]") -> str:

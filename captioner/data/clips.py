@@ -12,7 +12,8 @@ from captioner.errors import CaptionerError, ImageError, OptionError, one_line
 from captioner.image import MAX_PIXELS, SUFFIXES, open_image
 from captioner.options import plain_number
 
-ANIMATED = ("GIF", "WEBP", "PNG", "JPEG")
+_OF_FRAMES = ("GIF", "WEBP", "PNG")
+ANIMATED = (*_OF_FRAMES, "JPEG")
 MOST_FRAMES = 64
 """Frames of a caption, at most: their cells are attended to together."""
 _MOST_READ = 100_000
@@ -49,7 +50,8 @@ def frames_of(path: str | Path, count: int, *, max_pixels: int = MAX_PIXELS) -> 
     try:
         with Image.open(path, formats=ANIMATED) as animation:
             _check_size(path, animation.size, max_pixels)
-            if getattr(animation, "n_frames", 1) > 1:
+            # A JPEG of several pictures is one photograph with its preview or its other eye.
+            if animation.format in _OF_FRAMES and getattr(animation, "n_frames", 1) > 1:
                 yield from _of_animation(animation, count, max_pixels)
                 return
         yield open_image(path, max_pixels=max_pixels)
@@ -102,12 +104,20 @@ def _of_video(path: Path, count: int, max_pixels: int) -> Iterator[Image.Image]:
             for number, frame in enumerate(_decoded(container)):
                 if number in wanted:
                     _check_size(path, (frame.width, frame.height), max_pixels)
-                    yield Image.fromarray(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
+                    yield _upright(frame)
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ImageError(f"{path}: neither an animation nor a video that opens ({reason})") from None
     if not wanted:
         raise ImageError(f"{path}: holds no frame")
+
+
+def _upright(frame: Any) -> Image.Image:
+    """A frame as players show it: phones write what they film upright lying on its side, with a rotation."""
+    picture = Image.fromarray(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
+    turned = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+    how = turned.get(round(getattr(frame, "rotation", 0)) % 360)
+    return picture if how is None else picture.transpose(how)
 
 
 def _decoded(container: Any) -> Iterator[Any]:

@@ -137,7 +137,7 @@ class Parquet:
             file = pq.ParquetFile(path)
             name = picture_column(file.schema_arrow, path, column)
             kind = file.schema_arrow.field(name).type
-            if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            if _holds_paths(kind):
                 yield from _paths(file, path, name)
                 return
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -170,20 +170,21 @@ def picture_column(schema: "pa.Schema", path: Path, wanted: str | None) -> str:
     def holds_bytes(kind: Any) -> bool:
         if pa.types.is_struct(kind):
             return kind.get_field_index("bytes") >= 0 and holds_bytes(kind.field("bytes").type)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+        forms = ("is_binary", "is_large_binary", "is_binary_view", "is_fixed_size_binary")
+        return any(getattr(pa.types, form)(kind) for form in forms)
 
     columns = ", ".join(f"{one.name} ({_short(one.type)})" for one in schema)
     if wanted is not None:
         if wanted not in schema.names:
             raise DataError(f"{path}: no column '{wanted}'", remedy=f"give --column one of {columns}")
         kind = schema.field(wanted).type
-        if not (holds_bytes(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if not (holds_bytes(kind) or _holds_paths(kind)):
             raise DataError(f"{path}: the column '{wanted}' holds neither bytes nor paths, but {_short(kind)}")
         return wanted
     found = [one.name for one in schema if holds_bytes(one.type)]
     if not found:
-        found = [name for name in _PATH_COLUMNS if name in schema.names]
-        found = found or [one.name for one in schema if one.name == "image" and pa.types.is_string(one.type)]
+        paths = [one.name for one in schema if _holds_paths(one.type)]
+        found = [name for name in _PATH_COLUMNS if name in paths] or [name for name in paths if name == "image"]
     if len(found) > 1 and "image" in found:
         return "image"
     if len(found) != 1:
@@ -191,6 +192,15 @@ def picture_column(schema: "pa.Schema", path: Path, wanted: str | None) -> str:
         raise DataError(f"{path}: {what}", remedy=f"give --column one of {columns}")
     name: str = found[0]
     return name
+
+
+def _holds_paths(kind: Any) -> bool:
+    """Whether a column is of text, in any of Arrow's forms."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _holds_paths(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _short(kind: object) -> str:

@@ -147,7 +147,7 @@ def split_by_name(name: str) -> str:
     """A split for a picture that was given none: one in twenty to dev, by a checksum of its name."""
     import zlib
 
-    return "dev" if zlib.crc32(name.encode()) % 20 == 0 else "train"
+    return "dev" if zlib.crc32(name.encode("utf-8", "surrogateescape")) % 20 == 0 else "train"
 
 
 # The names of COCO's and Flickr's pictures, which are the same wherever these are copied to.

@@ -9,17 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import OptionError
-from captioner.metrics.resampling import Interval
+from captioner.metrics.resampling import MINIMUM_PICTURES, Interval
 
 Floats = NDArray[np.float64]
-
-MINIMUM_PICTURES = 10
-"""Resampling fewer pictures says little about the uncertainty: one picture has an interval of width 0."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95% interval; all NaN where there is no value."""
+    """A mean and its 95% interval; NaN where there is no value, and an interval of NaN where there are fewer than
+    `captioner.metrics.resampling.MINIMUM_PICTURES` pictures."""
 
     value: float
     interval: Interval
@@ -35,9 +33,15 @@ class Estimate:
         value = self.value if math.isfinite(self.value) else None
         return {"value": value, "interval": None if None in bounds else bounds}
 
+    @property
+    def interval_text(self) -> str:
+        """The interval in percent; "" where there is none."""
+        low, high = self.interval.low, self.interval.high
+        return "" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"
+
 
 def bootstrap_means(values: Floats, pictures: Sequence[str], resamples: int = 1000, seed: int = 0) -> list[Estimate]:
-    """The mean of each column with its 95% interval; NaN values are left out.
+    """The mean of each column with its 95% interval, if it has values of `MINIMUM_PICTURES`; NaN values are left out.
 
     Args:
         values: (M, K), a row for each noun.
@@ -66,9 +70,9 @@ def bootstrap_means(values: Floats, pictures: Sequence[str], resamples: int = 10
     means = _ratio(total, total_count)
     drawn = _ratio(times @ sums, times @ counts)  # (resamples, K)
     estimates = []
-    for value, column in zip(means.tolist(), drawn.T, strict=True):
+    for value, column, enough in zip(means.tolist(), drawn.T, (counts > 0).sum(0) >= MINIMUM_PICTURES, strict=True):
         finite = column[np.isfinite(column)]
-        low, high = np.quantile(finite, [0.025, 0.975]).tolist() if len(finite) else (np.nan, np.nan)
+        low, high = np.quantile(finite, [0.025, 0.975]).tolist() if enough and len(finite) else (np.nan, np.nan)
         estimates.append(Estimate(value, Interval(low, high)))
     return estimates
 

@@ -88,7 +88,7 @@ def deletion_curves(model: "Captioner", grounded: "GroundedCaption", *, seed: in
     scale = model.backend.map_scale if isinstance(model.backend, HasFineMaps) else 1
     rows, columns = (side // scale for side in prepared.geometry.grid)
     pixels, geometry = prepared.pixels, replace(prepared.geometry, grid=(rows, columns))
-    random = np.random.default_rng((seed, *grounded.record.id.encode()))
+    random = np.random.default_rng((seed, *grounded.record.id.encode("utf-8", "surrogateescape")))
     counts = [round(level * int(geometry.mask.sum())) for level in LEVELS]
     orders: list[Floats] = [random.random(geometry.grid) for _ in range(_RANDOM_ORDERS)]
     for noun in grounded.nouns:

@@ -35,6 +35,9 @@ class GroundTruth(Protocol):
     def knows(self, record: Record) -> bool:
         """Whether the picture is annotated."""
 
+    def size_of(self, record: Record) -> tuple[int, int] | None:
+        """(width, height) in pixels of the picture that was annotated; None where the annotations do not say."""
+
     def annotate(self, record: Record, words: Sequence[str]) -> list[NounAnnotation]:
         """The nouns of a tokenised caption of the picture whose classes were annotated, in the order of the words."""
 
@@ -54,13 +57,18 @@ class InstanceGroundTruth:
         """Whether the picture has an entry among the instances."""
         return self.instances.entry_of(record.image) is not None
 
+    def size_of(self, record: Record) -> tuple[int, int] | None:
+        """See `GroundTruth.size_of`."""
+        objects = self.instances.of(record.image)
+        return None if objects is None else objects.size
+
     def annotate(self, record: Record, words: Sequence[str]) -> list[NounAnnotation]:
         """See `GroundTruth.annotate`."""
         objects = self.instances.of(record.image)
         if objects is None:
             return []
         found = []
-        for named in name_objects(words):
+        for named in name_objects([word.lower() for word in words]):
             if named.category not in objects.annotated:
                 continue
             region = None
@@ -109,16 +117,22 @@ class BoxGroundTruth:
         """Whether any word of any caption of the picture has boxes."""
         return any(record.boxes)
 
+    def size_of(self, record: Record) -> None:
+        """None: boxes of words are fractions of the picture."""
+
     def annotate(self, record: Record, words: Sequence[str]) -> list[NounAnnotation]:
         """See `GroundTruth.annotate`."""
+        words = [word.lower() for word in words]
+        # The words of some models keep case and punctuation, which the tokenised references do not.
+        places = [i for i, word in enumerate(words) if any(character.isalnum() for character in word)]
         by_word: dict[str, list[Box]] = {}
         for caption, boxes in zip(record.captions, record.boxes, strict=False):
             reference = tokenize(caption)
-            if list(words) == reference:
+            if [words[i] for i in places] == reference:
                 return [
-                    NounAnnotation(position, words[position], Region.of_boxes(some))
+                    NounAnnotation(places[position], reference[position], Region.of_boxes(some))
                     for position, some in sorted(boxes.items())
-                    if position < len(words)
+                    if position < len(reference)
                 ]
             for position, some in boxes.items():
                 if position < len(reference):

@@ -50,7 +50,7 @@ class Hallucination:
     def lines(self) -> list[str]:
         """The report for people."""
         shares = [
-            f"{one.value:.1%} ({100 * one.interval.low:.1f} to {100 * one.interval.high:.1f}) {what}"
+            f"{one.value:.1%}{f' ({between})' if (between := one.interval_text) else ''} {what}"
             for one, what in (
                 (self.chair_s, f"of {self.captions:,} captions name what is not there (CHAIR_s)"),
                 (self.chair_i, f"of {self.mentions:,} objects named are not there (CHAIR_i)"),

@@ -6,10 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from captioner.grounding.bootstrap import MINIMUM_PICTURES, Estimate
+from captioner.grounding.bootstrap import Estimate
 from captioner.grounding.phrase_scores import MEASURES, PhraseScores
 from captioner.grounding.pointing import BASELINES
-from captioner.grounding.report import ROWS, interval_text, plain_table
+from captioner.grounding.report import ROWS, plain_table
+from captioner.metrics.resampling import MINIMUM_PICTURES
 
 _NAMES = {"bodyparts": "body parts"}
 _ROWS = {"maps": "the phrase's map"} | ROWS
@@ -88,7 +89,7 @@ def print_phrase_report(report: PhraseReport, console: Console) -> None:
         overall.add_row(
             title,
             _percent(found["pointing"]),
-            _interval(found["pointing"], scores.pictures),
+            found["pointing"].interval_text,
             *(_percent(found[measure]) for measure in MEASURES[1:]),
             style="bold" if name == "maps" else "",
         )
@@ -97,8 +98,8 @@ def print_phrase_report(report: PhraseReport, console: Console) -> None:
     console.print(_types(report))
     if report.leaves_the_grid:
         table = plain_table("weight off the grid", "words", "mean", "95% interval")
-        for name, (count, pictures, estimate) in report.off_grid.items():
-            table.add_row(name, f"{count:,}", _percent(estimate), _interval(estimate, pictures))
+        for name, (count, _, estimate) in report.off_grid.items():
+            table.add_row(name, f"{count:,}", _percent(estimate), estimate.interval_text)
         console.print(table)
     else:
         console.print("no word has weight off the grid: this model has no such place", highlight=False)
@@ -117,7 +118,7 @@ def _types(report: PhraseReport) -> Any:
             _NAMES.get(type_, type_),
             f"{scores.phrases:,}",
             _percent(pointing["maps"]),
-            _interval(pointing["maps"], scores.pictures),
+            pointing["maps"].interval_text,
             *(_percent(pointing[name]) for name in BASELINES),
             _percent(mass["maps"]),
             _percent(mass["even"]),
@@ -130,7 +131,3 @@ def _types(report: PhraseReport) -> Any:
 
 def _percent(estimate: Estimate) -> str:
     return f"{estimate.value:.1%}" if estimate.value == estimate.value else "-"
-
-
-def _interval(estimate: Estimate, pictures: int) -> str:
-    return interval_text(estimate) if pictures >= MINIMUM_PICTURES else ""

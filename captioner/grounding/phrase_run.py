@@ -41,7 +41,7 @@ def ground_phrases(
     Yields:
         For each record, in order, a `PhrasePicture`, or a `Failure` where the picture does not open.
     """
-    for some in prepared_batches(model, records, batch):
+    for some in prepared_batches(model, records, batch, lambda record: phrases.size_of(record.image)):
         for record, prepared in some:
             if isinstance(prepared, Failure):
                 yield prepared

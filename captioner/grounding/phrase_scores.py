@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from captioner.data.readers.entities import PHRASE_TYPES
 from captioner.errors import DataError
-from captioner.grounding.bootstrap import MINIMUM_PICTURES, Estimate, bootstrap_means
+from captioner.grounding.bootstrap import Estimate, bootstrap_means
 from captioner.grounding.phrases import CaptionPhrase
 from captioner.grounding.pointing import BASELINES, centre_map
 from captioner.grounding.region import CellRegion, Floats, Region, cell_edges
 from captioner.image import Box, Geometry
+from captioner.metrics.resampling import MINIMUM_PICTURES
 from captioner.results import Caption
 from captioner.tokenizer.function_words import is_function_word
 

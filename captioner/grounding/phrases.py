@@ -47,9 +47,10 @@ def caption_phrases(
     ("a", "of") are no part of a phrase here.
 
     Args:
-        captions: PTB tokens of each caption of a picture.
+        captions: the words of each caption of a picture, in any case.
         sentences: annotated ones of the same picture.
     """
+    captions = [[word.lower() for word in caption] for caption in captions]
     found: list[list[CaptionPhrase]] = [[] for _ in captions]
     split = [_split(sentence) for sentence in sentences]
     free = set(range(len(captions)))

@@ -8,10 +8,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from captioner.grounding.bootstrap import MINIMUM_PICTURES, Estimate
+from captioner.grounding.bootstrap import Estimate
 from captioner.grounding.deletion import LEVELS, Faithfulness
 from captioner.grounding.pointing import BASELINES
 from captioner.grounding.scores import GroundingScores, ScoreEstimate
+from captioner.metrics.resampling import MINIMUM_PICTURES
 
 _MINIMUM_NOUNS = 5  # a class with fewer has no line in the table; JSON has all
 _TITLES = {"generated": "generated captions", "references": "reference captions (teacher-forced)"}
@@ -128,15 +129,13 @@ def _signature(report: GroundReport) -> str:
 
 
 def _overall(scores: GroundingScores) -> Table:
-    enough = scores.pictures >= MINIMUM_PICTURES
     table = plain_table("all nouns", "points at it", "95% interval", "mass on it", "95% interval")
     rows = [("the noun's map", scores.maps, "bold")]
     rows += [(ROWS[name], scores.baselines[name], "") for name in BASELINES]
     for title, each, style in rows:
-        cells = (*_cells(each.pointing, enough=enough), *_cells(each.mass, enough=enough))
-        table.add_row(title, *cells, style=style)
+        table.add_row(title, *_cells(each.pointing), *_cells(each.mass), style=style)
     table.add_row("highest possible", f"{scores.reachable:.1%}", "", "", "", style="dim")
-    if not enough:
+    if scores.pictures < MINIMUM_PICTURES:
         table.caption = f"no intervals for fewer than {MINIMUM_PICTURES} pictures"
     return table
 
@@ -157,15 +156,14 @@ def _classes(found: SourceReport) -> Table:
     frequent = {name: scores for name, scores in found.by_class.items() if scores.nouns >= _MINIMUM_NOUNS}
     for category, scores in frequent.items():
         baseline = scores.baselines[scores.best_baseline].pointing
-        enough = scores.pictures >= MINIMUM_PICTURES
         table.add_row(
             category,
             f"{scores.nouns:,}",
             f"{scores.pictures:,}",
             f"{scores.maps.pointing.value:.1%}",
-            interval_text(scores.maps.pointing) if enough else "",
+            scores.maps.pointing.interval_text,
             f"{scores.best_baseline} {baseline.value:.1%}",
-            interval_text(baseline) if enough else "",
+            baseline.interval_text,
             f"{scores.maps.mass.value:.1%}",
             f"{scores.baselines['even'].mass.value:.1%}",
             "above all baselines" if scores.beats_baselines else "",
@@ -189,7 +187,7 @@ def _faithfulness(found: Faithfulness) -> Table:
         ),
     ):
         low, high = gain.interval.low, gain.interval.high
-        interval = f"{low:+.3f} to {high:+.3f}" if found.pictures >= MINIMUM_PICTURES else ""
+        interval = "" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
         table.add_row(title, f"{own.value:.3f}", f"{chance.value:.3f}", f"{gain.value:+.3f}", interval)
     return table
 
@@ -203,14 +201,5 @@ def plain_table(first: str, *titles: str) -> Table:
     return table
 
 
-def _cells(estimate: Estimate, *, enough: bool) -> tuple[str, str]:
-    if math.isnan(estimate.value):
-        return "-", ""
-    return f"{estimate.value:.1%}", interval_text(estimate) if enough else ""
-
-
-def interval_text(estimate: Estimate) -> str:
-    """The interval in percent; "" where there is none."""
-    if math.isnan(estimate.interval.low):
-        return ""
-    return f"{100 * estimate.interval.low:.1f} to {100 * estimate.interval.high:.1f}"
+def _cells(estimate: Estimate) -> tuple[str, str]:
+    return "-" if math.isnan(estimate.value) else f"{estimate.value:.1%}", estimate.interval_text

@@ -4,12 +4,12 @@ The scores are described in `captioner.grounding.pointing` and `captioner.ground
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 from captioner.data.records import Record
-from captioner.errors import CaptionerError, OptionError
+from captioner.errors import CaptionerError, ImageError, OptionError
 from captioner.grounding.ground_truth import GroundTruth, NounAnnotation
 from captioner.grounding.grounded import SOURCES, GroundedCaption, GroundedPicture, score_caption
 from captioner.options import Greedy, MapOptions
@@ -64,7 +64,7 @@ def _ground(
     options: Greedy | None,
     batch: int,
 ) -> Iterator[GroundedPicture | Failure]:
-    for some in prepared_batches(model, records, batch):
+    for some in prepared_batches(model, records, batch, ground_truth.size_of):
         ready = [(record, prepared) for record, prepared in some if not isinstance(prepared, Failure)]
         generated: Iterator[GroundedCaption] = iter(())
         if "generated" in sources and ready:
@@ -113,9 +113,15 @@ def annotated_references(
 
 
 def prepared_batches(
-    model: Captioner, records: Iterable[Record], batch: int
+    model: Captioner,
+    records: Iterable[Record],
+    batch: int,
+    size_of: Callable[[Record], tuple[int, int] | None],
 ) -> Iterator[list[tuple[Record, Prepared | Failure]]]:
-    """Batches of records with their pictures, which threads open while the model works on the batch before."""
+    """Batches of records with their pictures, which threads open while the model works on the batch before.
+
+    A picture that was annotated before EXIF turned it, as far as ``size_of`` shows that, is a `Failure`.
+    """
     remaining = iter(records)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
@@ -125,11 +131,34 @@ def prepared_batches(
         coming = submit()
         while coming:
             now, coming = coming, submit()
-            yield [(record, _outcome(record, future)) for record, future in now]
+            yield [(record, _outcome(record, future, size_of(record))) for record, future in now]
 
 
-def _outcome(record: Record, future: "Future[Prepared]") -> Prepared | Failure:
+def _outcome(record: Record, future: "Future[Prepared]", annotated: tuple[int, int] | None) -> Prepared | Failure:
     try:
-        return future.result()
+        prepared = future.result()
+        check_turned(record, prepared, annotated)
     except CaptionerError as error:
         return Failure.of(record.image, error)
+    return prepared
+
+
+def check_turned(record: Record, prepared: Prepared, annotated: tuple[int, int] | None) -> None:
+    """Make sure that boxes fit a picture that EXIF turns: some tools annotate the pixels as the file has them.
+
+    Args:
+        record, prepared: of the picture.
+        annotated: (width, height) in pixels of what was annotated; None where that is not known.
+
+    Raises:
+        ImageError: a quarter turn makes it upright, and it was annotated as wide where it is high, or the reverse.
+    """
+    geometry = prepared.geometry
+    if annotated is None or geometry.orientation < 5:
+        return
+    (width, height), upright = annotated, geometry.size
+    if (width - height) * (upright[0] - upright[1]) < 0:
+        raise ImageError(
+            f"{record.image}: annotated at {width} x {height} pixels, and upright it has {upright[0]} x {upright[1]}",
+            remedy="annotate the upright picture",
+        )

@@ -7,8 +7,9 @@ from functools import cached_property
 import numpy as np
 
 from captioner.errors import DataError
-from captioner.grounding.bootstrap import MINIMUM_PICTURES, Estimate, bootstrap_means
+from captioner.grounding.bootstrap import Estimate, bootstrap_means
 from captioner.grounding.pointing import BASELINES, GroundedNoun, PointingScore
+from captioner.metrics.resampling import MINIMUM_PICTURES
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class GroundingScores:
     def beats_baselines(self) -> bool:
         """Whether the interval of the maps' pointing lies above those of all baselines.
 
-        False for fewer than `captioner.grounding.bootstrap.MINIMUM_PICTURES` pictures.
+        False for fewer than `captioner.metrics.resampling.MINIMUM_PICTURES` pictures.
         """
         if self.pictures < MINIMUM_PICTURES:
             return False

@@ -24,7 +24,7 @@ from captioner.explain.postprocess import postprocess
 from captioner.grounding.bootstrap import Estimate, bootstrap_means
 from captioner.grounding.ground_truth import GroundTruth
 from captioner.grounding.region import CellRegion
-from captioner.grounding.run import annotated_references
+from captioner.grounding.run import annotated_references, check_turned
 from captioner.options import SINKS, MapOptions
 from captioner.pipeline import Captioner
 from captioner.results import Failure
@@ -87,7 +87,7 @@ class CandidateScore:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a model's metadata."""
         return {
-            name: {"value": round(e.value, 4), "interval": [round(e.interval.low, 4), round(e.interval.high, 4)]}
+            name: {"value": round(e.value, 4), "interval": [round(x, 4) for x in e.as_dict()["interval"] or ()] or None}
             for name, e in (("pointing", self.pointing), ("mass", self.mass))
         }
 
@@ -137,6 +137,7 @@ def _read_heads(
     model: Captioner, record: Record, ground_truth: GroundTruth, captions: int, *, with_gradient: bool
 ) -> list[HeadSample]:
     prepared = model.prepare(record.image)
+    check_turned(record, prepared, ground_truth.size_of(record))
     named = [
         (model.split(text), {noun.position: noun.region for noun in nouns if noun.region is not None})
         for text, nouns in annotated_references(model, record, ground_truth, most=captions)
@@ -169,14 +170,16 @@ def score_candidate(samples: Sequence[HeadSample], candidate: Candidate, *, resa
     """What a candidate scores on the samples that have what it needs; at least one must have."""
     rows, pictures = [], []
     for sample in samples:
+        valid = next(iter(sample.regions.values())).valid
+        off_grid = None
         if candidate.options.explain == "gradient":
             if sample.gradient is None:
                 continue
             steps = sample.gradient
         else:
             steps = sample.heads[list(candidate.heads)].astype(np.float32).mean(0)
-        valid = next(iter(sample.regions.values())).valid
-        maps, _ = postprocess(steps, valid, candidate.options)
+            off_grid = 1 - np.where(valid, steps, 0).sum((1, 2))
+        maps, _ = postprocess(steps, valid, candidate.options, off_grid)
         for position, region in sample.regions.items():
             rows.append((region.pointing(maps[position]), region.mass(maps[position])))
             pictures.append(sample.picture)

@@ -17,6 +17,9 @@ from captioner.metrics.evaluate import NAMES, Scores
 
 Floats = NDArray[np.float64]
 
+MINIMUM_PICTURES = 10
+"""Resampling fewer pictures says little about the uncertainty: one picture has an interval of width 0."""
+
 
 @dataclass(frozen=True)
 class Interval:

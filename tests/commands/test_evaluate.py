@@ -148,6 +148,26 @@ def test_comparison(evaluate_command: Run, files: tuple[Path, Path], write: Writ
     assert set(json.loads(printed)["compare"]["p_value"].values()) == {1.0}
 
 
+def test_few_pictures_have_no_intervals(evaluate_command: Run, write: Write) -> None:
+    captions = {"a.jpg": "a dog runs", "b.jpg": "a cat"}
+    refs = write("refs.csv", "image,caption\n" + "".join(f"{name},{text}\n" for name, text in captions.items()))
+    _, printed, _ = evaluate_command("--annotations", refs, "--results", refs, "--json", "--bootstrap", 9)
+    content = json.loads(printed)
+    assert "intervals" not in content
+    assert "no intervals for fewer than 10 pictures" in content["notes"]
+
+
+def test_a_folder_is_read_as_for_training(evaluate_command: Run, files: tuple[Path, Path]) -> None:
+    folder = files[0].parent
+    files[0].rename(folder / "captions_val.json")
+    (folder / "a.jpg").touch()
+    (folder / "a.txt").write_text("a sidecar, which is not asked for")
+    code, printed, _ = evaluate_command("--annotations", folder, "--results", files[1], "--json")
+    assert code == 0 and "set captions_val.json" in json.loads(printed)["signature"]
+    with pytest.raises(OptionError, match=r"captions_val\.json"):
+        evaluate_command("--annotations", folder, "--results", files[1], "--per-image", folder / "captions_val.json")
+
+
 def test_partial_says_so(evaluate_command: Run, files: tuple[Path, Path], write: Write) -> None:
     some = write("some.json", [{"image_id": key, "caption": "a dog"} for key in range(1, 56)])
     with pytest.raises(DataError, match=r"5 of 60 .*56.*--partial"):
@@ -212,6 +232,9 @@ def test_a_table_of_document_frequencies_needs_no_results(
     assert DocumentFrequencies.load(table).pictures == 60
     with pytest.raises(OptionError, match=r"--results.*--images"):
         evaluate_command("--annotations", files[0])
+    for option in (["--bootstrap", 9], ["--json"], ["--meteor"], ["--no-baselines"], ["--document-frequencies", table]):
+        with pytest.raises(OptionError, match=f"{option[0]} needs captions"):
+            evaluate_command("--annotations", files[0], "--save-document-frequencies", table, *option)
     with pytest.raises(DataError, match=r"refs.json.*--save-document-frequencies"):
         evaluate_command(*arguments(files, "--document-frequencies", files[0]))
 
@@ -299,6 +322,28 @@ def test_caption_then_score(evaluate_command: Run, files: tuple[Path, Path], pic
     assert len(json.loads(kept.read_text())) == 60
     _, again, _ = evaluate_command("--annotations", files[0], "--results", kept, "--json")
     assert json.loads(printed) == json.loads(again)
+
+
+def test_pictures_without_references_are_known_before_any_is_captioned(
+    evaluate_command: Run, files: tuple[Path, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads(files[0].read_text())
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] != 4]
+    files[0].write_text(json.dumps(content))
+    captioned: list[Path] = []
+    caption_all = PretendCaptioner.caption_all
+
+    def counted(self: PretendCaptioner, paths: list[Path], *, options: Any) -> Any:
+        captioned.extend(paths)
+        return caption_all(self, paths, options=options)
+
+    monkeypatch.setattr(PretendCaptioner, "caption_all", counted)
+    with pytest.raises(DataError, match=r"refs.json: picture 4 has no reference"):
+        evaluate_command("--annotations", files[0], "--images", pictures)
+    assert not captioned
+    code, printed, _ = evaluate_command("--annotations", files[0], "--images", pictures, "--partial")
+    assert (code, len(captioned)) == (0, 59)
+    assert "59 of 60 pictures scored" in printed
 
 
 def test_no_graph_of_a_model_is_overwritten(

@@ -37,12 +37,40 @@ def test_official_files_by_type_with_intervals(tmp_path: Path, capsys: pytest.Ca
     assert list(table) == ["all", "number", "other"]
     assert table["number"]["VQA accuracy"]["answers"]["value"] == 100
     assert table["other"]["VQA accuracy"]["answers"]["value"] == 50
-    low, high = table["all"]["VQA accuracy"]["answers"]["interval"]
-    assert 50 <= low < 75 < high <= 100
+    assert table["all"]["VQA accuracy"]["answers"] == {"value": 75, "interval": None}, "few pictures: no interval"
     prior = table["other"]["exact"]["most frequent of the type"]["value"]
     assert prior == 50, "'red' is the first of two equally frequent answers"
     assert main(command[:-1]) == 0
     assert "VQA accuracy" in capsys.readouterr().out
+
+
+def test_intervals_resample_pictures_and_not_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"question_id": 10 * i + k, "image_id": i, "question": "what is it?", "answer": "dog" if i < 6 else "cat"}
+        for i in range(12)
+        for k in range(5)
+    ]
+    questions = _lines(tmp_path / "q.jsonl", *rows)
+    results = _lines(tmp_path / "r.jsonl", *({"question_id": row["question_id"], "answer": "dog"} for row in rows))
+    assert (
+        main(
+            [
+                "evaluate",
+                "--questions",
+                questions,
+                "--annotations",
+                questions,
+                "--results",
+                results,
+                "--json",
+                "--bootstrap",
+                "400",
+            ]
+        )
+        == 0
+    )
+    low, high = json.loads(capsys.readouterr().out)["types"]["all"]["exact"]["answers"]["interval"]
+    assert 18 < low < 32 and 68 < high < 82, "60 questions of 12 pictures vary as 12 draws do"
 
 
 def test_what_does_not_fit_together_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

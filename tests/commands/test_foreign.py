@@ -249,6 +249,10 @@ def test_a_model_of_the_hub_comes_from_its_cache_or_is_named(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
     shipped._fetched.cache_clear()
     assert load("hf:me/mine", device="cpu").name == "me/mine"
+    index = '{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}'
+    (snapshot / "pytorch_model.bin.index.json").write_text(index)  # the same weights in the other form, not fetched
+    shipped._fetched.cache_clear()
+    assert load("hf:me/mine", device="cpu").name == "me/mine"
     assert asked == []  # what is there is not looked up again
     with pytest.raises(CheckpointError, match=r"hf:me/other.*connection"):
         load("hf:me/other")

@@ -43,13 +43,11 @@ def test_the_command_prints_tables_json_and_the_page(
     every = content["captions"]["references"]["all"]
     assert every["pictures"] == 7
     assert every["pointing"].keys() == every["mass"].keys() == {"maps", *BASELINES}
-    low, high = every["mass"]["maps"]["interval"]
-    assert low <= every["mass"]["maps"]["value"] <= high
+    assert every["mass"]["maps"]["value"] > 0 and every["mass"]["maps"]["interval"] is None, "seven pictures have none"
     faithful = content["captions"]["references"]["faithfulness"]
     assert 1 <= faithful["pictures"] <= 7 and len(faithful["curves"]["deletion"]) == len(LEVELS)
     for way in ("deletion", "insertion"):
-        low, high = faithful[f"{way}_gain"]["interval"]
-        assert low <= faithful[f"{way}_gain"]["value"] <= high
+        assert abs(faithful[f"{way}_gain"]["value"]) < 1
 
 
 def test_plain_maps_are_those_of_all_heads(
@@ -212,21 +210,18 @@ def test_the_old_name_of_generated_captions_still_works(
 
 
 def test_json_has_no_nan(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A resample may hold no caption with another word: then its baseline has a value and no interval."""
+    """Where a single caption has another word, its baseline has a value and no interval."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    data = write_rows(tmp_path, "dog a", "dog", "dog", "dog")
+    data = write_rows(tmp_path, "dog a", *["dog"] * 11)
     arguments = ["ground", "--data", str(data), "--model", str(tiny_model), "--captions", "references", "--json"]
-    intervals = []
-    for seed in range(6):
-        assert main([*arguments, "--resamples", "1", "--seed", str(seed)]) == 0
-        content = json.loads(capsys.readouterr().out, parse_constant=refuse)
-        baseline = content["captions"]["references"]["all"]["pointing"]["another word"]
-        assert baseline["value"] == 1
-        intervals.append(baseline["interval"])
-    assert None in intervals and [1.0, 1.0] in intervals
+    assert main([*arguments, "--resamples", "9"]) == 0
+    every = json.loads(capsys.readouterr().out, parse_constant=refuse)["captions"]["references"]["all"]
+    assert every["pointing"]["another word"] == {"value": 1, "interval": None}
+    low, high = every["mass"]["maps"]["interval"]
+    assert 0 < low <= every["mass"]["maps"]["value"] <= high <= 1
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_phrases_are_measured_by_type_and_words_by_class(
         (["--masks"], "--masks"),
         (["--faithfulness"], "--faithfulness"),
         (["--captions", "generated"], "--captions references"),
+        (["--plain", "--backend", "onnx"], "--plain runs on torch"),
         (["--split", "test"], "test"),
         (["--phrase-boxes", "no.json"], "no.json"),
     ],

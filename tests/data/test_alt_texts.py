@@ -36,6 +36,11 @@ def test_html(text: str, sources: list[str]) -> None:
         ("<!-- ![](a.png) -->\\![](b.png)", []),
         ("![][k] and ![][none]\n\n[k]: <img/a.png>", ["img/a.png", ""]),
         ('<img src="a.png"> <img src="b.png" alt="">', ["a.png"]),
+        ("![][k]\n\n[k]: first.png\n[k]: second.png", ["first.png"]),
+        ("code:\n\n    ![](a.png)\n\n    ![](b.png)\n\n![](c.png)\n    ![](d.png)", ["c.png", "d.png"]),
+        ("\t![](a.png)", []),
+        ("- item\n\n    ![](a.png)\n\n1. other\n\n      ![](b.png)\n\ntext\n\n    ![](c.png)", ["a.png", "b.png"]),
+        ("- item\n\n    ```\n    ![](a.png)\n\n    ![](b.png)\n    ```\n\n    ![](c.png)", ["c.png"]),
     ],
 )
 def test_markdown(text: str, sources: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Frames of clips: which are taken, and what is no clip."""
 
 import contextlib
+import struct
 import sys
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def test_a_still_picture_is_a_clip_of_one_frame(tmp_path: Path) -> None:
     turned[0x0112] = 6  # a quarter turn
     Image.new("RGB", (8, 4), (40, 40, 40)).save(tmp_path / "turned.jpg", exif=turned)
     assert [frame.size for frame in read_frames(tmp_path / "turned.jpg", 2)] == [(4, 8)]
+
+
+def test_a_photograph_with_its_preview_is_one_frame(tmp_path: Path) -> None:
+    photograph, preview = Image.new("RGB", (64, 32), (40, 40, 40)), Image.new("RGB", (32, 16))
+    photograph.save(tmp_path / "still.jpg", format="MPO", save_all=True, append_images=[preview])
+    assert Image.open(tmp_path / "still.jpg").n_frames == 2
+    assert [frame.size for frame in read_frames(tmp_path / "still.jpg", 4)] == [(64, 32)]
 
 
 def test_a_still_picture_is_the_one_that_is_captioned(tmp_path: Path) -> None:
@@ -95,16 +103,39 @@ def test_videos_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         read_frames(tmp_path / "clip.mp4", 2)
 
 
-def test_videos_give_their_frames(tmp_path: Path) -> None:
+def video(path: Path, frames: list[np.ndarray]) -> Path:
     av = pytest.importorskip("av", reason="needs PyAV, which is not installed")
-    path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for i in range(10):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * i, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("matrix", "bright"),
+    [((0, 1, -1, 0), "top"), ((-1, 0, 0, -1), "right"), ((0, -1, 1, 0), "bottom"), ((1, 0, 0, 1), "left")],
+)
+def test_videos_are_turned_as_players_turn_them(matrix: tuple[int, ...], bright: str, tmp_path: Path) -> None:
+    left = np.zeros((48, 64, 3), np.uint8)
+    left[:, :32] = 255
+    path = video(tmp_path / "clip.mp4", [left])
+    content = bytearray(path.read_bytes())
+    where = content.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), content.index(b"tkhd"))
+    a, b, c, d = (value << 16 for value in matrix)
+    content[where : where + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    (frame,) = read_frames(path, 1)
+    assert frame.size == ((64, 48) if bright in ("left", "right") else (48, 64))
+    shown = np.asarray(frame.convert("L"))
+    halves = {"left": shown[:, :24], "right": shown[:, -24:], "top": shown[:24], "bottom": shown[-24:]}
+    assert max(halves, key=lambda side: halves[side].mean()) == bright
+
+
+def test_videos_give_their_frames(tmp_path: Path) -> None:
+    path = video(tmp_path / "clip.mp4", [np.full((48, 64, 3), 20 * i, np.uint8) for i in range(10)])
     frames = read_frames(path, 5)
     assert levels(frames) == [1, 3, 5, 7, 9]
     assert frames[0].size == (64, 48)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from captioner.data.readers import LeftOutWarning, read_annotations, read_results
+from captioner.data.readers import LeftOutWarning, read, read_annotations, read_results
 from captioner.errors import DataError
 
 Write = Callable[[str, Any], Path]
@@ -113,3 +113,28 @@ def test_one_split_of_a_token_file_by_a_list_of_names(write: Write) -> None:
 )
 def test_forms_of_results(write: Write, name: str, content: Any, expected: dict[Any, str]) -> None:
     assert read_results(write(name, content)) == expected
+
+
+def test_without_splits_dev_is_that_of_training(write: Write, tmp_path: Path) -> None:
+    names = [f"{i}.jpg" for i in range(60)]
+    path = write("captions.csv", "image,caption\n" + "".join(f"{name},a dog\n" for name in names))
+    for name in names:
+        (tmp_path / name).touch()
+    records = read(path)
+    for split in ("train", "dev"):
+        assert list(read_annotations(path, split=split).references) == [r.id for r in records if r.split == split]
+    assert read_annotations(path, split="val").references == read_annotations(path, split="dev").references
+    with pytest.raises(DataError, match="has no split 'test', only train, dev"):
+        read_annotations(path, split="test")
+    write("dev", "3.jpg\n")
+    assert list(read_annotations(path, split="dev").references) == ["3.jpg"], "a list of names is one"
+
+
+def test_open_edits_are_no_results(write: Write) -> None:
+    def row(image: str, status: str, caption: str) -> str:
+        return json.dumps({"image": image, "status": status, "original": "a cat", "caption": caption}) + "\n"
+
+    lines = [row("a.jpg", "edited", "a dog"), row("b.jpg", "flagged", "a cow"), row("a.jpg", "edited", "two dogs")]
+    path = write("edits.jsonl", "".join(lines))
+    assert read_results(path) == {"a.jpg": "two dogs"}
+    assert read_annotations(path).references == {"a.jpg": ["two dogs"]}

@@ -135,3 +135,34 @@ def test_a_shard_that_is_cut_off_is_named_and_its_whole_pictures_are_read(
     assert failure.error.startswith(f"{shard}: ") and "cut off" in failure.error and failure.remedy
     with pytest.raises(DataError, match="cut off"):
         read(shard)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
+@pytest.mark.parametrize("name", ["path", "image"])
+def test_paths_are_read_in_every_form_of_text(tmp_path: Path, kind: object, name: str) -> None:
+    paths = pa.array(["sub/a.jpg"], pa.string()).cast(kind)
+    path = table(tmp_path / "a.parquet", number=[7], **{name: paths})
+    for column in (None, name):
+        assert list(PACKED[".parquet"]().pictures(path, column=column)) == [tmp_path / "sub/a.jpg"]
+
+
+def test_a_column_of_numbers_holds_no_paths(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", path=[7], file_name=["a.jpg"])
+    assert list(PACKED[".parquet"]().pictures(path, column=None)) == [tmp_path / "a.jpg"]
+
+
+def test_bytes_may_be_views(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", image=pa.array([b"x"], pa.binary_view()))
+    assert next(PACKED[".parquet"]().pictures(path, column=None)).read_bytes() == b"x"  # type: ignore[union-attr]
+
+
+def test_a_member_whose_name_is_not_utf_8_has_a_split(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard-0.tar", "w", encoding="latin-1") as tar:
+        for name, content in (("caf\xe9.jpg", b"x"), ("caf\xe9.json", b'{"caption": "a dog"}')):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    (record,) = read(tmp_path / "shard-0.tar")
+    assert record.split in ("train", "dev") and record.captions == ("a dog",)

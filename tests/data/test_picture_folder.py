@@ -86,3 +86,12 @@ def test_a_damaged_sidecar_is_named(make_picture: MakePicture, ending: str, cont
     picture.with_suffix(ending).write_bytes(content)
     with pytest.raises(DataError, match=rf"a\{ending}"):
         read(picture.parent)
+
+
+def test_a_folder_named_images_in_it_is_one_of_its_folders(make_picture: MakePicture) -> None:
+    folder = make_picture("photos/a.jpg").parent
+    make_picture("photos/images/a.jpg")
+    (folder / "a.txt").write_text("a red thing")
+    (folder / "images" / "a.txt").write_text("a blue thing")
+    found = {record.image: record.captions for record in read(folder)}
+    assert found == {folder / "a.jpg": ("a red thing",), folder / "images" / "a.jpg": ("a blue thing",)}

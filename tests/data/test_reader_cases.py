@@ -331,8 +331,8 @@ def test_line_ends_marks_blank_lines_and_gzip_change_nothing(write: Write, chang
 
 
 def test_a_folder_and_a_device_are_no_files(tmp_path: Path) -> None:
-    for reader in (read_annotations, read_results):
-        with pytest.raises(DataError, match="is a folder"):
+    for reader, message in ((read_annotations, "no captions found"), (read_results, "is a folder")):
+        with pytest.raises(DataError, match=message):
             reader(tmp_path)
         with pytest.raises(DataError, match="is a device"):
             reader("/dev/zero")

@@ -279,3 +279,11 @@ def test_a_picture_in_two_splits_is_refused(folder: Path) -> None:
     images = [{"filename": "a.jpg", "split": split, "sentences": [{"raw": "a"}]} for split in ("train", "val")]
     with pytest.raises(DataError, match=r"image 1: .*a.jpg"):
         read(write(folder / "dataset.json", {"images": images}))
+
+
+def test_thumbnails_of_some_pictures_do_not_stand_for_all(folder: Path) -> None:
+    for name in NAMES:
+        (folder / name).touch()
+    for name in NAMES[1:]:
+        (folder / "images" / name).unlink()
+    assert [record.image for record in read(csv_with_splits(folder))] == [folder / name for name in NAMES]

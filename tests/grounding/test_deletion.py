@@ -1,5 +1,7 @@
 """Areas under deletion and insertion curves."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -30,8 +32,14 @@ def test_gains_are_paired_and_above_zero_where_the_map_is_better() -> None:
     assert found.deletion.value == pytest.approx(0.3)
     assert found.deletion_gain.value == pytest.approx((0.3 + 0.2 + 0.3) / 3)
     assert found.insertion_gain.value == pytest.approx((0.3 + 0.2 + 0.3) / 3)
-    assert 0.2 < found.deletion_gain.interval.low <= found.deletion_gain.value <= found.deletion_gain.interval.high
+    assert math.isnan(found.deletion_gain.interval.low), "two pictures have no interval"
     assert found.curves["deletion"] == pytest.approx([0.3] * len(LEVELS))
+
+
+def test_gains_of_ten_pictures_have_an_interval() -> None:
+    gain = summarise([curves(str(i), 0.2 + 0.02 * i, 0.5) for i in range(10)]).deletion_gain
+    assert gain.value == pytest.approx(0.21)
+    assert 0.1 < gain.interval.low < gain.value < gain.interval.high < 0.3
 
 
 def test_no_curves_are_refused() -> None:

@@ -124,3 +124,16 @@ def test_pictures_that_were_not_annotated_are_unknown(tmp_path: Path) -> None:
     other = Record(tmp_path / "b.png", ("a dog",), "dev", "2")
     assert not InstanceGroundTruth(instances).knows(other)
     assert InstanceGroundTruth(instances).annotate(other, ["dog"]) == []
+
+
+def test_words_with_capitals_and_signs_are_those_of_the_reference() -> None:
+    first, second = BoxGroundTruth().annotate(SCENE, words("A red Ball , left of a blue ball ."))
+    assert (first.position, first.category, second.position) == (2, "ball", 8)
+    assert inside(second.region, (0.1, 0.1), (0.7, 0.7)) == [False, True]
+
+
+def test_classes_are_named_in_any_case(tmp_path: Path) -> None:
+    record = Record(coco(tmp_path) / "a.png", ("a man",), "dev", "a.png")
+    truth = InstanceGroundTruth(Instances(tmp_path / "instances.json"))
+    assert [noun.category for noun in truth.annotate(record, ["Dogs", "and", "Men"])] == ["dog", "person"]
+    assert truth.size_of(record) == (40, 20)

@@ -26,8 +26,18 @@ def test_chair_counts_objects_and_captions() -> None:
     assert (found.captions, found.mentions) == (3, 5)
     assert (found.chair_i.value, found.chair_s.value) == (pytest.approx(1 / 5), pytest.approx(1 / 3))
     assert found.wrong == {"cat": 1}
-    assert found.chair_s.interval.low <= 1 / 3 <= found.chair_s.interval.high
-    assert "20.0%" in found.lines()[0] and "33.3%" in found.lines()[0]
+    assert "33.3% of 3 captions" in found.lines()[0] and "20.0% of 5 objects" in found.lines()[0]
+    assert found.as_dict()["chair_s"]["interval"] is None, "three pictures have no interval"
+    many = {i: captions[i % 3 + 1] for i in range(12)}
+    again = hallucination(
+        many,
+        {i: references[i % 3 + 1] for i in many},
+        {i: present[i % 3 + 1] for i in many},
+        classes=CLASSES,
+        resamples=50,
+    )
+    assert again.chair_s.interval.low < 1 / 3 < again.chair_s.interval.high
+    assert f"33.3% ({again.chair_s.interval_text}) of 12" in again.lines()[0]
     nothing = hallucination({3: "a red sky"}, references, present, classes=CLASSES, resamples=9)
     assert math.isnan(nothing.chair_i.value) and nothing.chair_s.value == 0
     assert nothing.as_dict()["chair_i"] == {"value": None, "interval": None}

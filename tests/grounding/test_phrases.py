@@ -73,3 +73,9 @@ def test_records_get_boxes_of_what_has_some(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="--data"):
         attach_phrases([other], PhraseBoxes(file))
+
+
+def test_words_of_a_caption_may_have_capitals_and_signs() -> None:
+    caption = ["A", "Small", ",", "gray", "Dog", "'s", "ball", "in", "the", "sun", "."]
+    places = [phrase.positions for phrase in caption_phrases([caption], [DOG])[0]]
+    assert [[caption[place] for place in some] for some in places] == [["Small", "gray", "Dog"], ["ball"], ["sun"]]

@@ -12,12 +12,12 @@ import captioner
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
 from captioner.data.readers import read
-from captioner.data.records import of_split
+from captioner.data.records import Record, of_split
 from captioner.data.scenes import write_scenes
 from captioner.errors import OptionError
 from captioner.explain.occlusion import mean_colour, occlude, orders_of
 from captioner.grounding.deletion import LEVELS, deletion_curves, summarise
-from captioner.grounding.ground_truth import GroundTruth, find_ground_truth
+from captioner.grounding.ground_truth import BoxGroundTruth, GroundTruth, find_ground_truth
 from captioner.grounding.grounded import GroundedCaption, GroundedPicture, score_caption
 from captioner.grounding.run import ground
 from captioner.grounding.scores import average_scores
@@ -188,3 +188,26 @@ def test_maps_of_trained_models_point_at_what_they_name_and_the_model_needs_it(
     occluded = captions_of(ground(model, records[:10], truth, sources=("references",), explain=single_cells))
     hits = [score.map.pointing for grounded in occluded for score in grounded.scores]
     assert np.mean(hits) > 0.8
+
+
+def test_a_picture_that_was_annotated_before_it_was_turned_fails(model: Captioner, tmp_path: Path) -> None:
+    (quarter := Image.Exif())[0x0112] = 6
+    Image.new("RGB", (96, 64)).save(tmp_path / "turned.jpg", exif=quarter)
+    Image.new("RGB", (96, 64)).save(tmp_path / "plain.jpg")
+    records = [
+        Record(tmp_path / name, ("a dog",), "dev", name, ({1: ((0.0, 0.0, 0.5, 1.0),)},))
+        for name in ("turned.jpg", "plain.jpg")
+    ]
+
+    class Annotated(BoxGroundTruth):
+        size: tuple[int, int]
+
+        def size_of(self, record: Record) -> tuple[int, int]:  # type: ignore[override]
+            return self.size
+
+    truth = Annotated()
+    for truth.size, failing in (((96, 64), ["turned.jpg"]), ((64, 96), []), ((32, 32), [])):
+        outcomes = list(ground(model, records, truth, sources=("references",)))
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+        assert [Path(failure.image).name for failure in failed] == failing
+        assert all("annotated at 96 x 64 pixels, and upright it has 64 x 96" in one.error for one in failed)

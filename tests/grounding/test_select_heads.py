@@ -1,6 +1,7 @@
 """Choosing how maps are read."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +129,12 @@ def test_the_chosen_heads_are_those_that_the_model_then_reads(
     steps = first.heads[list(best.heads)].astype(np.float32).mean(0)
     expected, _ = postprocess(steps, chosen.geometry.mask, best.options)
     assert np.abs(chosen.maps - expected).max() < 0.02  # heads were kept in 16 bits
+
+
+def test_mass_is_that_of_the_words_map_which_lacks_what_is_off_the_grid() -> None:
+    inside = made(2)
+    away = [replace(sample, heads=sample.heads * np.float16(0.25)) for sample in inside]
+    candidate = Candidate(MapOptions(), (2,))
+    near, far = (score_candidate(samples, candidate, resamples=1) for samples in (inside, away))
+    assert far.mass.value == pytest.approx(near.mass.value / 4, rel=0.01)
+    assert far.pointing.value == near.pointing.value

@@ -133,7 +133,7 @@ def test_annotations_files(write: Write, what: str) -> None:
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.json: cannot read .*No such file"):
         read_results(tmp_path / "nowhere.json")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="no captions found"):
         read_annotations(tmp_path)
 
 

@@ -16,6 +16,7 @@ from captioner.metrics.vqa import exact_accuracy, has_wordnet, most_frequent_of_
         ("ten dogs", "10 dogs"),
         ("eleven", "eleven"),  # of which there are ten and none
         ("dont know", "don't know"),  # contractions
+        ("'ows'at", "'ow's'at"),
         ("couldn'tve", "couldn't've"),
         ("well", "well"),  # a word of its own
         ("black-and-white", "black and white"),  # a sign between letters becomes a space

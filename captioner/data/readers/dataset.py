@@ -46,8 +46,9 @@ def read(path: str | Path, *, images: str | Path | None = None) -> list[Record]:
     splits = splits_of(entries, source, form)
     if splits is None and not form.distributed:
         raise DataError(f"{source.path.parent}: no *.trainImages.txt beside {source.path.name} to split it by")
-    beside = source.path if source.path.is_dir() else source.path.parent
-    folder = folder or _image_folder(beside, [e.image for e in entries if isinstance(e.image, str)])
+    if folder is None and source.path.is_dir():  # paths below it
+        folder = source.path
+    folder = folder or _image_folder(source.path.parent, [e.image for e in entries if isinstance(e.image, str)])
     records = []
     for i, entry in enumerate(entries):
         split = split_by_name(entry.name) if splits is None else splits[i]
@@ -95,13 +96,15 @@ def _picture(entry: Entry, folder: Path) -> Path | ShardPicture:
 
 
 def _image_folder(beside: Path, names: Sequence[str]) -> Path:
-    """The folder in which the first pictures are, among the usual places."""
+    """The folder in which most of the first pictures are, among the usual places; thumbnails of some may lie in
+    another."""
     some = names[:20]
     if not some:
         return beside
-    for candidate in _IMAGE_FOLDERS:
-        if any(_is_file(beside / candidate / name) for name in some):
-            return beside / candidate
+    found = {folder: sum(_is_file(beside / folder / name) for name in some) for folder in _IMAGE_FOLDERS}
+    best = max(found, key=found.__getitem__)
+    if found[best]:
+        return beside / best
     raise DataError(
         f"{beside}: none of the first pictures is in {_places(_IMAGE_FOLDERS)}",
         remedy="say where they are with --images",

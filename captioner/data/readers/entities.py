@@ -58,6 +58,12 @@ class PhraseSentence:
     caption: int | None = None
 
 
+@dataclass(frozen=True)
+class _Picture:
+    size: tuple[int, int]
+    sentences: tuple[PhraseSentence, ...]
+
+
 class PhraseBoxes:
     """The annotated sentences of many pictures.
 
@@ -82,6 +88,15 @@ class PhraseBoxes:
         Flickr's pictures have names that begin with their number: the folder's "1000268201" is also that of Flickr8k's
         "1000268201_693b08cb0e.jpg".
         """
+        found = self._find(image)
+        return None if found is None else found.sentences
+
+    def size_of(self, image: Path | ShardPicture) -> tuple[int, int] | None:
+        """(width, height) in pixels of the picture that was annotated; None for one that is not."""
+        found = self._find(image)
+        return None if found is None else found.size
+
+    def _find(self, image: Path | ShardPicture) -> _Picture | None:
         name = PurePosixPath(image.name).name
         stem = name.rpartition(".")[0] or name
         for key in (name, stem, stem.partition("_")[0]):
@@ -90,7 +105,7 @@ class PhraseBoxes:
         return None
 
 
-def _read_file(path: Path) -> dict[str, tuple[PhraseSentence, ...]]:
+def _read_file(path: Path) -> dict[str, _Picture]:
     content = parse_json(read_text(path), path=path)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path}: not an object with an entry for each picture", remedy=_FORM)
@@ -104,7 +119,7 @@ def _read_file(path: Path) -> dict[str, tuple[PhraseSentence, ...]]:
         if not isinstance(given, dict) or not all(isinstance(some, list) for some in given.values()):
             raise DataError(f"{place}: 'boxes' must map entities to lists of boxes, not {given!s:.60}", remedy=_FORM)
         boxes = {key: tuple(_fractions(box, size, place) for box in some) for key, some in given.items()}
-        found[name] = tuple(_sentence(one, boxes, place) for one in entry["sentences"])
+        found[name] = _Picture(size, tuple(_sentence(one, boxes, place) for one in entry["sentences"]))
     return found
 
 
@@ -137,7 +152,7 @@ def _sentence(given: Any, boxes: Mapping[str, Boxes], place: str) -> PhraseSente
     return PhraseSentence(tuple(words), tuple(sorted(phrases, key=lambda phrase: phrase.start)), caption)
 
 
-def _read_folder(folder: Path) -> dict[str, tuple[PhraseSentence, ...]]:
+def _read_folder(folder: Path) -> dict[str, _Picture]:
     sentences, annotations = folder / "Sentences", folder / "Annotations"
     files = sorted(sentences.glob("*.txt"))
     if not files or not annotations.is_dir():
@@ -147,9 +162,10 @@ def _read_folder(folder: Path) -> dict[str, tuple[PhraseSentence, ...]]:
         beside = annotations / f"{file.stem}.xml"
         if not beside.is_file():
             raise DataError(f"{file} has no {beside}", remedy="put the annotations of each picture there")
-        boxes = _annotated_boxes(beside)
+        size, boxes = _annotated_boxes(beside)
         lines = [line for line in read_text(file).split("\n") if line.strip()]
-        found[file.stem] = tuple(_marked_sentence(line, boxes, number) for number, line in enumerate(lines))
+        marked = tuple(_marked_sentence(line, boxes, number) for number, line in enumerate(lines))
+        found[file.stem] = _Picture(size, marked)
     return found
 
 
@@ -171,8 +187,8 @@ def _marked_sentence(line: str, boxes: Mapping[str, Boxes], number: int) -> Phra
     return PhraseSentence(tuple(words), tuple(phrases), number)
 
 
-def _annotated_boxes(file: Path) -> dict[str, Boxes]:
-    """The boxes of a picture's entities: an object has one box or none, and may be of several entities."""
+def _annotated_boxes(file: Path) -> tuple[tuple[int, int], dict[str, Boxes]]:
+    """A picture's size, and the boxes of its entities: an object has one box or none, and may be of several."""
     try:
         content = file.read_bytes()
         if b"<!ENTITY" in content:
@@ -187,7 +203,7 @@ def _annotated_boxes(file: Path) -> dict[str, Boxes]:
             corners = [_number(bounds, name) for name in ("xmin", "ymin", "xmax", "ymax")]
             for name in one.getElementsByTagName("name"):
                 found.setdefault(_text(name), []).append(_fractions(corners, size, str(file)))
-    return {entity: tuple(boxes) for entity, boxes in found.items()}
+    return size, {entity: tuple(boxes) for entity, boxes in found.items()}
 
 
 def _number(parent: Document | Element, name: str) -> int | None:

@@ -11,9 +11,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from captioner.data.readers.fields import SPLIT_NAMES, Id, caption_text, image_name, one_type, picture_id
-from captioner.data.readers.formats import Entry, Format, Source, entries_of, format_of, without_blank
+from captioner.data.readers.formats import (
+    Entry,
+    Format,
+    Source,
+    caption_file,
+    entries_of,
+    format_of,
+    without_blank,
+)
+from captioner.data.readers.json_lines import finished
 from captioner.data.readers.rows import rows
 from captioner.data.readers.splits import names_in, splits_of
+from captioner.data.records import split_by_name
 from captioner.errors import DataError
 
 
@@ -38,15 +48,16 @@ def read_annotations(path: str | Path, *, split: str | None = None, at_least: in
     """Read references in any format of `READERS`; the file may be gzipped.
 
     Args:
-        path: the file.
+        path: the file, or a folder that holds one.
         split: score one split: a name that the file gives (``val``, ``dev`` and ``validation`` are one), or, for
-            files that give none, the path of a list of file names as Flickr8k has them.
+            files that give none, the path of a list of file names as Flickr8k has them, or else ``train`` or ``dev``
+            as `captioner.data.readers.read` splits.
         at_least: leave out the pictures with fewer references: the more there are, the higher the scores.
 
     Raises:
         DataError: the file cannot be read, or holds no such captions.
     """
-    source = Source(Path(path))
+    source = Source(caption_file(path))
     form = format_of(source)
     entries = _of_split(entries_of(source, form), source, form, split)
     empty = {entry.id for entry in entries if not entry.captions}
@@ -80,6 +91,8 @@ def _of_split(entries: list[Entry], source: Source, form: Format, split: str | N
         return entries
     wanted = SPLIT_NAMES.get(split.strip().casefold())
     given = splits_of(entries, source, form) if wanted is not None else None
+    if given is None and wanted is not None and form.distributed and _list_of_names(path, split) is None:
+        given = [split_by_name(entry.name) for entry in entries]
     if given is not None:
         found = [entry for entry, own in zip(entries, given, strict=True) if own == wanted]
         if not found:
@@ -94,14 +107,18 @@ def _of_split(entries: list[Entry], source: Source, form: Format, split: str | N
 
 
 def _names_of_split(path: Path, split: str) -> list[str]:
-    """The file names of a list such as Flickr_8k.testImages.txt, in the working folder or beside the captions."""
-    for candidate in (Path(split), path.parent / split):
-        if candidate.is_file():
-            return names_in(candidate)
+    found = _list_of_names(path, split)
+    if found is not None:
+        return names_in(found)
     raise DataError(
         f"{path} names no such split, and there is no list of file names {split!r}",
         remedy=f"give --split one of {', '.join(SPLIT_NAMES)}, or a file with a name on each line",
     )
+
+
+def _list_of_names(path: Path, split: str) -> Path | None:
+    """A list such as Flickr_8k.testImages.txt, in the working folder or beside the captions."""
+    return next((candidate for candidate in (Path(split), path.parent / split) if candidate.is_file()), None)
 
 
 def read_results(path: str | Path, annotations: Annotations | None = None) -> dict[Id, str]:
@@ -127,7 +144,7 @@ def read_results(path: str | Path, annotations: Annotations | None = None) -> di
             raise DataError(f'{path} is not a list of {{"image_id": ..., "caption": ...}}, the form of COCO results')
         entries = ((f"{path}, entry {number}", row) for number, row in enumerate(content))
     else:
-        entries = rows(source.path, source.text)
+        entries = finished(rows(source.path, source.text))
     captions: dict[Id, str] = {}
     for place, row in entries:
         key = picture_id(row, place)

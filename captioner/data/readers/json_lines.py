@@ -20,10 +20,10 @@ class JsonLines(Format):
         return not source.is_json and first_line(source.text).startswith("{")
 
     def entries(self, source: Source) -> list[Entry]:
-        return grouped(_finished(json_rows(source.path, source.text)))
+        return grouped(finished(json_rows(source.path, source.text)))
 
 
-def _finished(rows: Iterable[Row]) -> list[Row]:
+def finished(rows: Iterable[Row]) -> list[Row]:
     """Of the rows that ``captioner review`` wrote, the last of each picture, and none that is flagged or a draft. Other
     rows stay."""
     last: dict[object, Row] = {}
