@@ -159,7 +159,7 @@ def test_bytes_may_be_views(tmp_path: Path) -> None:
 
 
 def test_a_member_whose_name_is_not_utf_8_has_a_split(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "shard-0.tar", "w", encoding="latin-1") as tar:
+    with tarfile.open(tmp_path / "shard-0.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
         for name, content in (("caf\xe9.jpg", b"x"), ("caf\xe9.json", b'{"caption": "a dog"}')):
             member = tarfile.TarInfo(name)
             member.size = len(content)
