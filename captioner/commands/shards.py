@@ -53,7 +53,7 @@ def _refuse_folders_of_inputs(options: argparse.Namespace, records: Sequence["Re
     folders = {options.data if options.data.is_dir() else options.data.parent, options.images}
     folders |= {record.image.parent for record in records if isinstance(record.image, Path)}
     for folder in folders:
-        if folder is not None and folder.samefile(options.output):
+        if folder is not None and folder.is_dir() and folder.samefile(options.output):
             raise OptionError(
                 f"{options.output} holds captions or pictures that are read", remedy="give a folder of its own"
             )

@@ -104,7 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Train a model, or resume its training: 0; 1 if some pictures were left out. Raises CaptionerError."""
     require("torch", "training")
     recipe, warnings = chosen_recipe(arguments)
-    rank_zero = os.environ.get("RANK", "0") == "0"
+    # Without a launcher of several processes, a scheduler may have set RANK for itself.
+    rank_zero = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
     if rank_zero:
         _print_lines(warnings)
     check_images(arguments.images, arguments.data)
@@ -128,6 +129,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
 
     task = TASKS[recipe.objective]
     task.check(recipe)
+    if arguments.text and not getattr(task, "uses_text", True):
+        raise OptionError(f"--text is not for the objective '{recipe.objective}'", remedy="leave it out")
     text = [caption for path in arguments.text for caption in read_text(path)]
     first = arguments.data[:1] if recipe.rehearsal else arguments.data
     if arguments.captions and recipe.objective not in ("answers", "answer_maps"):
@@ -136,16 +139,18 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
     if arguments.phrase_boxes:
         records = _with_phrase_boxes(records, arguments.phrase_boxes, recipe)
     processes = Processes.join(arguments.device)
-    rest = _rest(arguments, recipe, records, processes) if recipe.rehearsal else []
+    rest = _rest(arguments, processes) if recipe.rehearsal else []
     _refuse_folder_of_pictures(arguments.output, [*records, *rest])
     faults: dict[str, str] = {}
-    if task.uses_images:
+    if task.uses_images and not recipe.blind:
         total, own = len(records) + len(rest), {id(record) for record in records}
         usable, faults = _usable_together([*records, *rest], processes)
         records = [record for record in usable if id(record) in own]
         rest = [record for record in usable if id(record) not in own]
         if processes.is_first:
             report_left_out(faults, total)
+    if rest and recipe.start_from:
+        rest = _as_first_captioned(rest, arguments, recipe, processes, own=len(records))
     trainer = Trainer(recipe, records, folder, rest=rest, text=text, processes=processes)
     if trainer.is_first:
         _print_lines(trainer.warnings)
@@ -181,26 +186,33 @@ def _with_phrase_boxes(records: list["Record"], paths: Sequence[Path], recipe: R
     return [next(changed) if record.split in splits else record for record in records]
 
 
-def _rest(arguments: argparse.Namespace, recipe: Recipe, own: list["Record"], processes: "Processes") -> list["Record"]:
+def _rest(arguments: argparse.Namespace, processes: "Processes") -> list["Record"]:
     """The records that are mixed in: train and dev of the data sets after the first, or drawn scenes."""
     from captioner.data.readers import read
     from captioner.data.records import refuse_leaks
-    from captioner.training.rehearsal import as_first_captioned, drawn_rest
+    from captioner.training.rehearsal import drawn_rest
 
     if len(arguments.data) == 1:
         if processes.is_first:
             drawn_rest(arguments.output)
         processes.wait()
-        rest = drawn_rest(arguments.output)
-    else:
-        rest = [record for path in arguments.data[1:] for record in read(path) if record.split in ("train", "dev")]
-        refuse_leaks(own, rest)
-        _refuse_shared_files([*own, *rest])
-    if not recipe.start_from:
-        return rest
+        return drawn_rest(arguments.output)
+    first = [record for record in read(arguments.data[0], images=arguments.images) if record.split]  # test too
+    sets = [[record for record in read(path) if record.split in ("train", "dev")] for path in arguments.data[1:]]
+    refuse_leaks(first, *sets)
+    rest = [record for records in sets for record in records]
+    _refuse_shared_files([*first, *rest])
+    return rest
+
+
+def _as_first_captioned(
+    rest: list["Record"], arguments: argparse.Namespace, recipe: Recipe, processes: "Processes", *, own: int
+) -> list["Record"]:
+    """The rest with the first model's captions; the first process makes them, and all read them."""
+    from captioner.training.rehearsal import as_first_captioned
 
     def captioned() -> list["Record"]:
-        return as_first_captioned(rest, model=recipe.start_from, folder=arguments.output, own=len(own))
+        return as_first_captioned(rest, model=recipe.start_from, folder=arguments.output, own=own)
 
     if processes.is_first:
         captioned()
@@ -212,7 +224,7 @@ def chosen_recipe(arguments: argparse.Namespace) -> tuple[Recipe, list[str]]:
     """The recipe of a command line, and warnings that name renamed options.
 
     Raises:
-        OptionError: an option is given under both of its names, or is out of its range.
+        OptionError: an option is given under both of its names, is out of its range, or does not go with another.
     """
     chosen, in_file = read_recipe(arguments.recipe) if arguments.recipe else ({}, "")
     names = [option.name for option in options()]
@@ -225,6 +237,12 @@ def chosen_recipe(arguments: argparse.Namespace) -> tuple[Recipe, list[str]]:
     for name in ("start_from", "encoder_from", "decoder_from", "teacher"):
         if values.get(name) in shipped and not Path(values[name]).exists():
             values[name] = str(shipped[values[name]])
+    for name in ("start_from", "encoder_from"):
+        if given.get("weights") and values.get(name):
+            raise OptionError(
+                f"--weights {given['weights']} is for a new encoder, and {_as_flag(name)} {values[name]} has one",
+                remedy="leave one of them out",
+            )
     return Recipe(**values), [*filter(None, [in_file]), *lines]
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from captioner.data import drawing
 from captioner.data.drawing import COATS, COLOURS, Colour, Pen
+from captioner.partial import written_whole
 
 Box = tuple[int, int, int, int]
 
@@ -337,5 +338,6 @@ def write_scenes(
         }
         lines.append(json.dumps({"image": name, "caption": scene.caption, "split": split, "boxes": boxes}))
     captions = folder / "captions.jsonl"
-    captions.write_text("\n".join(lines) + "\n")
+    with written_whole(captions) as partial:  # last: where it is, all is
+        partial.write_text("\n".join(lines) + "\n")
     return captions

@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from captioner.data.readers import caption_file, read
-from captioner.data.records import Record, ShardPicture, of_split, refuse_leaks
+from captioner.data.records import Boxes, Record, ShardPicture, of_split, refuse_leaks
 from captioner.errors import DataError
 from captioner.grounding.instances import Instances, find_instances, refuse_ambiguous
 
@@ -38,11 +38,18 @@ def add_captions(records: Sequence[Record], paths: Sequence[Path]) -> list[Recor
                     f"{record.image} is in the splits '{old.split}' and 'train' of {path}", remedy="keep it in one"
                 )
             else:
-                captions, objects = old.captions + record.captions, record.objects
+                objects = old.objects if record.objects is None else record.objects
                 joined[_place(record)] = replace(
-                    old, captions=captions, boxes=(), objects=old.objects if objects is None else objects
+                    old, captions=old.captions + record.captions, boxes=_boxes_of(old, record), objects=objects
                 )
     return list(joined.values())
+
+
+def _boxes_of(*records: Record) -> tuple[Mapping[int, Boxes], ...]:
+    """One mapping for each caption of the records together, or none at all."""
+    if not any(record.boxes for record in records):
+        return ()
+    return tuple(boxes for record in records for boxes in record.boxes or [{}] * len(record.captions))
 
 
 def _place(record: Record) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from captioner.errors import DataError
+from captioner.errors import DataError, OptionError
 from captioner.model.encoder import GridEncoder
 from captioner.model.grid import Grid
 from captioner.training.distributed import Processes
@@ -83,7 +83,10 @@ class GridCache:
         keys = [everything[i : min(i + batch, end)] for i in range(begin, end, batch)]
         done = begin
         for grid in encode_images(self.encoder, self.images, keys, device=processes.device, workers=workers):
-            flat[done : done + len(grid)] = grid.features.half().cpu().numpy()
+            half = grid.features.half()
+            if not half.isfinite().all() and grid.features.isfinite().all():
+                raise OptionError("the encoder's grids have numbers beyond 65,504", remedy="train with --no-cache")
+            flat[done : done + len(grid)] = half.cpu().numpy()
             flat_masks[done : done + len(grid)] = True if grid.mask is None else grid.mask.cpu().numpy()
             done += len(grid)
             yield (done - begin) * processes.count, len(everything)

@@ -55,7 +55,7 @@ def describe_inputs(
         "image_files": stamps,
         "images": (known or digest(contents(records))) if images else "",
         "vocabulary": list(vocabulary.words),
-        "files": {option: _checksum(Path(path)) for option, path in (files or {}).items() if Path(path).is_file()},
+        "files": {option: checksum(Path(path)) for option, path in (files or {}).items() if Path(path).is_file()},
     }
 
 
@@ -64,7 +64,8 @@ def _boxes_of(record: Record) -> str:
     return repr(record.boxes) if objects is None else repr((record.boxes, sorted(objects.items())))
 
 
-def _checksum(file: Path) -> str:
+def checksum(file: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits. Raises OSError."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

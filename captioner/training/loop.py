@@ -20,7 +20,6 @@ from torch import Tensor
 from captioner.data.records import Record, evenly_spread, of_split
 from captioner.errors import DataError, OptionError
 from captioner.model.decoder import Decoded
-from captioner.options import MapOptions
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training import precision
 from captioner.training.distributed import Processes
@@ -35,7 +34,14 @@ from captioner.training.progress import Progress
 from captioner.training.recipe import FILES, Recipe
 from captioner.training.rehearsal import split_rest
 from captioner.training.run_folder import RunFolder
-from captioner.training.start import build_vocabulary, delay_of_maps, earlier_recipes, first_model, teacher_recipes
+from captioner.training.start import (
+    build_vocabulary,
+    delay_of_maps,
+    earlier_recipes,
+    first_model,
+    stored_options,
+    teacher_recipes,
+)
 from captioner.training.state import TrainingState
 from captioner.training.tasks import TASKS, Part, TaskContext
 
@@ -135,6 +141,10 @@ class Trainer:
         self._context = context
         self.task = task(context)
         self._check_parts()
+        if recipe.map_supervision and not any(any(record.boxes) or record.objects for record in self.train_records):
+            self.warnings.append(
+                f"map_supervision is {recipe.map_supervision}, and no training picture has boxes: it changes nothing"
+            )
         if processes.is_first:
             self._claim(values, stored, text)
         processes.wait()
@@ -146,7 +156,7 @@ class Trainer:
             "recipe": {**recipe.for_readers(), "precision": self.precision},
             "earlier": earlier,
             **({"teacher": teachers} if (teachers := teacher_recipes(recipe)) else {}),
-            **({"maps": MapOptions.as_stored(MapOptions(delay=delay))} if (delay := context.map_delay) else {}),
+            **stored_options(recipe),
         }
         self._evaluation = Evaluation(self.task, context, self.state, self.folder, about)
         self._feeder = Feeder(self.task, context, self.folder.path)

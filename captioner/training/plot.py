@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from captioner.errors import DataError
+from captioner.training.rehearsal import both
 from captioner.training.run_folder import read_log
 
 
@@ -42,7 +43,8 @@ class RunLog:
     def summary(self) -> str:
         """One line for people."""
         sign = -1 if self.measure == "perplexity" else 1
-        best = max(self.scores, key=lambda scores: sign * scores[self.measure])
+        rehearsed = all({"cider", "rest_cider"} <= scores.keys() for scores in self.scores)
+        best = max(self.scores, key=both if rehearsed else lambda scores: sign * scores[self.measure])
         return (
             f"{self.name}: {len(self.hours)} epochs of {self.pictures:,} pictures in {self.hours[-1]:.2f} h, "
             f"{self.pictures_per_second:.1f} pictures a second; best dev "

@@ -58,8 +58,8 @@ def prune(
     with its weights w_i and P the inverse of the channels' covariance (Hassibi and Stork 1993, "Optimal Brain Surgeon";
     for channels, He et al. 2017, "Channel pruning for accelerating very deep neural networks"). The fit has the output
     before pruning for target and the pruned blocks before it for input; where the block adds its input to its output,
-    the target also has what that input has lost. So each block corrects the errors of those before it. Padding counts
-    as picture.
+    the target also has what that input has lost. So each block that loses channels corrects the errors of those
+    before it. Padding counts as picture.
 
     Args:
         model: its encoder has inverted residual blocks without squeeze-and-excitation.

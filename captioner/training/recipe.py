@@ -251,9 +251,11 @@ class Recipe:
     distillation: float = _option(1.0, "weight of the divergence from the teacher")
 
     horizontal_flip: bool = _option(True, "mirror pictures at random, unless a caption says left or right")
-    crop: float = _option(0.0, "largest share of each side that random crops remove, while the encoder is trained")
+    crop: float = _option(
+        0.0, "largest share of each side that random crops remove; not of grids that are kept on disk"
+    )
     colour_jitter: float = _option(
-        0.0, "variation of brightness, contrast and saturation, while the encoder is trained"
+        0.0, "variation of brightness, contrast and saturation; not of grids that are kept on disk"
     )
     precision: str = _option("auto", "auto (bfloat16 where the device supports it natively), float32 or bfloat16")
     seed: int = _option(1, "of all random numbers")
@@ -364,7 +366,15 @@ OF_ANSWERS = (
 """The options that models of captions have no use for."""
 
 
-OF_REWARD = ("bleu_reward", "bleu_1_reward", "between_pictures_penalty", "absent_objects_penalty")
+OF_REWARD = (
+    "samples",
+    "baseline",
+    "cross_entropy_weight",
+    "bleu_reward",
+    "bleu_1_reward",
+    "between_pictures_penalty",
+    "absent_objects_penalty",
+)
 """The options that only self-critical training reads."""
 
 

@@ -17,7 +17,9 @@ from captioner.data.records import Record, evenly_spread
 from captioner.errors import DataError
 from captioner.partial import written_whole
 from captioner.results import Caption
+from captioner.training.inputs import checksum
 from captioner.training.run_folder import read_log
+from captioner.training.sizes import digest
 
 _DRAWN, _DRAWN_DEV = 400, 60
 _LEAST = 400  # pictures that are rehearsed, where there are so many
@@ -38,7 +40,8 @@ def drawn_rest(folder: Path) -> list[Record]:
 def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own: int) -> list[Record]:
     """The records of the rest, those of train with the first model's captions, at most twice as many as own ones.
 
-    The captions are made once, and kept in ``rest.jsonl`` in the run's folder. Pictures that do not open are left out.
+    The captions are made once, and kept in ``rest.jsonl`` in the run's folder, whose first line says of which model and
+    pictures they are. Pictures that do not open are left out.
 
     Args:
         rest: records of train and dev.
@@ -52,7 +55,8 @@ def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own:
     """
     train = evenly_spread([record for record in rest if record.split == "train"], max(_LEAST, 2 * own))
     file = folder / "rest.jsonl"
-    captions = _captions_of(file)
+    made_of = {"model": checksum(Path(model)), "pictures": digest(str(record.image) for record in train)}
+    captions = _captions_of(file, made_of)
     if captions is None:
         from captioner.pipeline import load
 
@@ -64,20 +68,22 @@ def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own:
         }
         try:
             with written_whole(file) as partial:
-                partial.write_text("".join(json.dumps(pair) + "\n" for pair in captions.items()), encoding="utf-8")
+                lines = [made_of, *captions.items()]
+                partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         except OSError as error:
             raise DataError(f"{file}: cannot be written ({error.strerror or error})") from None
     kept = [replace(one, captions=(text,), boxes=()) for one in train if (text := captions.get(str(one.image)))]
     return [*kept, *(record for record in rest if record.split == "dev")]
 
 
-def _captions_of(file: Path) -> dict[str, str] | None:
-    """The captions of ``rest.jsonl``, by picture; None where it is not there or damaged."""
+def _captions_of(file: Path, made_of: dict[str, str]) -> dict[str, str] | None:
+    """The captions of ``rest.jsonl``, by picture; None where it is not there, of something else, or damaged."""
     try:
-        found = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+        first, *pairs = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        found = dict(pairs)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return found if all(isinstance(text, str) for text in found.values()) else None
+    return found if first == made_of and all(isinstance(text, str) for text in found.values()) else None
 
 
 def mixed_order(random: np.random.Generator, *, own: int, rest: int, batch: int, share: float) -> list[int]:
@@ -113,7 +119,7 @@ def before_and_after(folder: Path) -> str:
     scores = [line for line in ends if "epoch" in line and {"cider", "rest_cider"} <= line["dev"].keys()]
     if len(scores) < 2 or scores[0]["epoch"] >= 0:
         return ""
-    first, best = scores[0]["dev"], max(scores[1:], key=lambda line: _both(line["dev"]))
+    first, best = scores[0]["dev"], max(scores[1:], key=lambda line: both(line["dev"]))
     after = best["dev"]
     return (
         f"CIDEr of the dev pictures: {first['cider']:.3f} before, {after['cider']:.3f} after "
@@ -121,7 +127,8 @@ def before_and_after(folder: Path) -> str:
     )
 
 
-def _both(scores: dict[str, float]) -> float:
+def both(scores: dict[str, float]) -> float:
+    """What a run with rehearsal is chosen by: CIDEr on its own dev pictures and on those of the rest."""
     return scores["cider"] + scores["rest_cider"]
 
 

@@ -53,7 +53,8 @@ class RunFolder:
 
     def outputs(self) -> list[Path]:
         """The files that a run writes."""
-        return [self.best, self.last, self.recipe, self.inputs, self.log_file, self.state]
+        of_rehearsal = [self.path / "rest.jsonl", self.path / "scenes" / "captions.jsonl"]
+        return [self.best, self.last, self.recipe, self.inputs, self.log_file, self.state, *of_rehearsal]
 
     def release(self) -> None:
         """Give the lock back. Folders that were made for nothing are removed."""

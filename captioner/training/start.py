@@ -51,8 +51,9 @@ def first_model(
         DataError: the captions contain no word that is frequent enough.
     """
     if recipe.start_from:
-        start = add_slots(load_checkpoint(recipe.start_from), recipe.decoder_options)
+        start = load_checkpoint(recipe.start_from)
         with naming_options():
+            start = add_slots(start, recipe.decoder_options)
             start = _with_layers(start, recipe)
             start = add_fine_maps(start, recipe.encoder_options, recipe.decoder_options)
             model = with_options(start.model, "decoder", recipe.decoder_options, vocabulary_size=len(start.vocabulary))
@@ -66,7 +67,10 @@ def first_model(
             return grow(start, captions, minimum_count=recipe.minimum_count)
         return start.model, start.vocabulary
     encoder = load_checkpoint(recipe.encoder_from) if recipe.encoder_from else None
-    decoder = add_slots(load_checkpoint(recipe.decoder_from), recipe.decoder_options) if recipe.decoder_from else None
+    decoder = load_checkpoint(recipe.decoder_from) if recipe.decoder_from else None
+    if decoder:
+        with naming_options():
+            decoder = add_slots(decoder, recipe.decoder_options)
     if decoder and isinstance(decoder.model.config.decoder, EnsembleConfig):
         raise OptionError(
             f"decoder_from is {recipe.decoder_from}, an ensemble",
@@ -123,6 +127,19 @@ def delay_of_maps(recipe: Recipe) -> int:
     if recipe.map_delay or not source:
         return recipe.map_delay
     return MapOptions.stored(read_header(source)["about"], "attention").delay
+
+
+def stored_options(recipe: Recipe) -> dict[str, Any]:
+    """The map and decoding options of a run's model, as files store them: those of the model that it starts from, with
+    the delay of its own maps."""
+    about = read_header(recipe.start_from)["about"] if recipe.start_from else {}
+    kept: dict[str, Any] = {name: about[name] for name in ("maps", "decoding") if name in about}
+    delay = delay_of_maps(recipe)
+    attention = MapOptions.stored(kept, "attention")
+    if delay == attention.delay:
+        return kept
+    maps = {**kept.get("maps", {}), "attention": MapOptions.as_stored(replace(attention, delay=delay))["attention"]}
+    return {**kept, "maps": {"explain": "attention", **maps}}
 
 
 @contextlib.contextmanager

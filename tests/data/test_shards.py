@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from captioner.checkpoint import load
+from captioner.cli import main
 from captioner.commands import shards
 from captioner.data.readers import read
 from captioner.data.records import Record, usable
@@ -248,3 +250,14 @@ def test_nothing_is_left_of_shards_that_could_not_be_finished(tmp_path: Path, mo
     with pytest.raises(DataError):
         write_shards(records, tmp_path / "there", pictures=1)
     assert [file.name for file in (tmp_path / "there").iterdir()] == ["mine.txt"]
+
+
+def test_a_picture_whose_folder_is_gone_is_left_out_of_shards(
+    make_picture: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_picture("set/a.png").parent / "captions.csv"
+    data.write_text("image,caption\na.png,a dog\ngone/b.png,a cat\n")
+    (tmp_path / "shards").mkdir()
+    assert main(["shards", str(data), str(tmp_path / "shards")]) == 1
+    assert "gone/b.png" in capsys.readouterr().err
+    assert list((tmp_path / "shards").glob("*.tar"))

@@ -13,7 +13,7 @@ import torch
 from captioner import checkpoint
 from captioner.asking import load_answering
 from captioner.cli import main
-from captioner.data.readers import read
+from captioner.data.readers import LeftOutWarning, read
 from captioner.data.records import AnsweredQuestion, Record
 from captioner.data.scenes import draw_scene, write_scenes
 from captioner.errors import DataError, OptionError
@@ -72,6 +72,46 @@ def test_the_reader_puts_the_questions_of_a_picture_together(scenes: Path, tmp_p
     broken.write_text('{"image": "a.png", "question": "what?"}\n')
     with pytest.raises(DataError, match=r"line 1.*answer"):
         read(broken, images=scenes / "images")
+
+
+def test_questions_without_splits_have_those_of_lists_or_of_a_checksum(scenes: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (scenes / "questions.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["split"]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "images").symlink_to(scenes / "images")
+    assert {record.split for record in read(tmp_path)} == {"train", "dev"}
+    (tmp_path / "trainImages.txt").write_text("1.png\n2.png\n")
+    (tmp_path / "devImages.txt").write_text("3.png\n")
+    with pytest.warns(LeftOutWarning, match="45 of 48"):
+        records = read(tmp_path)
+    assert [(record.id, record.split) for record in records if record.split] == [
+        ("1.png", "train"),
+        ("2.png", "train"),
+        ("3.png", "dev"),
+    ]
+
+
+def test_boxes_of_words_stay_with_pictures_that_have_questions(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(scenes / "images")
+    row = {"image": "1.png", "captions": ["a dog", "a cat"], "boxes": [{"1": [0, 0, 1, 1]}, {}], "split": "train"}
+    for name, extra in (("one", {}), ("two", {"captions": ["a cow"], "boxes": [{"1": [0, 0, 0.5, 1]}]})):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row | extra) + "\n")
+    records = add_captions(read(scenes), [tmp_path / "one.jsonl", tmp_path / "two.jsonl"])
+    (record,) = [record for record in records if record.id == "1.png"]
+    assert record.captions == ("a dog", "a cat", "a cow") and len(record.questions) == 2
+    assert record.boxes == ({1: ((0, 0, 1, 1),)}, {}, {1: ((0, 0, 0.5, 1),)})
+
+
+def test_a_blind_model_needs_no_pictures(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for i in range(48):
+        (tmp_path / "images" / f"{i}.png").write_bytes(b"no picture")
+    (tmp_path / "questions.jsonl").write_text((scenes / "questions.jsonl").read_text())
+    run = tmp_path / "run"
+    assert main(["train", "--data", str(tmp_path), "--output", str(run), "--epochs", "1", "--blind", *OPTIONS]) == 0
+    (score,) = [line["dev"]["accuracy"] for line in read_log(run) if "dev" in line]
+    assert 0 < score <= 1
 
 
 def test_batches_fill_up_and_mirror() -> None:

@@ -1,6 +1,7 @@
 """Your own words: a trained model learns a house style and new words from pictures with sidecars."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,88 @@ def test_a_damaged_file_of_rehearsed_captions_is_made_again(tmp_path: Path, tiny
     for damage in ('["gone.png", "a d', "[1, 2, 3]\n", '["gone.png", 7]\n', "[" * 100_000):
         (tmp_path / "rest.jsonl").write_text(damage)
         assert rehearsal.as_first_captioned(rest, model=str(tiny_model), folder=tmp_path, own=1) == rest[1:]
-        assert (tmp_path / "rest.jsonl").read_text() == ""
+        (line,) = (tmp_path / "rest.jsonl").read_text().splitlines()  # no caption
+        assert json.loads(line).keys() == {"model", "pictures"}
+
+
+def test_rehearsed_captions_are_those_of_this_model_and_these_pictures(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        draw_scene(ord(name), size=(48, 36)).image.save(tmp_path / f"{name}.png")
+    first, second = (Record(tmp_path / f"{name}.png", ("a dog",), "train", name) for name in ("a", "b"))
+
+    def captions(*rest: Record, model: Path = tiny_model) -> list[str]:
+        found = rehearsal.as_first_captioned(rest, model=str(model), folder=tmp_path, own=1)
+        return [record.captions[0] for record in found]
+
+    said = captions(first)
+    kept = (tmp_path / "rest.jsonl").read_text()
+    assert captions(first) == said and (tmp_path / "rest.jsonl").read_text() == kept
+    assert len(captions(first, second)) == 2, "other pictures"
+    named = replace(checkpoint.load(tiny_model), about={"recipe": {"objective": "another"}})
+    checkpoint.save(tmp_path / "other.safetensors", named)
+    before = (tmp_path / "rest.jsonl").read_text()
+    captions(first, second, model=tmp_path / "other.safetensors")
+    assert (tmp_path / "rest.jsonl").read_text().splitlines()[0] != before.splitlines()[0], "another model"
+
+
+SHORT = ["--epochs", "1", "--frozen-epochs", "1", "--batch-pictures", "4", "--warmup-steps", "1", "--device", "cpu"]
+
+
+def data_set(folder: Path, **splits: str) -> Path:
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for i, (name, split) in enumerate(splits.items()):
+        draw_scene(i, size=(48, 36)).image.save(folder / "images" / f"{name}.jpg")
+        rows.append({"image": f"{name}.jpg", "caption": "a dog", "split": split})
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+FLICKR = "1000268201_693b08cb0e"
+
+
+@pytest.mark.parametrize(("theirs", "other"), [({FLICKR: "train", "d": "dev"}, {}), ({"d": "dev"}, {FLICKR: "train"})])
+def test_no_test_picture_is_rehearsed(
+    theirs: dict[str, str], other: dict[str, str], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = data_set(tmp_path / "own", a="train", b="dev", **{FLICKR: "test"})
+    rest = [data_set(tmp_path / "rest", **theirs), *([data_set(tmp_path / "more", **other)] if other else [])]
+    words = ["train", "--recipe", "finetune", "--start-from", tiny_model, "--data", own, *rest]
+    assert cli.main([str(word) for word in (*words, "--output", tmp_path / "run", *SHORT)]) == 2
+    error = capsys.readouterr().err
+    assert f"{FLICKR}.jpg" in error and "'test'" in error and "'train'" in error
+
+
+@pytest.mark.filterwarnings("ignore::captioner.metrics.evaluate.FewPicturesWarning")
+def test_pictures_of_the_rest_that_do_not_open_are_named(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = data_set(tmp_path / "own", a="train", b="dev", c="train")
+    rest = data_set(tmp_path / "rest", x="train", y="train", z="dev")
+    (rest / "images" / "x.jpg").write_bytes(b"broken")
+    words = ["train", "--recipe", "finetune", "--start-from", tiny_model, "--data", own, rest]
+    assert cli.main([str(word) for word in (*words, "--output", tmp_path / "run", *SHORT)]) == 1
+    error = capsys.readouterr().err
+    assert "x.jpg" in error and "1 of 6 pictures are left out" in error
+    assert "x.jpg" not in (tmp_path / "run" / "rest.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", ["rest.jsonl", "scenes/captions.jsonl"])
+def test_files_of_rehearsal_are_outputs(
+    name: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "run" / name
+    data_set(data.parent, a="train", b="dev")
+    if data.name == "rest.jsonl":
+        (data.parent / "captions.jsonl").rename(data)
+    before = data.read_text()
+    given = data if data.name == "rest.jsonl" else data.parent
+    words = ["train", "--recipe", "finetune", "--start-from", tiny_model, "--data", given]
+    assert cli.main([str(word) for word in (*words, "--output", tmp_path / "run", *SHORT)]) == 2
+    assert data.name in capsys.readouterr().err
+    assert data.read_text() == before
 
 
 def test_scores_before_a_run_are_not_logged_twice(tmp_path: Path) -> None:

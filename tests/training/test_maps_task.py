@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from captioner.checkpoint import load
+from captioner.checkpoint import load, save
 from captioner.cli import main
 from captioner.data.readers import read
 from captioner.data.records import Record
@@ -15,7 +15,7 @@ from captioner.errors import DataError, OptionError
 from captioner.pipeline import load as load_model
 from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe
-from captioner.training.start import first_model
+from captioner.training.start import first_model, stored_options
 
 FINE: dict[str, Any] = {"encoder_options": {"fine_stage": 1}, "decoder_options": {"fine_width": 16}}
 
@@ -157,3 +157,21 @@ def test_maps_that_are_not_supervised_stay(recipe: Recipe, scenes: list[Record],
         changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
         assert "decoder.embed.weight" in changed
         assert not [name for name in changed if name.startswith("decoder.fine.")]
+
+
+def test_the_options_of_the_first_model_are_kept(recipe: Recipe, scenes: list[Record], tmp_path: Path) -> None:
+    start = load(recipe.start_from)
+    maps = {
+        "explain": "gradient",
+        "gradient": {"sinks": "keep", "delay": 0},
+        "attention": {"sinks": "subtract", "delay": 0},
+    }
+    about = {**start.about, "decoding": {"width": 2, "length_penalty": 0.8}, "maps": maps}
+    save(tmp_path / "start.safetensors", replace(start, about=about))
+    changed = replace(recipe, start_from=str(tmp_path / "start.safetensors"), epochs=1, frozen_epochs=1)
+    Trainer(changed, scenes, tmp_path / "run", device="cpu").run()
+    found = load(tmp_path / "run" / "best.safetensors").about
+    assert (found["decoding"], found["maps"]) == (about["decoding"], maps)
+    delayed = stored_options(replace(changed, map_delay=1))["maps"]
+    assert delayed["attention"].items() >= {"sinks": "subtract", "delay": 1}.items()
+    assert {**delayed, "attention": maps["attention"]} == maps

@@ -1,16 +1,20 @@
 """Tasks beside plain cross-entropy: language model, word dropout, scheduled sampling; parts of runs; recipes."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from captioner.checkpoint import load
+from captioner.checkpoint import load, save
 from captioner.commands.train import read_text
 from captioner.data.readers import read
 from captioner.errors import DataError, OptionError
 from captioner.model.decoder import Decoded
+from captioner.model.grid import Grid
 from captioner.model.refiners import RefinerConfig
 from captioner.tokenizer.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from captioner.training.batches import TextBatches, word_dropout
@@ -20,8 +24,8 @@ from captioner.training.loop import Trainer
 from captioner.training.recipe import Recipe, default_of, options
 from captioner.training.recipe_files import named_recipes, read_recipe
 from captioner.training.run_folder import read_log
-from captioner.training.start import earlier_recipes
-from captioner.training.tasks import TaskContext
+from captioner.training.start import earlier_recipes, first_model
+from captioner.training.tasks import TASKS, TaskContext
 from captioner.training.tasks.cross_entropy import CrossEntropy
 
 SMALL = {
@@ -218,3 +222,52 @@ def test_the_command_takes_a_recipe_and_what_is_said_goes_before_it(scene_run: P
     assert main([*command, "--recipe", str(file), "--batch-pictures", "25"]) == 0
     used = json.loads((run / "recipe.json").read_text())
     assert (used["epochs"], used["batch_pictures"], used["backbone"]) == (1, 25, "tiny")
+
+
+def test_boxes_that_are_not_there_are_missed(scene_run: Path, tmp_path: Path) -> None:
+    records = read(scene_run / "scenes")
+    for boxed in (True, False):
+        some = records if boxed else [replace(record, boxes=()) for record in records]
+        with Trainer(recipe(map_supervision=0.1), some, tmp_path / str(boxed), device="cpu") as trainer:
+            assert [line for line in trainer.warnings if "no training picture has boxes" in line] == trainer.warnings
+            assert bool(trainer.warnings) != boxed
+
+
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [
+        ("cross_entropy", {"samples": 7}),
+        ("cross_entropy", {"cross_entropy_weight": 0.9}),
+        ("self_critical", {"word_dropout": 0.1}),
+        ("self_critical", {"scheduled_sampling": 0.1}),
+        ("language_model", {"colour_jitter": 0.1}),
+        ("language_model", {"map_supervision": 0.1}),
+        ("language_model", {"crop": 0.1}),
+    ],
+)
+def test_options_that_an_objective_does_not_read_are_refused(objective: str, options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=f"{next(iter(options))} is .*'{objective}' has no use for it"):
+        TASKS[objective].check(Recipe(objective=objective, start_from="start.safetensors", **options))
+
+
+def test_options_of_slots_that_are_no_object_are_one_line(make_checkpoint: Callable[..., Any], tmp_path: Path) -> None:
+    save(tmp_path / "start.safetensors", make_checkpoint("transformer"))
+    for wrong in (5, [1], "ab"):
+        changed = {"attention": "memory", "attention_options": wrong}
+        for source in ("start_from", "decoder_from"):
+            with pytest.raises(OptionError, match="decoder_options"):
+                first_model(Recipe(**{source: str(tmp_path / "start.safetensors")}, decoder_options=changed), [])
+
+
+def test_grids_beyond_sixteen_bits_are_not_kept(scene_run: Path, tmp_path: Path) -> None:
+    records = read(scene_run / "scenes")
+    trainer = Trainer(recipe(), records, tmp_path, device="cpu")
+    encode = trainer.model.encoder.forward
+
+    def huge(*arguments: Any, **more: Any) -> Any:
+        grid = encode(*arguments, **more)
+        return Grid(grid.features + 1e6, grid.shape, grid.mask)
+
+    trainer.model.encoder.forward = huge  # type: ignore[method-assign]
+    with pytest.raises(OptionError, match=r"65,504; train with --no-cache"):
+        trainer.run()

@@ -87,9 +87,7 @@ def test_a_run_learns_from_phrases_and_off_the_grid(
     data, phrases = plain
     options = f"--data {data} --phrase-boxes {phrases} --map-supervision 0.5 --off-grid-supervision 0.5 --epochs 1"
     options += f" --start-from {scene_run / 'best.safetensors'} --frozen-epochs 1 --batch-pictures 10"
-    options += (
-        f" --map-delay {delay} --captions-per-picture 2 --samples 2 --warmup-steps 0 --learning-rate 1e-2 --ema-decay 0"
-    )
+    options += f" --map-delay {delay} --captions-per-picture 2 --warmup-steps 0 --learning-rate 1e-2 --ema-decay 0"
     options += (
         f" --dev-pictures 2 --train-pictures 60 --max-length 12 --objective {objective} --output {tmp_path / 'run'}"
     )

@@ -67,3 +67,11 @@ def test_a_figure_is_not_written_onto_the_log(scene_run: Path, capsys: pytest.Ca
     assert "link.png" in capsys.readouterr().err
     assert (scene_run / "log.jsonl").read_bytes() == before
     link.unlink()
+
+
+def test_the_best_epoch_of_a_run_with_rehearsal_is_the_one_that_it_kept(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"training_pictures": 9}')
+    for cider, rest in ((0.9, 0.1), (0.8, 0.7)):
+        with (tmp_path / "log.jsonl").open("a") as log:
+            log.write(_END % json.dumps({"cider": cider, "rest_cider": rest}))
+    assert "best dev cider 0.800, rest_cider 0.700" in read_run(tmp_path).summary()

@@ -461,3 +461,32 @@ def test_the_help_of_the_command_imports_no_torch() -> None:
     code = "import sys; from captioner.cli import main\n"
     code += "try: main(['train', '--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, env=os.environ)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"text": "captions.txt"}, "--text is not for the objective 'cross_entropy'"),
+        ({"start-from": "default", "weights": "none.pt"}, "--weights none.pt is for a new encoder, and --start-from"),
+        (
+            {"encoder-from": "default", "weights": "none.pt"},
+            "--weights none.pt is for a new encoder, and --encoder-from",
+        ),
+    ],
+)
+def test_what_a_run_does_not_read_is_refused(
+    options: dict[str, str], said: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "captions.txt").write_text("a dog\n")
+    assert main(command(data, tmp_path / "run", **options)) == 2
+    assert said in one_line(capsys)
+
+
+def test_a_rank_without_a_world_is_no_process_of_a_group(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert main(command(data, tmp_path / "run", epochs="1")) == 0
+    assert {"recipe.json", "log.jsonl", "state.safetensors"} <= {path.name for path in (tmp_path / "run").iterdir()}

@@ -233,7 +233,7 @@ def test_so_does_one_that_is_trained_on_the_reward(
     options = recipe(
         decoder, start_from=first, objective="self_critical", samples=3, bleu_reward=0.5, epochs=2,
         frozen_epochs=0 if taught else 1, teacher=first if taught else "",
-        scheduled_sampling=0.2, crop=0.1, colour_jitter=0.1, precision=precision, save_minutes=1e-9,
+        crop=0.1, colour_jitter=0.1, precision=precision, save_minutes=1e-9,
     )  # fmt: skip
     whole = Trainer(options, records, tmp_path / "whole", device="cpu")
     whole.run()

@@ -24,12 +24,12 @@ class Questions(Format):
 
     def entries(self, source: Source) -> list[Entry]:
         places: dict[Id, str] = {}
-        splits: dict[Id, str] = {}
+        splits: dict[Id, str | None] = {}
         images: dict[Id, str | None] = {}
         asked: dict[Id, list[AnsweredQuestion]] = {}
         for place, row in json_rows(source.path, source.text):
             key = picture_id(row, place, ("image", "image_id"))
-            split = split_name(row.get("split"), place)
+            split = split_name(row["split"], place) if "split" in row else None
             if splits.setdefault(key, split) != split:
                 raise DataError(f"{place}: {key} is in the splits '{splits[key]}' and '{split}': keep it in one")
             places.setdefault(key, place)

@@ -1,7 +1,7 @@
 """Answers to questions: a classifier over the most frequent answers."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +67,7 @@ _OF_CAPTIONS = (
     "map_delay",
     "crop",
     "colour_jitter",
+    "dev_beam",
 )
 _MADE_COUNT = 20  # words of made questions that are rarer are <unk>: captions have many that questions never have
 
@@ -83,7 +84,7 @@ class AnswerTask:
     is supervised by the boxes of what it names. A blind model sees zeros in place of pictures, so none are read.
     """
 
-    uses_images = True
+    uses_images, uses_text = True, False
 
     def __init__(self, context: TaskContext) -> None:
         self.context, self.recipe = context, context.recipe
@@ -332,9 +333,12 @@ class AnswerTask:
         processes, recipe = self.context.processes, self.recipe
         mine = [record for record in self.context.dev if record.questions][processes.rank :: processes.count]
         found: list[float] = []
-        grids = self._dev_grids.refined(
+        grids: Iterable[Grid] = self._dev_grids.refined(
             model, mine, frozen=self._frozen, device=processes.device, workers=recipe.workers
         )
+        if recipe.blind:
+            size = recipe.batch_pictures
+            grids = (model.refine(self._zeros(len(mine[i : i + size]))) for i in range(0, len(mine), size))
         with torch.inference_mode():
             at = 0
             for grid in grids:

@@ -119,6 +119,7 @@ class Task(Protocol):
 
     Attributes:
         uses_images: whether the pictures of a batch are read.
+        uses_text: whether captions without pictures are; a task that does not say so may read them.
         teacher: the run's, where the recipe names one; a task that has none need not have the attribute.
     """
 

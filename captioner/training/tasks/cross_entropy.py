@@ -40,7 +40,7 @@ from captioner.training.views import View
 class CrossEntropy:
     """Teacher forcing with cross-entropy, and the dev score CIDEr-D of generated captions."""
 
-    uses_images = True
+    uses_images, uses_text = True, False
 
     def __init__(self, context: TaskContext) -> None:
         self.context, self.recipe = context, context.recipe

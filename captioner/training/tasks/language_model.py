@@ -12,12 +12,23 @@ from captioner.training.losses import caption_loss
 from captioner.training.recipe import OF_ANSWERS, OF_REWARD, Recipe, refuse_options
 from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 
+_OF_PICTURES = (
+    "rehearsal",
+    "scheduled_sampling",
+    "map_supervision",
+    "map_regularisation",
+    "off_grid_supervision",
+    "map_delay",
+    "crop",
+    "colour_jitter",
+)
+
 
 @TASKS.register("language_model")
 class LanguageModel:
     """Cross-entropy on captions that are read with a blank grid; the dev score is the perplexity."""
 
-    uses_images = False
+    uses_images, uses_text = False, True
 
     def __init__(self, context: TaskContext) -> None:
         self.context, self.recipe = context, context.recipe
@@ -37,12 +48,12 @@ class LanguageModel:
 
     @staticmethod
     def check(recipe: Recipe) -> None:
-        """No teacher and no rehearsal: they need the pictures. Raises OptionError."""
+        """No teacher, and no options of pictures and maps. Raises OptionError."""
         if recipe.teacher:
             raise OptionError(
                 "a teacher needs the pictures, and language_model training reads none", remedy="leave teacher out"
             )
-        refuse_options(recipe, "rehearsal", *OF_ANSWERS, *OF_REWARD)
+        refuse_options(recipe, *_OF_PICTURES, *OF_ANSWERS, *OF_REWARD)
 
     def set_trainable(self, *, frozen: bool) -> None:
         """The decoder alone, with dropout."""

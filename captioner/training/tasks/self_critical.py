@@ -25,7 +25,7 @@ class SelfCritical:
     Self-Critical Sequence Training") or the reward of the greedy caption.
     """
 
-    uses_images = True
+    uses_images, uses_text = True, False
 
     def __init__(self, context: TaskContext) -> None:
         self.context, self.recipe, self.model = context, context.recipe, context.model
@@ -43,7 +43,7 @@ class SelfCritical:
     @staticmethod
     def check(recipe: Recipe) -> None:
         """A trained model, samples to compare with, and no options of answers. Raises OptionError."""
-        refuse_options(recipe, *OF_ANSWERS)
+        refuse_options(recipe, "word_dropout", "scheduled_sampling", *OF_ANSWERS)
         if not recipe.start_from:
             raise OptionError(
                 "self_critical training starts from a trained model", remedy="give start_from (--start-from)"
