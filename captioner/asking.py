@@ -16,7 +16,7 @@ from captioner.backends.choice import open_answering
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.image import MAX_PIXELS, Picture
 from captioner.options import plain_number
-from captioner.prepared import Prepared, prepare
+from captioner.prepared import Prepared, detached, prepare
 from captioner.results import Answer, Failure, OtherAnswer, QuestionWord
 from captioner.shipped import DEFAULT_ANSWERING_MODEL, find_model
 from captioner.tokenizer.questions import question_words
@@ -115,7 +115,8 @@ class Asker:
         """Encode any number of pictures as they come, on a CPU as many side by side as the backend has threads.
 
         Yields:
-            For each picture, in order, what `encode` returns, or a `Failure` where it raises.
+            For each picture, in order, what `encode` returns, or a `Failure` where it raises. What the iterator of the
+            pictures raises comes after the pictures before.
         """
 
         def encode(picture: Picture) -> EncodedPicture | Failure:
@@ -124,10 +125,13 @@ class Asker:
             except CaptionerError as error:
                 return Failure.of(picture, error)
 
-        coming = iter(pictures)
+        raised: list[Exception] = []
+        coming = _until_raised(pictures, raised)
         first = list(itertools.islice(coming, 2))
         if len(first) < 2 or self.backend.threads == 1:
             yield from map(encode, itertools.chain(first, coming))
+            if raised:
+                raise raised[0]
             return
         from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -139,11 +143,13 @@ class Asker:
                     room = max(1, self.backend.threads) - len(waiting)
                     waiting.extend(pool.submit(encode, one) for one in itertools.islice(coming, max(0, room)))
                     if not waiting:
-                        return
+                        break
                     yield waiting.popleft().result()
             finally:
                 for one in waiting:  # whoever stops early does not wait for pictures that nobody will see
                     one.cancel()
+        if raised:
+            raise raised[0]
 
     def encode_prepared(self, prepared: Prepared) -> EncodedPicture:
         """As `encode`, of a picture that `captioner.prepared.prepare` opened for this model."""
@@ -214,6 +220,16 @@ class Asker:
                 )
             )
         return answers
+
+
+def _until_raised(pictures: Iterable[Picture], raised: list[Exception]) -> Iterator[Picture]:
+    """The pictures; what their iterator raises, the caller's own, is put into ``raised``."""
+    try:
+        for one in pictures:
+            copy: Any = detached(one)  # a buffer may be filled again before it is encoded
+            yield copy
+    except Exception as error:
+        raised.append(error)
 
 
 def load_answering(

@@ -68,7 +68,7 @@ def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypoth
         if rows.words == options.max_length:  # no room for another word: what came before counts
             rows.cut_off(options.length_penalty, at_least=options.n_best)
             break
-        if not rows.follow(source.ravel(), word.ravel(), total.ravel(), log_p):
+        if not rows.follow(source.ravel(), word.ravel(), total.ravel()):
             break
     return rows.best(options.n_best)
 
@@ -121,7 +121,7 @@ def _sample(backend: Backend, encoded: Encoded, options: Sampling, keys: list[in
             rows.cut_off(1.0, but=source[(word == END) & np.isfinite(total)])
             break
         rows.finish(source, word, total, 1.0)
-        if not rows.follow(source, word, total, log_p):
+        if not rows.follow(source, word, total):
             break
     return rows.best(options.samples)
 

@@ -317,7 +317,7 @@ def _validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: 
         config=config,
         vocabulary=words,
         answers=answers,
-        about=about,
+        about=about if answering else _with_longest(about, config["decoder"]),
         version=version,
         digest=digest,
         renamed=renamed,
@@ -397,6 +397,20 @@ def _check_about(about: Mapping[str, Any]) -> None:
                 _is_number(value) and abs(value) <= most for value in values.values()
             ):
                 raise TypeError(f"about.{split}.{name} are no numbers by name")
+
+
+def _with_longest(about: dict[str, Any], decoder: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its model, with the most words of a caption where the decoder reads fewer than we ask for."""
+    from captioner.options import Beam
+
+    decoding = about.get("decoding", {})
+    members = decoder["members"] if decoder.get("kind") == "ensemble" else [decoder]
+    positions = [one["max_length"] for one in members if type(one.get("max_length")) is int]
+    longest = min(positions, default=0) - 1  # the start takes one
+    if "max_length" in decoding or not 0 < longest < Beam().max_length:
+        return about
+    shortest = {"min_length": min(decoding["min_length"], longest)} if "min_length" in decoding else {}
+    return {**about, "decoding": {**decoding, "max_length": longest, **shortest}}
 
 
 def can_store(beam: Beam) -> bool:

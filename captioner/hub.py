@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from captioner.backends.graph_files import graph_folder
 from captioner.errors import CaptionerError, CheckpointError, OptionError, one_line
 from captioner.header import read_header, require_captions
+from captioner.partial import written_whole
 from captioner.pipeline import Captioner, load
 from captioner.shipped import find_model
 
@@ -34,11 +35,11 @@ _WANTED = [FILE, _CONFIG, "graphs/**"]
 def save_pretrained(
     model: Captioner | str | os.PathLike[str], folder: str | os.PathLike[str], *, name: str | None = None, **card: Any
 ) -> Path:
-    """Write a model into a folder as the hub has models; files of an earlier call are replaced.
+    """Write a model into a folder as the hub has models; what an earlier call wrote is replaced.
 
     Args:
         model: a captioner, a name, or a model file.
-        folder: is made if need be.
+        folder: is made if need be. It must be empty, but for hidden files, or of an earlier call.
         name: of the model, for the card; None for the model's own.
         card: further metadata of the card, such as ``license="mit"``; see `huggingface_hub.ModelCardData`.
 
@@ -46,7 +47,8 @@ def save_pretrained(
         The folder.
 
     Raises:
-        OptionError: the model is no model file, the folder cannot be written, or huggingface_hub is not installed.
+        OptionError: the model is no model file, the folder holds something else or cannot be written, or
+            huggingface_hub is not installed.
         CheckpointError: there is no such model, or it is damaged.
     """
     file = _file_of(model)
@@ -64,18 +66,29 @@ def save_pretrained(
         target.mkdir(parents=True, exist_ok=True)
         if (target / FILE).exists() and file.samefile(target / FILE):
             raise OptionError(f"{target}: holds the model itself", remedy="give another folder")
-        shutil.copyfile(file, target / FILE)
-        shutil.rmtree(target / "graphs", ignore_errors=True)
+        if not _is_ours(target) and (other := next((one for one in target.iterdir() if one.name[0] != "."), None)):
+            raise OptionError(f"{target}: holds {other.name}, which is of no earlier call", remedy="give a new folder")
+        card_text = f"{model_card(dict(header['about']), name=name, **card)}\n"
+        with written_whole(target / FILE) as partial:
+            shutil.copyfile(file, partial)
+        shutil.rmtree(graph_folder(target / FILE), ignore_errors=True)
         if graph_folder(file).is_dir():
             shutil.copytree(graph_folder(file), graph_folder(target / FILE))
         config = json.dumps({**content, "config": header["config"]}, indent=1)
         (target / _CONFIG).write_text(config + "\n", encoding="utf-8")
-        (target / "README.md").write_text(
-            str(model_card(dict(header["about"]), name=name, **card)) + "\n", encoding="utf-8"
-        )
+        (target / "README.md").write_text(card_text, encoding="utf-8")
     except OSError as error:
         raise OptionError(f"{target}: cannot be written ({error.strerror or error})") from None
     return target
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether `save_pretrained` wrote a folder."""
+    try:
+        content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("library_name") == "captioner"
 
 
 def push(

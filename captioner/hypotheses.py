@@ -77,6 +77,7 @@ class Rows:
         self.words = 0
         self.tokens = np.zeros((self.images, 0), dtype=np.int64)
         self.steps: list[_StepRecord] = []
+        self._model_log_p: Any = None  # (N, V) of the step, before anything is forbidden
         self.maps: list[tuple[Any, Any]] = []  # of each step, by the rows before it
         self.done: list[list[_Ended]] = [[] for _ in range(self.images)]
         self.constraints = Constraints.of(options, backend.vocabulary) if options.constrained else None
@@ -114,19 +115,19 @@ class Rows:
         step = self.backend.step(self.last, self.state)
         self.state = step.state
         self.maps.append((step.maps, step.off_grid))
+        self._model_log_p = step.log_p
         log_p = forbid(step.log_p, self._banned())
         if self.constraints is None or not self.constraints.restricts:
             return log_p
         return self.constraints.mask(log_p, self.states, self.options.max_length - self.words)
 
-    def follow(self, source: _Ints, word: _Ints, total: _Floats, log_p: Any) -> bool:
+    def follow(self, source: _Ints, word: _Ints, total: _Floats) -> bool:
         """Continue the chosen rows with the chosen words; False where no row is left.
 
         Args:
             source: (P * K,) the row that each continues.
             word: (P * K,)
             total: (P * K,) log-probabilities with the word; -inf where it is none.
-            log_p: (N, V) of the step.
         """
         columns = source.reshape(self.images, -1).shape[1]
         alive = (np.isfinite(total) & (word != END)).reshape(self.images, columns)
@@ -140,7 +141,8 @@ class Rows:
         dead = ~alive.ravel()[flat]
         source, word = source[flat], word[flat]
         dropped = len(kept_images) < self.images
-        self.steps.append(_StepRecord(source, word, picked(log_p, source, word)))
+        # What is forbidden raises the others in the search. A word's probability is the model's own.
+        self.steps.append(_StepRecord(source, word, picked(self._model_log_p, source, word)))
         self.state = self.state.select(source, kept_images if dropped else None)
         self.last, self.totals = word, np.where(dead, DEAD, total[flat]).astype(np.float32)
         self.slots = self.slots[source]

@@ -202,8 +202,8 @@ class MapOptions:
     Attributes:
         explain: "attention", "gradient" or "occlusion".
         sinks: what is done about attention sinks, cells that every word attends to. "keep" leaves them; "subtract"
-            subtracts each cell's mean over the words; "standardise" also divides by its standard deviation, as
-            Whisper does. Negative values become 0.
+            subtracts each cell's mean over the words and the end; "standardise" also divides by its standard deviation,
+            as Whisper does. Negative values become 0.
         delay: of attention: 1 takes a word's map from the next step, when the word itself has been read.
         block: of occlusion: the width of the occluded block, in cells; odd.
     """

@@ -153,9 +153,10 @@ class TorchBackend(TorchEncoder[CaptionModel]):
         maps = self._to_scale(maps)
         return tuple(np.asarray(x[:, place].float().cpu().numpy(), dtype=np.float32) for x in (log_p, maps))  # type: ignore[return-value]
 
-    def join(self, encoded: Encoded) -> Grid:
-        """The frames of one clip, which were encoded as pictures, as one grid of all their cells."""
-        return Grid.of_frames(_grid(encoded))
+    def join(self, *encoded: Encoded) -> Grid:
+        """The frames of one clip, which were encoded as pictures in one or more batches, as one grid of all their
+        cells."""
+        return Grid.of_frames(Grid.together([_grid(one) for one in encoded]))
 
     def _to_scale(self, maps: Tensor) -> Tensor:
         """Maps (..., h, w) of the grid's cells, in the size of a word's maps."""

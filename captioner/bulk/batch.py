@@ -98,7 +98,7 @@ class CaptionBatch:
             raise DataError(f"the column '{taken[0]}' has the name of one that is added", remedy="rename it first")
         pictures = self._pictures(columns)
         names = columns[self.name] if self.name is not None else map(_name_of, pictures)
-        found = columns_of(self._outcomes(pictures), [str(name) for name in names], maps=self.maps)
+        found = columns_of(self._outcomes(pictures), [_text_of(name) for name in names], maps=self.maps)
         result: _Batch = rebuild([name for name in columns if name not in dropped], found)
         return result
 
@@ -115,13 +115,13 @@ class CaptionBatch:
         remedies = columns.get("remedy", [None] * len(values))
         found: list[Picture | Failure] = []
         for value, name, error, remedy in zip(values, names, errors, remedies, strict=True):
-            text = name if isinstance(name, str) else "" if name is None else str(name)
+            text = _text_of(name)
             if isinstance(error, str) and error:
                 found.append(Failure(text, error, remedy if isinstance(remedy, str) else ""))
                 continue
             if isinstance(value, Mapping):
                 value = value.get("bytes") or value.get("path")
-            if value is None or isinstance(value, float) or type(value).__name__ == "NAType":  # of pandas
+            if _is_missing(value):
                 found.append(Failure(text, f"{text or 'a row'}: the column '{self.column}' is empty"))
             elif isinstance(value, (bytes, bytearray, memoryview)) and text:
                 found.append(_Named(text, bytes(value)))
@@ -195,6 +195,15 @@ class _Named:
         return self._name
 
 
+def _is_missing(value: Any) -> bool:
+    """None, and what pandas has for it."""
+    return value is None or isinstance(value, float) or type(value).__name__ == "NAType"
+
+
+def _text_of(name: Any) -> str:
+    return "" if _is_missing(name) else str(name)
+
+
 def _name_of(picture: "Picture | Failure") -> str:
     return picture.image if isinstance(picture, Failure) else path_of(picture)
 
@@ -213,9 +222,10 @@ def _opened(batch: Any) -> tuple[Mapping[str, Any], "Callable[[list[str], dict[s
 
         def to_frame(kept: list[str], added: dict[str, list[Any]]) -> Any:
             new = {name: pd.Series(values, index=batch.index, dtype=object) for name, values in added.items()}
-            return pd.DataFrame({**{name: batch[name] for name in kept}, **new}, index=batch.index)
+            return pd.DataFrame({**{own[name]: batch[own[name]] for name in kept}, **new}, index=batch.index)
 
-        return {str(name): batch[name].tolist() for name in batch.columns}, to_frame
+        own = {str(name): name for name in batch.columns}
+        return {text: batch[name].tolist() for text, name in own.items()}, to_frame
     if home == "pyarrow":
         import pyarrow as pa
 

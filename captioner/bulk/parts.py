@@ -42,12 +42,14 @@ class Staging:
         filesystem: of pyarrow.
         path: a folder that was made for this run.
         place: the folder of the parts.
+        replaced: the parts of a former run, which the first part that is committed replaces.
     """
 
     name: str
     filesystem: "FileSystem"
     path: str
     place: str
+    replaced: tuple[str, ...] = ()
 
     def write(self, rows: "pa.Table") -> str:
         """Write a part and return its name, which depends on its pictures alone: a task that runs again replaces it.
@@ -74,7 +76,14 @@ class Staging:
 
     def commit(self, name: str) -> None:
         """Move a part to its place. Raises OptionError where that fails."""
+        from pyarrow.fs import FileType
+
         try:
+            about = posixpath.join(self.path, _RUN)
+            if self.replaced and self.filesystem.get_file_info(about).type == FileType.File:
+                for part in self.replaced:
+                    self.filesystem.delete_file(posixpath.join(self.place, part))
+                self.filesystem.move(about, posixpath.join(self.place, _RUN))
             self.filesystem.move(posixpath.join(self.path, name), posixpath.join(self.place, name))
         except OSError as error:
             raise cannot_write(self.name, error) from None
@@ -148,26 +157,25 @@ class Parts:
             raise cannot_write(self.name, error, begun=False) from None
 
     def begin(self) -> Staging:
-        """Make the folder ready, and return where workers write. Parts that are to be overwritten are removed here, so
-        call it when nothing stands in the run's way any more. Nothing is removed that no run wrote.
+        """Make the folder ready, and return where workers write. Parts that are to be overwritten stay until the first
+        new one is committed, and nothing is ever removed that no run wrote.
 
         Raises:
             OptionError: it cannot be written.
         """
         try:
             self._remove_staging()
-            if self._overwrite and self._has_run():
-                for part in filter(_PART.fullmatch, self.parts()):
-                    self.filesystem.delete_file(posixpath.join(self.path, part))
+            replaced = tuple(filter(_PART.fullmatch, self.parts())) if self._overwrite and self._has_run() else ()
             staging = posixpath.join(self.path, _STAGING, self._token)
             self.filesystem.create_dir(staging, recursive=True)
             self._put(posixpath.join(staging, "token"), b"captioner")
             content = json.dumps(self._run, indent=1).encode("utf-8", "backslashreplace")
             self._put(posixpath.join(staging, _RUN), content + b"\n")
-            self.filesystem.move(posixpath.join(staging, _RUN), posixpath.join(self.path, _RUN))
+            if not replaced:
+                self.filesystem.move(posixpath.join(staging, _RUN), posixpath.join(self.path, _RUN))
         except OSError as error:
             raise cannot_write(self.name, error) from None
-        return Staging(self.name, self.filesystem, staging, self.path)
+        return Staging(self.name, self.filesystem, staging, self.path, replaced)
 
     def parts(self) -> list[str]:
         """The names of the parts that are there, sorted."""

@@ -182,13 +182,23 @@ class Source:
             if not paths and failures and failures[0].image == self.path:
                 raise DataError(failures[0].error)
         else:
-            paths, failures = sorted(path for path in self._walk(selection, leave_out) if _is_picture(path)), []
-            if posixpath.splitext(self.path)[1] and not paths:
+            failures = []
+            if self._is_file():
                 paths = [self.path]
+            else:
+                paths = sorted(path for path in self._walk(selection, leave_out) if _is_picture(path))
         if not paths and not failures:
             raise DataError(f"{self.name}: no pictures (looked for {', '.join(sorted(SUFFIXES))}, .tar, .parquet)")
         yield from _split(Files, [(self._id(path), path) for path in paths])
         yield from _split(Broken, [(self._id(one.image), (one.error, one.remedy)) for one in failures])
+
+    def _is_file(self) -> bool:
+        from pyarrow.fs import FileType
+
+        try:
+            return bool(self.filesystem.get_file_info(self.path).type == FileType.File)
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot be read ({reason_of(error)})") from None
 
     def _id(self, path: str) -> str:
         return escaped(relative(path, self.path) or posixpath.basename(path))

@@ -92,13 +92,14 @@ def run(options: argparse.Namespace) -> int:
     from captioner.bulk.plan import plan
     from captioner.bulk.sources import Source
     from captioner.constraints import Constraints
-    from captioner.header import read_header
+    from captioner.header import read_header, require_captions
     from captioner.shipped import find_model
     from captioner.tokenizer.vocabulary import Vocabulary
 
     _check(options)
     model = find_model(options.model)
     header = read_header(model)
+    require_captions(header, model)
     about = dict(header["about"])
     decoding = decoding_options(options, about)
     Constraints.of(decoding, Vocabulary(tuple(header["vocabulary"])))  # raises for words that the model cannot say

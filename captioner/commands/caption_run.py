@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.commands.confidence import Confidence
 from captioner.commands.console import ReaderGone, message_line, printable, report
+from captioner.commands.decoding_options import readable
 from captioner.commands.progress import Pace, progress, span
 from captioner.data.affixes import Affixes
 from captioner.errors import CaptionerError, DataError, ImageError
@@ -200,7 +201,7 @@ class CaptionRun:
         shown = self.outputs.figures is not None or self.outputs.page is not None
         outcomes: Iterator[Outcome] = model.caption_all(
             pictures,
-            options=self.decoding,
+            options=None if self.decoding is None else readable(self.decoding, self.options, model),
             explain=self.options.explain,
             batch=self.options.batch,
             max_pixels=self.options.max_pixels or MAX_PIXELS,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.console import ReaderGone, printable, report
+from captioner.commands.decoding_options import readable
 from captioner.commands.model_options import load_model
 from captioner.commands.packages import require
 from captioner.errors import CaptionerError, OptionError
@@ -72,7 +73,7 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
     shown, failed = [], 0
     for picture in pictures:
         try:
-            caption = _caption(model, picture, options, decoding)
+            caption = _caption(model, picture, options, readable(decoding, options, model))
             views = _views(model, caption, options)
         except CaptionerError as error:
             report(error)

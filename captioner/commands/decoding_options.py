@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,11 @@ from captioner.errors import OptionError
 if TYPE_CHECKING:
     from captioner.data.writers import Provenance
     from captioner.options import Greedy
+    from captioner.pipeline import Captioner
+
+
+_OF_WORDS = ("max_length", "min_length", "no_repeat_ngram")
+"""The options that every search has."""
 
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
@@ -46,18 +51,26 @@ def decoding_options(options: argparse.Namespace, about: dict[str, Any]) -> "Gre
     """
     from captioner.options import Beam, Sampling
 
-    shared = _given(options, "max_length", "min_length", "no_repeat_ngram") | steering(options)
+    shared = _given(options, *_OF_WORDS) | steering(options)
     sampling = _given(options, "temperature", "top_k", "top_p", "seed")
     beam = _given(options, "n_best", "length_penalty") | ({} if options.beam is None else {"width": options.beam})
     if options.sample:
         if options.beam is not None or options.length_penalty is not None:
             raise OptionError("--sample draws at random: --beam and --length-penalty do not go with it")
         samples = {"samples": options.n_best} if options.n_best is not None else {}
-        return Sampling(**shared, **sampling, **samples)
+        stored = Beam(**about.get("decoding", {})).changed(**_given(options, *_OF_WORDS))
+        return Sampling(**{name: getattr(stored, name) for name in _OF_WORDS} | shared, **sampling, **samples)
     if sampling:
         name = next(iter(sampling)).replace("_", "-")
         raise OptionError(f"--{name} is an option of sampling: add --sample")
     return Beam(**about.get("decoding", {})).changed(**shared, **beam)
+
+
+def readable(decoding: "Greedy", options: argparse.Namespace, model: "Captioner") -> "Greedy":
+    """The options, with no more words than the model reads where the command line gives no number."""
+    if options.max_length is not None or decoding.max_length <= model.max_length:
+        return decoding
+    return replace(decoding, max_length=model.max_length, min_length=min(decoding.min_length, model.max_length))
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="captions of pictures, or questions about them, with the splits dev and test",
     )
     parser.add_argument("--images", type=Path, help="the folder of the pictures, where it is not beside --data")
-    parser.add_argument("--name", default="", help="the name of the data, for the file")
+    parser.add_argument("--name", help="the name of the data, for the file")
     parser.add_argument("--side", type=int, metavar="N", help="the size of the model's input from now on, in pixels")
     parser.add_argument(
         "--share-encoder",
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         if options.precision is not None:
             raise OptionError("--precision is for a folder, and --output is a file")
         return _release(options)
-    for name in ("data", "images", "side", "share_encoder", "decoding", "device"):
+    for name in ("data", "images", "name", "side", "share_encoder", "decoding", "device"):
         if getattr(options, name) is not None:
             raise OptionError(f"--{name.replace('_', '-')} is for a release", remedy="end --output in .safetensors")
     if options.graphs and options.precision is not None:
@@ -180,7 +180,7 @@ def _release(options: argparse.Namespace) -> int:
             checkpoint.shared_encoder(options.output, answering, shared)
         if options.side is not None:
             answering.model.set_side(options.side)
-        ready = export_answers(answering, records, name=options.name)
+        ready = export_answers(answering, records, name=options.name or "")
     else:
         model = as_stored(checkpoint.load(file), device=device)
         if shared is not None:
@@ -189,7 +189,7 @@ def _release(options: argparse.Namespace) -> int:
             model.model.set_side(options.side)
         if decoding is not None:
             _refuse_misfit(decoding, model)
-        ready = export(model, records, name=options.name, decoding=decoding)
+        ready = export(model, records, name=options.name or "", decoding=decoding)
     checkpoint.save(options.output, ready, share_encoder=shared)
     report_old_graphs(options.output)
     print(json.dumps(ready.about.get("test") or ready.about["dev"]))

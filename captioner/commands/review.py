@@ -10,7 +10,12 @@ from captioner.commands.console import report
 from captioner.commands.model_options import add_model_options, check_model_options, load_model
 from captioner.errors import OptionError
 
-_NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+_NEEDED = {
+    "fastapi": "fastapi",
+    "fastapi_offline": "fastapi-offline",
+    "uvicorn": "uvicorn",
+    "python_multipart": "python-multipart",
+}
 _HOST = "127.0.0.1"
 
 

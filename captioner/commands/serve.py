@@ -70,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
             map_heads=options.map_heads or "",
         )
         service = Service(models, limits)
-        app = create_app(service, hosts=hosts_of(options.host, options.allow_host))
+        # Where it listens, not what it was called: 127.1 and ip6-localhost are loopback too.
+        app = create_app(service, hosts=hosts_of(sock.getsockname()[0], options.allow_host, name=options.host))
         shown = f"[{options.host}]" if ":" in options.host else options.host
         address = f"http://{shown}:{sock.getsockname()[1]}/"
         print(f"captioner: serving on {address} (Ctrl-C stops)", file=sys.stderr, flush=True)

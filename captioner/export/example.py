@@ -23,7 +23,13 @@ HERE = Path(__file__).resolve().parent
 def prepare(path: str, config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """A picture as the encoder takes it: (1, side, side, 3), and which cells of the grid hold picture."""
     side, (rows, columns) = config["preprocessing"]["side"], config["grid"]
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith("I;16"):  # 16 bits of grey
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:  # lies on white
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
     width = height = side
     if config["preprocessing"]["pad"]:
         factor = side / max(image.size)
@@ -91,7 +97,10 @@ def most(place: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    if (HERE / "answer.onnx").exists():
+    answers = (HERE / "answer.onnx").exists()
+    if len(sys.argv) != 2 + answers:
+        sys.exit(f"usage: python {sys.argv[0]} PICTURE{' QUESTION' if answers else ''}")
+    if answers:
         answer, probability, place, read = ask(sys.argv[1], sys.argv[2])
         print(answer)
         print(f"{probability:.2f}; {most(place)}")

@@ -6,7 +6,7 @@
 import contextlib
 import json
 import os
-import shutil
+import tempfile
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -158,8 +158,10 @@ def check_folder(folder: Path, own: Collection[str]) -> None:
         own: the paths of an exported folder's files, relative to it, with "/".
 
     Raises:
-        OptionError: it is a file, a link, or holds something else.
+        OptionError: it is a file, a link, the working folder or one above it, or holds something else.
     """
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise OptionError(f"{folder}: is the working folder, or above it", remedy="name a new folder")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OptionError(f"{folder}: exists and is no folder", remedy="name a new folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / EXPORTED).is_file():
@@ -182,15 +184,17 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     Raises:
         OptionError: the folder cannot be written.
     """
+    place = Path(os.path.abspath(folder))  # noqa: PTH100 - Path.resolve follows links
     try:
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        for name, content in contents.items():
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            (partial / name).write_bytes(content)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.replace(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".captioner-", dir=place.parent) as made:
+            partial, former = Path(made) / "new", Path(made) / "former"
+            for name, content in contents.items():
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                (partial / name).write_bytes(content)
+            if place.exists():
+                place.replace(former)
+            partial.replace(place)
     except OSError as error:
         raise OptionError(f"{os.fspath(folder)}: cannot be written ({error.strerror})") from None
 

@@ -1,6 +1,6 @@
 """The grid: what a picture is to a decoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,6 +62,21 @@ class Grid:
         members = {number: grid.select(images) for number, grid in self.members.items()}
         weights = {name: value[images] for name, value in self.weights.items()}
         return replace(self, **chosen, members=members, weights=weights)
+
+    @classmethod
+    def together(cls, grids: Sequence["Grid"]) -> "Grid":
+        """The grids of all pictures of some grids of one shape, in their order."""
+        first, *more = grids
+        if not more:
+            return first
+        whole: dict[str, Any] = {
+            name: torch.cat([getattr(one, name) for one in grids])
+            for name, value in vars(first).items()
+            if isinstance(value, Tensor)
+        }
+        members = {number: cls.together([one.members[number] for one in grids]) for number in first.members}
+        weights = {name: torch.cat([one.weights[name] for one in grids]) for name in first.weights}
+        return replace(first, **whole, members=members, weights=weights)
 
     def with_features(self, features: Tensor) -> "Grid":
         return replace(self, features=features)

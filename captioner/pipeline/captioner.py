@@ -369,8 +369,8 @@ class Captioner:
     ) -> ClipCaption:
         """One caption of a clip, over the cells of all its frames; needs torch.
 
-        The frames are encoded one by one and their cells are joined. A model that was trained on pictures attends to
-        them as to one large picture; one with the attention "temporal" weighs the frames as well.
+        The frames are encoded a few at a time and their cells are joined. A model that was trained on pictures attends
+        to them as to one large picture; one with the attention "temporal" weighs the frames as well.
 
         Args:
             frames: pictures of one size, in order; `captioner.data.clips.frames_of` reads them from a file. Of each a

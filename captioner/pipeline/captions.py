@@ -7,7 +7,7 @@ from captioner.backends.base import Backend, Encoded
 from captioner.decoding import decode
 from captioner.options import Greedy, MapOptions
 from captioner.pipeline.assembly import caption_of, decoded_alternative, read_alternative
-from captioner.pipeline.word_maps import encode, of_whole_words, with_maps, word_maps
+from captioner.pipeline.word_maps import AT_ONCE, encode, of_whole_words, with_maps, word_maps
 from captioner.prepared import Prepared
 from captioner.results import Caption
 from captioner.tokenizer.subwords import Subwords
@@ -77,7 +77,10 @@ def read_captions(
     vocabulary = backend.vocabulary
     ids = [vocabulary.encode(words)[1:-1] for words in captions]
     encoded = encode(backend, [prepared]) if encoded is None else encoded
-    (found,) = word_maps(backend, [prepared], encoded, [ids], map_options, gradient_backend=gradient_backend)
+    found = []
+    for i in range(0, len(ids), AT_ONCE):
+        some = [ids[i : i + AT_ONCE]]
+        found += word_maps(backend, [prepared], encoded, some, map_options, gradient_backend=gradient_backend)[0]
     return [
         caption_of(
             prepared,

@@ -1,6 +1,7 @@
 """One caption of a clip, over the cells of all its frames. Their cells are joined, so it needs the model on torch."""
 
 import os
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from captioner.prepared import Prepared, prepare
 from captioner.results import ClipCaption, across_strip, strip_layout
 
 _FRAME_PIXELS = 480
+_AT_ONCE = 8  # frames that are encoded together
 
 
 def caption_clip(
@@ -50,7 +52,9 @@ def caption_clip(
     ready = [prepare(frame, backend, max_pixels=max_pixels, keep=_FRAME_PIXELS) for frame in frames]
     on_torch = open_torch()
     _require_one_size(ready)
-    (found,) = decode(on_torch, on_torch.join(encode(on_torch, ready)), options)
+    encoded = [encode(on_torch, ready[i : i + _AT_ONCE]) for i in range(0, len(ready), _AT_ONCE)]
+    key = zlib.crc32(b"".join(one.pixels.tobytes() for one in ready))
+    (found,) = decode(on_torch, on_torch.join(*encoded), options, keys=[key])
     found = [_delayed(one, delay) for one in found]
     layout, grid = strip_layout(len(ready)), ready[0].geometry.grid
     strip = _strip(ready, layout)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from captioner.backends.base import Backend, Encoded
 from captioner.errors import OptionError
-from captioner.pipeline.word_maps import encode
+from captioner.pipeline.word_maps import AT_ONCE, encode
 from captioner.prepared import prepare
 from captioner.results import Caption, Failure, Outcome, Word
 
@@ -63,7 +63,7 @@ def _with_gains(backend: Backend, even: Encoded, captions: Sequence[Caption]) ->
     if not all_words:
         return []
     tokens = [backend.vocabulary.encode_made([word.text for word in words]) for words in all_words]
-    scored = backend.score(even, [tokens])[0]
+    scored = [one for i in range(0, len(tokens), AT_ONCE) for one in backend.score(even, [tokens[i : i + AT_ONCE]])[0]]
     gained = iter([_gained(words, one.log_p.tolist()) for words, one in zip(all_words, scored, strict=True)])
     return [
         replace(

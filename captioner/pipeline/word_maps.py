@@ -20,6 +20,10 @@ from captioner.tokenizer.subwords import Subwords
 _BATCH = 16
 
 
+AT_ONCE = 64
+"""Captions that are read in one pass: what is computed for them is in memory together."""
+
+
 class WordMaps(NamedTuple):
     """Of a caption of n words: maps (n, h, w), their weight off the grid (n,), and the log-probabilities of the words
     and of the end (n + 1,)."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from captioner.errors import OptionError
 from captioner.image import Picture
+from captioner.options import plain_number
 from captioner.results.captions import Caption, Word
 from captioner.results.shown import Shown
 
@@ -25,6 +26,7 @@ def place_of(caption: Caption, word: str | int) -> int:
         OptionError: the caption has no such word; the message lists those that it has.
     """
     texts = [one.text for one in caption.words]
+    word = plain_number(word)
     if isinstance(word, int):
         if 0 <= word < len(texts):
             return word

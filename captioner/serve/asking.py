@@ -27,8 +27,9 @@ class Asking:
         self.limits = limits
         self._how = how
         self._asker: Asker | None = None
-        self._loading = asyncio.Lock()
+        self._loading: asyncio.Task[Asker] | None = None
         self._working = Workers(1, "questions")
+        self.done = 0  # pictures so far
 
     def close(self) -> None:
         """End the thread after what it is doing."""
@@ -49,6 +50,7 @@ class Asking:
                 asker.split(question)  # a question that cannot be read is refused before the picture is opened
             wanted.check()
             encoded = asker.encode(upload.data, max_pixels=self.limits.max_pixels, keep=keep)
+            self.done += 1
             wanted.check()
             return asker.ask(encoded, asked.questions, n_best=asked.n_best)
 
@@ -67,15 +69,23 @@ class Asking:
             raise fault(error) from None
 
     async def _load(self) -> "Asker":
+        if self._asker is not None:
+            return self._asker
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load_once())
+            self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())  # its clients may leave
+        return await asyncio.shield(self._loading)  # others may wait for it too
+
+    async def _load_once(self) -> "Asker":
         from captioner.asking import load_answering
 
-        async with self._loading:
-            if self._asker is None:
-                try:
-                    self._asker = await asyncio.to_thread(load_answering, **self._how)
-                except CheckpointError as error:
-                    fault(error)
-                    raise Problem(500, "damaged-model", "the answering model is missing or damaged") from None
-                except OptionError as error:
-                    raise Problem(501, "not-available", f"this server cannot answer questions: {error}") from None
+        try:
+            self._asker = await asyncio.to_thread(load_answering, **self._how)
             return self._asker
+        except CheckpointError as error:
+            fault(error)
+            raise Problem(500, "damaged-model", "the answering model is missing or damaged") from None
+        except OptionError as error:
+            raise Problem(501, "not-available", f"this server cannot answer questions: {error}") from None
+        finally:
+            self._loading = None

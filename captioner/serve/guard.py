@@ -88,16 +88,14 @@ class Guard:
         )
 
 
-def hosts_of(address: str, others: Collection[str]) -> set[str] | None:
-    """The names under which a server may be asked that listens on an address.
+def hosts_of(address: str, others: Collection[str], *, name: str = "") -> set[str] | None:
+    """The names under which a server may be asked that listens on an address, which was given by ``name``.
 
     One that only this machine reaches goes by its usual names; of one that others reach, every name is good, unless
     ``others`` names them.
     """
-    own = {"localhost", "127.0.0.1", "[::1]"}
-    if is_loopback(address):
-        return own | {_bracketed(address)} | set(others)
-    return own | {_bracketed(address)} | set(others) if others else None
+    own = {"localhost", "127.0.0.1", "[::1]", _bracketed(address), *([_bracketed(name).lower()] if name else [])}
+    return own | set(others) if others or is_loopback(address) else None
 
 
 def is_loopback(address: str) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.errors import CheckpointError, OptionError
 from captioner.serve.problems import Problem, fault
+from captioner.show.page import shown
 from captioner.tokenizer.vocabulary import SPECIAL
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Models:
         from captioner.shipped import find_model, shipped_models
 
         path = find_model(given)
-        self.default = name_of(path)
+        self.default = shown(name_of(path))
         given_to = {"backend": backend, "map_heads": map_heads}  # the default model
         self.how: dict[str, Any] = {"device": device, "backend": backend, "threads": threads}
         if is_foreign(path):
@@ -47,7 +48,9 @@ class Models:
         self.paths: dict[str, Path] = {self.default: path}
         for name, shipped in shipped_models().items():
             self.paths.setdefault(name, shipped)
-        self._loaded: dict[str, Captioner] = {self.default: load(path, **{**self.how, **given_to})}
+        model = load(path, **{**self.how, **given_to})
+        model.name = self.default  # its captions are sent as text, and the file's name may be none
+        self._loaded: dict[str, Captioner] = {self.default: model}
         self._loading: dict[str, asyncio.Task[Captioner]] = {}
         self._facts: dict[str, dict[str, Any]] = {}
 

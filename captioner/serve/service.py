@@ -51,7 +51,7 @@ class Service:
         """Caption while the block runs."""
         batches = asyncio.create_task(self.batcher.run())
         warming = asyncio.create_task(self._warm_up())
-        giving_back = asyncio.create_task(give_back(lambda: self._done))
+        giving_back = asyncio.create_task(give_back(lambda: self._done + self.asking.done))
         try:
             yield
         finally:

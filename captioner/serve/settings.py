@@ -4,8 +4,8 @@
   answer has at most ``max_answer`` and counts as held until it has been read. A client that reads nothing for 30
   seconds, or has not read all after 120, is disconnected.
 - Pixels: a picture of more than ``max_pixels`` is refused by its header, and so is a JPEG file of more than 100 scans;
-  two pictures at most are decoded at a time. Pages, figures and the viewer use the copy that was made then, of at most
-  `KEPT_PIXELS` a side.
+  two pictures at most are decoded at a time for captions, and one for questions. Pages, figures and the viewer use
+  the copy that was made then, of at most `KEPT_PIXELS` a side.
 - Search: beams of at most 10, captions of at most 50 words, ``batch`` pictures together, ``queue`` pictures in all.
 - Drawing: one figure or page at a time. A figure has at most `FIGURE_PIXELS` a side whatever the picture's shape; a
   page holds at most ``max_files`` pictures.
@@ -24,10 +24,10 @@ MEGABYTE = 1_000_000
 KEPT_PIXELS = 1024
 """Longest side of the copy of a picture that pages, figures and the viewer show."""
 BOUND = f"""The cost of a request has a bound, whatever the request holds. A picture with more than --max-pixels is
-refused by its header, and two pictures are decoded at a time; pages and figures show copies of at most
-{KEPT_PIXELS} pixels a side, and a figure has at most {FIGURE_PIXELS} pixels a side. Beams are at most 10 wide and
-captions 50 words long. A request has --timeout seconds; work for one that has timed out, or whose client has left,
-stops.
+refused by its header, and three pictures are decoded at a time, one of them for questions; pages and figures show
+copies of at most {KEPT_PIXELS} pixels a side, and a figure has at most {FIGURE_PIXELS} pixels a side. Beams are at
+most 10 wide and captions 50 words long. A request has --timeout seconds; work for one that has timed out, or whose
+client has left, stops.
 Uploads and unread answers hold about --max-held megabytes together, and --max-answer more for each request that
 is being answered."""
 

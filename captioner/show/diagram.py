@@ -175,7 +175,7 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
         if attention == "attention_on_attention":
             edges[-1] = "beside -> context"
         if off:
-            nodes.append(node("off_grid", "off_grid\nhow little the picture mattered", "off"))
+            nodes.append(node("off_grid", "off_grid\nshare of the attention off the picture", "off"))
             edges.append("weights -> off_grid")
     paper = f" ({mechanism.paper})" if mechanism.paper else ""
     return graph(f"{name}: {mechanism.title}{paper}", (*nodes, *edges))
@@ -277,7 +277,10 @@ def _decoder_label(decoder: Mapping[str, Any]) -> str:
 
 def _map_heads(decoder: Mapping[str, Any]) -> str:
     chosen = decoder.get("map_heads") or "all"
-    return "mean of all heads" if chosen == "all" else f"mean of {len(chosen)} chosen heads"
+    if chosen != "all":
+        return f"mean of {len(chosen)} chosen heads"
+    layers = decoder.get("layers", 1) if decoder.get("kind") == "transformer" else 1
+    return "mean of all heads" + " of the last layer" * (layers > 1)
 
 
 def _map_label(decoder: Mapping[str, Any], grid: tuple[int, int], pooled: bool) -> str:

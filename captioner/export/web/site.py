@@ -16,8 +16,8 @@ from captioner.data.scenes import dog_frisbee_park
 from captioner.errors import OptionError
 from captioner.export.folder import check_folder, check_precision, config_json, model_files, write_folder
 from captioner.export.parity import Parity
-from captioner.header import EXPORTED
-from captioner.options import MapOptions
+from captioner.header import EXPORTED, read_header
+from captioner.options import Beam, MapOptions
 from captioner.show.page import assets, picture_files, with_cards
 from captioner.version import __version__
 
@@ -69,6 +69,7 @@ def export_web(
     folder = Path(folder)
     check_precision(precision)
     check_folder(folder, _former_files(folder))
+    _refuse_steered(Path(model_file))
     runtime, runtimes = _runtime_files(Path(onnxruntime_web))
     contents, config, found = model_files(Path(model_file), folder, precision=precision)
     contents |= runtime
@@ -85,6 +86,20 @@ def export_web(
     _fill_in(contents)
     write_folder(folder, contents)
     return found
+
+
+_NOT_IN_THE_PAGE = ("begin", "forbid_words", "require_words", "diverse_groups")
+
+
+def _refuse_steered(model_file: Path) -> None:
+    """Raise OptionError for decoding options of the file that the page's search does not have."""
+    stored, usual = Beam(**read_header(model_file)["about"].get("decoding", {})), Beam()
+    for name in _NOT_IN_THE_PAGE:
+        if (value := getattr(stored, name)) != getattr(usual, name):
+            raise OptionError(
+                f"{model_file}: its decoding has {name} {value!r}, which the page's search does not have",
+                remedy="export a release without it first",
+            )
 
 
 def _former_files(folder: Path) -> list[str]:

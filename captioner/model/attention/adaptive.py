@@ -36,7 +36,7 @@ class AdaptiveAttention(AdditiveAttention):
 
     Lu et al. 2017, equations 6 to 8, 11 and 12: one softmax over ``[z; v . tanh(W_s s + W q)]``, whose last weight
     is ``beta = off_grid``; the context is ``beta s + (1 - beta) c``, with ``s`` projected to the cells' width.
-    ``1 - off_grid`` says how much the picture mattered for the word.
+    ``1 - off_grid`` is the share of the attention on the picture.
 
     A decoder with a memory cell gives `VisualSentinel`'s value. Without one the query stands in its place, as the
     language signal of Zhang et al. 2021 ("RSTNet") does in a Transformer.

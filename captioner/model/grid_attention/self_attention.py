@@ -16,7 +16,7 @@ from captioner.model.refiners import REFINERS, RefinerConfig
 class GridSelfAttention(Block):
     """Scaled dot products among the cells, added to the features through a gate that starts at 0.
 
-    Wang et al. 2018, "Non-local Neural Networks", equations 1, 4 and 6 (https://arxiv.org/abs/1711.07971):
+    Wang et al. 2018, "Non-local Neural Networks", equations 1, 3 and 6 (https://arxiv.org/abs/1711.07971):
     ``y = softmax(theta(x) . phi(x)) g(x)`` and ``z = W y + x``. Zhang et al. 2019, "Self-Attention Generative
     Adversarial Networks", equation 3 (https://arxiv.org/abs/1805.08318): the gate ``gamma``, 0 at first, so that a
     trained network is as it was. Dot products are scaled by the root of the width. The weights are "cells"

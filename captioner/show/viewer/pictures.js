@@ -100,6 +100,13 @@
       work();
     }
 
+    /** As the settings are now: the model's caption, or what the model reads of the one that was typed. */
+    askAgain() {
+      if (this.text === null) return this.ask();
+      this.fields = page.settings();
+      return this.read(this.text, true);
+    }
+
     tell(state, share = null) {
       this.state.textContent = state;
       if (share === null) this.progress.removeAttribute("value");
@@ -160,11 +167,11 @@
       this.editor.querySelector(".restore").hidden = this.text === null;
     }
 
-    async read(typed) {
+    async read(typed, again = false) {
+      this.reading?.abort();
       const text = typed.trim().replace(/\s+/g, " ");
       if (!text) return this.tellEdited("A caption needs words.");
-      if (text === (this.text ?? this.own)) return this.tellEdited("");
-      this.reading?.abort();
+      if (!again && text === (this.text ?? this.own)) return this.tellEdited("");
       const { signal } = (this.reading = new AbortController());
       this.stop.signal.addEventListener("abort", () => this.reading.abort(), { signal });
       this.tellEdited("Reading …");
@@ -205,7 +212,7 @@
         const place = document.createElement("div");
         this.answers.prepend(place);
         this.answered.push(window.CaptionViewer.mount(place, { ...viewer, image: viewer.image ?? this.preview }));
-        input.value = "";
+        if (input.value.trim() === asked) input.value = ""; // else the next one is being typed
         notice("");
         say(`${asked} ${viewer.captions[0].text}`);
       } catch (failure) {
@@ -328,7 +335,7 @@
       take(files);
     });
 
-    const askAgain = () => [...results].reverse().forEach((result) => result.ask());
+    const askAgain = () => [...results].reverse().forEach((result) => result.askAgain());
     return { take, askAgain };
   }
 

@@ -41,7 +41,8 @@ export async function beam(backend, options) {
       break;
     }
     if (!alive.length) break;
-    steps.push(alive.map(({ source, word }) => ({ source, word, logP: logP[source * vocabulary + word] })));
+    // What is forbidden raises the others in the search. A word's probability is the model's own.
+    steps.push(alive.map(({ source, word }) => ({ source, word, logP: step.logP[source * vocabulary + word] })));
     state = backend.select(state, alive.map(({ source }) => source));
     tokens = alive.map(({ source, word }) => [...tokens[source], word]);
     last = alive.map(({ word }) => word);
