@@ -1,7 +1,7 @@
 """Asking: answers, lists of questions, pictures that are encoded once, and questions that cannot be read."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import captioner
 from captioner import checkpoint, prepared
 from captioner.asking import Asker, load_answering
 from captioner.errors import CheckpointError, OptionError
-from captioner.results import Answer
+from captioner.results import Answer, Failure
 
 MakePicture = Callable[..., Path]
 
@@ -159,3 +159,24 @@ def test_figure_and_page_show_question_and_answer(asker: Asker, make_picture: Ma
     page = answer.page(tmp_path / "answer.html")
     assert "what is the $5 dog &lt;b&gt;" in page and '"weight":' in page and "<b>" not in page
     assert "iframe" in (answer._repr_html_() or "") and (answer._repr_jpeg_() or b"")[:2] == b"\xff\xd8"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_buffers_that_are_filled_again_are_encoded_as_they_were(
+    asker: Asker, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asker.backend, "threads", threads)
+    buffer = np.zeros((48, 64, 3), np.uint8)
+
+    def filled() -> Iterator[np.ndarray]:
+        for level in range(0, 240, 40):
+            buffer[:] = level
+            yield buffer
+        raise RuntimeError("the caller's own")
+
+    found = []
+    with pytest.raises(RuntimeError, match="own"):
+        for one in asker.encode_all(filled()):
+            assert not isinstance(one, Failure)
+            found.append(int(one.prepared.pixels.mean()))
+    assert found == [0, 40, 80, 120, 160, 200]

@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from captioner import checkpoint
 from captioner.cli import main
 from captioner.errors import CheckpointError, OldNameWarning
+from captioner.model.caption_model import CaptionModel
 from captioner.old_names import OLD_BLOCK_WEIGHTS, OLD_WEIGHTS
 from captioner.pipeline import load
 
@@ -482,3 +484,18 @@ def test_others_may_read_a_file_as_the_mask_says(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("decoding", [{}, {"width": 2, "min_length": 20}])
+def test_a_decoder_of_few_positions_is_asked_for_no_more_words(
+    decoding: dict[str, int], make_checkpoint: Callable[..., checkpoint.Checkpoint], tmp_path: Path
+) -> None:
+    made = make_checkpoint("transformer")
+    few = replace(made.model.config, decoder=replace(made.model.config.decoder, max_length=11))
+    model = CaptionModel(few, vocabulary_size=len(made.vocabulary))
+    checkpoint.save(
+        tmp_path / "few.safetensors", replace(made, model=model, about={"decoding": decoding} if decoding else {})
+    )
+    loaded = load(tmp_path / "few.safetensors", backend="torch")
+    assert loaded.default_options.max_length == loaded.max_length == 10
+    assert loaded.default_options.min_length == min(decoding.get("min_length", 0), 10)

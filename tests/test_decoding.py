@@ -442,3 +442,16 @@ def test_arrays_of_an_accelerator_decode_to_what_numpy_decodes_to(options: Beam,
 def test_options_out_of_range_are_named(kind: type, values: dict, said: str) -> None:
     with pytest.raises(OptionError, match=said.replace("(", r"\(")):
         kind(**values)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [Beam(width=3, no_repeat_ngram=1, min_length=6, max_length=8, n_best=3), Sampling(no_repeat_ngram=1, min_length=6)],
+)
+def test_what_is_forbidden_changes_no_probability_of_a_word(model: CaptionModel, options: Greedy) -> None:
+    grid = grid_of(2)
+    for i, found in enumerate(run(model, grid, options)):
+        for one in found:
+            read, _ = forward(model, grid.select(torch.tensor([i])), torch.tensor([[START, *one.tokens]]))
+            log_p = read[0].log_softmax(-1)[torch.arange(len(one.tokens)), list(one.tokens)]
+            np.testing.assert_allclose(one.probabilities, log_p.exp().numpy(), rtol=1e-4)

@@ -89,3 +89,21 @@ def test_what_cannot_be(tiny_model: Path, tiny_answers: Path, tmp_path: Path) ->
         hub.save_pretrained(tiny_model, tmp_path / "file")
     with pytest.raises(OptionError, match="eval_results"):
         hub.model_card({}, name="mine", eval_results="seven")
+
+
+def test_nothing_of_others_is_overwritten(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("README.md", "config.json", "mine.safetensors"):
+        (folder := tmp_path / name.partition(".")[0]).mkdir()
+        (folder / name).write_text("{}")
+        with pytest.raises(OptionError, match=f"holds {name}"):
+            hub.save_pretrained(tiny_model, folder)
+        assert [path.name for path in folder.iterdir()] == [name] and (folder / name).read_text() == "{}"
+    (tmp_path / "repository" / ".git").mkdir(parents=True)
+    folder = hub.save_pretrained(tiny_model, tmp_path / "repository")
+    (folder / "graphs" / "other").mkdir(parents=True)
+    (folder / hub.FILE).unlink()
+    (tmp_path / "elsewhere").write_bytes(b"kept")
+    (folder / hub.FILE).symlink_to(tmp_path / "elsewhere")
+    hub.save_pretrained(tiny_model, folder)
+    assert (folder / "graphs" / "other").is_dir(), "graphs of another model"
+    assert (tmp_path / "elsewhere").read_bytes() == b"kept" and not (folder / hub.FILE).is_symlink()

@@ -1,7 +1,9 @@
 """The output: a part counts when it is whole and in its place, once; what another run made is refused."""
 
 import errno
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +114,22 @@ def test_overwriting_removes_nothing_of_others(output: Path, name: str) -> None:
     parts = Parts(str(output), overwrite=True)
     parts._run = {}
     parts.lock()
-    parts.begin()  # a file that came after the check
-    assert parts.parts() == [name]
+    staging = parts.begin()  # a file that came after the check
+    part = staging.write(rows("x"))
+    staging.commit(part)
+    assert parts.parts() == sorted([name, part])
+
+
+def test_parts_are_overwritten_by_the_first_that_is_committed(output: Path) -> None:
+    before, run = Parts(str(output)).parts(), (output / "_run.json").read_bytes()
+    parts, staging = opened(output, overwrite=True, made=replace(MADE, digest="2"))
+    name = staging.write(rows("a", "b"))  # of the same pictures, and so of the same name
+    assert Parts(str(output)).parts() == before and (output / "_run.json").read_bytes() == run
+    for one in (name, staging.write(rows("e")), staging.write(rows("f"))):
+        staging.commit(one)
+    parts.close()
+    assert json.loads((output / "_run.json").read_text())["digest"] == "2"
+    assert sorted(name for name, _ in opened(output, made=replace(MADE, digest="2"))[0].done()) == ["a", "b", "e", "f"]
 
 
 def test_overwriting_takes_parts_without_a_run_for_those_of_others(output: Path) -> None:

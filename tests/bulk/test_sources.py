@@ -272,3 +272,13 @@ def test_sources_that_are_none(tmp_path: Path, tables: Path, photos: Path) -> No
     assert set(read(Source.of(str(tables)), selection=Selection(include=("*.png",)))) == {"a.png"}
     with pytest.raises(OptionError, match="--key"):
         read(Source.of(str(photos)), key="name")
+
+
+def test_a_single_remote_picture_is_a_source(photos: Path, tmp_path: Path) -> None:
+    local = Source.of(str(photos))
+    one = Source("s3://bucket/photos/a.png", local.filesystem, f"{local.path}/a.png", local=False)
+    assert set(read(one)) == {"a.png"}
+    (tmp_path / "photos.v2").mkdir()
+    empty = Source("s3://bucket/photos.v2", local.filesystem, str(tmp_path / "photos.v2"), local=False)
+    with pytest.raises(DataError, match="no pictures"):
+        list(empty.chunks())

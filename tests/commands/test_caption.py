@@ -1,5 +1,6 @@
 """``captioner caption``: what it prints and writes, its exit codes, and one line for every mistake."""
 
+import argparse
 import csv
 import io
 import json
@@ -17,6 +18,8 @@ import pytest
 from PIL import Image
 
 from captioner import Captioner
+from captioner.commands.decoding_options import add_decoding_options, decoding_options
+from captioner.options import Sampling
 from captioner.pipeline import load
 from tests.commands.conftest import PROGRAM, Command
 
@@ -492,3 +495,18 @@ def test_a_kill_loses_nothing_that_was_written(
     assert command("caption", "photos", "--output", "captions.txt", "--model", quick_model).code == 0
     assert output.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     assert [name for name, _ in read_back(output)] == names
+
+
+def test_samples_keep_what_the_file_says_of_words() -> None:
+    parser = argparse.ArgumentParser()
+    add_decoding_options(parser)
+    about = {"decoding": {"width": 2, "no_repeat_ngram": 2, "max_length": 9, "min_length": 8}}
+
+    def options(*words: str) -> Sampling:
+        found = decoding_options(parser.parse_args(["--sample", *words]), about)
+        assert isinstance(found, Sampling)
+        return found
+
+    assert (options().no_repeat_ngram, options().max_length, options().min_length) == (2, 9, 8)
+    assert (options("--max-length", "5").max_length, options("--max-length", "5").min_length) == (5, 5)
+    assert options("--no-repeat-ngram", "0", "--seed", "3").no_repeat_ngram == 0

@@ -91,3 +91,8 @@ def test_bad_input_is_one_line(
     assert said in line
     assert line.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_the_name_of_data_is_for_a_release(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tiny_model), "--graphs", "--name", "X"]) == 2
+    assert "--name is for a release" in capsys.readouterr().err

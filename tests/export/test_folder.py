@@ -21,7 +21,8 @@ from PIL import Image
 from captioner.backends.graph_files import graph_folder
 from captioner.cli import main
 from captioner.errors import CheckpointError, OptionError
-from captioner.export.folder import export_folder
+from captioner.export.example import prepare
+from captioner.export.folder import check_folder, export_folder, write_folder
 from captioner.export.quantise import quantise
 from captioner.options import Greedy
 from captioner.pipeline import load
@@ -308,3 +309,40 @@ def test_eight_bits_of_another_weight_are_never_taken() -> None:
     transposed, zeros = session.run(None, {"x": x})
     np.testing.assert_allclose(transposed, x @ weight.T, atol=0.05)
     assert not zeros.any()
+
+
+def test_an_export_touches_nothing_beside_it(tmp_path: Path) -> None:
+    beside = tmp_path / "out.partial" / "precious.txt"
+    beside.parent.mkdir()
+    beside.write_text("mine")
+    for content in (b"1", b"2"):
+        write_folder(tmp_path / "out", {"sub/a.bin": content})
+        assert (tmp_path / "out" / "sub" / "a.bin").read_bytes() == content
+    assert beside.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial"]
+
+
+@pytest.mark.parametrize("folder", [".", "..", "../.."])
+def test_the_working_folder_is_not_replaced(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty" / "below")
+    with pytest.raises(OptionError, match="working folder, or above it"):
+        check_folder(Path(folder), set())
+
+
+def test_the_example_prepares_pictures_as_captioner_does(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    model = load(folder)
+    clear = Image.new("RGBA", (40, 30), (200, 10, 10, 0))
+    clear.paste((10, 200, 10, 255), (0, 0, 20, 30))
+    deep = Image.fromarray(np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16))
+    for name, picture in (("clear", clear), ("deep", deep), ("palette", clear.convert("P"))):
+        picture.save(tmp_path / f"{name}.png")
+        pixels, _ = prepare(str(tmp_path / f"{name}.png"), config)
+        ours = model.prepare(tmp_path / f"{name}.png").pixels
+        assert np.abs(pixels[0].astype(int) - ours).max() <= 1, name
+
+
+def test_the_example_says_how_it_is_run(folder: Path) -> None:
+    done = subprocess.run([sys.executable, folder / "example.py"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.startswith("usage: python") and "PICTURE" in done.stderr

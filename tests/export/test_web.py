@@ -3,10 +3,14 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from captioner.checkpoint import load as load_checkpoint
+from captioner.checkpoint import save
 from captioner.cli import main
 from captioner.errors import OptionError
 from captioner.export.folder import export_folder
@@ -165,3 +169,14 @@ def test_only_a_former_export_of_its_kind_is_replaced(
     (site / "config.json").write_text("[]")  # damaged: no longer known as one
     with pytest.raises(OptionError, match="holds other files"):
         export_web(model_file, site, onnxruntime_web=package)
+
+
+@pytest.mark.parametrize("decoding", [{"forbid_words": ["dog"]}, {"begin": "a"}, {"width": 4, "diverse_groups": 2}])
+def test_what_the_search_of_the_page_lacks_is_refused(
+    decoding: dict[str, Any], model_file: Path, package: Path, tmp_path: Path
+) -> None:
+    made = load_checkpoint(model_file)
+    save(tmp_path / "m.safetensors", replace(made, about={**made.about, "decoding": decoding}))
+    with pytest.raises(OptionError, match=f"its decoding has {list(decoding)[-1]}"):
+        export_web(tmp_path / "m.safetensors", tmp_path / "site", onnxruntime_web=package)
+    assert not (tmp_path / "site").exists()

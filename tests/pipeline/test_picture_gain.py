@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,3 +37,26 @@ def test_an_even_picture_gains_nothing_and_unknown_words_have_none(tiny_model: P
     assert [word.gain is None for word in first.words] == [False, True, False, False, False]
     assert [word.gain for word in second.words] == pytest.approx([0, 0], abs=1e-4)
     assert model.with_gains([]) == []
+
+
+def test_many_captions_are_read_a_few_at_a_time(
+    tiny_model: Path, make_picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny_model)
+    texts = [" ".join(["a dog"] * (1 + i % 5)) for i in range(150)]
+    sizes: list[int] = []
+    score = model.backend.score
+
+    def counted(encoded: Any, captions: Any) -> Any:
+        sizes.append(len(captions[0]))
+        return score(encoded, captions)
+
+    monkeypatch.setattr(model.backend, "score", counted)
+    read = model.read(make_picture(), texts)
+    assert [caption.text for caption in read] == texts and max(sizes) <= 64
+    alone = model.read(make_picture(), [texts[0], texts[149]])
+    for one, other in zip((read[0], read[149]), alone, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+    gained = model.with_gains(read)
+    assert max(sizes) <= 64 and len(gained) == 150
+    assert gained[149].words[0].gain == pytest.approx(model.with_gains([read[149]])[0].words[0].gain, abs=1e-5)

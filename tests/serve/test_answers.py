@@ -1,5 +1,7 @@
 """POST /v1/answers: answers as the command line's, formats, and requests that cannot be answered."""
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,12 @@ import pytest
 
 from captioner.asking import load_answering
 from captioner.serve import answers, schemas
+from captioner.serve.asking import Asking
 from captioner.serve.problems import Problem
+from captioner.serve.settings import Limits
 from captioner.serve.workers import Wanted
 
-from .conftest import PLAIN, EndlessDrawing, Running, Serve, problem_of
+from .conftest import PLAIN, EndlessDrawing, Running, Serve, problem_of, run
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +82,27 @@ def test_what_nobody_waits_for_is_not_made(
             problem_of(_ask(running, ("photo.png", picture), question="the dog", format="png"), 503)
             assert drawing.stopped.wait(10)
         running.wait_until(lambda running: running.service.batcher.places == running.service.held.bytes == 0)
+
+
+def test_the_model_is_loaded_once_however_many_leave(tiny_answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, go = [], threading.Event()
+
+    def slowly(**how: Any) -> Any:
+        loads.append(how)
+        assert go.wait(30)
+        return load_answering(tiny_answers)
+
+    monkeypatch.setattr("captioner.asking.load_answering", slowly)
+
+    async def impatient() -> str:
+        asking = Asking(Limits())
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asking._load(), 0.05)
+        go.set()
+        asker = await asking._load()
+        asking.close()
+        return asker.name
+
+    assert run(impatient()) == "tiny-answers"
+    assert len(loads) == 1

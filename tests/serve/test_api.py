@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +18,7 @@ from captioner.pipeline import load
 from captioner.serve import schemas
 from captioner.serve.files import EXAMPLES
 
-from .conftest import Running, Serve, problem_of
+from .conftest import PLAIN, Running, Serve, problem_of
 
 MakePicture = Callable[..., Path]
 
@@ -409,3 +412,15 @@ def test_words_that_cannot_be_had_are_named(
     problem = problem_of(server.post(("a.png", picture), **fields), 422)
     assert problem["type"].endswith("invalid-options")
     assert named in problem["detail"]
+
+
+def test_a_model_whose_name_is_not_utf_8_is_served(
+    serve: Serve, quick_model: Path, picture: bytes, tmp_path: Path
+) -> None:
+    named = tmp_path / os.fsdecode(b"caf\xe9.safetensors")
+    shutil.copyfile(quick_model, named)
+    with serve(named) as server:
+        assert httpx2.get(f"{server.url}/v1/models", **PLAIN).json()["models"][0]["name"] == "caf\ufffd"
+        for more in ({}, {"viewer": "true"}):
+            response = httpx2.post(f"{server.url}/v1/captions", data=more, files={"file": picture}, **PLAIN)
+            assert response.json()["captions"][0]["model"] == "caf\ufffd"

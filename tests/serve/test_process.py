@@ -113,6 +113,9 @@ def test_an_address_of_version_6() -> None:
         with pytest.raises(OptionError, match=str(port)):
             listen("::1", port)
     assert hosts_of("::1", ()) == {"localhost", "127.0.0.1", "[::1]"}
+    assert hosts_of("127.0.0.1", (), name="127.1") == {"localhost", "127.0.0.1", "[::1]", "127.1"}
+    assert hosts_of("127.0.0.1", (), name="LOCALHOST.") == {"localhost", "127.0.0.1", "[::1]", "localhost."}
+    assert hosts_of("0.0.0.0", (), name="captions.example") is None
     assert hosts_of("0.0.0.0", ["localhost"]) == {"localhost", "127.0.0.1", "[::1]", "0.0.0.0"}  # as in a container
     assert "[2001:db8::1]" in (hosts_of("2001:db8::1", ("captions.example",)) or ())
 

@@ -17,6 +17,7 @@ from captioner.model.co_attention import CO_ATTENTIONS
 from captioner.model.encoder import EncoderConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import REFINERS
+from captioner.model.transformer import TransformerConfig
 from captioner.show.answer_diagram import _ANSWERERS, _CO_ATTENTIONS, answer_diagram
 from captioner.show.diagram import _MECHANISMS, _REFINERS, diagram
 from captioner.show.dot import write_diagram
@@ -152,3 +153,16 @@ def test_other_endings_and_inputs_are_refused(tiny_model: Path, tmp_path: Path) 
     assert main(["models", str(tiny_model), "--diagram", str(tmp_path / "flow.jpg")]) == 2
     assert main(["models", "nowhere", "--diagram", str(tmp_path / "flow.gv")]) == 2
     assert main(["models", str(tiny_model)]) == 0
+
+
+def test_a_transformer_maps_by_the_heads_of_its_last_layer() -> None:
+    for layers, text in ((1, "mean of all heads\\n"), (2, "mean of all heads of the last layer\\n")):
+        config = ModelConfig(
+            refiner=REFINERS["transformer_encoder"].config(width=48), decoder=TransformerConfig(layers=layers)
+        )
+        header = {
+            "config": config.as_dict(),
+            "tensors": {"refiner.input_norm.weight": {"shape": [320]}},
+            "vocabulary": ["<pad>", "<start>", "<end>", "<unk>", "dog"],
+        }
+        assert text in diagram(header, (10, 10))
