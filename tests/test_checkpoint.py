@@ -498,4 +498,4 @@ def test_a_decoder_of_few_positions_is_asked_for_no_more_words(
     )
     loaded = load(tmp_path / "few.safetensors", backend="torch")
     assert loaded.default_options.max_length == loaded.max_length == 10
-    assert loaded.default_options.min_length == min(decoding.get("min_length", 0), 10)
+    assert loaded.default_options.min_length == min(decoding.get("min_length", 1), 10)

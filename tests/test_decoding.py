@@ -128,7 +128,6 @@ def test_every_word_brings_its_own_map_and_probability_through_the_beam(model: C
             alone = Grid(grid.features[picture : picture + 1], (3, 4))
             logits, maps = forward(model, alone, torch.tensor([[START, *h.tokens]]))
             logits[:, :, [0, 1, 3]] = -math.inf
-            logits[:, 0, END] = -math.inf  # min_length is 1
             p = logits[0].softmax(-1)
             np.testing.assert_allclose(maps[0, : len(h.tokens)], h.maps, rtol=0, atol=1e-5)
             np.testing.assert_allclose(h.maps.sum((1, 2)) + h.off_grid, 1, rtol=1e-5)
@@ -453,5 +452,6 @@ def test_what_is_forbidden_changes_no_probability_of_a_word(model: CaptionModel,
     for i, found in enumerate(run(model, grid, options)):
         for one in found:
             read, _ = forward(model, grid.select(torch.tensor([i])), torch.tensor([[START, *one.tokens]]))
+            read[:, :, [0, 1, 3]] = -math.inf
             log_p = read[0].log_softmax(-1)[torch.arange(len(one.tokens)), list(one.tokens)]
             np.testing.assert_allclose(one.probabilities, log_p.exp().numpy(), rtol=1e-4)

@@ -169,7 +169,7 @@ def test_rows_without_maps() -> None:
 
 def test_rows_without_a_name_have_none(tiny_model: Path, make_picture: Callable[..., Path]) -> None:
     content = make_picture().read_bytes()
-    named = CaptionBatch(tiny_model, column="bytes", name="id", maps="none")
+    named = CaptionBatch(model=tiny_model, device="cpu", column="bytes", name="id", maps="none")
     found = named({"bytes": [content] * 3, "id": ["a", None, float("nan")]})
     assert list(found["image"]) == ["a", "", ""]
 
@@ -177,5 +177,5 @@ def test_rows_without_a_name_have_none(tiny_model: Path, make_picture: Callable[
 def test_columns_of_a_frame_may_be_numbers(tiny_model: Path, make_picture: Callable[..., Path]) -> None:
     pd = pytest.importorskip("pandas", reason="needs pandas, which is not installed")
     frame = pd.DataFrame({"image": [str(make_picture())], 7: ["kept"]})
-    found = CaptionBatch(tiny_model, column="image", maps="none")(frame)
+    found = CaptionBatch(model=tiny_model, device="cpu", column="image", maps="none")(frame)
     assert found[7].tolist() == ["kept"] and found["caption"][0]

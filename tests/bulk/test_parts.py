@@ -78,8 +78,10 @@ def test_an_output_of_another_run_is_refused(output: Path, made: Provenance, sou
     with pytest.raises(OptionError, match=value) as error:
         opened(output, made=made, source=source)
     assert "--overwrite" in error.value.remedy
-    parts, _ = opened(output, made=made, source=source, overwrite=True)
-    assert parts.parts() == [] and list(parts.done()) == []
+    parts, staging = opened(output, made=made, source=source, overwrite=True)
+    assert list(parts.done()) == []
+    staging.commit(part := staging.write(rows("e")))
+    assert parts.parts() == [part]
 
 
 def test_what_is_no_output(output: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioner.backends.graph_files import graph_folder
 from captioner.errors import OptionError
 from captioner.pipeline import load
 from captioner.serve import schemas
@@ -419,6 +420,7 @@ def test_a_model_whose_name_is_not_utf_8_is_served(
 ) -> None:
     named = tmp_path / os.fsdecode(b"caf\xe9.safetensors")
     shutil.copyfile(quick_model, named)
+    shutil.copytree(graph_folder(quick_model), graph_folder(named))
     with serve(named) as server:
         assert httpx2.get(f"{server.url}/v1/models", **PLAIN).json()["models"][0]["name"] == "caf\ufffd"
         for more in ({}, {"viewer": "true"}):
