@@ -67,15 +67,18 @@ def save_pretrained(
         if (target / FILE).exists() and file.samefile(target / FILE):
             raise OptionError(f"{target}: holds the model itself", remedy="give another folder")
         if not _is_ours(target) and (other := next((one for one in target.iterdir() if one.name[0] != "."), None)):
-            raise OptionError(f"{target}: holds {other.name}, which is of no earlier call", remedy="give a new folder")
+            raise OptionError(
+                f"{target}: holds {other.name}, which is of no earlier call",
+                remedy="give a new folder, or move what is in it away: a repository may keep its hidden files",
+            )
         card_text = f"{model_card(dict(header['about']), name=name, **card)}\n"
+        config = json.dumps({**content, "config": header["config"]}, indent=1)
+        (target / _CONFIG).write_text(config + "\n", encoding="utf-8")  # first: what it marks is ours
         with written_whole(target / FILE) as partial:
             shutil.copyfile(file, partial)
         shutil.rmtree(graph_folder(target / FILE), ignore_errors=True)
         if graph_folder(file).is_dir():
             shutil.copytree(graph_folder(file), graph_folder(target / FILE))
-        config = json.dumps({**content, "config": header["config"]}, indent=1)
-        (target / _CONFIG).write_text(config + "\n", encoding="utf-8")
         (target / "README.md").write_text(card_text, encoding="utf-8")
     except OSError as error:
         raise OptionError(f"{target}: cannot be written ({error.strerror or error})") from None

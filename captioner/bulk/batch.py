@@ -1,5 +1,6 @@
 """Captions of a batch of rows: the function that frameworks of distributed data call in their workers."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -201,7 +202,9 @@ def _is_missing(value: Any) -> bool:
 
 
 def _text_of(name: Any) -> str:
-    return "" if _is_missing(name) else str(name)
+    """A row's name; a column of numbers may hold NaN where there is none."""
+    missing = math.isnan(name) if isinstance(name, float) else _is_missing(name)
+    return "" if missing else str(name)
 
 
 def _name_of(picture: "Picture | Failure") -> str:

@@ -70,7 +70,8 @@ def readable(decoding: "Greedy", options: argparse.Namespace, model: "Captioner"
     """The options, with no more words than the model reads where the command line gives no number."""
     if options.max_length is not None or decoding.max_length <= model.max_length:
         return decoding
-    return replace(decoding, max_length=model.max_length, min_length=min(decoding.min_length, model.max_length))
+    shortest = decoding.min_length if options.min_length is not None else min(decoding.min_length, model.max_length)
+    return replace(decoding, max_length=model.max_length, min_length=shortest)
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -150,6 +150,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, folder: Any) -> int:
         if processes.is_first:
             report_left_out(faults, total)
     if rest and recipe.start_from:
+        _refuse_other_start(folder, recipe)
         rest = _as_first_captioned(rest, arguments, recipe, processes, own=len(records))
     trainer = Trainer(recipe, records, folder, rest=rest, text=text, processes=processes)
     if trainer.is_first:
@@ -203,6 +204,16 @@ def _rest(arguments: argparse.Namespace, processes: "Processes") -> list["Record
     rest = [record for records in sets for record in records]
     _refuse_shared_files([*first, *rest])
     return rest
+
+
+def _refuse_other_start(folder: Any, recipe: Recipe) -> None:
+    """Before pictures are captioned by it. Raises OptionError where the folder holds a run from another model."""
+    stored = folder.stored_recipe()
+    if stored is not None and stored.get("start_from", "") != recipe.start_from:
+        raise OptionError(
+            f"{folder.path} holds a run with start_from {stored.get('start_from', '')!r}, not {recipe.start_from!r}",
+            remedy="give another --output, or the same options to resume it",
+        )
 
 
 def _as_first_captioned(

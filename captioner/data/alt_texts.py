@@ -194,9 +194,14 @@ class _Images(HTMLParser):
             self.handle_endtag(tag)
 
 
-# In lists fences are indented as far as their item.
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
-_LIST_ITEM = re.compile(r"^ {0,3}(?:[-+*]|\d{1,9}[.)])(?:[ \t]|$)")
+# Further than three spaces only in a list, and it ends where it began.
+_FENCE = re.compile(
+    r"^(?P<deep>[ \t]*?) {0,3}(?P<fence>`{3,}|~{3,})[^\n]*\n"
+    r".*?(?:^(?:(?P=deep) {0,3}| {0,3})(?P=fence)[`~]*[ \t]*$|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+# What holds indented text that is no code: items of lists; admonitions and tabs of MkDocs, footnotes.
+_LIST_ITEM = re.compile(r"^ {0,3}(?:(?:[-+*]|\d{1,9}[.)])(?:[ \t]|$)|(?:!!!|\?\?\?\+?|===)[ \t]|\[\^[^\]\n]+\]:)")
 _INDENTED = re.compile(r"^(?: {4}| {0,3}\t)[ \t]*\S")
 _CODE = re.compile(r"(?<!`)(`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)\1(?!`)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -212,9 +217,9 @@ _DEFINITION = re.compile(r"^ {0,3}\[(?P<label>[^\]\n]+)\]:\s*<?(?P<target>[^\s>]
 def markdown_places(text: str) -> list[Place]:
     """``![](picture)`` and ``![][label]`` without a text, and ``<img>`` without ``alt``; not in code or comments."""
     plain = text
+    plain = _without_indented_code(plain)
     for hidden in (_FENCE, _COMMENT, _CODE):
         plain = hidden.sub(_hidden, plain)
-    plain = _without_indented_code(plain)
     definitions = reversed(list(_DEFINITION.finditer(plain)))  # of two of a label, the first counts
     targets = {found["label"].casefold(): found["target"] for found in definitions}
     # What stands in angles there is a name, and no tag.

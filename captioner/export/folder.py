@@ -194,7 +194,12 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
                 (partial / name).write_bytes(content)
             if place.exists():
                 place.replace(former)
-            partial.replace(place)
+            try:
+                partial.replace(place)
+            except OSError:
+                if former.exists():
+                    former.replace(place)
+                raise
     except OSError as error:
         raise OptionError(f"{os.fspath(folder)}: cannot be written ({error.strerror})") from None
 

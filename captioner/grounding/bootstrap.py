@@ -64,11 +64,12 @@ def bootstrap_means(values: Floats, pictures: Sequence[str], resamples: int = 10
     np.add.at(sums, group, np.where(known, values, 0))
     np.add.at(counts, group, known)
     random = np.random.default_rng(seed)
-    draws = [np.bincount(random.integers(groups, size=groups), minlength=groups) for _ in range(resamples)]
-    times = np.stack(draws).astype(np.float64)  # how often each picture is in each resample
-    total, total_count = sums.sum(0), counts.sum(0)
-    means = _ratio(total, total_count)
-    drawn = _ratio(times @ sums, times @ counts)  # (resamples, K)
+    means = _ratio(sums.sum(0), counts.sum(0))
+    drawn = np.empty((resamples, values.shape[1]))
+    for row in drawn:
+        # How often each picture is in this resample.
+        times = np.bincount(random.integers(groups, size=groups), minlength=groups).astype(np.float64)
+        row[:] = _ratio(times @ sums, times @ counts)
     estimates = []
     for value, column, enough in zip(means.tolist(), drawn.T, (counts > 0).sum(0) >= MINIMUM_PICTURES, strict=True):
         finite = column[np.isfinite(column)]

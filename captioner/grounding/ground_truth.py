@@ -124,15 +124,17 @@ class BoxGroundTruth:
         """See `GroundTruth.annotate`."""
         words = [word.lower() for word in words]
         # The words of some models keep case and punctuation, which the tokenised references do not.
-        places = [i for i, word in enumerate(words) if any(character.isalnum() for character in word)]
+        places = _with_letters(words)
         by_word: dict[str, list[Box]] = {}
         for caption, boxes in zip(record.captions, record.boxes, strict=False):
             reference = tokenize(caption)
-            if [words[i] for i in places] == reference:
+            kept = _with_letters(reference)
+            if [words[i] for i in places] == [reference[i] for i in kept]:
+                place_of = dict(zip(kept, places, strict=True))
                 return [
-                    NounAnnotation(places[position], reference[position], Region.of_boxes(some))
+                    NounAnnotation(place_of[position], reference[position], Region.of_boxes(some))
                     for position, some in sorted(boxes.items())
-                    if position < len(reference)
+                    if position in place_of
                 ]
             for position, some in boxes.items():
                 if position < len(reference):
@@ -142,6 +144,11 @@ class BoxGroundTruth:
             for i, word in enumerate(words)
             if word in by_word or word in self.classes
         ]
+
+
+def _with_letters(words: Sequence[str]) -> list[int]:
+    """The places of the words that are no signs."""
+    return [i for i, word in enumerate(words) if any(character.isalnum() for character in word)]
 
 
 def instances_of(data: str | Path) -> Path | None:

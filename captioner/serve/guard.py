@@ -1,6 +1,7 @@
 """What stands before the application: who may ask, and what browsers may do with the answers."""
 
 import ipaddress
+import socket
 from collections.abc import Collection
 from contextlib import nullcontext
 
@@ -99,11 +100,17 @@ def hosts_of(address: str, others: Collection[str], *, name: str = "") -> set[st
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address or name is this machine's own."""
+    """Whether an address or name is this machine's own, in any spelling that the system takes."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
-        return address == "localhost"
+        pass
+    if address.rstrip(".").lower() in ("localhost", "ip6-localhost", "ip6-loopback"):
+        return True
+    try:
+        return ipaddress.ip_address(socket.inet_aton(address)).is_loopback  # 127.1, 0x7f.1
+    except (OSError, ValueError, UnicodeError):
+        return False
 
 
 def _bracketed(address: str) -> str:

@@ -81,6 +81,8 @@ def _captions_of(file: Path, made_of: dict[str, str]) -> dict[str, str] | None:
     try:
         first, *pairs = map(json.loads, file.read_text(encoding="utf-8").splitlines())
         found = dict(pairs)
+        if isinstance(first, list) and (file.parent / "state.safetensors").exists():
+            return {**dict([first]), **found}  # of a run of an older version, which is resumed on the same
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     return found if first == made_of and all(isinstance(text, str) for text in found.values()) else None

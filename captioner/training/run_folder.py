@@ -124,6 +124,15 @@ class RunFolder:
                 raise OptionError(f"{self.path} holds a run with {name} {before!r}, not {mine!r}", remedy=_OTHER)
         return aliases.warning(renamed, place=str(self.recipe))
 
+    def stored_recipe(self) -> dict[str, Any] | None:
+        """The recipe of the run that is there, in today's names; None if there is none.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        found = self._read_json(self.recipe)
+        return None if found is None else aliases.current(found)[0]
+
     def claim(self, recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
         """Write recipe and inputs. Raises DataError if they cannot be written."""
         if self.first:

@@ -172,6 +172,8 @@ def test_rows_without_a_name_have_none(tiny_model: Path, make_picture: Callable[
     named = CaptionBatch(model=tiny_model, device="cpu", column="bytes", name="id", maps="none")
     found = named({"bytes": [content] * 3, "id": ["a", None, float("nan")]})
     assert list(found["image"]) == ["a", "", ""]
+    found = named({"bytes": [content] * 3, "id": [3.0, float("nan"), 4]})
+    assert list(found["image"]) == ["3.0", "", "4"]
 
 
 def test_columns_of_a_frame_may_be_numbers(tiny_model: Path, make_picture: Callable[..., Path]) -> None:

@@ -41,6 +41,11 @@ def test_html(text: str, sources: list[str]) -> None:
         ("\t![](a.png)", []),
         ("- item\n\n    ![](a.png)\n\n1. other\n\n      ![](b.png)\n\ntext\n\n    ![](c.png)", ["a.png", "b.png"]),
         ("- item\n\n    ```\n    ![](a.png)\n\n    ![](b.png)\n    ```\n\n    ![](c.png)", ["c.png"]),
+        ('```py\n"""\n    ```\n"""\n```\n![](b.png)', ["b.png"]),
+        ("text\n\n    ```\n\nprose\n![](b.png)", ["b.png"]),
+        ("```md\n- item\n\n    ```\n    ![](a.png)\n    ```\n![](b.png)\n```\n![](c.png)", ["c.png"]),
+        ('!!! note\n\n    ![](a.png)\n\n=== "Tab"\n\n    ![](b.png)', ["a.png", "b.png"]),
+        ("[^1]:\n\n    ![](a.png)", ["a.png"]),
     ],
 )
 def test_markdown(text: str, sources: list[str]) -> None:

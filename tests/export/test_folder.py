@@ -322,6 +322,23 @@ def test_an_export_touches_nothing_beside_it(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial"]
 
 
+def test_a_former_export_stays_where_the_new_one_cannot_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "out", {"a.bin": b"1"})
+    move = Path.replace
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise PermissionError(13, "Permission denied")
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(OptionError, match="Permission denied"):
+        write_folder(tmp_path / "out", {"a.bin": b"2"})
+    assert (tmp_path / "out" / "a.bin").read_bytes() == b"1"
+
+
 @pytest.mark.parametrize("folder", [".", "..", "../.."])
 def test_the_working_folder_is_not_replaced(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty" / "below").mkdir(parents=True)

@@ -132,6 +132,14 @@ def test_words_with_capitals_and_signs_are_those_of_the_reference() -> None:
     assert inside(second.region, (0.1, 0.1), (0.7, 0.7)) == [False, True]
 
 
+def test_signs_of_a_reference_shift_no_box() -> None:
+    record = replace(SCENE, captions=("a cat & a cat",), boxes=({1: (LEFT,), 4: (RIGHT,)},))
+    for caption in ("a cat & a cat", "A cat , a cat ."):
+        first, second = BoxGroundTruth().annotate(record, words(caption))
+        assert (first.position, second.position) == (1, 4)
+        assert inside(first.region, (0.1, 0.1), (0.7, 0.7)) == [True, False]
+
+
 def test_classes_are_named_in_any_case(tmp_path: Path) -> None:
     record = Record(coco(tmp_path) / "a.png", ("a man",), "dev", "a.png")
     truth = InstanceGroundTruth(Instances(tmp_path / "instances.json"))

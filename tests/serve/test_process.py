@@ -16,7 +16,7 @@ import pytest
 
 from captioner import cli
 from captioner.errors import OptionError
-from captioner.serve.guard import hosts_of
+from captioner.serve.guard import hosts_of, is_loopback
 from captioner.serve.server import listen
 from captioner.serve.settings import Limits
 
@@ -116,6 +116,10 @@ def test_an_address_of_version_6() -> None:
     assert hosts_of("127.0.0.1", (), name="127.1") == {"localhost", "127.0.0.1", "[::1]", "127.1"}
     assert hosts_of("127.0.0.1", (), name="LOCALHOST.") == {"localhost", "127.0.0.1", "[::1]", "localhost."}
     assert hosts_of("0.0.0.0", (), name="captions.example") is None
+    for one in ("localhost", "LOCALHOST.", "ip6-localhost", "127.1", "127.0.0.7", "::1"):
+        assert is_loopback(one), "pages of its other ports may not post"
+    for one in ("captions.example", "10.1", "0.0.0.0", "", "127.1.example", "\ud800"):
+        assert not is_loopback(one)
     assert hosts_of("0.0.0.0", ["localhost"]) == {"localhost", "127.0.0.1", "[::1]", "0.0.0.0"}  # as in a container
     assert "[2001:db8::1]" in (hosts_of("2001:db8::1", ("captions.example",)) or ())
 

@@ -163,6 +163,33 @@ def data_set(folder: Path, **splits: str) -> Path:
     return folder
 
 
+def test_a_run_of_an_older_version_goes_on_with_its_captions(tmp_path: Path, tiny_model: Path) -> None:
+    rest = [Record(tmp_path / "gone.png", ("a dog",), "train", "a")]
+    old = json.dumps([str(rest[0].image), "an old caption"]) + "\n"
+    (tmp_path / "rest.jsonl").write_text(old)
+    assert rehearsal.as_first_captioned(rest, model=str(tiny_model), folder=tmp_path, own=1) == [], "no run yet"
+    (tmp_path / "rest.jsonl").write_text(old)
+    (tmp_path / "state.safetensors").touch()
+    (found,) = rehearsal.as_first_captioned(rest, model=str(tiny_model), folder=tmp_path, own=1)
+    assert found.captions == ("an old caption",)
+
+
+@pytest.mark.filterwarnings("ignore::captioner.metrics.evaluate.FewPicturesWarning")
+def test_another_first_model_is_refused_before_it_captions(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = data_set(tmp_path / "own", a="train", b="dev", c="train")
+    rest = data_set(tmp_path / "rest", x="train", z="dev")
+    other = tmp_path / "other.safetensors"
+    checkpoint.save(other, checkpoint.load(tiny_model))
+    words = ["train", "--recipe", "finetune", "--data", own, rest, "--output", tmp_path / "run", *SHORT, "--start-from"]
+    assert cli.main([str(word) for word in (*words, tiny_model)]) == 0
+    before = (tmp_path / "run" / "rest.jsonl").read_bytes()
+    assert cli.main([str(word) for word in (*words, other)]) == 2
+    assert "holds a run with start_from" in capsys.readouterr().err
+    assert (tmp_path / "run" / "rest.jsonl").read_bytes() == before
+
+
 FLICKR = "1000268201_693b08cb0e"
 
 

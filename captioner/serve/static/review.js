@@ -230,7 +230,7 @@
   const keys = { Enter: "accept", a: "accept", e: "edit", f: "flag", n: "next", ArrowRight: "next", p: "previous", ArrowLeft: "previous", u: "open" };
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey || event.target === text) return;
-    if (event.target.closest?.("input, select, textarea")) return; // their own keys
+    if (event.target.closest?.("input[type=range]") && event.key.startsWith("Arrow")) return; // the slider's own
     if (event.key === "Enter" && event.target.closest?.("button, a")) return; // the button's own
     const action = keys[event.key] ?? keys[event.key.toLowerCase()];
     if (!action || event.repeat) return;
