@@ -51,7 +51,7 @@ notebooks: venv
 	$(BIN)/python tests/execute_notebooks.py
 
 graphs: venv
-	for model in checkpoints/*.safetensors; do $(BIN)/captioner export $$model --graphs || exit 1; done
+	for model in checkpoints/*.safetensors checkpoints/answering/*.safetensors; do $(BIN)/captioner export $$model --graphs || exit 1; done
 
 web: venv node_modules/installed
 	$(BIN)/captioner export default --web web/

@@ -23,7 +23,11 @@ def main() -> None:
     parser.add_argument("--list", type=Path, help="names of the photographs, one a line")
     parser.add_argument("--count", type=int, default=200)
     options = parser.parse_args()
-    names = options.list.read_text().split() if options.list else sorted(path.name for path in options.folder.iterdir())
+    names = (
+        options.list.read_text().splitlines()
+        if options.list
+        else sorted(path.name for path in options.folder.iterdir())
+    )
     pictures = [options.folder / name for name in names if Path(name).suffix.lower() in SUFFIXES][: options.count]
     for name in options.models:
         models = [load(name, device="cpu", backend=backend) for backend in ("torch", "onnx")]

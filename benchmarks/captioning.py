@@ -1,4 +1,4 @@
-"""How long a caption takes: from the start of the process, and in a stream; and where the time goes.
+"""How long a caption takes: from the start of the process, and in a stream on torch; and where the time goes.
 
     python benchmarks/captioning.py [--pictures FOLDER] [--count 200]
 
@@ -107,6 +107,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.pictures:
             pictures = sorted(p for p in arguments.pictures.iterdir() if p.suffix == ".jpg")[: arguments.count]
+            if not pictures:
+                parser.error(f"{arguments.pictures}: no .jpg in it")
         else:
             pictures = [Path(folder) / f"{i}.png" for i in range(arguments.count)]
             for i, path in enumerate(pictures):
@@ -117,7 +119,7 @@ def main() -> None:
             start(pictures[0], arguments.runs)
         for name in shipped_models():
             print(f"{name}:")
-            stream(load(name), pictures)
+            stream(load(name, backend="torch"), pictures)  # whose parts can be timed
         for decoder in (LSTMConfig(), TransformerConfig()):
             print(f"{type(decoder).__name__.removesuffix('Config')}, default shape, random weights:")
             stream(random_model(decoder), pictures)

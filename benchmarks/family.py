@@ -125,7 +125,9 @@ def recipe_of(row: Row, *, supervision: float, epochs: int, encoder_from: Path |
 
 def train(folder: Path, row: Row, **options: Any) -> tuple[Path, float]:
     """The model of a row, and milliseconds of a step; those of the folder if it holds them."""
-    run = folder / row.name.replace(" ", "-")
+    recipe = recipe_of(row, **options)
+    name = row.name.replace(" ", "-")
+    run = folder / f"scenes-{name}-{recipe.epochs}-epochs-supervision-{recipe.map_supervision:g}"
     timed = run / "step.txt"
     if timed.exists():
         return run / "best.safetensors", float(timed.read_text())
@@ -137,12 +139,14 @@ def train(folder: Path, row: Row, **options: Any) -> tuple[Path, float]:
     for grids in folder.glob("*/grids-*.npy"):  # of the same frozen encoder: a run knows whether they are its own
         if not (run / grids.name).exists():
             os.link(grids, run / grids.name)
-    with Trainer(recipe_of(row, **options), read(scenes), run, device="cpu") as trainer:
+    with Trainer(recipe, read(scenes), run, device="cpu") as trainer:
         for progress in trainer.steps():
             now = time.process_time()  # which a busy machine does not lengthen
             if progress.what.startswith("epoch") and last is not None:
                 steps.append(now - last)
             last = now if progress.what.startswith("epoch") else None
+    if not steps:  # the run was at its end, but for the time, which its steps would have said
+        return run / "best.safetensors", float("nan")
     timed.write_text(f"{1000 * float(np.median(steps)):.1f}")
     return run / "best.safetensors", float(timed.read_text())
 

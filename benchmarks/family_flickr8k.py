@@ -64,7 +64,8 @@ def recipe_of(row: Row, encoder: str, *, pictures: int, epochs: int) -> Recipe:
 
 def train(row: Row, records: Sequence, folder: Path, recipe: Recipe) -> tuple[Path, float]:
     """The model of a row, and milliseconds of a step."""
-    run = folder / row.name
+    budget = f"{recipe.train_pictures}-pictures-{recipe.epochs}-epochs"
+    run = folder / f"photographs-{row.name}-{budget}-{Path(recipe.encoder_from).stem}"
     timed = run / "step.txt"
     if timed.exists():
         return run / "best.safetensors", float(timed.read_text())
@@ -79,6 +80,8 @@ def train(row: Row, records: Sequence, folder: Path, recipe: Recipe) -> tuple[Pa
             if progress.what.startswith("epoch") and last is not None:
                 steps.append(now - last)
             last = now if progress.what.startswith("epoch") else None
+    if not steps:  # the run was at its end, but for the time, which its steps would have said
+        return run / "best.safetensors", float("nan")
     timed.write_text(f"{1000 * float(np.median(steps)):.1f}")
     return run / "best.safetensors", float(timed.read_text())
 

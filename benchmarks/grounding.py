@@ -93,7 +93,7 @@ def write(estimate: Estimate) -> str:
 
 def settings_of(path: Path) -> Settings:
     """Every way to make the maps of a model's file, and its default heads before any was selected."""
-    model, plain = load(path), load(path)
+    model, plain = (load(path, backend="torch") for _ in range(2))  # where heads can be chosen
     plain.model.set_plain_maps()
     settings = {
         "attention, as the file says": MapOptions.stored(dict(model.about), "attention"),

@@ -85,7 +85,10 @@ def watch(process: int, end: float, samples: list[float]) -> None:
 def pictures_of(folder: Path | None, count: int) -> list[bytes]:
     """The bytes of the pictures to send."""
     if folder is not None:
-        return [path.read_bytes() for path in sorted(folder.glob("*.jpg"))[:count]]
+        found = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))[:count]]
+        if not found:
+            sys.exit(f"{folder}: no .jpg in it")
+        return found
     contents = []
     for seed in range(count):
         buffer = io.BytesIO()

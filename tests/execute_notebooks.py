@@ -94,9 +94,8 @@ def execute(
 def models_of(notebook: NotebookNode) -> dict[str, str]:
     """The shipped models that a notebook loads, each with a digest of its file: whose outputs are these?"""
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    names = set(re.findall(r'captioner\.load(?:_answering)?\("(\w+)"\)', code)) | (
-        {"default"} if "captioner.load()" in code else set()
-    )
+    names = set(re.findall(r'captioner\.load(?:_answering)?\("(\w+)"', code))
+    names |= {"default"} if re.search(r"captioner\.load\((?:\w+=|\))", code) else set()
     files = {**shipped_models(), **shipped_answering_models()}
     return {name: hashlib.sha256(files[name].read_bytes()).hexdigest()[:16] for name in sorted(names)}
 

@@ -99,7 +99,7 @@ def test_the_repository_holds_the_outputs_of_a_whole_run(path: Path) -> None:
 def test_the_outputs_are_of_the_models_that_ship(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     models = models_of(notebook)
-    assert set(models) <= set(MODELS[path.stem])
+    assert set(models) == set(MODELS[path.stem])
     assert notebook.metadata["models"] == models, "a model has changed since: run `make notebooks`"
 
 

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from captioner import checkpoint
-from captioner.backends.graph_files import GRAPHS, graph_folder, read_description, sinusoidal_positions
+from captioner.backends.graph_files import (
+    ANSWERING_GRAPHS,
+    GRAPHS,
+    graph_folder,
+    read_description,
+    sinusoidal_positions,
+)
 from captioner.errors import OptionError
 from captioner.export.graphs import write_graphs
 from captioner.header import read_header
@@ -23,7 +29,7 @@ from captioner.model.encoder import EncoderConfig
 from captioner.model.grid import Grid
 from captioner.model.refiners import RefinerConfig
 from captioner.pipeline import load
-from captioner.shipped import shipped_models
+from captioner.shipped import shipped_answering_models, shipped_models
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
 WORDS = (*SPECIAL, "a", "dog", "cat")
@@ -150,6 +156,15 @@ def test_shipped_graphs_hold_no_weights_and_name_their_model(name: str) -> None:
         for recipe in description["initialisers"].values():
             named = recipe.get("tensor", recipe.get("convolution"))
             assert named in header["tensors"] if named else list(recipe) == ["positions"], recipe
+
+
+@pytest.mark.parametrize("name", shipped_answering_models())
+def test_shipped_graphs_of_answers_name_their_model(name: str) -> None:
+    path = shipped_answering_models()[name]
+    graphs = sorted(graph_folder(path).glob("*.onnx"))
+    assert len(graphs) == len(ANSWERING_GRAPHS)
+    for file in graphs:
+        assert read_description(file.read_bytes())["digest"] == read_header(path)["digest"], "make graphs"
 
 
 def test_a_folder_that_cannot_be_written_is_named(
