@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.commands.console import message_line
-from captioner.commands.model_options import add_model_options, load_model
+from captioner.commands.model_options import add_model_options, check_plain, load_model
 from captioner.commands.ranges import check_not_negative, check_positive, check_resamples, check_split
 from captioner.errors import DataError, OptionError
 
@@ -201,19 +201,6 @@ def _check(options: argparse.Namespace) -> tuple[str, ...]:
     if options.beam and source == "references":
         raise OptionError("--beam is for generated captions, not for --captions references", remedy="leave it out")
     return SOURCES if source == "both" else (source,)
-
-
-def check_plain(options: argparse.Namespace, model: Path) -> None:
-    """Choose the backend for ``--plain``. Raises OptionError where that is not torch, or the model is a foreign one."""
-    from captioner.foreign import refuse_foreign
-
-    refuse_foreign(model, "--plain")
-    if options.backend not in ("auto", "torch"):
-        raise OptionError(
-            f"--plain runs on torch, where heads can be chosen, and not on {options.backend}",
-            remedy="leave --backend out",
-        )
-    options.backend = "torch"
 
 
 def _page(options: argparse.Namespace) -> "PageFile | None":

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.commands.console import message_line
-from captioner.commands.ground import check_plain
-from captioner.commands.model_options import load_model
+from captioner.commands.model_options import check_plain, load_model
 from captioner.errors import DataError, OptionError
 
 if TYPE_CHECKING:

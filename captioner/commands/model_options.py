@@ -1,6 +1,7 @@
 """The options of every command that runs a model."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.errors import OptionError
@@ -65,6 +66,19 @@ def check_model_options(options: argparse.Namespace) -> None:
         parse_heads(options.map_heads)
     if options.threads is not None and not 1 <= options.threads <= 1024:
         raise OptionError(f"--threads must be from 1 to 1024, not {options.threads}")
+
+
+def check_plain(options: argparse.Namespace, model: Path) -> None:
+    """Choose the backend for ``--plain``. Raises OptionError where that is not torch, or the model is a foreign one."""
+    from captioner.foreign import refuse_foreign
+
+    refuse_foreign(model, "--plain")
+    if options.backend not in ("auto", "torch"):
+        raise OptionError(
+            f"--plain runs on torch, where heads can be chosen, and not on {options.backend}",
+            remedy="leave --backend out",
+        )
+    options.backend = "torch"
 
 
 def load_model(options: argparse.Namespace, *, wait: bool = True) -> "Captioner":
