@@ -17,13 +17,12 @@ from torch import Tensor
 from captioner.errors import CaptionerError, CheckpointError, OldNameWarning, one_line
 from captioner.header import (
     FORMAT,
-    FORMAT_VERSION,
-    Header,
     damaged,
     read_header,
     require_answers,
     require_captions,
 )
+from captioner.metadata import FORMAT_VERSION, Header
 from captioner.model.answer_model import AnswerConfig, AnswerModel
 from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import interleave_channels

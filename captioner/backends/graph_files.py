@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import CheckpointError, one_line
-from captioner.header import FORMAT_VERSION, Header, damaged
+from captioner.header import damaged
+from captioner.metadata import FORMAT_VERSION, Header
 from captioner.old_names import current_weight_name
 from captioner.sharing import SHARED_PARTS
 

@@ -27,7 +27,8 @@ from captioner.backends.graph_files import (
 from captioner.backends.sessions import InferenceSession, find_provider, make_session
 from captioner.backends.threads import Threads, check_threads
 from captioner.errors import CheckpointError, OptionError, one_line
-from captioner.header import Header, read_exported, read_header, require_captions
+from captioner.header import read_exported, read_header, require_captions
+from captioner.metadata import Header
 from captioner.tokenizer.vocabulary import END, START, Vocabulary
 
 if TYPE_CHECKING:

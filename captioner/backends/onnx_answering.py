@@ -25,7 +25,8 @@ from captioner.backends.questions import pad_questions, unpad_answers
 from captioner.backends.sessions import InferenceSession, find_provider, make_session
 from captioner.backends.threads import Threads, check_threads
 from captioner.errors import CheckpointError, one_line
-from captioner.header import Header, read_header, require_answers
+from captioner.header import read_header, require_answers
+from captioner.metadata import Header
 from captioner.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -198,7 +198,7 @@ def _release(options: argparse.Namespace) -> int:
 
 def _decoding(text: str) -> "Beam":
     """The options of a beam. Raises OptionError."""
-    from captioner.header import can_store
+    from captioner.metadata import can_store
     from captioner.options import Beam
 
     known = [field.name for field in fields(Beam)]

@@ -40,7 +40,8 @@ from captioner.errors import ImageError, OptionError
 from captioner.export.graphs import check_parity, export_graphs
 from captioner.export.parity import Parity
 from captioner.export.quantise import CALIBRATION_PICTURES, quantise
-from captioner.header import EXPORTED, EXPORTED_FORMAT, EXPORTED_VERSION, Header, read_header
+from captioner.header import EXPORTED, EXPORTED_FORMAT, EXPORTED_VERSION, read_header
+from captioner.metadata import Header
 from captioner.options import Beam
 from captioner.prepared import prepare
 

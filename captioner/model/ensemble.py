@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.header import MOST_MEMBERS
+from captioner.metadata import MOST_MEMBERS
 from captioner.model.decoder import DECODERS, Decoded, Decoder, Step
 from captioner.model.fine_maps import FineMaps
 from captioner.model.grid import Grid

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from captioner import checkpoint
 from captioner.checkpoint import Checkpoint
 from captioner.errors import OptionError
-from captioner.header import MOST_MEMBERS
+from captioner.metadata import MOST_MEMBERS
 from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import DECODERS
 from captioner.model.ensemble import EnsembleConfig
