@@ -4,6 +4,7 @@ Every decision, and every text that is being typed, is on the disk before the pa
 """
 
 import asyncio
+import hashlib
 import os
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _KEPT = 8  # pictures whose captions stay in memory
 _LONGEST_TEXT = 2000  # characters
+_KEY = 32  # characters
 _T = TypeVar("_T")
 
 
@@ -47,19 +49,21 @@ class _Opened:
 
 
 class Decision(BaseModel):
-    """What the page sends about a picture."""
+    """What the page sends about a picture, with the picture's key."""
 
     model_config = ConfigDict(extra="forbid")
 
+    key: str = Field(max_length=_KEY)
     status: Literal["accepted", "edited", "flagged", "draft"]
     caption: str = Field(max_length=_LONGEST_TEXT)
 
 
 class Text(BaseModel):
-    """A caption to read."""
+    """A caption to read, with the key of its picture."""
 
     model_config = ConfigDict(extra="forbid")
 
+    key: str = Field(max_length=_KEY)
     text: str = Field(max_length=_LONGEST_TEXT)
 
 
@@ -76,6 +80,7 @@ class Review:
         self.pictures, self.model, self.edits = list(pictures), model, edits
         self.held = Held(Limits())  # nothing is uploaded
         found = [edits.get(picture) for picture in pictures]
+        self._of_edits = os.path.abspath(edits.path)  # noqa: PTH100  (links stay what they are)
         self._statuses = ["" if edit is None else edit.status for edit in found]
         self._opened: OrderedDict[int, asyncio.Future[_Opened]] = OrderedDict()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="review")  # the model, and the file
@@ -87,6 +92,12 @@ class Review:
     def status(self, number: int) -> str:
         """What was decided about a picture; "" for nothing."""
         return self._statuses[number]
+
+    def key(self, number: int) -> str:
+        """By which a page that stayed open while the program was started again knows a picture: its number may be
+        another's then, or the folder another one."""
+        path = os.path.abspath(self.pictures[number])  # noqa: PTH100
+        return hashlib.sha256(os.fsencode(f"{self._of_edits}\n{path}")).hexdigest()[:_KEY]
 
     def progress(self) -> dict[str, Any]:
         """How many pictures there are, and how many of them have each status."""
@@ -136,11 +147,11 @@ class Review:
         Raises:
             OptionError: it cannot be written.
         """
-        original = ""
-        if (future := self._opened.get(number)) is not None and future.done() and not future.exception():
-            original = future.result().caption.text
-        elif (before := self.edits.get(self.pictures[number])) is not None:
-            original = before.original
+        before = self.edits.get(self.pictures[number])
+        try:
+            original = (await self.opened(number)).caption.text
+        except CaptionerError:
+            original = "" if before is None else before.original
         edit = Edit(
             image=os.fspath(self.pictures[number]),
             caption=text,
@@ -210,7 +221,8 @@ def create_review(review: Review) -> ASGIApp:
     async def picture(i: number) -> Response:
         """A picture with its caption, and what was decided about it."""
         edit = review.edits.get(review.pictures[i])
-        about: dict[str, Any] = {"name": shown(os.fspath(review.pictures[i])), "status": review.status(i)}
+        name = shown(os.fspath(review.pictures[i]))
+        about: dict[str, Any] = {"key": review.key(i), "name": name, "status": review.status(i)}
         about["next_open"] = review.next_open(i)
         try:
             opened = await review.opened(i)
@@ -221,9 +233,15 @@ def create_review(review: Review) -> ASGIApp:
             about |= {"original": "", "caption": edit.caption if edit is not None else "", "problem": shown(str(error))}
         return JSONResponse(about)
 
+    def require(i: int, key: str) -> None:
+        if key != review.key(i):
+            detail = "the program was started again with other pictures: copy your text, and load the page"
+            raise Problem(409, "another-picture", detail)
+
     @app.post("/api/pictures/{i}/reading")
     async def reading(i: number, body: Text) -> Response:
         """A text as the model reads it."""
+        require(i, body.key)
         try:
             caption = await review.read(i, body.text)
         except CaptionerError as error:
@@ -235,6 +253,7 @@ def create_review(review: Review) -> ASGIApp:
     @app.put("/api/pictures/{i}")
     async def decide(i: number, body: Decision) -> dict[str, Any]:
         """Write a decision."""
+        require(i, body.key)
         text = " ".join(body.caption.split())
         if body.status in ("accepted", "edited") and not text:
             raise Problem(422, "no-words", "a caption that is accepted needs words")

@@ -22,6 +22,7 @@ from captioner.errors import OptionError
 from captioner.partial import written_output
 from captioner.show import FIGURE_PIXELS
 from captioner.show.scale import MAP_OF, colours, opacity, overlay, times_likelier, top_of_scale
+from captioner.tokenizer.detokenize import detokenize
 
 if TYPE_CHECKING:
     from captioner.results import Answer, Caption
@@ -125,10 +126,11 @@ def draw_caption(caption: "Caption", *, smooth: bool = True) -> CaptionFigure:
         top = top_of_scale(caption)
         for axis, word in zip(axes[1:], caption.words, strict=False):
             axis.imshow(overlay(picture, word.map, caption.geometry, top=top, smooth=smooth))
-            text = word.text if len(word.text) <= _LONGEST_TITLE else f"{word.text[: _LONGEST_TITLE - 1]}…"
             gain = "" if word.gain is None else f"  {times_likelier(word.gain)}"
             mostly_off = word.off_grid >= _MOSTLY_OFF_GRID
-            title = f"{text}  {word.probability:.2f}{gain}" + f"  off-grid {word.off_grid:.0%}" * mostly_off
+            title = (
+                f"{_label(word.text)}  {word.probability:.2f}{gain}" + f"  off-grid {word.off_grid:.0%}" * mostly_off
+            )
             axis.set_title(title, fontsize=11, color="0.55" if mostly_off else "0").set_parse_math(False)
         draw_scale(figure, list(axes), top, MAP_OF[caption.explain])
     return figure
@@ -164,14 +166,17 @@ def draw_answers(answers: "Sequence[Answer]", *, smooth: bool = True) -> Caption
     return figure
 
 
+def _label(word: str) -> str:
+    """A word as text has it, where there is room for it."""
+    text = detokenize([word])
+    return text if len(text) <= _LONGEST_TITLE else f"{text[: _LONGEST_TITLE - 1]}…"
+
+
 def _draw_words(axes: Axes, answer: "Answer") -> None:
     """The words of a question from top to bottom, with a bar for each as long as its weight."""
     places = range(len(answer.words))
     axes.barh(list(places), [word.weight for word in answer.words], color="#bc3754", height=0.7)
-    labels = [
-        word.text if len(word.text) <= _LONGEST_TITLE else f"{word.text[: _LONGEST_TITLE - 1]}…"
-        for word in answer.words
-    ]
+    labels = [_label(word.text) for word in answer.words]
     axes.set_yticks(list(places), labels, fontsize=9, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)

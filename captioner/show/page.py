@@ -23,6 +23,7 @@ from captioner.errors import OptionError
 from captioner.partial import written_output
 from captioner.results import Answer, Failure
 from captioner.show.scale import FAINTEST_TOP, times_even
+from captioner.tokenizer.detokenize import detokenize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +129,7 @@ def _reviewed(caption: "Caption") -> dict[str, Any]:
 
 def _word_data(word: "Word") -> dict[str, Any]:
     off_grid = round(float(getattr(word, "off_grid", 0.0)), 4)
-    data: dict[str, Any] = {"word": word.text, "probability": round(word.probability, 4)}
+    data: dict[str, Any] = {"word": detokenize([word.text]), "probability": round(word.probability, 4)}
     if off_grid > 0:
         data["off_grid"] = off_grid
     if word.gain is not None:
@@ -243,10 +244,11 @@ def page_with_views(
         smooth: see `page`.
     """
     several = len(captions) > 1
-    headings = (f"<h2>{html.escape(caption.text)}</h2>\n" if i else "" for i, caption in enumerate(captions))
-    entries = (entry(caption, several=several, smooth=smooth) for caption in captions)
-    parts = [part for both in zip(headings, entries, strict=True) for part in both]
-    document = "".join((opening(name_of(captions[0])), *parts, closing()))
+    entries = (
+        entry(caption, several=several, smooth=smooth, title=caption.text if i else "")
+        for i, caption in enumerate(captions)
+    )
+    document = "".join((opening(name_of(captions[0])), *entries, closing()))
     if path is not None:
         save_page(document, path)
     return document
@@ -290,7 +292,9 @@ def opening(title: str, *, embedded: bool = False) -> str:
     )
 
 
-def entry(caption: "Caption | Answer", *, several: bool = False, longest: int = 0, smooth: bool = True) -> str:
+def entry(
+    caption: "Caption | Answer", *, several: bool = False, longest: int = 0, smooth: bool = True, title: str = ""
+) -> str:
     """A caption in a document, between `opening` and `closing`; without scripts it shows the sentence.
 
     Args:
@@ -298,10 +302,13 @@ def entry(caption: "Caption | Answer", *, several: bool = False, longest: int = 
         several: the document is a gallery, whose pictures are smaller.
         longest: pixels of the longer side to which the picture is reduced; 0 for the default of ``several``.
         smooth: see `page`.
+        title: what stands above its picture in a gallery.
     """
     data = payload(caption, longest=longest or (GALLERY_PIXELS if several else PAGE_PIXELS))
     if not smooth:
         data["smooth"] = False
+    if title:
+        data["title"] = shown(title)
     return (
         f"<section><p>{html.escape(shown(_sentence(caption)))}</p>"
         f'<script type="application/json">{script_json(data)}</script></section>\n'

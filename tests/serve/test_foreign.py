@@ -126,9 +126,10 @@ def test_review(reviewing: Callable[..., Any], model: Captioner, picture: Path, 
     with reviewing([picture], output, model=model) as running, running.client() as client:
         shown = client.get("/api/pictures/0").json()
         assert shown["caption"] == model.caption(picture).text
-        answer = client.post("/api/pictures/0/reading", json={"text": "A dog in OSLO"}).json()
+        answer = client.post("/api/pictures/0/reading", json={"key": shown["key"], "text": "A dog in OSLO"}).json()
         assert answer["unknown"] == ["A", "OSLO"]
-        client.put("/api/pictures/0", json={"status": "edited", "caption": "A dog in OSLO"})
+        body = {"key": shown["key"], "status": "edited", "caption": "A dog in OSLO"}
+        client.put("/api/pictures/0", json=body)
     assert json.loads(output.read_text())["caption"] == "A dog in OSLO"
 
 

@@ -38,6 +38,18 @@ def rows(path: Path) -> list[tuple[str, str, str]]:
     return [(Path(row["image"]).name, row["status"], row["caption"]) for row in lines]
 
 
+def decide(client: Any, number: int, status: str, caption: str, **options: Any) -> Any:
+    """The answer to a decision, as the page sends it."""
+    path = f"/api/pictures/{number}"
+    body = {"key": client.get(path).json()["key"], "status": status, "caption": caption}
+    return client.put(path, json=body, **options)
+
+
+def read(client: Any, number: int, text: str) -> Any:
+    path = f"/api/pictures/{number}"
+    return client.post(f"{path}/reading", json={"key": client.get(path).json()["key"], "text": text})
+
+
 def test_pictures_are_captioned_decided_and_gone_on_with(
     reviewing: Review, pictures: list[Path], output: Path, tiny_model: Path
 ) -> None:
@@ -47,22 +59,22 @@ def test_pictures_are_captioned_decided_and_gone_on_with(
         shown = client.get("/api/pictures/0").json()
         assert (shown["caption"], shown["status"], shown["next_open"]) == (caption, "", 1)
         assert [one["word"] for one in shown["viewer"]["captions"][0]["words"]]
-        answer = client.put("/api/pictures/0", json={"status": "accepted", "caption": caption}).json()
+        answer = decide(client, 0, "accepted", caption).json()
         assert answer == {
             "progress": {"pictures": 3, "done": 1, "accepted": 1, "edited": 0, "flagged": 0},
             "next_open": 1,
         }
         assert rows(output) == [("a.png", "accepted", caption)]  # at once
         assert "photos/b.png" in client.get("/api/pictures/1").json()["problem"]
-        client.put("/api/pictures/1", json={"status": "flagged", "caption": ""})
-        client.put("/api/pictures/2", json={"status": "draft", "caption": "a  dog "})
+        decide(client, 1, "flagged", "")
+        decide(client, 2, "draft", "a  dog ")
     assert rows(output) == [("a.png", "accepted", caption), ("b.png", "flagged", ""), ("c.png", "draft", "a dog")]
     with reviewing(pictures, output) as running, running.client() as client:
         state = client.get("/api/review").json()
         assert (state["start"], state["progress"]["done"]) == (2, 2)
         again = client.get("/api/pictures/2").json()
         assert (again["caption"], again["status"], again["next_open"]) == ("a dog", "draft", 2)
-        client.put("/api/pictures/2", json={"status": "edited", "caption": "A dog."})
+        decide(client, 2, "edited", "A dog.")
         assert client.get("/api/pictures/2").json()["next_open"] is None
     assert rows(output)[2] == ("c.png", "edited", "A dog.")
 
@@ -79,13 +91,13 @@ def test_names_that_are_not_utf8_are_shown(reviewing: Review, pictures: list[Pat
         found = client.get("/api/pictures/0").json()
         assert found["name"].endswith("b\ufffd.png") and found["caption"]
         assert "\ufffd.png" in client.get("/api/pictures/1").json()["problem"]
-        problem = problem_of(client.post("/api/pictures/1/reading", json={"text": "a dog"}), 422)
+        problem = problem_of(read(client, 1, "a dog"), 422)
         assert "?.png" in problem["detail"]
 
 
 def test_what_is_typed_is_read(reviewing: Review, pictures: list[Path], output: Path, tiny_model: Path) -> None:
     with reviewing(pictures, output) as running, running.client() as client:
-        answer = client.post("/api/pictures/0/reading", json={"text": "A dog in Oslo"}).json()
+        answer = read(client, 0, "A dog in Oslo").json()
         (expected,) = load(tiny_model).read(pictures[0], ["a dog in oslo"])
         words = answer["viewer"]["captions"][0]["words"]
         assert [one["word"] for one in words] == ["a", "dog", "in", "oslo"]
@@ -116,11 +128,40 @@ def test_bad_requests_are_named_and_change_nothing(
     named: str,
 ) -> None:
     with reviewing(pictures, output) as running, running.client() as client:
+        if body is not None and path != "/api/pictures/3":
+            body = {"key": client.get(path.removesuffix("/reading")).json()["key"], **body}
         problem = problem_of(client.request(method, path, json=body), status)
         assert named in problem["detail"]
         elsewhere = {"Origin": "http://example.org"}
-        problem_of(client.put("/api/pictures/0", json={"status": "flagged", "caption": ""}, headers=elsewhere), 403)
+        problem_of(decide(client, 0, "flagged", "", headers=elsewhere), 403)
         assert output.read_bytes() == b""
+
+
+def test_a_page_of_other_pictures_changes_nothing(reviewing: Review, pictures: list[Path], output: Path) -> None:
+    with reviewing(pictures, output) as running, running.client() as client:
+        keys = [client.get(f"/api/pictures/{i}").json()["key"] for i in range(3)]
+    with reviewing(pictures[1:], output) as running, running.client() as client:  # the first is gone
+        for key in keys[0], keys[2], "":
+            body = {"key": key, "status": "accepted", "caption": "of another"}
+            assert "load the page" in problem_of(client.put("/api/pictures/0", json=body), 409)["detail"]
+            problem_of(client.post("/api/pictures/0/reading", json={"key": key, "text": "a dog"}), 409)
+        body = {"key": keys[2], "status": "accepted", "caption": "of c"}
+        assert client.put("/api/pictures/1", json=body).status_code == 200
+    with reviewing(pictures, output.with_name("others.jsonl")) as running, running.client() as client:
+        body = {"key": keys[0], "status": "accepted", "caption": "of another review"}
+        problem_of(client.put("/api/pictures/0", json=body), 409)
+    assert rows(output) == [("c.png", "accepted", "of c")]
+
+
+def test_the_models_caption_is_written_by_a_page_that_stayed_open(
+    reviewing: Review, pictures: list[Path], output: Path, tiny_model: Path
+) -> None:
+    with reviewing(pictures, output) as running, running.client() as client:
+        body = {"key": client.get("/api/pictures/0").json()["key"], "status": "edited", "caption": "a dog"}
+    with reviewing(pictures, output) as running, running.client() as client:
+        client.put("/api/pictures/0", json=body)
+    (row,) = map(json.loads, output.read_text(encoding="utf-8").splitlines())
+    assert row["original"] == load(tiny_model).caption(pictures[0]).text
 
 
 def test_a_file_that_cannot_be_written_is_told(
@@ -130,10 +171,10 @@ def test_a_file_that_cannot_be_written_is_told(
         raise OSError(28, "No space left on device")
 
     with reviewing(pictures, output) as running, running.client() as client:
-        client.put("/api/pictures/0", json={"status": "flagged", "caption": "a"})
+        decide(client, 0, "flagged", "a")
         with monkeypatch.context() as patch:
             patch.setattr("captioner.data.writers.edits.os.fsync", full)
-            answer = client.put("/api/pictures/2", json={"status": "flagged", "caption": "b"})
+            answer = decide(client, 2, "flagged", "b")
         assert "No space left" in problem_of(answer, 507)["detail"]
         assert client.get("/api/review").json()["progress"]["done"] == 1
         assert rows(output) == [("a.png", "flagged", "a")]

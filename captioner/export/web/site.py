@@ -158,6 +158,7 @@ def _fill_in(contents: dict[str, bytes]) -> None:
         "policy": POLICY,
         "captioner": __version__,
         "files": json.dumps(sorted(name for name in contents if not name.endswith(_LARGE)), indent=1),
+        "large": json.dumps(sorted(name for name in contents if name.endswith(_LARGE))),
         "version": digest.hexdigest()[:16],
     }
     for name in ("index.html", "service-worker.js"):

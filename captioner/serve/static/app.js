@@ -56,7 +56,9 @@
         fail(new Failure("Not sent", "The server does not answer, or the file cannot be read.", { again: true })),
       );
       request.addEventListener("abort", () => fail(new DOMException("stopped", "AbortError")));
-      signal?.addEventListener("abort", () => request.abort());
+      const stop = () => request.abort();
+      signal?.addEventListener("abort", stop);
+      request.addEventListener("loadend", () => signal?.removeEventListener("abort", stop)); // a card lives long
       request.send(form);
     });
   }

@@ -34,7 +34,7 @@
   /** Ask the program until it answers; an answer that is an error is raised with its detail. */
   async function ask(path, options = {}) {
     const headers = options.body ? { "Content-Type": "application/json" } : {};
-    for (let tries = 0; ; tries++) {
+    for (;;) {
       let answer = null;
       try {
         answer = await fetch(path, { headers, ...options });
@@ -44,7 +44,7 @@
         await sleep(BEFORE_RETRY);
         continue;
       }
-      if (tries) notice("program", "");
+      notice("program", "");
       if (answer.ok) return answer.json();
       const problem = await answer.json().catch(() => ({}));
       throw new Error(problem.detail || `The program answers ${answer.status}.`);
@@ -94,6 +94,7 @@
     viewer = found.viewer ? window.CaptionViewer.mount(find("viewer"), found.viewer) : null;
     mark(found.status);
     document.querySelector(".card").setAttribute("aria-busy", "false");
+    find("announced").textContent = `${to + 1} of ${count}, ${found.name}: ${found.problem ?? found.caption}`;
     if (found.viewer && found.caption !== found.original) read();
     if (found.next_open !== null && found.next_open !== to) ask(`/api/pictures/${found.next_open}`).catch(() => {}); // made ready
   }
@@ -104,7 +105,7 @@
     const words = now();
     if (!words || !item?.viewer) return say(words ? "" : "A caption needs words.");
     try {
-      const found = await ask(`/api/pictures/${index}/reading`, { method: "POST", body: JSON.stringify({ text: words }), signal });
+      const found = await ask(`/api/pictures/${index}/reading`, { method: "POST", body: JSON.stringify({ key: item.key, text: words }), signal });
       if (signal.aborted) return undefined;
       viewer?.destroy();
       viewer = window.CaptionViewer.mount(find("viewer"), found.viewer);
@@ -119,16 +120,16 @@
   /** Write a decision, after those before it; true once it is on the disk. */
   function write(status) {
     const words = now();
-    const of = index;
+    const of = { index, key: item.key };
     return (writing = writing.then(() => send(of, status, words)));
   }
 
   async function send(of, status, words) {
-    const put = { method: "PUT", body: JSON.stringify({ status, caption: words }), keepalive: true };
+    const put = { method: "PUT", body: JSON.stringify({ key: of.key, status, caption: words }), keepalive: true };
     try {
-      const { progress, next_open: open } = await ask(`/api/pictures/${of}`, put);
+      const { progress, next_open: open } = await ask(`/api/pictures/${of.index}`, put);
       show(progress);
-      if (of === index && item) {
+      if (of.key === item?.key) {
         saved = words;
         item.next_open = open;
         mark(status);
@@ -176,9 +177,16 @@
     clearTimeout(typed);
     if (!item) return null;
     const chosen = status === "accepted" && now() !== item.original ? "edited" : status;
-    if (!(await write(chosen))) return null;
+    const typing = document.activeElement === text;
+    text.blur(); // a key that is pressed meanwhile belongs to no picture
+    text.readOnly = true;
+    const isWritten = await write(chosen);
+    text.readOnly = false;
+    if (!isWritten) {
+      if (typing) text.focus();
+      return null;
+    }
     if (item.next_open === null) say("Every picture is done.");
-    text.blur();
     return item.next_open;
   };
 
@@ -233,10 +241,15 @@
     if (event.target.closest?.("input[type=range]") && event.key.startsWith("Arrow")) return; // the slider's own
     if (event.key === "Enter" && event.target.closest?.("button, a")) return; // the button's own
     const action = keys[event.key] ?? keys[event.key.toLowerCase()];
+    if (event.key.length === 1 && !find("letters").checked) return;
     if (!action || event.repeat) return;
     event.preventDefault();
     actions[action]();
   });
+
+  // Whoever speaks to the machine may not want single letters to decide.
+  find("letters").checked = localStorage.getItem("letters") !== "off";
+  find("letters").addEventListener("change", () => localStorage.setItem("letters", find("letters").checked ? "on" : "off"));
 
   async function start() {
     const { output, model, progress, start: first } = await ask("/api/review");

@@ -17,22 +17,23 @@ function gallery(element, datas) {
   const list = make("ul", "cv-gallery");
   const viewers = [];
   const waiting = new Map();
-  const watcher = new IntersectionObserver(
-    (entries) => {
-      for (const { isIntersecting, target } of entries) {
-        if (!isIntersecting) continue;
-        watcher.unobserve(target);
-        const data = waiting.get(target);
-        target.className = "";
-        target.style.aspectRatio = "";
-        viewers.push(new Viewer(target, data, { compact: true, enlarge: () => viewers.push(enlarged(element, data)) }));
-      }
-    },
-    { rootMargin: "600px" },
-  );
+  const build = (target) => {
+    watcher.unobserve(target);
+    const data = waiting.get(target);
+    waiting.delete(target);
+    target.className = "";
+    target.style.aspectRatio = "";
+    viewers.push(new Viewer(target, data, { compact: true, enlarge: () => enlarged(element, data) }));
+  };
+  const near = (entries) => entries.forEach(({ isIntersecting, target }) => isIntersecting && build(target));
+  const watcher = new IntersectionObserver(near, { rootMargin: "600px" });
+  const printed = () => [...waiting.keys()].forEach(build);
+  window.addEventListener("beforeprint", printed);
   for (const data of datas) {
     const card = make("li", "cv-card", list);
+    if (data.title) make("h2", "cv-view", card, data.title);
     const place = make("div", "cv-waiting", card);
+    make("p", "", place, data.captions[0].text); // for those who search the page
     place.style.aspectRatio = String(shapeOf(data));
     const line = data.name || data.confidence !== undefined ? make("p", "cv-line", card) : null;
     if (data.name) make("bdi", "cv-name", line, data.name);
@@ -43,7 +44,9 @@ function gallery(element, datas) {
   element.replaceChildren(lead, list);
   waiting.forEach((_, place) => watcher.observe(place));
   const destroy = () => {
+    window.removeEventListener("beforeprint", printed);
     watcher.disconnect();
+    element.querySelectorAll(".cv-dialog").forEach((dialog) => dialog.close());
     viewers.forEach((viewer) => viewer.destroy());
     lead.remove();
     list.remove();
@@ -53,19 +56,17 @@ function gallery(element, datas) {
 
 function enlarged(element, data) {
   const dialog = make("dialog", "cv-dialog", element);
-  dialog.setAttribute("aria-label", data.captions[0].text);
+  dialog.setAttribute("aria-label", data.captions[0].text || data.name || "no words");
   const close = button("cv-close", dialog, "Close");
   icon(close, CLOSE);
   const viewer = new Viewer(make("div", "", dialog), data);
-  const destroy = () => {
-    viewer.destroy();
-    dialog.remove();
-  };
   close.addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  dialog.addEventListener("close", destroy);
+  dialog.addEventListener("close", () => {
+    viewer.destroy();
+    dialog.remove();
+  });
   dialog.showModal();
-  return { destroy };
 }
 
 window.CaptionViewer = { mount, gallery };

@@ -60,6 +60,7 @@
         answers: part(".answers"),
       });
       this.answered = [];
+      this.gone = new AbortController(); // of what new settings do not stop
       this.question?.addEventListener("submit", (event) => {
         event.preventDefault();
         this.askQuestion();
@@ -69,7 +70,10 @@
       part("h2 bdi").textContent = file.name;
       part("h2").title = file.name; // where there is no room for all of it
       this.progress.setAttribute("aria-label", `Progress of ${file.name}`);
-      this.failed.querySelector(".again").addEventListener("click", () => this.ask());
+      this.failed.querySelector(".again").addEventListener("click", () => {
+        this.ask();
+        this.focus();
+      });
       const remove = part(".remove");
       remove.setAttribute("aria-label", `Remove ${file.name}`);
       remove.addEventListener("click", () => this.remove());
@@ -89,6 +93,7 @@
 
     /** Queue the picture for its caption, with the settings as they are now. */
     ask() {
+      clearTimeout(this.later);
       this.stop?.abort();
       this.stop = new AbortController();
       this.fields = page.settings();
@@ -102,9 +107,11 @@
 
     /** As the settings are now: the model's caption, or what the model reads of the one that was typed. */
     askAgain() {
-      if (this.text === null) return this.ask();
+      const typed = this.line && this.editor ? oneLine(this.editor.querySelector("textarea").value) : "";
+      if (!typed || typed === this.own) return this.ask();
+      clearTimeout(this.later);
       this.fields = page.settings();
-      return this.read(this.text, true);
+      return this.read(typed, true);
     }
 
     tell(state, share = null) {
@@ -140,10 +147,9 @@
     listenToEditor() {
       const input = this.editor.querySelector("textarea");
       input.setAttribute("aria-label", `Caption of ${this.file.name}`);
-      let later = null;
       const read = (wait) => {
-        clearTimeout(later);
-        later = setTimeout(() => this.read(input.value), wait);
+        clearTimeout(this.later);
+        this.later = setTimeout(() => this.read(input.value), wait);
       };
       input.addEventListener("input", () => read(READ_AFTER));
       input.addEventListener("keydown", (event) => {
@@ -152,8 +158,8 @@
         read(0);
       });
       this.editor.querySelector(".restore").addEventListener("click", () => {
-        clearTimeout(later);
         this.ask();
+        this.focus();
       });
     }
 
@@ -169,7 +175,7 @@
 
     async read(typed, again = false) {
       this.reading?.abort();
-      const text = typed.trim().replace(/\s+/g, " ");
+      const text = oneLine(typed);
       if (!text) return this.tellEdited("A caption needs words.");
       if (!again && text === (this.text ?? this.own)) return this.tellEdited("");
       const { signal } = (this.reading = new AbortController());
@@ -208,7 +214,7 @@
       if (!asked || this.question.getAttribute("aria-busy") === "true") return;
       this.question.setAttribute("aria-busy", "true");
       try {
-        const viewer = await page.ask(this.file, asked, { signal: this.stop.signal });
+        const viewer = await page.ask(this.file, asked, { signal: this.gone.signal });
         const place = document.createElement("div");
         this.answers.prepend(place);
         this.answered.push(window.CaptionViewer.mount(place, { ...viewer, image: viewer.image ?? this.preview }));
@@ -244,7 +250,7 @@
         const made = { json: () => JSON.stringify(this.line), txt: () => this.line.caption }[format];
         const blob = made
           ? new Blob([made() + "\n"], { type: format === "json" ? "application/json" : "text/plain;charset=utf-8" })
-          : await page.download(this.file, fields, format, { signal: this.stop.signal });
+          : await page.download(this.file, fields, format, { signal: this.gone.signal });
         save(blob, `${stem}.${format}`);
         notice("");
       } catch (failure) {
@@ -254,9 +260,18 @@
       }
     }
 
+    /** A button that goes leaves the focus with its card. */
+    focus() {
+      const heading = this.element.querySelector("h2");
+      heading.tabIndex = -1;
+      heading.focus();
+    }
+
     remove() {
       const next = this.element.nextElementSibling || this.element.previousElementSibling;
+      clearTimeout(this.later);
       this.stop.abort();
+      this.gone.abort();
       this.viewer?.destroy();
       this.answered.forEach((viewer) => viewer.destroy());
       URL.revokeObjectURL(this.preview);
@@ -267,6 +282,10 @@
       (next ? next.querySelector(".remove") : find("files")).focus();
     }
   }
+
+  const oneLine = (text) => text.trim().replace(/\s+/g, " ");
+  /** Whether text goes into a field: what is dropped or pasted there is the field's. */
+  const isField = (target) => Boolean(target.closest?.("textarea, input:not([type=file])"));
 
   function save(blob, name) {
     const link = document.createElement("a");
@@ -317,9 +336,11 @@
       dragging();
     });
     window.addEventListener("dragover", (event) => {
+      if (isField(event.target) && !carriesFiles(event)) return;
       event.preventDefault(); // also for other things than files, for which the browser would leave the page
     });
     window.addEventListener("drop", (event) => {
+      if (isField(event.target) && !carriesFiles(event)) return;
       event.preventDefault();
       depth = 0;
       dragging();
@@ -330,7 +351,8 @@
 
     window.addEventListener("paste", (event) => {
       const files = [...(event.clipboardData?.files ?? [])];
-      if (!files.length) return;
+      const isText = isField(event.target) && event.clipboardData.types.includes("text/plain"); // of an office, with its image
+      if (!files.length || isText) return;
       event.preventDefault();
       take(files);
     });

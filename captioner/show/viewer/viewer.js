@@ -11,6 +11,14 @@ function placeless(offGrid) {
   return offGrid >= MOSTLY ? ", points at nothing in the picture" : "";
 }
 
+/** Where a word begins in a sentence, which joins some to those before; -1 where it is not as it was said. */
+function beginning(text, word, start) {
+  for (let at = text.indexOf(word, start); at >= 0; at = text.indexOf(word, at + 1)) {
+    if (at === start || !/[\p{L}\p{N}]/u.test(text[at - 1])) return at;
+  }
+  return -1;
+}
+
 class Viewer {
   constructor(element, data, { compact = false, enlarge = null } = {}) {
     this.data = data;
@@ -45,7 +53,7 @@ class Viewer {
     this.picture.addEventListener("pointerleave", () => this.lookBack(null));
     this.picture.addEventListener("click", () => this.pick(null));
     if (enlarge) {
-      const open = button("cv-enlarge", stage, "Enlarge");
+      const open = button("cv-enlarge", stage, `Enlarge ${this.data.name || this.readings[0].text}`);
       icon(open, ENLARGE);
       open.addEventListener("click", enlarge);
     }
@@ -53,7 +61,8 @@ class Viewer {
     if (this.data.question) this.buildQuestion(make("div", "cv-question", side));
     this.sentence = make("div", "cv-sentence", side);
     this.sentence.setAttribute("role", "toolbar");
-    this.sentence.setAttribute("aria-label", this.data.question ? "The answer" : "The caption, word by word");
+    const of = this.data.name ? ` of ${this.data.name}` : "";
+    this.sentence.setAttribute("aria-label", this.data.question ? `The answer${of}` : `The caption${of}, word by word`);
     this.status = make("p", "cv-status", side);
     this.status.setAttribute("role", "status");
     if (this.compact) return;
@@ -64,7 +73,7 @@ class Viewer {
     this.buildAbout(make("p", "cv-about", side));
     this.strip = make("div", "cv-strip", this.root);
     this.strip.setAttribute("role", "toolbar");
-    this.strip.setAttribute("aria-label", "The maps of all words");
+    this.strip.setAttribute("aria-label", `The maps of all words${of}`);
   }
 
   /** The question's words, each as strong as its weight. */
@@ -73,9 +82,10 @@ class Viewer {
     const most = Math.max(...words.map(({ weight }) => weight));
     const line = make("p", "cv-asked", place);
     for (const { word, weight, known } of words) {
-      const item = make("span", known === false ? "cv-asked-word cv-unknown" : "cv-asked-word", line, word);
+      const item = make("span", known === false ? "cv-asked-word cv-unknown" : "cv-asked-word", line);
       item.style.setProperty("--cv-weight", String(weight / most));
-      item.title = known === false ? `${word}: a word that the model does not know` : `${word}: ${percent(weight)}`;
+      make("span", "cv-text", item, word);
+      make("span", "cv-percent", item, known === false ? "unknown" : percent(weight));
       line.append(" ");
     }
   }
@@ -161,7 +171,7 @@ class Viewer {
     this.stop();
     this.chosen = this.hovered = null;
     this.reading = this.readings[index];
-    this.image.alt = this.reading.text;
+    this.image.alt = this.reading.text || "no words";
     this.values = this.dark;
     this.buildSentence();
     if (this.data.question) this.chosen = 0; // an answer has one map, which shows at once
@@ -178,9 +188,10 @@ class Viewer {
 
   buildSentence() {
     const fresh = make("div", "cv-words");
+    const text = this.reading.text.toLowerCase().replaceAll("’", "'"); // as the tokeniser has it
     let end = 0;
     this.words = this.reading.words.map(({ word, probability, off_grid: offGrid, gain, given, unknown }, i) => {
-      const at = this.reading.text.indexOf(word, end);
+      const at = beginning(text, word, end);
       const glued = at === end && at > 0; // "the dog's": a clitic stands close to its word
       if (at >= 0) end = at + word.length;
       const sure = unknown ? "unknown to the model" : percent(probability);

@@ -1,12 +1,12 @@
 /* The model: its files, loaded with progress and kept for use without a network, and its graphs in ONNX Runtime. */
 
-/** A file of this folder: from the cache of this version where it is, else from the server; `progress` receives the
-    bytes that have come. */
-export async function load(url, cacheName, progress = () => {}) {
+/** A file of this folder: from the cache of this version where it is, else from the server, which is asked whether the
+    browser's own copy is the present one. `progress` receives the bytes that have come, of `size` bytes. */
+export async function load(url, cacheName, { progress = () => {}, size = null } = {}) {
   const cache = globalThis.caches ? await caches.open(cacheName).catch(() => null) : null; // none without https
   let response = await cache?.match(url);
   const isKept = Boolean(response);
-  response ??= await fetch(url);
+  response ??= await fetch(url, { cache: "no-cache" });
   if (!response.ok) throw new Error(`${url.pathname}: the server answers ${response.status}.`);
   const parts = [];
   const reader = response.body.getReader();
@@ -15,6 +15,10 @@ export async function load(url, cacheName, progress = () => {}) {
     progress(next.value.length);
   }
   const blob = new Blob(parts);
+  if (size !== null && blob.size !== size) {
+    await cache?.delete(url);
+    throw new Error(`${url.pathname}: ${blob.size} bytes, where ${size} are expected. Is the folder whole? Load the page again.`);
+  }
   if (cache && !isKept) {
     const headers = { "Content-Type": response.headers.get("Content-Type") ?? "application/octet-stream" };
     await cache.put(url, new Response(blob, { headers })).catch(() => {}); // a full disk costs the use offline alone
@@ -46,7 +50,10 @@ export class Model {
     const total = wanted.reduce((sum, name) => sum + config.web.bytes[name], 0);
     let come = 0;
     const [wasmBinary, encode, step] = await Promise.all(
-      wanted.map((name) => load(new URL(name, base), cacheName, (bytes) => progress((come += bytes), total))),
+      wanted.map((name) => {
+        const size = config.web.bytes[name];
+        return load(new URL(name, base), cacheName, { size, progress: (bytes) => progress((come += bytes), total) });
+      }),
     );
     const ort = await import(new URL(files.script, base).href);
     ort.env.wasm.wasmPaths = { mjs: new URL(files.module, base).href };

@@ -28,6 +28,7 @@
       find("loaded").hidden = true;
       const where = runtime === "webgpu" ? "WebGPU" : "WebAssembly";
       find("loading").textContent = `The model '${model}' is ready (${where}).`;
+      say(find("loading").textContent);
       Object.assign(document.body.dataset, { runtime, threads });
       keepForUseOffline();
     },
@@ -35,6 +36,7 @@
       broken = new Failure("The model does not start", sentence);
       find("loaded").hidden = true;
       find("loading").textContent = `The model does not start: ${sentence}`;
+      say(find("loading").textContent);
       for (const answer of asked.values()) answer.fail(broken);
       asked.clear();
     },
@@ -85,6 +87,9 @@
     try {
       await navigator.serviceWorker.register("service-worker.js");
       await navigator.serviceWorker.ready;
+      const kept = (await (await caches.open(cache)).keys()).map(({ url }) => url);
+      const isWhole = ["/encode.onnx", "/step.onnx", ".wasm"].every((end) => kept.some((url) => url.endsWith(end)));
+      if (!isWhole) throw new Error("there is no room for the model's files.");
       find("offline").textContent = "This page also works without a network.";
     } catch (error) {
       say(`The page is not kept for use without a network: ${error.message}`);

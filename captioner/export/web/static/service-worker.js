@@ -3,6 +3,7 @@
 const PREFIX = `captioner ${self.registration.scope} `; // one server may have several folders
 const CACHE = `${PREFIX}{version}`;
 const FILES = {files};
+const LARGE = {large}; // of the model and of the runtimes, of which the page needs one
 const HEADERS = {
   "Content-Security-Policy": "{policy}",
   "X-Content-Type-Options": "nosniff",
@@ -18,17 +19,23 @@ self.addEventListener("fetch", (event) => {
   event.respondWith(answer(url, event.request));
 });
 
-/** The model's files are there already: the page has put them into the cache as they came. */
+/** The page puts the model's files into the cache as they come. Where the page of an earlier export did, those of this one
+    come now: the earlier cache goes once this worker takes over, and there may be no network then. */
 async function keep() {
   const cache = await caches.open(CACHE);
-  for (const name of FILES) {
+  const earlier = new Set();
+  for (const name of await ours()) for (const { url } of await (await caches.open(name)).keys()) earlier.add(url);
+  for (const name of [...FILES, ...LARGE]) {
     const url = new URL(name, self.registration.scope);
+    if (LARGE.includes(name) && !earlier.has(url.href)) continue;
     if (!(await cache.match(url))) await cache.add(new Request(url, { cache: "no-cache" }));
   }
 }
 
+const ours = async () => (await caches.keys()).filter((name) => name.startsWith(PREFIX));
+
 async function begin() {
-  for (const name of await caches.keys()) if (name.startsWith(PREFIX) && name !== CACHE) await caches.delete(name);
+  for (const name of await ours()) if (name !== CACHE) await caches.delete(name);
   await self.clients.claim();
 }
 

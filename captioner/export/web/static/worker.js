@@ -58,7 +58,7 @@ function payload({ geometry, readings }, config) {
     const { maps, top } = quantise(one.maps, geometry.mask);
     const words = one.words.map((word, i) => {
       const off = digits(one.offGrid[i], 4);
-      return { word, probability: digits(one.probabilities[i], 4), ...(off > 0 && { off_grid: off }) };
+      return { word: detokenize([word]), probability: digits(one.probabilities[i], 4), ...(off > 0 && { off_grid: off }) };
     });
     return { text: one.text, score: digits(one.score, 4), finished: one.finished, words, maps, scale: [digits(top, 6)] };
   });
