@@ -28,7 +28,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgb = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
         assert rgb is not None  # not in place
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (
-        "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")
+        image.mode in ("1", "L", "P", "RGB") and image.has_transparency_data  # also of a palette
     ):
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

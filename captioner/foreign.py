@@ -25,6 +25,7 @@ _CONFIG = "config.json"
 _OURS = "captioner"  # the model type in `captioner.hub`
 _TEXTS = ("graphs/**", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 _WEIGHTS = (".safetensors", ".bin")
+_HASHED = (".json", ".txt", ".jinja", ".model", ".tiktoken")  # beside them
 _MOST_CONFIG = 64 << 20  # bytes
 _SAMPLE = 1 << 20  # bytes of a file of weights, at its beginning and its end
 _WIDEST, _LONGEST = 100, 200  # of a beam and of a caption, as in our own files
@@ -149,6 +150,7 @@ def parse_heads(text: str) -> list[tuple[int, int | None]]:
 def name_of(path: Path) -> str:
     """What a model is called: "owner/name" for one of the hub, the folder's name for another folder, else the name of
     the file without its ending."""
+    path = path if path.name not in ("", "..") else path.resolve()
     parts = path.parts if path.is_dir() else path.parent.parts
     if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
         return parts[-3].removeprefix("models--").replace("--", "/")
@@ -191,7 +193,9 @@ def _decoding(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[
     def number(name: str, low: float, high: float) -> Any:
         value: Any = values.get(name)
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= low
-        return min(value, high) if good else None
+        if not good or not (name == "length_penalty" or value == value // 1):
+            return None
+        return min(value, high) if name == "length_penalty" else int(min(value, high))
 
     given = {
         "width": number("num_beams", 1, _WIDEST),
@@ -246,7 +250,7 @@ def _digest(folder: str | os.PathLike[str]) -> str:
 
     total = sha256()
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if not entry.is_file() or not entry.name.endswith((".json", ".txt", ".model", *_WEIGHTS)):
+        if not entry.is_file() or not entry.name.endswith((*_HASHED, *_WEIGHTS)):
             continue
         size = entry.stat().st_size
         total.update(f"{entry.name} {size}\n".encode())

@@ -1,5 +1,6 @@
 """The geometry between the picture's pixels, the model's input and the grid."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -196,6 +197,9 @@ def fit(image: Image.Image, geometry: Geometry) -> "NDArray[np.uint8]":
     return canvas
 
 
+_LARGEST_CANVAS = 4096  # pixels a side; of larger pictures the input's pixels are means anyway
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fitting:
     """How pictures are brought to the input of a model that is not ours: what its image processor does.
@@ -264,8 +268,12 @@ class Fitting:
 
     def _padded(self, image: Image.Image, geometry: Geometry) -> "NDArray[np.uint8]":
         """The picture on ``fill``, resized with it: the border is as soft as the picture's own edges."""
-        across, down = (image.size[axis] / geometry.size[axis] for axis in (0, 1))
         left, top, right, bottom = geometry.extent
+        ends = ((left, right), (top, bottom))
+        longest = max(image.size[i] * (last - first) / geometry.size[i] for i, (first, last) in enumerate(ends))
+        if longest > _LARGEST_CANVAS:  # of a strip, whose square would fill the memory
+            image = image.reduce(math.ceil(longest / _LARGEST_CANVAS))
+        across, down = (image.size[axis] / geometry.size[axis] for axis in (0, 1))
         canvas = Image.new("RGB", (round((right - left) * across), round((bottom - top) * down)), self.fill)
         canvas.paste(image, (round(-left * across), round(-top * down)))
         resized = canvas.resize((self.width, self.height), Image.Resampling(self.resample), reducing_gap=3.0)

@@ -34,7 +34,7 @@ FORMAT = "captioner"
 OLDEST_VERSION = 1
 
 _MOST_HEADER = 64 << 20  # bytes; ours have some hundred kilobytes
-_DAMAGE = (CaptionerError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
+_DAMAGE = (CaptionerError, AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
 """What validation raises on metadata that this program did not write."""
 
 
@@ -59,7 +59,7 @@ def read_header(path: str | Path) -> Header:
     from pathlib import Path
 
     path = Path(path)
-    if (path / EXPORTED).is_file():
+    if os.path.isfile(path / EXPORTED):  # noqa: PTH113
         if is_foreign(path):
             return cast("Header", describe(path))
         return read_exported(path)

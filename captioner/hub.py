@@ -242,7 +242,7 @@ def _name_in(folder: Path) -> str:
     try:
         content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         name = content.get("name", "")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ""
     return name if isinstance(name, str) else ""
 

@@ -137,7 +137,9 @@ def _check_part(part: str, values: Any) -> None:
     if not isinstance(values, dict):
         raise TypeError(f"its {part} is {'missing' if values is None else f'a {type(values).__name__}'}")
     for name, value in values.items():
-        if part == "decoder" and name == "members" and isinstance(value, list) and len(value) <= MOST_MEMBERS:
+        if part == "decoder" and name == "members":
+            if not isinstance(value, list) or not 1 <= len(value) <= MOST_MEMBERS:
+                raise ValueError(f"the decoder's 'members' are {value!r:.60}, not up to {MOST_MEMBERS} decoders")
             for one in value:  # of an ensemble, which has none in it
                 _check_part("member", one)
             continue

@@ -57,7 +57,8 @@ def prepare(
     check_numbers(max_pixels=max_pixels, keep=keep)
     # As many pixels as the resizing looks at (see `captioner.image.fit`): a large JPEG is decoded at reduced scale.
     # ``keep`` has no say in it, so that a caption does not depend on whether it is shown.
-    needed = max(_REDUCED * backend.side, _SHARP)
+    side = max(backend.fitting.width, backend.fitting.height) if isinstance(backend, FitsPictures) else backend.side
+    needed = max(_REDUCED * side, _SHARP)
     opened = open_with_orientation(picture, max_pixels=max_pixels, at_least=needed)
     image = opened.image
     if isinstance(backend, FitsPictures):

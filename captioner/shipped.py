@@ -38,22 +38,23 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
     if "://" in text:
         raise CheckpointError(f"{text}: models are files", remedy="fetch it first")
     if text.endswith(".safetensors") or os.sep in text:
-        path = Path(text).expanduser()
-        if path.is_file() or (path / EXPORTED).is_file():
+        path = Path(os.path.expanduser(text))  # noqa: PTH111 - which leaves "~nobody" as it is
+        if os.path.isfile(path) or os.path.isfile(path / EXPORTED):  # noqa: PTH113 - also names that are too long
             return path
-        raise _not_exported(path) if path.is_dir() else CheckpointError(f"{path}: no such model file")
+        is_folder = os.path.isdir(path)  # noqa: PTH112
+        raise _not_exported(path) if is_folder else CheckpointError(f"{path}: no such model file")
     models, others = shipped_models(), shipped_answering_models()
     if answering:
         models, others = others, models
     if text in models:
         return models[text]
-    if (Path(text) / EXPORTED).is_file():
+    if os.path.isfile(Path(text) / EXPORTED):  # noqa: PTH113
         return Path(text)
     names = ", ".join(models) or "none"
     if text in others:
         what = "makes captions, and answers no questions" if answering else "answers questions, and makes no captions"
         raise CheckpointError(f"the model '{text}' {what}; shipped for this: {names}")
-    if text and Path(text).is_dir():
+    if text and os.path.isdir(text):  # noqa: PTH112
         raise _not_exported(Path(text))
     raise CheckpointError(f"no model is called '{text}'; shipped: {names}", remedy="a .safetensors file works too")
 

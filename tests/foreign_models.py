@@ -194,7 +194,7 @@ def _blip2_t5(folder: Path) -> None:
 
 
 @build("florence-2")
-def _florence2(folder: Path) -> None:
+def _florence2(folder: Path, forced: int | None = None) -> None:
     """2 x 2 cells of 16 pixels."""
     tokenizer = byte_level()
     vision = {
@@ -210,7 +210,15 @@ def _florence2(folder: Path) -> None:
     )  # fmt: skip
     config = transformers.Florence2Config(vision_config=vision, text_config=text, image_token_id=2)
     processor = transformers.CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
-    save(folder, spread(transformers.Florence2ForConditionalGeneration(config)), tokenizer, processor)
+    model = transformers.Florence2ForConditionalGeneration(config)
+    model.generation_config.forced_bos_token_id = forced
+    save(folder, spread(model), tokenizer, processor)
+
+
+@build("florence-2 forced")
+def _florence2_forced(folder: Path) -> None:
+    """Begins each caption with the same piece, as those that were trained do."""
+    _florence2(folder, forced=1)
 
 
 def llama(tokenizer: Any) -> transformers.LlamaConfig:

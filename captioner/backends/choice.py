@@ -11,7 +11,7 @@ from typing import Any
 from captioner.backends.accelerators import torch_may_use_one
 from captioner.backends.base import BACKENDS, AnsweringBackend, Backend
 from captioner.backends.graph_files import ANSWERING_GRAPHS, GRAPHS, graph_folder
-from captioner.errors import OptionError
+from captioner.errors import OptionError, one_line
 from captioner.foreign import EXTRA, is_foreign
 
 FOREIGN = "huggingface"
@@ -169,6 +169,10 @@ def _open(
                     f"the backend '{backend}' needs {error.name}, which is not installed",
                     remedy=f"pip install {error.name}",
                 ) from None
+        except ImportError as error:  # a library that it needs does not load
+            raise OptionError(
+                f"the backend '{backend}' cannot be imported ({one_line(error)})", remedy="install what it needs again"
+            ) from None
     if backend not in BACKENDS:
         known = ", ".join(sorted({"auto", "huggingface", *_OURS, *BACKENDS}))
         raise OptionError(f"no backend is called '{backend}'; there are {known}")

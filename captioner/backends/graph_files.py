@@ -28,6 +28,7 @@ DESCRIPTION_VERSION = 1
 
 _REMEDY = "'captioner export MODEL --graphs' writes it, --backend torch needs none"
 _LARGEST_SIZE = 100_000  # of a side, a grid, a tensor's axis
+_MOST_POSITIONS = 1 << 26  # numbers
 _METADATA_FIELD = 14  # of onnx.ModelProto: repeated StringStringEntryProto {key = 1, value = 2}
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 STORED_TYPES = {"float32": "<f4", "float16": "<f2", "int8": "|i1", "uint8": "|u1", "int32": "<i4", "int64": "<i8"}
@@ -205,6 +206,7 @@ def _is_recipe(recipe: Any) -> bool:
         and isinstance(recipe.get("bias") or "", str)
         and isinstance(recipe.get("eps", 0.0), float)
         and len(recipe.get("positions", [1, 1, 1])) == 3
+        and math.prod(recipe.get("positions", [1])) <= _MOST_POSITIONS
         and type(recipe.get("offset", 0)) is int
         and recipe.get("type", "float32") in STORED_TYPES
         and (

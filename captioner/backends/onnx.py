@@ -197,7 +197,7 @@ class OnnxBackend:
         outputs = {output.name: output.shape for output in step.get_outputs()}
         inputs = {each.name: each.shape for each in self._sessions["encode"].get_inputs()}
         found = {
-            "words": (outputs.get("log_p", [None])[-1], len(self.vocabulary)),
+            "words": ((outputs.get("log_p") or [None])[-1], len(self.vocabulary)),
             "cells": (outputs.get("map", [None])[1:], list(self.grid_shape)),
             "pixels a side": (inputs.get("pixels", [])[1:3], [self.side, self.side]),
         }

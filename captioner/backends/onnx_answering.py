@@ -77,7 +77,7 @@ class OnnxAnsweringBackend:
         self._threads = threads
         self._sessions = dict(sessions)
         outputs = {output.name: output.shape for output in self._sessions["answer"].get_outputs()}
-        if outputs.get("log_p", [None])[-1] != len(self.answers):
+        if (outputs.get("log_p") or [None])[-1] != len(self.answers):
             raise CheckpointError(f"the model has {len(self.answers)} answers and its graphs others: one is damaged")
 
     @property

@@ -46,10 +46,11 @@ def find_provider(device: str) -> tuple[str, list[Any]]:
     available = onnxruntime.get_available_providers()
     if device == "auto":
         device = "cuda" if PROVIDERS["cuda"] in available and has_nvidia_gpu() else "cpu"
-    kind, _, number = device.partition(":")
+    kind, colon, number = device.partition(":")
     provider = PROVIDERS.get(kind)
     here = ", ".join(name for name, one in PROVIDERS.items() if one in available)
-    if provider is None or (number and not (kind in ("cuda", "directml") and number.isdigit())):
+    is_number = kind in ("cuda", "directml") and number.isdecimal() and number.isascii()
+    if provider is None or (colon and not is_number):
         raise OptionError(f"there is no device '{device}' for the backend onnx", remedy=f"here are {here}")
     if provider not in available:
         raise OptionError(

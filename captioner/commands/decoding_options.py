@@ -97,9 +97,11 @@ def provenance_of(
         more_of_maps: further options of maps.
     """
     from captioner.data.writers import Provenance, digest_of
-    from captioner.foreign import name_of
+    from captioner.foreign import is_foreign, name_of, parse_heads
     from captioner.options import MapOptions
 
     search = {"search": type(decoding).__name__.lower(), **decoding.as_dict()}
     maps = {**asdict(MapOptions.stored(about, options.explain)), **more_of_maps}
+    if is_foreign(model):
+        maps["map_heads"] = sorted(parse_heads(getattr(options, "map_heads", None) or ""), key=str)
     return Provenance(model=name_of(model), digest=digest_of(model), decoding=search, maps=maps, texts=texts)

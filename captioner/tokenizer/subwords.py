@@ -57,7 +57,17 @@ class Subwords(Vocabulary):
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
-    def of(cls, tokenizer: Any, *, start: int, end: int, pad: int, size: int, hidden: Iterable[int] = ()) -> "Subwords":
+    def of(
+        cls,
+        tokenizer: Any,
+        *,
+        start: int,
+        end: int,
+        pad: int,
+        size: int,
+        hidden: Iterable[int] = (),
+        start_is_a_piece: bool = False,
+    ) -> "Subwords":
         """The pieces of a tokeniser that a model may emit.
 
         Args:
@@ -65,11 +75,12 @@ class Subwords(Vocabulary):
             start, end, pad: ids of the model.
             size: of the model's output; larger ids cannot be emitted.
             hidden: ids that are never emitted, beside the tokeniser's special ones.
+            start_is_a_piece: the start is text, which may come again.
         """
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        dropped = special.union(tokenizer.all_special_ids, hidden, (start, end))
+        dropped = special.union(tokenizer.all_special_ids, hidden, (end,) if start_is_a_piece else (start, end))
         pieces = sorted((i, piece) for piece, i in tokenizer.get_vocab().items() if i < size and i not in dropped)
         unknown = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
         kept = [(i, piece) for i, piece in pieces if piece not in SPECIAL]

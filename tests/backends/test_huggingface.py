@@ -1,6 +1,8 @@
 """Foreign models: our decoding makes what their own generation makes, and their maps lie where they belong."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,12 @@ from PIL import Image
 
 pytest.importorskip("transformers", reason="needs transformers, which is not installed")
 
-from captioner.backends.huggingface.inputs import normalise
+from captioner.backends.huggingface.inputs import fitting_of, normalise
+from captioner.foreign import describe
 from captioner.options import Greedy
 from captioner.pipeline import Captioner
 from captioner.tokenizer.vocabulary import END, SPECIAL, START
-from tests.foreign_models import BUILDERS
+from tests.foreign_models import BUILDERS, write
 
 Opened = Callable[[str], Captioner]
 
@@ -53,14 +56,16 @@ def generated(model: Captioner, pixels: np.ndarray) -> list[list[int]]:
         given["mm_token_type_ids"] = (given["input_ids"] == family.picture).int()
     vocabulary = model.vocabulary
     emitted = {*vocabulary.foreign[len(SPECIAL) :], vocabulary.foreign[END]}  # type: ignore[attr-defined]
-    never = [i for i in range(family.size) if i not in emitted]
+    forced = [family.start] if family.prefix else []
+    never = [i for i in range(family.size) if i not in (*emitted, *forced)]
+    words = WORDS + len(forced)
     found = model.model.generate(
-        **given, max_new_tokens=WORDS, do_sample=False, num_beams=1, min_new_tokens=1, suppress_tokens=never
+        **given, max_new_tokens=words, do_sample=False, num_beams=1, min_new_tokens=1, suppress_tokens=never
     )
     ours = {foreign: i for i, foreign in enumerate(vocabulary.foreign) if i >= len(SPECIAL)}  # type: ignore[attr-defined]
     rows = []
     for row in found.tolist():
-        after = row[-WORDS:] if len(row) >= WORDS else row
+        after = row[-words:] if len(row) >= words else row
         while after and after[0] not in ours:  # the start, or the prompt
             after = after[1:]
         ends = [i for i, piece in enumerate(after) if piece not in ours]
@@ -212,3 +217,94 @@ def test_a_patch_that_draws_all_attention_glows_where_it_lies_in_the_picture(nam
         assert abs(centre - (x, y)).max() <= 0.5 * cell.max() + 1, (name, centre, (x, y), cell)
         assert float(off_grid[0, 0]) == pytest.approx(0, abs=1e-3)
         assert prepared.geometry.cell_of(x, y) == tuple(np.argwhere(map_ >= map_.max() - 0.2)[0]) or map_.max() < 0.6
+
+
+def opened(folder: Path) -> Captioner:
+    from captioner.pipeline import load
+
+    return load(folder, device="cpu")
+
+
+def test_a_template_in_the_tokenisers_configuration_is_the_prompt(tmp_path: Path) -> None:
+    write("llava", tmp_path)
+    plain = opened(tmp_path).backend.family  # type: ignore[attr-defined]
+    file = tmp_path / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    # A conversation's content is a list of parts, or in templates for text alone one text.
+    parts = "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}"
+    for content in parts + "{% endif %}{% endfor %}", "{{ message['content'] }}":
+        template = "{% for message in messages %}<|end|>ask " + content + " the dog{% endfor %}"
+        file.write_text(json.dumps(config | {"chat_template": template}))
+        family = opened(tmp_path).backend.family  # type: ignore[attr-defined]
+        read = family.parts.tokenizer.decode([*family.prompt, family.start])
+        assert read.startswith("<|end|>ask<image>") or read.startswith("<|end|>ask <image>"), read
+        assert read.endswith("one sentence. the dog")
+        assert read.count("<|end|>") == 1 and family.prompt != plain.prompt  # the template's own start, and no second
+
+
+def test_the_last_piece_of_a_prompt_may_be_emitted_again(foreign: Opened) -> None:
+    model = foreign("llava")
+    family, vocabulary = model.backend.family, model.vocabulary  # type: ignore[attr-defined]
+    piece = family.parts.tokenizer.convert_ids_to_tokens(family.start)
+    assert vocabulary.words.index(piece) >= len(SPECIAL)
+    other = foreign("git")
+    start = other.backend.family.start  # type: ignore[attr-defined]
+    assert start not in other.vocabulary.foreign[len(SPECIAL) :]  # type: ignore[attr-defined]
+
+
+def test_what_the_models_generation_suppresses_is_not_emitted(tmp_path: Path) -> None:
+    write("vit-gpt2", tmp_path)
+    caption = opened(tmp_path).caption(pictures()[0], options=Greedy(max_length=WORDS))
+    vocabulary: Any = opened(tmp_path).vocabulary
+    words = vocabulary.encode([word.text for word in caption.words])[1:-1]
+    pieces = sorted({vocabulary.foreign[piece] for word in words for piece in vocabulary.pieces(word)})
+    others = [piece for piece in vocabulary.foreign[len(SPECIAL) :] if piece not in pieces][:2]
+    file = tmp_path / "generation_config.json"
+    suppressed = {"suppress_tokens": pieces[:1], "bad_words_ids": [[piece] for piece in pieces[1:]] + [others]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | suppressed))
+    kept = opened(tmp_path).vocabulary.foreign[len(SPECIAL) :]  # type: ignore[attr-defined]
+    assert not set(pieces) & set(kept) and set(others) <= set(kept)
+
+
+def test_numbers_of_a_generation_configuration_are_whole(tmp_path: Path) -> None:
+    write("vit-gpt2", tmp_path)
+    file = tmp_path / "generation_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"num_beams": 2.0, "max_length": 20.5, "length_penalty": 1.5}))
+    decoding = describe(tmp_path)["about"]["decoding"]
+    assert (decoding["width"], decoding["max_length"], decoding["length_penalty"]) == (2, 30, 1.5)
+    assert all(type(decoding[name]) is int for name in ("width", "max_length", "min_length"))
+    file.write_text(json.dumps(settings | {"num_beams": 1e308, "max_new_tokens": 10**30}))
+    decoding = describe(tmp_path)["about"]["decoding"]
+    assert (decoding["width"], decoding["max_length"]) == (100, 200)
+
+
+def test_a_template_changes_the_digest(tmp_path: Path) -> None:
+    write("vit-gpt2", tmp_path)
+    before = describe(tmp_path)["digest"]
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert describe(tmp_path)["digest"] != before
+
+
+def test_donuts_padding_is_black_and_llavas_the_mean() -> None:
+    import transformers
+
+    donut = transformers.DonutImageProcessor(size={"height": 24, "width": 24}, do_align_long_axis=False)
+    llava = transformers.LlavaImageProcessor(crop_size={"height": 24, "width": 24}, do_pad=True)
+    for processor, colour in ((donut, (0, 0, 0)), (llava, (122, 116, 104))):
+        assert fitting_of(processor, "model").fill == colour
+    picture = Image.new("RGB", (48, 24), "white")
+    fitting = fitting_of(donut, "model")
+    ours = fitting.fit(picture, fitting.geometry(picture.size, (3, 3)))
+    theirs = np.asarray(donut(picture, return_tensors="np", do_normalize=False, do_rescale=False)["pixel_values"][0])
+    theirs = theirs if theirs.shape[-1] == 3 else theirs.transpose(1, 2, 0)
+    assert (ours[0, 0] == theirs[0, 0]).all() and (ours[12, 12] == theirs[12, 12]).all()
+
+
+@pytest.mark.parametrize(("resample", "number"), [(0, 0), (2, 2), (None, 3)])
+def test_the_nearest_pixel_is_a_filter_too(resample: int | None, number: int) -> None:
+    import transformers
+
+    processor = transformers.CLIPImageProcessor(size={"height": 8, "width": 8}, do_center_crop=False)
+    processor.resample = resample
+    assert fitting_of(processor, "model").resample == number

@@ -88,9 +88,9 @@ def open_foreign(
 def _checked_type(folder: Path, name: str) -> tuple[str, str]:
     """The model's type and class, which one of the families takes."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind = str(config["model_type"])
+    kind = one_line(str(config["model_type"]))[:40]
     architectures = config.get("architectures")
-    named = architectures if isinstance(architectures, list) else []
+    named = [one_line(str(one))[:80] for one in architectures] if isinstance(architectures, list) else []
     if kind in TILED:
         raise tiled(name, kind)
     if kind not in FAMILIES:
@@ -170,7 +170,8 @@ def _backend(family: Any, folder: Path, map_heads: Sequence[tuple[int, int | Non
         end=ends[0],
         pad=pads[0] if pads else ends[0],
         size=family.size,
-        hidden=[*ends, *family.hidden],
+        hidden=[*ends, *family.hidden, *_suppressed(model.generation_config)],
+        start_is_a_piece=family.start_is_a_piece,
     )
     about = describe(folder)
     decoding = about["about"]["decoding"]
@@ -184,6 +185,13 @@ def _backend(family: Any, folder: Path, map_heads: Sequence[tuple[int, int | Non
         digest=about["digest"],
         map_heads=map_heads,
     )
+
+
+def _suppressed(generation: Any) -> list[int]:
+    """The pieces that the model's own generation never emits."""
+    words = first_of(generation, "bad_words_ids") or []
+    single = [one[0] for one in words if isinstance(one, (list, tuple)) and len(one) == 1]
+    return special_ids(first_of(generation, "suppress_tokens"), single)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class HuggingFaceBackend:
     def encode(self, pixels: Pixels, geometries: Sequence[Geometry]) -> ForeignState:
         """See `captioner.backends.base.Backend.encode`."""
         with torch.no_grad():  # not in inference mode, whose tensors gradients cannot pass
-            state = self.family.encode(normalise(pixels, self.family.parts.image_processor, self._device, self._dtype))
+            state = self.family.begin(normalise(pixels, self.family.parts.image_processor, self._device, self._dtype))
         mask = torch.from_numpy(np.stack([geometry.mask.ravel() for geometry in geometries]))  # (B, h * w)
         state.rows["mask"] = mask.to(self._device)
         return state

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from captioner.backends.huggingface.families import (
@@ -21,6 +20,7 @@ from captioner.backends.huggingface.families import (
     new_cache,
     with_cache,
 )
+from captioner.backends.huggingface.inputs import resample_of
 from captioner.errors import CheckpointError
 from captioner.geometry import Fitting
 
@@ -31,6 +31,8 @@ _QWEN_SIDE = 448  # pixels: 16 x 16 cells of 28
 
 class Conversation(Family):
     """A decoder that reads a prompt with the picture's cells in it, once a picture."""
+
+    start_is_a_piece = True  # the last of the prompt
 
     def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__(model, parts)
@@ -74,20 +76,26 @@ class Conversation(Family):
         """
         tokenizer = self.parts.tokenizer
         picture = tokenizer.convert_ids_to_tokens(self.picture)
-        if self.parts.processor is not None:
-            content = [{"type": "image"}, {"type": "text", "text": _REQUEST}]
-            text = self.parts.processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True
-            )
-        else:
+        template = self.parts.processor or (tokenizer if tokenizer.chat_template else None)
+        if template is None:
             text = _WITHOUT_TEMPLATE.format(picture=picture, request=_REQUEST)
-        ids = tokenizer(text).input_ids
+        else:
+            text = _templated(template, [{"type": "image"}, {"type": "text", "text": _REQUEST}])
+            if picture not in text:  # a template for text alone
+                text = _templated(template, f"{picture}\n{_REQUEST}")
+        begins = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)  # as some templates do themselves
+        ids = tokenizer(text, add_special_tokens=not begins).input_ids
         if ids.count(self.picture) != 1:
             raise CheckpointError(f"{self.parts.name}: its template holds {ids.count(self.picture)} pictures, not one")
         place = ids.index(self.picture)
         if place + 1 == len(ids):
             raise CheckpointError(f"{self.parts.name}: nothing follows the picture in its prompt")
         return ids[:place], ids[place + 1 :]
+
+
+def _templated(template: Any, content: Any) -> str:
+    messages = [{"role": "user", "content": content}]
+    return str(template.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 @FAMILIES.register("llava")
@@ -121,8 +129,9 @@ class Qwen2VL(Conversation):
         side = min(_QWEN_SIDE, int(most**0.5)) if most else _QWEN_SIDE
         side = max(1, side // cell) * cell
         mean = [round(255 * value) for value in processor.image_mean]
-        resample = int(processor.resample or Image.Resampling.BICUBIC)
-        return Fitting(width=side, height=side, mode="pad", resample=resample, fill=(mean[0], mean[1], mean[2]))
+        return Fitting(
+            width=side, height=side, mode="pad", resample=resample_of(processor), fill=(mean[0], mean[1], mean[2])
+        )
 
     def cell_grid(self) -> tuple[int, int]:
         vision = self.model.config.vision_config

@@ -91,6 +91,8 @@ class Family:
         first_cell: among the positions that attention weighs, the one of the upper left cell; the others follow row by
             row.
         longest: the most pieces that the model can read after the start.
+        prefix: ids that are read before the start.
+        start_is_a_piece: whether the start is text, which may come again.
         ends: ids that end a caption; empty for those of the configuration.
         hidden: ids that are never emitted, beside special ones.
         size: ids that it can emit.
@@ -101,12 +103,29 @@ class Family:
     start: int
     first_cell: int
     longest: int
+    prefix: tuple[int, ...] = ()
+    start_is_a_piece: ClassVar[bool] = False
     ends: tuple[int, ...] = ()
     hidden: tuple[int, ...] = ()
 
     def __init__(self, model: Any, parts: Parts) -> None:
         self.model, self.parts = model, parts
         self.size = int(model.config.get_text_config(decoder=True).vocab_size)
+
+    def force_first(self) -> None:
+        """Begin with the piece that the model's generation puts after the start (BART's "forced_bos_token_id")."""
+        forced = first_of(self.model.generation_config, "forced_bos_token_id")
+        if forced is not None and int(forced) != self.start:
+            self.prefix, self.start = (self.start,), int(forced)
+            self.longest -= 1
+
+    def begin(self, pixels: Tensor) -> ForeignState:
+        """As `encode`, with what is read before the start."""
+        state = self.encode(pixels)
+        if not self.prefix:
+            return state
+        self.read(torch.tensor([self.prefix] * len(pixels), device=pixels.device), state)
+        return replace(state, length=len(self.prefix))
 
     def encode(self, pixels: Tensor) -> ForeignState:
         """The state of B pictures before the start, for inputs (B, 3, height, width), normalised."""

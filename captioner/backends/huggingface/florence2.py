@@ -38,6 +38,7 @@ class Florence2(Family):
         text = model.config.text_config
         self.start = int(text.decoder_start_token_id)
         self.longest = int(text.max_position_embeddings) - 2
+        self.force_first()
         self.picture = int(model.config.image_token_id)
         self.hidden = (self.picture,)
         self.prompt = parts.tokenizer(_PROMPT).input_ids

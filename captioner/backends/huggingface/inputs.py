@@ -27,8 +27,10 @@ def fitting_of(processor: Any, name: str) -> Fitting:
     if tiles:
         raise tiled(name, tiles[0])
     size, crop = (_plain(getattr(processor, option, None)) for option in ("size", "crop_size"))
-    resample = int(getattr(processor, "resample", None) or Image.Resampling.BICUBIC)
-    fill = tuple(int(255 * value) for value in getattr(processor, "image_mean", None) or (0.5, 0.5, 0.5))
+    resample = resample_of(processor)
+    mean = getattr(processor, "image_mean", None) or (0.5, 0.5, 0.5)
+    # LLaVA's pads with the mean; Donut's, which makes a thumbnail first, with black.
+    fill = (0, 0, 0) if getattr(processor, "do_thumbnail", False) else tuple(int(255 * value) for value in mean)
     if getattr(processor, "do_align_long_axis", False):
         raise OptionError(f"{name}: its image processor turns pictures (do_align_long_axis), so that maps would lie")
     crops = bool(getattr(processor, "do_center_crop", False)) and bool(crop)
@@ -46,6 +48,12 @@ def fitting_of(processor: Any, name: str) -> Fitting:
         resized = size.get("shortest_edge") or _width_and_height(size)
         return Fitting(width=width, height=height, mode="crop", resized=resized, resample=resample, fill=(0, 0, 0))
     return Fitting(width=width, height=height, resample=resample)
+
+
+def resample_of(processor: Any) -> int:
+    """The filter of an image processor, by its number in Pillow, of which one is 0."""
+    found = getattr(processor, "resample", None)
+    return int(Image.Resampling.BICUBIC if found is None else found)
 
 
 def tiled(name: str, option: str) -> OptionError:

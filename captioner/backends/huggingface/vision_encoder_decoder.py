@@ -35,6 +35,7 @@ class VisionEncoderDecoder(Family):
         self.start = int(start)
         self.longest = int(first_of(decoder, "n_positions", "max_position_embeddings") or 512) - 3
         self.first_cell = 0
+        self.force_first()
 
     def _grid(self, encoder: Any) -> tuple[int, int]:
         """Cells of the encoder's last stage: hierarchical encoders (Swin) halve their grid between stages."""
