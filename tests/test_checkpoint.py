@@ -185,6 +185,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "no word for a",
     ),
     "an endless number": (with_header(lambda h: h["config"]["decoder"].update(width=10**400)), "the decoder's 'width'"),
+    "an ensemble of letters": (
+        with_header(lambda h: h["config"]["decoder"].update(kind="ensemble", members="abc")),
+        "'members'",
+    ),
+    "an ensemble of texts": (
+        with_header(lambda h: h["config"]["decoder"].update(kind="ensemble", members=["a"] * 17)),
+        "'members'",
+    ),
+    "an ensemble of nothing": (
+        with_header(lambda h: h["config"]["decoder"].update(kind="ensemble", members=[])),
+        "'members'",
+    ),
     "too many layers": (with_header(lambda h: h["config"]["decoder"].update(layers=5000)), "the decoder's 'layers'"),
     "a number beyond all floats": (lambda path: rewritten(path, model='{"about": {"seen": 1e999}}'), "too large"),
     "a score that is endless": (with_header(lambda h: h.update(about={"test": {"scores": {"a": 10**400}}})), "scores"),

@@ -1,5 +1,7 @@
 """The geometry between the picture's pixels, the model's input and the grid's cells is exact."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -232,3 +234,16 @@ def test_what_was_cropped_away_has_no_map_and_no_cell() -> None:
     assert (spread[:, :32] == 0).all() and (spread[:, 96:] == 0).all() and (spread[:, 32:96] == 1).all()
     with pytest.raises(ValueError, match="sees"):
         geometry.cell_of(10, 10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+def test_a_long_strip_is_padded_in_little_memory() -> None:
+    import resource
+
+    strip = Image.new("RGB", (30_000, 300), "white")
+    fitting = Fitting(width=60, height=60, mode="pad", fill=(9, 9, 9))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+    pixels = fitting.fit(strip, fitting.geometry(strip.size, (4, 4)))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # the square would have 3.6 GB
+    assert pixels.shape == (60, 60, 3) and pixels[30, 30].min() > 60  # a band of 0.6 pixels
+    assert (pixels[:28] == 9).all() and (pixels[33:] == 9).all()

@@ -76,6 +76,12 @@ def test_palette_with_an_opacity_for_each_colour(tmp_path: Path) -> None:
     assert pixels_of(path) == [[ROW[0], (255, 255, 255), (204, 204, 255), ROW[3]]]
 
 
+def test_palette_of_colours_with_opacity_lies_on_white() -> None:
+    quantised = Image.new("RGBA", (8, 8), (0, 0, 0, 0)).quantize()
+    assert quantised.mode == "P" and "transparency" not in quantised.info
+    assert np.asarray(open_image(quantised)).min() == 255
+
+
 def test_rgb_with_a_transparent_colour_lies_on_white(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 1))
     image.putdata(ROW)

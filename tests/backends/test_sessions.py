@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from captioner.backends import sessions
+from captioner.errors import OptionError
 
 VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
@@ -60,3 +61,9 @@ def test_other_settings_of_glibc_do_not_matter(
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
     make(100)
     assert set_parameters
+
+
+@pytest.mark.parametrize("device", ["cpu:", "cpu:0", "cuda:", "cuda:\u00b2", "cuda:x", "tpu"])
+def test_a_device_that_does_not_exist_is_refused(device: str) -> None:
+    with pytest.raises(OptionError, match="no device"):
+        sessions.find_provider(device)

@@ -206,6 +206,11 @@ def test_models_are_found_by_name_and_by_path(tiny_model: Path, monkeypatch: pyt
         find_model("nowhere/x")
     with pytest.raises(CheckpointError, match=r"x.safetensors: no such model file"):
         find_model("x.safetensors")
+    for name in "~nobody-of-this-name/x.safetensors", f"{'x' * 5000}.safetensors", f"{'x' * 5000}/y":
+        with pytest.raises(CheckpointError, match="no such model file"):
+            find_model(name)
+    with pytest.raises(CheckpointError, match="no model is called"):
+        find_model("x" * 5000)
 
 
 def test_shipped_models_are_listed_default_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
