@@ -238,6 +238,9 @@ class LSTMDecoder(Decoder):
     ) -> tuple[Tensor, Attended]:
         """The gated context (N, D) of hidden states (N, width), and what all rows of the batch attended to.
 
+        The gate of Xu et al. 2015, section 4.2.1, scales the context of every mechanism, that of "adaptive" with its
+        sentinel too, which Lu et al. 2017 do without.
+
         ``taken`` is what the attention takes beside the query, each (N, ...).
         """
 

@@ -17,6 +17,7 @@ from captioner.model.attention import (
     VisualSentinel,
 )
 from captioner.model.attention.base import build_attention
+from captioner.model.attention.hard import HardCache
 from captioner.model.grid import Grid
 
 B, T, TEXT, IMAGE, WIDTH = 2, 3, 10, 8, 12
@@ -138,6 +139,22 @@ def test_a_share_of_the_pictures_takes_the_expected_context(query: Tensor, grid:
     attended = answer(attention, query, grid)
     assert attended.others["log_p"].abs().max() == 0
     torch.testing.assert_close(attended.context, attended.weights[:, 0] @ grid.features)
+
+
+def test_a_pictures_words_all_take_the_expected_context_or_none_does() -> None:
+    """The share is of pictures (section 4.1), also where the words come one by one."""
+    attention = build("hard", expected_share=0.5).train()
+    generator = torch.Generator().manual_seed(4)
+    grid = Grid(torch.randn(40, 6, IMAGE, generator=generator), (2, 3))
+    torch.manual_seed(2)
+    cache = attention.keys_values(grid)
+    steps = [attention(torch.randn(40, 3, TEXT, generator=generator), cache) for _ in range(5)]
+    taken = torch.cat([step.others["log_p"] == 0 for step in steps], 1)  # (40, 15)
+    assert torch.equal(taken.any(1), taken.all(1))
+    assert 10 < int(taken.all(1).sum()) < 30
+    again = attention.keys_values(grid)
+    assert isinstance(again, HardCache) and isinstance(cache, HardCache)
+    assert not torch.equal(again.expected, cache.expected)
 
 
 def test_hard_attention_has_a_moving_baseline() -> None:

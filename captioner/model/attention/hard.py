@@ -1,5 +1,7 @@
 """Hard attention: one cell is drawn, and the drawing is learned by REINFORCE (Xu et al. 2015, section 4.1)."""
 
+from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,6 +9,18 @@ from torch import Tensor
 from captioner.errors import OptionError
 from captioner.model.attention.additive import AdditiveAttention
 from captioner.model.attention.base import ATTENTIONS, Attended, AttentionCache, masked_softmax
+from captioner.model.grid import Grid
+
+
+@dataclass(frozen=True)
+class HardCache(AttentionCache):
+    """Keys and values, and which of the pictures take the expected context.
+
+    Attributes:
+        expected: (B,), True for a picture whose captions take it at every word; None where none does.
+    """
+
+    expected: Tensor | None = None
 
 
 @ATTENTIONS.register("hard")
@@ -15,15 +29,16 @@ class HardAttention(AdditiveAttention):
 
     Xu et al. 2015, "Show, Attend and Tell", section 4.1. In training the cell is drawn from the probabilities of
     additive attention (equation 8), and no gradient passes the drawing: `captioner.training.losses.hard_attention_loss`
-    is the estimator of equation 12 with its baseline, which needs ``others["log_p"]``. As in the paper, a share of the
-    pictures of a batch takes the expected context instead, which lowers the variance. In evaluation the likeliest cell
-    is taken, and gradients pass as if the context were the expected one (straight-through), for gradient maps.
+    is the estimator of equation 12 with its baseline, which needs ``others["log_p"]``. As in the paper, each picture of
+    a batch has a chance to take the expected context instead, for all its words, which lowers the variance. In
+    evaluation the likeliest cell is taken, and gradients pass as if the context were the expected one
+    (straight-through), for gradient maps.
 
     ``weights`` are the probabilities. ``others`` has "cell" (B, T), the number of the chosen cell, and in training
     "log_p" (B, T), the log-probability of the draw, 0 where the expected context was taken.
 
     Args:
-        expected_share: of the pictures of a training batch that take the expected context.
+        expected_share: the chance that a picture of a training batch takes the expected context.
         reward_weight: of the estimator in the loss; lambda_r of the paper.
         entropy_weight: of the entropy of the probabilities in the loss; lambda_e of the paper.
 
@@ -64,6 +79,13 @@ class HardAttention(AdditiveAttention):
         self.baseline.copy_(0.9 * before + 0.1 * mean)
         return before
 
+    def keys_values(self, grid: Grid) -> HardCache:
+        """See `Attention.keys_values`."""
+        cache = HardCache.of(grid, self.key(grid.features), grid.features)
+        if not self.training:
+            return cache
+        return replace(cache, expected=torch.rand(len(grid), device=cache.keys.device) < self.expected_share)
+
     def forward(self, query: Tensor, cache: AttentionCache) -> Attended:
         """See `Attention.forward`."""
         scores = self.scores(self.query(query), cache.keys)
@@ -79,7 +101,9 @@ class HardAttention(AdditiveAttention):
         possible = probabilities.detach().float().clamp(min=1e-12)
         cell = torch.multinomial(possible.flatten(0, 1), 1).view(probabilities.shape[:2])
         one = F.one_hot(cell, probabilities.shape[-1]).to(weights).unsqueeze(1)
-        expected = torch.rand(len(cell), 1, 1, 1, device=cell.device) < self.expected_share  # (B, 1, 1, 1)
-        context = (torch.where(expected, weights, one) @ cache.values.unsqueeze(1)).squeeze(1)
+        expected = getattr(cache, "expected", None)
+        if expected is None:  # the grid was kept in evaluation
+            expected = torch.zeros(len(cell), dtype=torch.bool, device=cell.device)
+        context = (torch.where(expected[:, None, None, None], weights, one) @ cache.values.unsqueeze(1)).squeeze(1)
         log_p = probabilities.float().gather(-1, cell.unsqueeze(-1)).squeeze(-1).clamp(min=1e-12).log()
-        return Attended.on_grid(context, weights, cell=cell, log_p=log_p.masked_fill(expected[..., 0, 0], 0.0))
+        return Attended.on_grid(context, weights, cell=cell, log_p=log_p.masked_fill(expected[:, None], 0.0))

@@ -72,7 +72,10 @@ class BlockRefiner(GridRefiner):
 
 
 class EncoderBlock(nn.Module):
-    """A stage of the encoder and the block behind it; the block's weights are not kept."""
+    """A stage of the encoder and the block behind it; the block's weights are not kept.
+
+    The encoder has no mask: of a padded picture the block sees the padding too.
+    """
 
     def __init__(self, stage: nn.Module, block: Block) -> None:
         super().__init__()
