@@ -130,7 +130,8 @@ def run(options: argparse.Namespace) -> int:
 
             if not options.dry_run or has_begun(options.output):
                 results = stack.enter_context(open_results(options.output, overwrite=options.overwrite))
-                results.check(provenance_of(model, options, decoding, about, asdict(affixes)))
+                marks = {"picture_gain": options.picture_gain, "min_confidence": options.min_confidence}
+                results.check(provenance_of(model, options, decoding, about, asdict(affixes), **marks))
             if results is not None and results.lost_detail and (options.n_best or 1) > 1 and not options.json:
                 report(f"{options.output}: holds {results.lost_detail}; a .jsonl file holds all {options.n_best}")
         if options.failures is not None and not options.dry_run:
@@ -152,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
             return dry_run(work, found)
         if options.watch is not None:
             return _watch(work, outputs, files)
-        work.named = len(found.pictures) > 1
+        work.named = found.several
         todo = work.plan(found)
         for one in sidecars:
             one.refuse(files)
@@ -216,6 +217,10 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError("there is no device ''", remedy="leave out --device, or give cpu, cuda, cuda:1 or mps")
     if options.overwrite and options.output is None and options.figure is None:
         raise OptionError("--overwrite goes with --output or --figure: nothing else is kept of a former run")
+    if options.cells and options.figure is None and options.page is None:
+        raise OptionError(
+            "--cells is of the maps of a figure or page", remedy="add --figure words.png or --page words.html"
+        )
     if options.watch is not None:
         _check_watch(options)
     if options.move_failed is not None and options.move_failed.exists() and not options.move_failed.is_dir():

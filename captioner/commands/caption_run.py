@@ -227,7 +227,8 @@ class CaptionRun:
             outputs.results.write(caption)
         if self._printing and (self.options.json or (outputs.results is None and not outputs.sidecars)):
             try:
-                print(caption.as_json() if self.options.json else self._text(caption), flush=True)
+                name = caption.image if self.named else None
+                print(caption.as_json() if self.options.json else text_of(caption, name=name), flush=True)
             except ReaderGone:
                 if outputs == Outputs(affixes=outputs.affixes):
                     raise
@@ -246,11 +247,13 @@ class CaptionRun:
         print_line(message_line(f"{picture}: moved to {moved}" if moved else f"{picture}: stays where it is"))
         return moved
 
-    def _text(self, caption: "Caption") -> str:
-        """The caption on a line; further captions of the picture on lines of their own that begin with a tab."""
-        text = printable(caption.text)
-        best = f"{printable(caption.image)}\t{text}" if self.named else text
-        return "\n".join([best, *(f"\t{printable(other.text)}" for other in caption.alternatives)])
+
+def text_of(caption: "Caption", *, name: str | None) -> str:
+    """A caption on a line, after the name of its picture where it is given; further captions of the picture on lines of
+    their own that begin with a tab."""
+    text = printable(caption.text)
+    best = text if name is None else f"{printable(name)}\t{text}"
+    return "\n".join([best, *(f"\t{printable(other.text)}" for other in caption.alternatives)])
 
 
 def _were_there(count: int) -> str:
@@ -275,7 +278,12 @@ def dry_run(run: CaptionRun, found: "FoundPictures") -> int:
     if run.options.output is not None:
         results = run.outputs.results
         rows = sum(results is None or name not in results for name in wanted - run.others)
-        print(printable(f"{run.options.output}: {rows} more rows"))
+        replaced = run.options.overwrite and os.path.exists(run.options.output)  # noqa: PTH110
+        print(
+            printable(
+                f"{run.options.output}: {'replaced, ' if replaced else ''}{rows} {'rows' if replaced else 'more rows'}"
+            )
+        )
     report(f"dry run: {len(todo):,} would be captioned, {run.there:,} are there, {run.failed:,} failed")
     return (1 if todo or run.there else 2) if run.failed else 0
 

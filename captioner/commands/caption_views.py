@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.console import ReaderGone, printable, report
+from captioner.commands.caption_run import text_of
+from captioner.commands.console import ReaderGone, report
 from captioner.commands.decoding_options import readable
 from captioner.commands.model_options import load_model
 from captioner.commands.packages import require
@@ -79,7 +80,7 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
             report(error)
             failed += 1
             continue
-        text = f"{printable(str(picture))}\t{caption.text}" if len(pictures) > 1 else caption.text
+        text = text_of(caption, name=str(picture) if len(pictures) > 1 else None)
         try:
             print(caption.as_json() if options.json else text, flush=True)
         except ReaderGone:
@@ -98,7 +99,8 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
 def _check(options: argparse.Namespace) -> None:
     name = "frames" if options.frames is not None else "heads" if options.heads is not None else "contrast"
     for other in _NOT_WITH:
-        if getattr(options, other, None):
+        value = getattr(options, other, None)
+        if value or (value == 0 and value is not False):  # 0 is a minimum of confidence
             given = other.replace("_", "-")
             raise OptionError(f"--{name} does not go with --{given}", remedy="use --json, --figure or --page")
     if options.heads is not None and options.contrast is not None:

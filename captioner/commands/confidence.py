@@ -9,6 +9,8 @@ from captioner.commands.console import printable
 from captioner.errors import OptionError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from captioner.pipeline import Captioner
     from captioner.results import Outcome
 
@@ -32,6 +34,10 @@ def add_confidence_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _holds_words(output: "Path | None") -> bool:
+    return output is not None and output.suffix.lower() not in (".csv", ".txt")
+
+
 class Confidence:
     """The gains and marks of the captions of a run.
 
@@ -46,6 +52,12 @@ class Confidence:
         self.doubtful = self.captions = 0
         if self.minimum is not None and not 0 <= self.minimum <= 1:
             raise OptionError(f"--min-confidence must be from 0 to 1, not {self.minimum}")
+        shows = options.json or options.page or options.figure or _holds_words(options.output)
+        if self.gain and not shows:
+            raise OptionError(
+                "--picture-gain is shown in JSON, pages and figures, and none is asked for",
+                remedy="add --json, --page words.html or --figure words.png",
+            )
         if options.sort is not None and options.page is None:
             raise OptionError(f"--sort {options.sort} is an order of the page", remedy="add --page words.html")
 

@@ -84,7 +84,7 @@ def provenance_of(
     decoding: "Greedy",
     about: dict[str, Any],
     texts: Mapping[str, str],
-    **more_of_maps: str,
+    **more_of_maps: Any,
 ) -> "Provenance":
     """What makes the captions of a run.
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from captioner.metrics.references import References
 
 _OUTPUTS = ("per_image", "save_results", "save_document_frequencies")
+_BEGINS = {  # how files of these kinds begin
+    "--per-image": b"image_id,",
+    "--save-results": b"[",
+    "--save-document-frequencies": b'{"format"',
+}
 _OF_SCORES = (
     *("per_image", "compare", "hallucination", "bootstrap", "document_frequencies"),
     *("meteor", "spice", "json", "no_baselines"),
@@ -206,7 +211,7 @@ def _check(options: argparse.Namespace) -> None:
     check_not_negative(options, "references", "seed")
     for option, path in _outputs(options).items():  # checked now and not after an hour of captioning
         if path is not None:
-            check_output(option, path)
+            check_output(option, path, begins=_BEGINS[option])
     if options.images is None:
         for name in ("model", "device", "backend", "threads", "map_heads", "beam", "save_results"):
             if getattr(options, name) is not None:

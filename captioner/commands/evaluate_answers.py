@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     check_resamples(options)
     check_not_negative(options, "seed")
     if options.save_results is not None:
-        check_output("--save-results", options.save_results)
+        check_output("--save-results", options.save_results, begins=b"[")
     refuse_overwriting({"--save-results": options.save_results}, _inputs(options))
     questions: dict[int | str, AskedQuestion] = {}
     for number, one in enumerate(read_questions(options.questions)):

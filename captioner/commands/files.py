@@ -171,14 +171,28 @@ def check_images(images: Path | None, data: Sequence[Path]) -> None:
         )
 
 
-def check_output(option: str, path: Path) -> None:
-    """Make sure that a file can be written, before any work is done for it. Raises OptionError."""
+def check_output(option: str, path: Path, *, begins: bytes = b"") -> None:
+    """Make sure that a file can be written, before any work is done for it.
+
+    Args:
+        option: that names it.
+        path: of the file.
+        begins: how a file of this kind begins; one that is there and begins otherwise stays.
+
+    Raises:
+        OptionError: it cannot be written, or is something else.
+    """
     if not path.parent.is_dir():
         raise OptionError(f"{option}: cannot write {path}: there is no folder {path.parent}")
     if path.is_dir():
         raise OptionError(f"{option}: cannot write {path}: Is a directory", remedy="give the name of a file")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise OptionError(f"{option}: cannot write {path}: Permission denied", remedy="give another file")
+    if begins and path.is_file():
+        with path.open("rb") as file:
+            there = file.read(4096).lstrip()
+        if there and not there.startswith(begins):
+            raise OptionError(f"{option}: {path} holds something else, and stays as it is", remedy="give another file")
 
 
 def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:

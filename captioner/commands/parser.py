@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": _formatter, **options})
+        self.register("type", Path, _path)  # of every option that takes one
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -37,6 +39,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """Print the line and exit with 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _path(text: str) -> Path:
+    if not text:  # else it would be the current folder
+        raise argparse.ArgumentTypeError("is empty")
+    return Path(text)
 
 
 _NO_OPTION = "\0"  # no word of a command line holds it

@@ -79,9 +79,14 @@ def find_chosen(
 def _listed(source: str | None) -> list[str]:
     """The names of a list. Raises OptionError where it cannot be read, or holds none."""
     from captioner.data.pictures import names_in_list
+    from captioner.image import SUFFIXES
 
     if source is None:
         return []
+    if not source:
+        raise OptionError("--from is empty", remedy="give a list of files, or - for standard input")
+    if Path(source).suffix.lower() in SUFFIXES:
+        raise OptionError(f"--from {source}: is a picture, and no list of pictures", remedy="give it as PICTURE")
     try:
         content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except (OSError, AttributeError, ValueError) as error:  # standard input may be closed, or a stream of text

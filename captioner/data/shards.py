@@ -45,6 +45,8 @@ def write_shards(
         raise DataError(f"{folder} is a file", remedy="give a folder for the shards")
     if any(folder.glob("*.tar")):
         raise DataError(f"{folder} holds shards already", remedy="give another folder")
+    if other := next((one for one in _entries(folder) if not one.name.startswith(".")), None):
+        raise DataError(f"{folder} holds other files ({other.name})", remedy="give a folder of its own for the shards")
     written: list[Path] = []
     failures: dict[str, str] = {}
     there = folder.is_dir()
@@ -67,6 +69,10 @@ def write_shards(
             raise DataError(f"cannot write shards into {folder}: {error.strerror}") from None
         raise
     return written, failures
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _write_shard(

@@ -118,10 +118,11 @@ class TextSidecar:
 class JsonSidecar:
     """The object of ``--json``. Keys of others stay; ``caption`` joins the one that is there."""
 
-    needs_content = False
+    needs_content = True
 
     def is_complete(self, content: bytes | None) -> bool:
         """See `SidecarForm`."""
+        _object(content or b"")
         return True
 
     def merged(self, content: bytes | None, text: str, facts: Mapping[str, Any], join: Join) -> bytes | None:

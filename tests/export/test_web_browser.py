@@ -494,7 +494,7 @@ def test_a_folder_that_lacks_a_graph_says_so(tiny_site: Path, serve: Serve, brow
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
         page.goto(serve(tmp_path / "site").url)
-        page.get_by_text("The model does not start: /step.onnx: the server answers 404.").wait_for()
+        page.locator("#loading").get_by_text("The model does not start: /step.onnx: the server answers 404.").wait_for()
         add(page, {"name": "a.png", "mimeType": "image/png", "buffer": content_of(smooth((40, 30)), "PNG")})
         page.locator(".failed:not([hidden])").get_by_text("/step.onnx: the server answers 404.").wait_for()
     finally:
