@@ -486,6 +486,54 @@ def test_damaged_pictures_get_a_clear_message_beside_a_good_one(
     assert page.locator("main script, main [onerror]").count() == 0
 
 
+def test_a_graph_of_another_size_is_not_kept(tiny_site: Path, serve: Serve, browser: "Browser", tmp_path: Path) -> None:
+    shutil.copytree(tiny_site, tmp_path / "site")
+    (tmp_path / "site" / "encode.onnx").write_bytes(b"<html>a page of the server</html>")
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(serve(tmp_path / "site").url)
+        page.locator("#loading").get_by_text("/encode.onnx: 33 bytes, where").wait_for()
+        urls = page.evaluate("""async () => {
+          const keys = (await caches.keys()).map(async (name) => (await caches.open(name)).keys());
+          return (await Promise.all(keys)).flat().map(({ url }) => url);
+        }""")
+        assert not any(url.endswith("/encode.onnx") for url in urls)
+    finally:
+        context.close()
+
+
+def test_an_update_is_whole_before_the_version_before_goes(
+    tiny_site: Path, model_file: Path, package: Path, serve: Serve, open_page: "Callable[..., Page]", tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(tiny_site, site)
+    served = serve(site)
+    page = open_page(served)
+    page.get_by_text("This page also works without a network.").wait_for()
+    before = page.locator("body").get_attribute("data-export")
+    export_web(model_file, site, onnxruntime_web=package, precision="fp16")
+    page.reload()  # the worker of before still answers, while the new one installs
+    page.evaluate("""async () => {
+      const registration = await navigator.serviceWorker.ready;
+      while (!registration.waiting) await new Promise((done) => setTimeout(done, 50));
+    }""")
+    context = page.context
+    page.close()
+    served.stop()
+    context.set_offline(True)
+    for _ in range(10):  # the worker of before may outlive its page by a moment
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(served.url)
+        page.wait_for_selector(READY)
+        if page.locator("body").get_attribute("data-export") != before:
+            break
+        page.close()
+    assert page.locator("body").get_attribute("data-export") != before
+
+
 def test_a_folder_that_lacks_a_graph_says_so(tiny_site: Path, serve: Serve, browser: "Browser", tmp_path: Path) -> None:
     shutil.copytree(tiny_site, tmp_path / "site")
     (tmp_path / "site" / "step.onnx").unlink()

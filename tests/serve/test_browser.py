@@ -307,6 +307,52 @@ def type_caption(page: "Page", text: str) -> None:
     page.locator(".editor textarea").fill(text)
 
 
+def test_settings_that_change_while_a_caption_is_typed_keep_it(
+    server: Running, open_page: "Callable[..., Page]", make_picture: MakePicture
+) -> None:
+    page = open_page(server)
+    upload(page, make_picture("photo.png", size=(60, 60)))
+    wait_for_captions(page, 1)
+    card = cards(page).first
+    text = card.locator(".editor textarea")
+    page.locator("#beam").fill("3")
+    type_caption(page, "the dog in oslo")  # neither has been sent yet
+    sync_api.expect(card.locator(".cv-unknown")).to_have_count(1, timeout=PATIENCE)
+    page.locator("#beam").fill("4")  # a text that was read is read again
+    page.wait_for_timeout(600)
+    wait_for_captions(page, 1)
+    assert text.input_value() == "the dog in oslo" and shown_words(card) == ["the", "dog", "in", "oslo"]
+    type_caption(page, "word " * 150)  # more than the model reads
+    card.locator(".edited").get_by_text("words").wait_for()
+    page.locator("#beam").fill("5")
+    page.wait_for_timeout(600)
+    assert text.input_value() == "word " * 150
+    type_caption(page, "gone")
+    page.get_by_role("button", name="Remove photo.png").click()
+    page.wait_for_timeout(600)
+    assert cards(page).count() == 0
+
+
+def test_text_that_is_pasted_into_a_caption_is_no_picture(
+    server: Running, open_page: "Callable[..., Page]", make_picture: MakePicture
+) -> None:
+    page = open_page(server)
+    upload(page, make_picture("photo.png", size=(60, 60)))
+    wait_for_captions(page, 1)
+    paste = """(target) => {
+      const data = new DataTransfer();
+      data.setData("text/plain", "a dog");
+      data.items.add(new File([new Uint8Array(9)], "office.png", { type: "image/png" }));
+      const event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+      target.dispatchEvent(event);
+      return event.defaultPrevented;
+    }"""
+    assert page.locator(".editor textarea").evaluate(paste) is False
+    assert page.locator("body").evaluate(paste) is True
+    wait_for_failures(page, 1)
+    assert cards(page).count() == 2
+
+
 def test_a_caption_is_edited_and_read_at_once(
     server: Running, open_page: "Callable[..., Page]", make_picture: MakePicture, tiny_model: Path
 ) -> None:
