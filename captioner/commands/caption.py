@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--page", type=Path, metavar="FILE", help="write one .html page of all pictures: hover a word, see its map"
     )
     output.add_argument(
-        "--overwrite", action="store_true", help="start --output again, and draw figures again that are there"
+        "--overwrite", action="store_true", help="start --output again, and with it draw figures again that are there"
     )
     output.add_argument("--cells", action="store_true", help="show the cells of the maps without interpolation")
     add_sidecar_options(parser)
