@@ -35,7 +35,8 @@ def refuse_overwriting(outputs: Mapping[str, FilePath | None], inputs: Iterable[
             file cannot be an input; pass a generator where the list is long.
 
     Raises:
-        OptionError: two outputs are one file, or an output is an input. The message names the option and the files.
+        OptionError: two outputs are one file, an output is an input, or a page would replace an HTML file that is none
+            of ours. The message names the option and the files.
     """
     given: dict[_Key, tuple[str, FilePath]] = {}
     existing: dict[_Key, tuple[str, FilePath]] = {}
@@ -60,6 +61,20 @@ def refuse_overwriting(outputs: Mapping[str, FilePath | None], inputs: Iterable[
             option, path = existing[key]
             also = "" if str(source) == str(path) else f" ({source})"
             raise OptionError(f"{option}: {path} is an input of this run{also}", remedy="write to another file")
+    for option, path in existing.values():
+        if Path(path).suffix.lower() in (".html", ".htm") and not _is_page(Path(path)):
+            raise OptionError(
+                f"{option}: {path} is no page of captioner, and stays as it is", remedy="give another name"
+            )
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is empty, or a page that `captioner.show.page` made, of any version."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return True  # what is wrong with it is said when it is written
+    return not content.strip() or b'class="cv-here"' in content
 
 
 def check_single(*, figure: Path | None, page: Path | None) -> None:

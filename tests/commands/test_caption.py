@@ -26,6 +26,7 @@ from tests.commands.conftest import PROGRAM, Command
 MakePicture = Callable[..., Path]
 
 
+OLD_PAGE = '<main class="cv-here">the old one</main>'
 GOOD = ["photos/a.png", "photos/b.jpg", "photos/sub/a.png", "photos/z.PNG"]
 
 
@@ -263,9 +264,9 @@ def test_a_page_beside_all_other_output(command: Command, folder: Path) -> None:
 
 
 def test_a_page_is_written_whole_or_not_at_all(command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("all.html").write_text("the old one")
+    Path("all.html").write_text(OLD_PAGE)
     assert command("caption", "photos/broken.jpg", "--page", "all.html").code == 2
-    assert Path("all.html").read_text() == "the old one"
+    assert Path("all.html").read_text() == OLD_PAGE
 
     caption_all = Captioner.caption_all
 
@@ -276,7 +277,7 @@ def test_a_page_is_written_whole_or_not_at_all(command: Command, folder: Path, m
     before = sorted(Path().rglob("*"))
     monkeypatch.setattr(Captioner, "caption_all", interrupted)
     assert command("caption", "photos", "--page", "all.html").code == 130
-    assert Path("all.html").read_text() == "the old one"
+    assert Path("all.html").read_text() == OLD_PAGE
     assert sorted(Path().rglob("*")) == before
 
 
@@ -510,3 +511,66 @@ def test_samples_keep_what_the_file_says_of_words() -> None:
     assert (options().no_repeat_ngram, options().max_length, options().min_length) == (2, 9, 8)
     assert (options("--max-length", "5").max_length, options("--max-length", "5").min_length) == (5, 5)
     assert options("--no-repeat-ngram", "0", "--seed", "3").no_repeat_ngram == 0
+
+
+def test_a_file_that_is_no_page_stays(command: Command, make_picture: MakePicture, tmp_path: Path) -> None:
+    one, two = make_picture("one.png"), make_picture("two.png", seed=1)
+    own = tmp_path / "own.html"
+    own.write_text("<p>precious")
+    run = command("caption", one, "--page", own)
+    assert run.code == 2 and f"--page: {own} is no page of captioner" in run.err
+    assert own.read_text() == "<p>precious"
+    page = tmp_path / "new.html"
+    assert command("caption", one, "--page", page).code == 0
+    assert command("caption", two, "--page", page).code == 0  # a page takes the place of a page
+    assert "two.png" in page.read_text()
+
+
+def test_several_names_give_names_also_where_only_one_opens(command: Command, make_picture: MakePicture) -> None:
+    path = make_picture("a.png")
+    run = command("caption", path, path.with_name("nowhere.png"))
+    assert run.code == 1 and run.out.startswith(f"{path}\t")
+    run = command("caption", path.parent)
+    assert run.out.startswith(f"{path}\t")
+    assert not command("caption", path).out.startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--picture-gain",), "--picture-gain is shown in JSON"),
+        (("--picture-gain", "--output", "gains.csv"), "--picture-gain is shown in JSON"),
+        (("--cells",), "--cells is of the maps"),
+        (("--from", "list.png"), "is a picture, and no list"),
+        (("--from", ""), "--from is empty"),
+        (("--output", ""), "argument --output: is empty"),
+        (("--page", ""), "argument --page: is empty"),
+        (("--heads", "dog", "--min-confidence", "0"), "--heads does not go with --min-confidence"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    command: Command, make_picture: MakePicture, options: tuple[str, ...], said: str
+) -> None:
+    run = command("caption", make_picture("a.png"), *options)
+    assert run.code == 2 and run.out == ""
+    assert said in run.err and len(run.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [("--picture-gain",), ("--min-confidence", "0.5")])
+def test_what_marks_rows_is_part_of_a_run(command: Command, folder: Path, options: tuple[str, ...]) -> None:
+    assert command("caption", "photos", "--output", "o.jsonl").code == 1  # one is broken
+    before = Path("o.jsonl").read_bytes()
+    run = command("caption", "photos", "--output", "o.jsonl", *options)
+    assert run.code == 2 and options[0].removeprefix("--") in run.err
+    assert Path("o.jsonl").read_bytes() == before
+    assert command("caption", "photos", "--output", "o.jsonl", *options, "--overwrite").code == 1
+    key = "gain" if options[0] == "--picture-gain" else "needs_review"
+    assert key.encode() in Path("o.jsonl").read_bytes()
+    assert command("caption", "photos", "--output", "o.jsonl", *options).code == 1
+
+
+def test_a_dry_run_says_that_rows_are_replaced(command: Command, folder: Path) -> None:
+    assert command("caption", "photos", "--output", "o.jsonl").code == 1
+    run = command("caption", "photos", "--output", "o.jsonl", "--dry-run", "--overwrite")
+    assert "o.jsonl: replaced, 5 rows" in run.out  # that one is broken shows when it is opened
+    assert command("caption", "photos", "--output", "o.jsonl", "--dry-run").out.endswith("o.jsonl: 1 more rows\n")

@@ -133,7 +133,8 @@ def test_a_signal_leaves_no_partial_files(make_picture: MakePicture, tiny_model:
         make_picture(f"photos/{i:02}.png", seed=i)
     (tmp_path / "program.py").write_text(PROGRAM)
     page = tmp_path / "all.html"
-    page.write_text("the old one")
+    old = '<main class="cv-here">the old one</main>'
+    page.write_text(old)
     line = [sys.executable, "program.py", str(tiny_model), "caption", "photos", "--page", "all.html"]
     for number, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
         with subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -141,12 +142,12 @@ def test_a_signal_leaves_no_partial_files(make_picture: MakePicture, tiny_model:
             process.stdout.readline()  # it is at work
             process.send_signal(number)
             assert process.wait(60) == code
-        assert page.read_text() == "the old one"
+        assert page.read_text() == old
         assert bool(list(tmp_path.rglob(".captioner-*"))) == (number == signal.SIGKILL)
     # The next run removes what the killed one left.
     assert subprocess.run([*line[:-3], "photos/00.png", "--page", "all.html"], cwd=tmp_path).returncode == 0
     assert not list(tmp_path.rglob(".captioner-*"))
-    assert page.read_text() != "the old one"
+    assert page.read_text() != old
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), ModuleNotFoundError("no such", name="json.nothing")])

@@ -110,7 +110,7 @@ def test_no_output_is_an_input(
 
 
 def test_outputs_of_their_own_are_written(folder: Path, captioned: list[Path]) -> None:
-    write("images/old.json", "from a run before")
+    write("images/old.json", [{"image_id": 1, "caption": "from a run before"}])
     more = ("--per-image", "p.csv", "--save-document-frequencies", "d.json")
     assert evaluate("--annotations", "refs.json", *IMAGES, "--save-results", "images/old.json", *more) == 0
     assert json.loads(Path("images/old.json").read_text())[0] == {"image_id": 1, "caption": "a.png"}

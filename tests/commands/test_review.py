@@ -46,7 +46,9 @@ def test_a_kill_loses_no_decision(folder: Path, quick_model: Path, tmp_path: Pat
         url = line.split(" on ")[1].split()[0]
 
         def put(picture: int, caption: str) -> None:
-            body = json.dumps({"status": "edited", "caption": caption}).encode()
+            with urllib.request.urlopen(f"{url}api/pictures/{picture}", timeout=60) as answer:
+                key = json.load(answer)["key"]
+            body = json.dumps({"key": key, "status": "edited", "caption": caption}).encode()
             headers = {"Content-Type": "application/json"}
             request = urllib.request.Request(f"{url}api/pictures/{picture}", body, headers, method="PUT")
             with urllib.request.urlopen(request, timeout=60) as answer:

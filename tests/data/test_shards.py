@@ -185,6 +185,10 @@ def test_the_command_makes_shards_and_does_not_write_over_them(
     assert capsys.readouterr().out == f"3 shards of 15 pictures in {tmp_path / 'out'}\n"
     with pytest.raises(DataError, match="holds shards already"):
         shards.run(run)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"photos holds other files \(a\.jpg\)"):
+        shards.run(arguments(scenes, tmp_path / "photos"))
     with pytest.raises(OptionError, match="--shard-size must be at least 1, not 0"):
         shards.run(arguments(scenes, tmp_path / "more", "--shard-size", 0))
     with pytest.raises(DataError, match=r"captions.jsonl is a file; give a folder"):

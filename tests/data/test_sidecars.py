@@ -53,6 +53,9 @@ def test_json_keeps_the_keys_of_others() -> None:
     for foreign in (b"[1]", b'{"title": "x"}', b"{"):
         with pytest.raises(DataError, match="no object with a caption"):
             JsonSidecar().merged(foreign, "a dog", {}, Join(existing="overwrite"))
+        with pytest.raises(DataError, match="no object with a caption"):
+            JsonSidecar().is_complete(foreign)  # nor does it count as done
+    assert JsonSidecar().needs_content and JsonSidecar().is_complete(former)
 
 
 OTHERS = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>

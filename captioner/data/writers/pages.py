@@ -44,8 +44,6 @@ class PageFile:
             raise OptionError(f"{path}: a page ends in .html, not '{path.suffix}'")
         if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it takes names that are too long
             raise OptionError(f"{path}: cannot be written (Is a directory)")
-        if os.path.isfile(path) and not _is_page(path):  # noqa: PTH113
-            raise OptionError(f"{path}: holds something else than a page of captioner", remedy="give another name")
         self.path = path
         self.title = title
         self.several = several
@@ -109,12 +107,3 @@ class PageFile:
             yield
         except OSError as error:
             raise OptionError(f"{self.path}: cannot be written ({error.strerror or error})") from None
-
-
-def _is_page(path: Path) -> bool:
-    """Whether a file is empty, or a page that `captioner.show.page` made, of any version."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return True  # what is wrong with it is said when it is written
-    return not content.strip() or b'class="cv-here"' in content
