@@ -158,7 +158,7 @@ def name_of(path: Path) -> str:
 
 
 def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a folder says about its model, as `captioner.header.Header` has it.
+    """What a folder says about its model, as `captioner.metadata.Header` has it.
 
     "config" has the model's type as encoder and decoder; "about" has decoding options that mean what those of the
     model's generation mean; the vocabulary is the tokeniser's.

@@ -272,8 +272,12 @@ class Fitting:
         ends = ((left, right), (top, bottom))
         longest = max(image.size[i] * (last - first) / geometry.size[i] for i, (first, last) in enumerate(ends))
         if longest > _LARGEST_CANVAS:  # of a strip, whose square would fill the memory
-            image = image.reduce(math.ceil(longest / _LARGEST_CANVAS))
-        across, down = (image.size[axis] / geometry.size[axis] for axis in (0, 1))
+            factor = math.ceil(longest / _LARGEST_CANVAS)
+            scale = image.size[0] / geometry.size[0] / factor, image.size[1] / geometry.size[1] / factor
+            image = image.reduce(factor)  # whose sides are rounded up
+        else:
+            scale = image.size[0] / geometry.size[0], image.size[1] / geometry.size[1]
+        across, down = scale
         canvas = Image.new("RGB", (round((right - left) * across), round((bottom - top) * down)), self.fill)
         canvas.paste(image, (round(-left * across), round(-top * down)))
         resized = canvas.resize((self.width, self.height), Image.Resampling(self.resample), reducing_gap=3.0)

@@ -79,7 +79,7 @@ class RunningModel(Protocol):
         name: of the runtime: "torch".
         device: where it computes: "cpu", "cuda:0".
         vocabulary: the words of captions or of questions.
-        about: the metadata of the model, see `captioner.header.Header`.
+        about: the metadata of the model, see `captioner.metadata.Header`.
         side: of the square input, in pixels.
         pad: pictures keep their shape and are padded, rather than squashed.
         grid_shape: (h, w) of the maps.

@@ -69,7 +69,7 @@ class Description(TypedDict):
     Keys:
         version: of this description.
         graph: of `GRAPHS` or `ANSWERING_GRAPHS`.
-        digest: of the model file; see `captioner.header.Header`.
+        digest: of the model file; see `captioner.metadata.Header`.
         side, pad, grid_shape, max_length: as of `captioner.backends.base.Backend`.
         state: of each of the state's tensors, in order: "name"; "axis", what its first axis is ("row", "image" or
             "none"); "kept", whether no step changes it.

@@ -133,9 +133,6 @@ def _picture(place: "Place", page: "Page", site: Path) -> Path | int:
     if found == "remote":
         report(f"{where}: {place.source} is remote, and is left out")
         return 0
-    if found == "outside":
-        report(f"{where}: {place.source} lies outside of {site}, and is left out")
-        return 0
     if found == "data":
         report(f"{where}: a picture that lies in the page itself is left out")
         return 0

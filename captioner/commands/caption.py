@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from captioner.commands.caption_views import add_view_arguments, run_views
 from captioner.commands.caption_views import wanted as views_wanted
-from captioner.commands.confidence import Confidence, add_confidence_options
+from captioner.commands.confidence import Confidence, add_confidence_options, holds_words
 from captioner.commands.console import Terminated, report, stopping_on_signals
 from captioner.commands.decoding_options import add_decoding_options, decoding_options, provenance_of
 from captioner.commands.model_options import add_model_options, load_model
@@ -131,6 +131,7 @@ def run(options: argparse.Namespace) -> int:
             if not options.dry_run or has_begun(options.output):
                 results = stack.enter_context(open_results(options.output, overwrite=options.overwrite))
                 marks = {"picture_gain": options.picture_gain, "min_confidence": options.min_confidence}
+                marks = marks if holds_words(options.output) else {}
                 results.check(provenance_of(model, options, decoding, about, asdict(affixes), **marks))
             if results is not None and results.lost_detail and (options.n_best or 1) > 1 and not options.json:
                 report(f"{options.output}: holds {results.lost_detail}; a .jsonl file holds all {options.n_best}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.confidence import Confidence
-from captioner.commands.console import ReaderGone, message_line, printable, report
+from captioner.commands.console import ReaderGone, message_line, printable, report, text_of
 from captioner.commands.decoding_options import readable
 from captioner.commands.progress import Pace, progress, span
 from captioner.data.affixes import Affixes
@@ -246,14 +246,6 @@ class CaptionRun:
             return None
         print_line(message_line(f"{picture}: moved to {moved}" if moved else f"{picture}: stays where it is"))
         return moved
-
-
-def text_of(caption: "Caption", *, name: str | None) -> str:
-    """A caption on a line, after the name of its picture where it is given; further captions of the picture on lines of
-    their own that begin with a tab."""
-    text = printable(caption.text)
-    best = text if name is None else f"{printable(name)}\t{text}"
-    return "\n".join([best, *(f"\t{printable(other.text)}" for other in caption.alternatives)])
 
 
 def _were_there(count: int) -> str:

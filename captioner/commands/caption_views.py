@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.caption_run import text_of
-from captioner.commands.console import ReaderGone, report
+from captioner.commands.console import ReaderGone, report, text_of
 from captioner.commands.decoding_options import readable
 from captioner.commands.model_options import load_model
 from captioner.commands.packages import require

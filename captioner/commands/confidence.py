@@ -34,7 +34,8 @@ def add_confidence_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _holds_words(output: "Path | None") -> bool:
+def holds_words(output: "Path | None") -> bool:
+    """Whether a results file holds what is known of each word and caption."""
     return output is not None and output.suffix.lower() not in (".csv", ".txt")
 
 
@@ -52,7 +53,8 @@ class Confidence:
         self.doubtful = self.captions = 0
         if self.minimum is not None and not 0 <= self.minimum <= 1:
             raise OptionError(f"--min-confidence must be from 0 to 1, not {self.minimum}")
-        shows = options.json or options.page or options.figure or _holds_words(options.output)
+        shows = options.json or options.page or options.figure or ".json" in (options.sidecar or ())
+        shows = shows or holds_words(options.output)
         if self.gain and not shows:
             raise OptionError(
                 "--picture-gain is shown in JSON, pages and figures, and none is asked for",

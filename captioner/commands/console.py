@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, NoReturn, TextIO
 
+    from captioner.results import Caption
+
 # Control characters, line and paragraph separators, marks that change the writing direction, and lone surrogates.
 _UNPRINTABLE = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 
@@ -56,6 +58,14 @@ def printable(name: str) -> str:
 def message_line(message: object) -> str:
     """A message to the user as one line that starts with the program's name."""
     return printable(f"captioner: {' '.join(str(message).split())}")
+
+
+def text_of(caption: Caption, *, name: str | None) -> str:
+    """A caption on a line, after the name of its picture where it is given; further captions of the picture on lines of
+    their own that begin with a tab."""
+    text = printable(caption.text)
+    best = text if name is None else f"{printable(name)}\t{text}"
+    return "\n".join([best, *(f"\t{printable(other.text)}" for other in caption.alternatives)])
 
 
 def report(message: object) -> None:

@@ -103,5 +103,6 @@ def provenance_of(
     search = {"search": type(decoding).__name__.lower(), **decoding.as_dict()}
     maps = {**asdict(MapOptions.stored(about, options.explain)), **more_of_maps}
     if is_foreign(model):
-        maps["map_heads"] = sorted(parse_heads(getattr(options, "map_heads", None) or ""), key=str)
+        heads = parse_heads(getattr(options, "map_heads", None) or "")
+        maps["map_heads"] = [list(one) for one in sorted(heads, key=str)]  # as JSON gives them back
     return Provenance(model=name_of(model), digest=digest_of(model), decoding=search, maps=maps, texts=texts)

@@ -97,8 +97,7 @@ def picture_of(place: Place, page: Path, site: Path) -> Path | str:
     """The file that a page means: relative to the page, or to the site where it begins with a slash.
 
     Returns:
-        The path; or, where it is no file of the site, what it is: "remote", "outside" (the site), "data" (bytes in the
-        page) or "none".
+        The path; or, where it is no file of the site, what it is: "remote", "data" (bytes in the page) or "none".
     """
     source = place.source.strip()
     if not source or source.startswith("#"):
@@ -116,17 +115,10 @@ def picture_of(place: Place, page: Path, site: Path) -> Path | str:
     if not name or "\0" in name:
         return "none"
     if name.startswith("/"):
-        found = Path(os.path.normpath(site / name.lstrip("/")))
-        return found if _is_below(found, site) else "outside"
+        return site / name.lstrip("/")
     folder = unquote(base.path)
     start = site if folder.startswith("/") else page.parent
-    found = Path(os.path.normpath(start / folder.lstrip("/").rpartition("/")[0] / name))
-    return found if _is_below(found, site) else "outside"
-
-
-def _is_below(path: Path, folder: Path) -> bool:
-    """By their names: a link in the site is of the site."""
-    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))  # noqa: PTH100
+    return Path(os.path.normpath(start / folder.lstrip("/").rpartition("/")[0] / name))
 
 
 @PAGES.register(".html")

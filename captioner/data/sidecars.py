@@ -122,7 +122,7 @@ class JsonSidecar:
 
     def is_complete(self, content: bytes | None) -> bool:
         """See `SidecarForm`."""
-        _object(content or b"")
+        _object(content or b"", ("caption", "captions"))
         return True
 
     def merged(self, content: bytes | None, text: str, facts: Mapping[str, Any], join: Join) -> bytes | None:
@@ -170,11 +170,15 @@ def _decoded(content: bytes) -> str:
         raise DataError("is not UTF-8, and stays as it is", remedy="save it as UTF-8") from None
 
 
-def _object(content: bytes) -> dict[str, Any]:
+_KINDS = {"caption": str, "captions": list}
+
+
+def _object(content: bytes, keys: tuple[str, ...] = ("caption",)) -> dict[str, Any]:
+    """The object in a file, one of whose keys has a caption, or captions. Raises DataError."""
     try:
         values = json.loads(_decoded(content))
     except (ValueError, RecursionError):
         values = None
-    if not isinstance(values, dict) or not isinstance(values.get("caption"), str):
+    if not isinstance(values, dict) or not any(isinstance(values.get(key), _KINDS[key]) for key in keys):
         raise DataError("holds no object with a caption, and stays as it is", remedy="give another ending")
     return values

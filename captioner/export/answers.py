@@ -125,7 +125,7 @@ def export_answering_graphs(model: AnswerCheckpoint, *, digest: str) -> dict[str
 
     Args:
         model: any.
-        digest: of its file; see `captioner.header.Header`.
+        digest: of its file; see `captioner.metadata.Header`.
 
     Raises:
         OptionError: its computation does not export.

@@ -81,7 +81,7 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
 
     Args:
         model: any.
-        digest: of its file; see `captioner.header.Header`.
+        digest: of its file; see `captioner.metadata.Header`.
 
     Raises:
         OptionError: the decoder's state or its computation does not export.

@@ -78,7 +78,7 @@ def describe(
         graphs: by name.
         model: that was folded and traced.
         folds: as `fold_convolutions` returned them.
-        digest: of the model file; see `captioner.header.Header`.
+        digest: of the model file; see `captioner.metadata.Header`.
         max_length: the most words that the model reads.
         state: of the tensors that go from one graph to the next, plain values.
     """

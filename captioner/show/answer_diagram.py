@@ -56,7 +56,7 @@ def answer_diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: st
     """The DOT source of how an answering model attends.
 
     Args:
-        header: of its file; see `captioner.header.Header`.
+        header: of its file; see `captioner.metadata.Header`.
         grid: (h, w) of the encoder's grid.
         name: of the model, for the title.
     """

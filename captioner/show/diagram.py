@@ -118,7 +118,7 @@ def diagram(header: Mapping[str, Any], grid: tuple[int, int], *, name: str = "mo
     """The DOT source of how a model attends.
 
     Args:
-        header: of its file; see `captioner.header.Header`.
+        header: of its file; see `captioner.metadata.Header`.
         grid: (h, w) of the encoder's grid.
         name: of the model, for the title.
     """

@@ -232,7 +232,7 @@ def test_a_template_in_the_tokenisers_configuration_is_the_prompt(tmp_path: Path
     config = json.loads(file.read_text())
     # A conversation's content is a list of parts, or in templates for text alone one text.
     parts = "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}"
-    for content in parts + "{% endif %}{% endfor %}", "{{ message['content'] }}":
+    for content in parts + "{% endif %}{% endfor %}", "{{ message['content'] }}", "{{ '' + message['content'] }}":
         template = "{% for message in messages %}<|end|>ask " + content + " the dog{% endfor %}"
         file.write_text(json.dumps(config | {"chat_template": template}))
         family = opened(tmp_path).backend.family  # type: ignore[attr-defined]

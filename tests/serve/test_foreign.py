@@ -70,6 +70,17 @@ def test_everything_that_is_written_of_a_folder(
     assert "3 of 3 captions are less sure than 0.9" in err
 
 
+def test_a_run_goes_on_with_the_same_heads_alone(command: Command, picture: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.jsonl"
+    heads = ("--output", output, "--map-heads")
+    assert command("caption", picture, *heads, "1:1,0")[0] == 0
+    before = output.read_bytes()
+    code, _, err = command("caption", picture, *heads, "0,1:1")  # in another order
+    assert code == 0 and "was there" in err, err
+    code, _, err = command("caption", picture, *heads, "1")
+    assert code == 2 and "map-heads" in err and output.read_bytes() == before
+
+
 @pytest.mark.parametrize("view", ["--heads", "--contrast", "--explain"])
 def test_views_of_a_word(view: str, command: Command, model: Captioner, picture: Path, tmp_path: Path) -> None:
     figure, page = tmp_path / "figure.png", tmp_path / "page.html"

@@ -30,7 +30,7 @@ class HuggingFaceBackend:
         family: the model.
         vocabulary: its pieces.
         ends: ids of the model that end a caption.
-        about: see `captioner.header.Header`.
+        about: see `captioner.metadata.Header`.
         digest: of its files.
         map_heads: (layer, head) of those that make the maps, head None for all of a layer; empty for all of all layers.
 

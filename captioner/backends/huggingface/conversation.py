@@ -80,9 +80,7 @@ class Conversation(Family):
         if template is None:
             text = _WITHOUT_TEMPLATE.format(picture=picture, request=_REQUEST)
         else:
-            text = _templated(template, [{"type": "image"}, {"type": "text", "text": _REQUEST}])
-            if picture not in text:  # a template for text alone
-                text = _templated(template, f"{picture}\n{_REQUEST}")
+            text = _templated(template, picture)
         begins = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)  # as some templates do themselves
         ids = tokenizer(text, add_special_tokens=not begins).input_ids
         if ids.count(self.picture) != 1:
@@ -93,9 +91,18 @@ class Conversation(Family):
         return ids[:place], ids[place + 1 :]
 
 
-def _templated(template: Any, content: Any) -> str:
-    messages = [{"role": "user", "content": content}]
-    return str(template.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+def _templated(template: Any, picture: str) -> str:
+    """The request in a template, which takes a list of parts or, where it is for text alone, one text."""
+
+    def filled(content: Any) -> str:
+        messages = [{"role": "user", "content": content}]
+        return str(template.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    try:
+        text = filled([{"type": "image"}, {"type": "text", "text": _REQUEST}])
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError):  # of the template's own code
+        text = ""
+    return text if picture in text else filled(f"{picture}\n{_REQUEST}")
 
 
 @FAMILIES.register("llava")

@@ -248,8 +248,12 @@
   });
 
   // Whoever speaks to the machine may not want single letters to decide.
-  find("letters").checked = localStorage.getItem("letters") !== "off";
-  find("letters").addEventListener("change", () => localStorage.setItem("letters", find("letters").checked ? "on" : "off"));
+  try {
+    find("letters").checked = localStorage.getItem("letters") !== "off";
+    find("letters").addEventListener("change", () => localStorage.setItem("letters", find("letters").checked ? "on" : "off"));
+  } catch {
+    // a browser that keeps nothing: the choice is this page's
+  }
 
   async function start() {
     const { output, model, progress, start: first } = await ask("/api/review");

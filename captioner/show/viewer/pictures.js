@@ -98,6 +98,7 @@
       this.stop = new AbortController();
       this.fields = page.settings();
       this.text = null;
+      if (this.editor) this.editor.querySelector("textarea").value = this.own ?? "";
       this.show("waiting");
       this.tell("Waiting");
       const { signal } = this.stop;
@@ -285,7 +286,7 @@
 
   const oneLine = (text) => text.trim().replace(/\s+/g, " ");
   /** Whether text goes into a field: what is dropped or pasted there is the field's. */
-  const isField = (target) => Boolean(target.closest?.("textarea, input:not([type=file])"));
+  const isField = (target) => Boolean(target.closest?.("textarea, input[type=text]"));
 
   function save(blob, name) {
     const link = document.createElement("a");

@@ -188,10 +188,11 @@ class Viewer {
 
   buildSentence() {
     const fresh = make("div", "cv-words");
-    const text = this.reading.text.toLowerCase().replaceAll("’", "'"); // as the tokeniser has it
+    const plain = (of) => of.toLowerCase().replaceAll("’", "'"); // as the tokeniser has it
+    const text = plain(this.reading.text);
     let end = 0;
     this.words = this.reading.words.map(({ word, probability, off_grid: offGrid, gain, given, unknown }, i) => {
-      const at = beginning(text, word, end);
+      const at = beginning(text, plain(word), end);
       const glued = at === end && at > 0; // "the dog's": a clitic stands close to its word
       if (at >= 0) end = at + word.length;
       const sure = unknown ? "unknown to the model" : percent(probability);
