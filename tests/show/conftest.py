@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import captioner.show.drawings  # noqa: F401 (registers what draws the results)
 from captioner.data.scenes import Scene
 from captioner.image import Geometry
 from captioner.results import Alternative, Caption, Word

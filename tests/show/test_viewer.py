@@ -821,11 +821,23 @@ def test_captions_that_are_odd(show: Callable[..., Opened], make_caption: MakeCa
     assert opened.page.locator(".cv-words").inner_text().endswith("…")
 
 
-def test_clitics_stand_close_to_their_word(show: Callable[..., Opened], make_caption: MakeCaption) -> None:
-    caption = make_caption(["the", "dog", "'s", "ball"])
-    object.__setattr__(caption, "text", "the dog's ball")
+@pytest.mark.parametrize(
+    ("words", "text", "close"),
+    [
+        (["the", "dog", "'s", "ball"], "the dog's ball", ["'s"]),
+        (["a", "cat", "'s", "hat"], "A cat\u2019s hat", ["'s"]),
+        (["Bob", "'s", "dog", "in", "NYC", "."], "Bob's dog in NYC.", ["'s", "."]),
+        (["a", "dog", "a", "cat"], "a dog, a cat", []),
+        (["dog", "-lrb-", "cat", "-rrb-"], "dog (cat)", ["cat", ")"]),
+    ],
+)
+def test_words_stand_as_close_as_in_the_sentence(
+    show: Callable[..., Opened], make_caption: MakeCaption, words: list[str], text: str, close: list[str]
+) -> None:
+    caption = make_caption(words)
+    object.__setattr__(caption, "text", text)
     opened = show(caption.page())
-    assert opened.page.locator(".cv-glued .cv-text").all_inner_texts() == ["'s"]
+    assert opened.page.locator(".cv-glued .cv-text").all_inner_texts() == close
 
 
 # Several, and elsewhere.
