@@ -3,8 +3,10 @@
 import io
 import os
 import re
+import stat
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
@@ -43,6 +45,7 @@ MAX_PIXELS = 100_000_000
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 _LARGEST_PIPE = 1 << 28  # bytes
+_LONGEST_WAIT = 10.0  # seconds for the writer of a pipe
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -175,6 +178,35 @@ def _damaged(name: str, error: Exception) -> ImageError:
     return ImageError(f"{name}: truncated or damaged ({what})", remedy="download or export it again")
 
 
+def _open(path: str | os.PathLike[str], name: str) -> IO[bytes]:
+    """A file, open for reading.
+
+    Opening a named pipe would wait for its writer, and no signal ends that in a thread: one without a writer is given
+    up. Raises ImageError.
+    """
+    try:
+        is_pipe = stat.S_ISFIFO(os.stat(path).st_mode)  # noqa: PTH116
+    except (OSError, ValueError):
+        is_pipe = False  # what is wrong is said when it is opened
+    if not is_pipe or not hasattr(os, "O_NONBLOCK"):
+        return open(path, "rb")  # noqa: PTH123 - Path.open drops a trailing slash, and so names another file
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        first = b""
+        # A shell's own pipes, under /dev, have had their writer.
+        until = time.monotonic() + (0 if name.startswith(("/dev/", "/proc/")) else _LONGEST_WAIT)
+        with suppress(BlockingIOError):  # a writer that takes its time
+            while not (first := os.read(descriptor, 1)):  # no writer yet, or no longer
+                if time.monotonic() >= until:
+                    raise ImageError(f"{name}: a pipe into which nothing is written")
+                time.sleep(0.02)
+        os.set_blocking(descriptor, True)
+        with os.fdopen(os.dup(descriptor), "rb") as rest:
+            return io.BytesIO(first + _read_pipe(rest, name))
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _file(picture: Picture, name: str) -> Iterator[IO[bytes]]:
     """A picture's file, open for reading from its beginning."""
@@ -187,7 +219,7 @@ def _file(picture: Picture, name: str) -> Iterator[IO[bytes]]:
             raise ImageError("the path is empty")
         if "\0" in name or not _is_encodable(name):
             raise ImageError(f"{name!r} is no path")
-        with open(picture, "rb") as file:  # noqa: PTH123 - Path.open drops a trailing slash, and so names another file
+        with _open(picture, name) as file:
             whole = file if file.seekable() else io.BytesIO(_read_pipe(file, name))
             if not whole.read(1) and Path(name).is_file():  # a device has no size
                 raise ImageError(f"{name}: the file is empty")

@@ -1005,3 +1005,31 @@ def test_every_beginning_that_pillow_takes_for_a_tiff_is_bounded(start: bytes) -
 def test_a_pnm_header_of_any_kind_is_bounded() -> None:
     with pytest.raises(ImageError, match="a header of more than"):
         open_image(b"P0CMYK " + b"#\n" * (1 << 16) + b"1 1 255\n" + bytes(4))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_without_a_writer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captioner.image._LONGEST_WAIT", 0.1)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match=r"pipe\.jpg: a pipe into which nothing is written"):
+        open_image(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+def test_a_writer_of_a_pipe_may_take_its_time(tmp_path: Path, pause: float) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (300, 200), "red").save(content, "BMP")  # larger than a pipe's buffer
+    pipe = tmp_path / "pipe.bmp"
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        time.sleep(pause)
+        with pipe.open("wb") as file:
+            time.sleep(pause)
+            file.write(content.getvalue())
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert open_image(pipe).size == (300, 200)
+    writer.join()

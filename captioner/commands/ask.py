@@ -83,6 +83,9 @@ def _run_picture(options: argparse.Namespace) -> int:
     from captioner.shipped import find_model
 
     check_single(figure=options.figure, page=options.page)
+    if options.cells and options.figure is None and options.page is None:
+        remedy = "add --figure map.png or --page map.html"
+        raise OptionError("--cells is of the maps of a figure or page", remedy=remedy)
     model = find_model(options.model, answering=True)
     refuse_overwriting({"--figure": options.figure, "--page": options.page}, (options.picture, *model_files(model)))
     if options.figure is not None:
@@ -130,7 +133,7 @@ def _run_file(options: argparse.Namespace) -> int:
 
     if options.picture is not None:
         raise OptionError(f"--questions names its pictures; {options.picture} is one too many")
-    for name in ("figure", "page", "json"):
+    for name in ("figure", "page", "json", "cells"):
         if getattr(options, name):
             raise OptionError(f"--{name} shows the questions of one picture, and goes not with --questions")
     if options.output is None:
@@ -175,11 +178,13 @@ def _answer_all(options: argparse.Namespace, file: "AnswersFile", folder: Path) 
                 try:
                     if isinstance(encoded, Failure):
                         raise CaptionerError(encoded.error, remedy=encoded.remedy)
-                    file.write(one, asker.ask(encoded, one.question, n_best=options.n_best))
+                    answer = asker.ask(encoded, one.question, n_best=options.n_best)
                 except CaptionerError as error:
                     failed += 1
                     file.write_failure(one, str(error))
                     what = str(error) if isinstance(encoded, Failure) else f"{one.name}: {error}"
                     print_line(message_line(what))
+                else:
+                    file.write(one, answer)
                 advance()
     return failed

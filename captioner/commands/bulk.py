@@ -107,7 +107,8 @@ def run(options: argparse.Namespace) -> int:
     source = Source.of(options.source)
     parts = Parts(options.output, overwrite=options.overwrite)
     _refuse_source_in_output(source, parts)
-    parts.check(provenance_of(model, options, decoding, about, {}, storage=options.maps), source.name)
+    made_by = provenance_of(model, options, decoding, about, {}, storage=options.maps)
+    parts.check(made_by, source.name)
     notes: list[str] = []
     selection = _selection(options)
     chunks = list(
@@ -121,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
         stack.enter_context(stopping_on_signals())
         stack.callback(parts.close)
         parts.lock()
+        parts.check(made_by, source.name)  # again: another run may have ended meanwhile
         retried = options.retry_failed
         planned = plan(chunks, (one for one in parts.done() if not (retried and one[1])))
         counts = planned.counts

@@ -36,7 +36,7 @@ def add_confidence_options(parser: argparse.ArgumentParser) -> None:
 
 def holds_words(output: "Path | None") -> bool:
     """Whether a results file holds what is known of each word and caption."""
-    return output is not None and output.suffix.lower() not in (".csv", ".txt")
+    return output is not None and output.suffix.lower() == ".jsonl"
 
 
 class Confidence:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from captioner.commands.files import refuse_overwriting
 from captioner.errors import DataError, OptionError
-from captioner.partial import written_whole
+from captioner.partial import written_output
 
 _ENDINGS = (".png", ".pdf", ".svg")
 
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     figure = draw_runs(runs)
     try:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(options.output) as partial:  # its ending says the format
+        with written_output(options.output) as partial:  # its ending says the format
             figure.savefig(partial)
     except OSError as error:
         raise DataError(f"{options.output}: cannot be written ({error.strerror or error})") from None

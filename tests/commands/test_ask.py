@@ -1,6 +1,7 @@
 """The command ``captioner ask``: one picture, many questions, resuming, and what is wrong."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,37 @@ def test_many_questions_have_a_line_each_and_a_stopped_run_goes_on(
     assert output.read_bytes() == whole
     assert main([*command, "--overwrite"]) == 2  # no word of it is known
     assert "other" in json.loads(output.read_text())["error"]
+
+
+def test_a_disk_that_is_full_for_a_moment_leaves_one_line_a_question(
+    tiny_answers: Path,
+    make_picture: MakePicture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_picture("photos/0.png")
+    asked = [{"image": "0.png", "question": question} for question in ("the dog", "how many", "the cat")]
+    questions, output = tmp_path / "q.jsonl", tmp_path / "a.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    command = ["ask", "--questions", str(questions), "--images", str(tmp_path / "photos"), "--output", str(output)]
+    command += ["--model", str(tiny_answers)]
+    write, calls = os.write, []
+
+    def full(descriptor: int, data: bytes) -> int:
+        calls.append(data)
+        if len(calls) == 2:  # a part of the second line fits
+            write(descriptor, bytes(data)[:9])
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("captioner.data.writers.answers.os.write", full)
+        assert main(command) == 2
+    assert f"--output {output}: cannot be written (No space left" in capsys.readouterr().err
+    assert len(output.read_text().splitlines()) == 1 and len(calls) == 2
+    assert main(command) == 0
+    assert [json.loads(line)["question"] for line in output.read_text().splitlines()] == [a["question"] for a in asked]
 
 
 def test_answers_of_another_run_and_files_of_others_are_kept(
@@ -233,6 +265,8 @@ def test_no_remedy_names_an_option_of_another_command_as_ones_own(
         (["photo.png"], "photo.png"),
         (["photo.png", "the dog", "--output", "a.jsonl"], "--questions"),
         (["photo.png", "the dog"], "photo.png"),  # which is not there
+        (["photo.png", "the dog", "--cells"], "--cells"),
+        (["--questions", "q.jsonl", "--output", "a.jsonl", "--cells"], "--cells"),
         (["photo.png", "the dog", "--model", "default"], "'default'"),
         (["--questions", "q.jsonl"], "--output"),
         (["--questions", "q.jsonl", "--output", "a.csv", "--images", "."], "q.jsonl"),

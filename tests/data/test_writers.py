@@ -13,10 +13,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from captioner.data.writers import WRITERS, FigureFiles, PageFile, Provenance, ResultsFile, digest_of, open_results
+from captioner.data.writers import (
+    WRITERS,
+    FailuresFile,
+    FigureFiles,
+    PageFile,
+    Provenance,
+    ResultsFile,
+    digest_of,
+    open_results,
+)
 from captioner.errors import ImageError, OptionError
 from captioner.image import Geometry
-from captioner.results import Caption, Word
+from captioner.results import Caption, Failure, Word
 
 KINDS = [".txt", ".jsonl", ".csv"]
 NAMES = [
@@ -320,6 +329,32 @@ def test_the_provenance_of_a_file_that_was_replaced_does_not_count(tmp_path: Pat
         results.check(TINY)
     path.unlink()  # started again by hand
     write_all(path, ["a.jpg"], replace(TINY, digest="5678"))
+
+
+def test_a_file_whose_rows_are_gone_has_the_provenance_of_what_follows(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    write_all(path, ["a.jpg"])
+    path.write_text(path.read_text().splitlines()[0] + "\n")  # the header stays
+    other = replace(TINY, decoding={**TINY.decoding, "width": 9})
+    write_all(path, ["a.jpg"], other)
+    with pytest.raises(OptionError, match="another run"):
+        write_all(path, ["b.jpg"])
+    write_all(path, ["b.jpg"], other)
+
+
+def test_a_failure_with_a_carriage_return_in_its_name_is_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "failures.csv"
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "a\rb.jpg").write_bytes(b"")
+    for _ in range(2):  # the second run keeps the row of a picture that was moved
+        table = FailuresFile(path, moved_to=moved)
+        table.begin()
+        rows = list(csv.reader(path.open(newline="")))[1:]
+        if not rows:
+            table.write(Failure(str(moved / "a\rb.jpg"), "damaged", "get it again"))
+        table.close()
+        assert list(csv.reader(path.open(newline="")))[1:] == [[str(moved / "a\rb.jpg"), "damaged", "get it again"]]
 
 
 def test_one_row_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,9 +201,17 @@ class AnswersFile:
             if len(self._again) == len(self._failed):
                 self._replace_failed()
             return
+        descriptor = self._file.fileno()  # a buffer would keep what could not be written, for later
         try:
-            self._file.write(line)
-            self._file.flush()
+            end = os.lseek(descriptor, 0, os.SEEK_END)
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+            except OSError:
+                with suppress(OSError):  # else the next run removes what is not whole
+                    os.ftruncate(descriptor, end)
+                raise
         except OSError as error:
             raise OptionError(f"--output {self.path}: cannot be written ({error.strerror})") from None
 

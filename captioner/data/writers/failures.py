@@ -199,5 +199,5 @@ def _lies_in(name: str, folder: str) -> bool:
 
 def _row(values: tuple[str, ...]) -> bytes:
     buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerow(values)
-    return buffer.getvalue().encode("utf-8", "surrogateescape")
+    csv.writer(buffer, lineterminator="\r\n").writerow(values)  # quotes what has a carriage return
+    return f"{buffer.getvalue()[:-2]}\n".encode("utf-8", "surrogateescape")

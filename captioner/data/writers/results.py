@@ -102,7 +102,7 @@ class ResultsFile:
             self._mend()
         except OSError as error:
             raise self._cannot_write(error) from None
-        if self._provenance is not None and (self._overwrite or self._moved or not self._stored):
+        if self._provenance is not None and (self._overwrite or self._moved or not self._stored or not self._known):
             self._write_sidecar(self._provenance)
         self._begun = True
 
