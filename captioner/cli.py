@@ -98,8 +98,25 @@ def _run(words: list[str]) -> int:
     from captioner.commands.notices import warnings_as_lines
 
     with warnings_as_lines():
-        code: int = module.run(options)
+        try:
+            code: int = module.run(options)
+        except OptionError as error:
+            raise _named_as_given(error, words) from None
     return code
+
+
+_ALIASES = {"max_length": "--max-words", "min_length": "--min-words", "width": "--beam"}
+
+
+def _named_as_given(error: OptionError, words: list[str]) -> OptionError:
+    """The error of an argument by the name of the option that was given: "n_best must be" as "--n-best must be"."""
+    name, space, rest = str(error).partition(" ")
+    plain = name.removesuffix(":")
+    given = {word.partition("=")[0] for word in words}
+    for option in (f"--{plain.replace('_', '-')}", _ALIASES.get(plain, "")):
+        if option in given and option:
+            return OptionError(f"{option}{name[len(plain) :]}{space}{rest}")
+    return error
 
 
 def _parse(words: list[str], module: ModuleType) -> argparse.Namespace:

@@ -361,10 +361,10 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("a temperature without samples", "caption {} --temperature 2", 2, "--temperature is an option of sampling"),
     ("top-k without samples", "caption {} --top-k 5", 2, "--top-k is an option of sampling: add --sample"),
     ("a temperature of 0", "caption {} --sample --temperature 0", 2, "above 0, not 0.0"),
-    ("top-p above 1", "caption {} --sample --top-p 1.5", 2, "top_p must be above 0 and at most 1, not 1.5"),
-    ("a length of none", "caption {} --max-length 0", 2, "max_length must be"),
-    ("lengths the wrong way round", "caption {} --min-length 9", 2, "min_length 9 is above max_length 6"),
-    ("a penalty out of range", "caption {} --length-penalty 9", 2, "length_penalty must be from 0 to 5, not 9.0"),
+    ("top-p above 1", "caption {} --sample --top-p 1.5", 2, "--top-p must be above 0 and at most 1, not 1.5"),
+    ("a length of none", "caption {} --max-length 0", 2, "--max-length must be"),
+    ("lengths the wrong way round", "caption {} --min-length 9", 2, "--min-length 9 is above max_length 6"),
+    ("a penalty out of range", "caption {} --length-penalty 9", 2, "--length-penalty must be from 0 to 5, not 9.0"),
     ("a column of no table", "caption {} --column image", 2, "--column image"),
     ("a batch of none", "caption {} --batch 0", 2, "--batch must be at least 1, not 0"),
     # the rest of the line
@@ -574,3 +574,21 @@ def test_a_dry_run_says_that_rows_are_replaced(command: Command, folder: Path) -
     run = command("caption", "photos", "--output", "o.jsonl", "--dry-run", "--overwrite")
     assert "o.jsonl: replaced, 5 rows" in run.out  # that one is broken shows when it is opened
     assert command("caption", "photos", "--output", "o.jsonl", "--dry-run").out.endswith("o.jsonl: 1 more rows\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--n-best", "9", "--beam", "2"), "captioner: --n-best 9 is more than the beam width 2"),
+        (("--min-words", "30", "--max-words", "5"), "captioner: --min-words 30 is above max_length 5"),
+        (("--length-penalty=9",), "captioner: --length-penalty must be from 0 to 5"),
+        (("--forbid-words", ","), "captioner: --forbid-words: ',' has no words"),
+        (("--require-words", "xyzzy"), "captioner: --require-words: 'xyzzy'"),
+        (("--begin", "xyzzy"), "captioner: --begin: 'xyzzy'"),
+    ],
+)
+def test_errors_name_options_as_they_were_given(
+    command: Command, make_picture: MakePicture, options: tuple[str, ...], said: str
+) -> None:
+    run = command("caption", make_picture("a.png"), *options)
+    assert run.code == 2 and run.err.startswith(said)
