@@ -222,7 +222,7 @@ def _annotation(row: Any, place: str) -> AskedQuestion:
 
 def read_answers(path: Path) -> dict[int | str, str]:
     """Answers by question: the official results, a list of ``{"question_id", "answer"}``, or the lines that
-    ``captioner ask`` writes. Lines without an id are known by their place, from 0.
+    ``captioner ask`` writes. Lines without an id are known by their place, from 0; those with an error have no answer.
 
     Raises:
         DataError: it cannot be read, or an answer is no text or is there twice.
@@ -235,6 +235,8 @@ def read_answers(path: Path) -> dict[int | str, str]:
     found: dict[int | str, str] = {}
     for i, (place, row) in enumerate(rows):
         key, answer = _result(row, place, i)
+        if answer is None:
+            continue
         if key in found:
             raise DataError(f"{place}: a second answer to question {key!r}")
         found[key] = answer
@@ -256,11 +258,12 @@ def named_as(
     return renamed
 
 
-def _result(row: Mapping[str, Any], place: str, number: int) -> tuple[int | str, str]:
+def _result(row: Mapping[str, Any], place: str, number: int) -> tuple[int | str, str | None]:
+    """The id of a row's question, and the answer; None where it says why there is none."""
     if not isinstance(row, dict):
         raise DataError(f"{place}: {row!r:.60} is not an object")
-    answer = row.get("answer", "" if "error" in row else None)
-    if not isinstance(answer, str):
+    answer = row.get("answer")
+    if not isinstance(answer, str) and not (answer is None and "error" in row):
         raise DataError(f"{place}: 'answer' is {answer!r:.40}, not a text")
     key = _id_of(row, place)
     return (number if key is None else key), answer

@@ -294,3 +294,17 @@ def test_lines_without_ids_are_answers_in_order_and_to_no_other_ids(tmp_path: Pa
     asked = {str(i): AskedQuestion(image="a.jpg", question="what?", id=str(i)) for i in (1, 2, 3)}
     assert named_as({0: "a", 1: "b", 2: "c"}, asked) == {0: "a", 1: "b", 2: "c"}
     assert named_as({3: "c", 1: "a"}, asked) == {"3": "c", "1": "a"}
+
+
+def test_questions_that_could_not_be_answered_are_no_wrong_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*_official(tmp_path), "--results", str(tmp_path / "r.jsonl"), "--json"]
+    answers = ({"question_id": i, "answer": answer} for i, answer in enumerate(("two", "two", "blue")))
+    _lines(tmp_path / "r.jsonl", *answers, {"question_id": 3, "error": "its picture does not open"})
+    assert main(command) == 2
+    assert "1 of 4 questions have no answer; the first is 3" in capsys.readouterr().err
+    assert main([*command, "--partial"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["types"]["other"]["VQA accuracy"]["answers"]["value"] == 0  # that of "blue" for "red"
+    assert "3 of 4 questions scored" in said.err
