@@ -223,6 +223,8 @@ def _read_weights(
 ) -> dict[str, Tensor]:
     """The weights of a file whose names begin with one of ``parts``, with those that it shares."""
     rename = current_weight_name if header["version"] < FORMAT_VERSION else str
+    if any("\udc80" <= letter <= "\udcff" for letter in str(path)):  # bytes that are no UTF-8
+        raise CheckpointError(f"{path}: torch opens no model file whose path is not UTF-8", remedy="rename it")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             names = {name: rename(name) for name in file.keys()}  # noqa: SIM118

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -460,7 +461,7 @@ def test_a_pickle_is_refused_and_never_unpickled(tmp_path: Path, save: Callable[
     sprung, path = tmp_path / "sprung", tmp_path / "model.safetensors"
     save(Trap(sprung), path)
     with pytest.raises(CheckpointError, match=r"model.safetensors: not a whole safetensors file"):
-        load(path)
+        checkpoint.load(path)
     assert not sprung.exists()
     # The trap works: it is not the test that is harmless.
     pickle.loads(pickle.dumps(Trap(sprung)))
@@ -511,3 +512,11 @@ def test_a_decoder_of_few_positions_is_asked_for_no_more_words(
     loaded = load(tmp_path / "few.safetensors", backend="torch")
     assert loaded.default_options.max_length == loaded.max_length == 10
     assert loaded.default_options.min_length == min(decoding.get("min_length", 1), 10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes names of any bytes")
+def test_a_path_that_torch_does_not_open_is_not_called_damaged(tiny_model: Path, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xe4.safetensors"))
+    path.write_bytes(tiny_model.read_bytes())
+    with pytest.raises(CheckpointError, match="path is not UTF-8; rename it"):
+        checkpoint.load(path)
