@@ -57,7 +57,8 @@ def test_a_model_comes_back_as_it_was(
     again, maps_again = logits_and_maps(after)
     assert logits.std() > 0.1  # else being close would say little
     torch.testing.assert_close(again, logits, atol=tolerance, rtol=tolerance)
-    torch.testing.assert_close(maps_again, maps, atol=tolerance, rtol=tolerance)
+    # The largest value of a map is some hundredths: a mirrored one would be within the tolerance of logits.
+    torch.testing.assert_close(maps_again, maps, atol=1e-4 if half else 1e-6, rtol=tolerance)
     assert list(path.parent.iterdir()) == [path]  # no partial file is left
 
 

@@ -16,6 +16,7 @@ from captioner.backends.base import Step
 from captioner.constraints import Constraints
 from captioner.decoding import Beam, Greedy, Hypothesis, Sampling, decode
 from captioner.errors import OptionError
+from captioner.hypotheses import _Ended, _group_by_group
 from captioner.options import MAX_REQUIRED
 from captioner.tokenizer.vocabulary import END, SPECIAL, START, Vocabulary
 
@@ -323,3 +324,11 @@ def test_the_beam_is_widened_to_what_is_asked_where_no_width_is_given() -> None:
     assert own.changed(require_words="dog", width=2).width == 2
     assert own.changed(require_words="a b c d, e f g h, i").width == 20
     assert Beam(width=30).changed(require_words="dog").width == 30
+
+
+def test_the_best_of_each_group_comes_before_the_second_of_any() -> None:
+    def ended(slot: int, token: int) -> _Ended:
+        return _Ended((token,), (0.0,), (0,), 0.0, True, slot, 0)
+
+    found = _group_by_group([ended(0, 4), ended(0, 5), ended(1, 6), ended(2, 4), ended(1, 7), ended(2, 8)])
+    assert [one.tokens for one in found] == [(4,), (6,), (8,), (5,), (7,)]

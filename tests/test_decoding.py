@@ -377,6 +377,27 @@ def test_a_sample_depends_on_seed_and_picture_alone() -> None:
         assert [h.tokens for h in decode(one, one, options, keys=[key])[0]] == together[picture]
 
 
+def test_the_nucleus_is_the_fewest_words_that_reach_the_probability() -> None:
+    toy = Toy(1, 12, seed=5)
+    p = np.exp(toy.log_p[0, START].astype(np.float64))
+    p[END] = 0
+    order = np.argsort(-p)
+    reached = np.cumsum(p[order] / p.sum())
+    nucleus = set(order[: int(np.searchsorted(reached, 0.6)) + 1].tolist())
+    assert 1 < len(nucleus) < 6
+    options = Sampling(samples=400, max_length=1, top_p=0.6)
+    assert {one.tokens[0] for one in decode(toy, toy, options)[0]} == nucleus
+
+
+def test_seed_and_picture_are_two_numbers() -> None:
+    toy = Toy(1, 20, seed=2)
+
+    def drawn(seed: int, key: int) -> list[tuple[int, ...]]:
+        return [one.tokens for one in decode(toy, toy, Sampling(samples=3, max_length=6, seed=seed), keys=[key])[0]]
+
+    assert drawn(1, 2) != drawn(2, 1) and drawn(1, 2) == drawn(1, 2)
+
+
 @pytest.mark.parametrize("options", [Greedy(), Beam(width=3, n_best=2), Sampling(samples=2)])
 def test_numbers_that_are_not_finite_are_an_error_and_no_caption(options: Greedy) -> None:
     toy = Toy(3, 9, seed=1)

@@ -683,7 +683,7 @@ def test_frames_of_an_animation_stay_apart() -> None:
         data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
         with Image.open(io.BytesIO(data)) as moving:
             opened = [open_image(frame) for frame in ImageSequence.Iterator(moving)]
-        for image, colour in zip(opened, ROW, strict=False):
+        for image, colour in zip(opened, ROW[:3], strict=True):
             assert np.abs(np.asarray(image).astype(int) - colour).max() < 12
 
 

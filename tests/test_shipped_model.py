@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,7 @@ def test_it_never_says_unknown_nor_a_word_twice_in_a_row(model: Captioner) -> No
         assert caption.words
         texts = [word.text for word in caption.words]
         assert not set(texts) & {"<unk>", "<pad>", "<start>", "<end>"}
+        assert all(word != before for before, word in pairwise(texts))
         assert all(0 < word.probability <= 1 for word in caption.words)
         off_grid = np.array([word.off_grid for word in caption.words])
         assert caption.maps.sum((1, 2)) + off_grid == pytest.approx(1, abs=1e-4)

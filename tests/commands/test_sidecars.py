@@ -295,6 +295,22 @@ def test_a_kill_at_any_moment_leaves_no_half_of_a_sidecar(tmp_path: Path, moment
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.png", "a.txt"]
 
 
+def test_a_sidecar_that_is_edited_meanwhile_keeps_the_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, path = tmp_path / "a.png", tmp_path / "a.txt"
+    path.write_text("mine\n")
+    sidecars = BesideFiles(TextSidecar(), lambda _: "a.txt", Join(existing="append"), option="--sidecar")
+    edits = iter(["mine, edited\n"])
+
+    def somebody_edits(_: int) -> None:
+        if (text := next(edits, None)) is not None:
+            path.write_text(text)
+
+    monkeypatch.setattr(os, "fsync", somebody_edits)
+    sidecars.write(caption_of(picture, "a dog"))
+    assert path.read_text() == "mine, edited, a dog\n"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_a_sidecar_that_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture, path = tmp_path / "a.png", tmp_path / "a.txt"
     sidecars = BesideFiles(TextSidecar(), lambda _: "a.txt", Join(), option="--sidecar")

@@ -1,8 +1,10 @@
 """Blotting out cells of the model's input."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from captioner.explain.occlusion import blocks, blurred, mean_colour, occlude, orders_of
+from captioner.explain.occlusion import blocks, blurred, mean_colour, occlude, occlusion_maps, orders_of
 from captioner.image import Geometry
 
 SQUARE = Geometry(size=(30, 30), side=30, grid=(4, 4))
@@ -54,3 +56,25 @@ def test_the_strongest_cells_come_first() -> None:
     assert none.sum() == 0
     np.testing.assert_array_equal(two, [[False, True], [True, False]])
     np.testing.assert_array_equal(three, [[True, True], [True, False]])
+
+
+def test_a_map_is_the_loss_of_log_probability_where_the_cell_is() -> None:
+    pixels = noise(30)
+    geometry = Geometry(size=(30, 30), side=30, grid=(3, 5))
+    fill = mean_colour(pixels, geometry)
+    before, loss, gain = -1.0, 0.75, 0.5
+
+    def log_probabilities(variants: Sequence[np.ndarray]) -> np.ndarray:
+        """Hiding row 0 and column 3 makes the word less likely, hiding row 2 and column 1 likelier."""
+        found = []
+        for one in variants:
+            hidden = [(one[5 + 10 * row, 3 + 6 * column] == fill[0, 0]).all() for row, column in ((0, 3), (2, 1))]
+            found.append([[before - loss * hidden[0] + gain * hidden[1]]])
+        return np.array(found, dtype=np.float32)
+
+    maps = occlusion_maps(pixels, geometry, 1, log_probabilities)
+    expected = np.zeros((1, 1, 3, 5))
+    expected[0, 0, 0, 3] = loss
+    np.testing.assert_allclose(maps, expected, atol=1e-6)
+    wide = occlusion_maps(pixels, geometry, 3, log_probabilities)[0, 0]
+    np.testing.assert_allclose(wide > 0, np.abs(np.indices((3, 5)) - [[[0]], [[3]]]).max(0) <= 1)

@@ -379,6 +379,10 @@ def test_beam_search_is_that_of_python(
             maps = np.array(one["maps"][:-1]).reshape(other.maps.shape)
             np.testing.assert_allclose(maps, other.maps, atol=1e-5)
             np.testing.assert_allclose(one["offGrid"][:-1], other.off_grid, atol=1e-5)
+            # The step after the last word, which is the last word's map where maps are of the step after.
+            assert other.end_map is not None
+            np.testing.assert_allclose(np.reshape(one["maps"][-1], other.end_map.shape), other.end_map, atol=1e-5)
+            assert one["offGrid"][-1] == pytest.approx(other.end_off_grid, abs=1e-5)
 
 
 POSTPROCESS = """async ([steps, offGrid, mask, options]) => {

@@ -189,14 +189,14 @@ def test_intervals_draw_pictures_with_all_their_nouns() -> None:
     random = np.random.default_rng(0)
     by_picture = random.random(200) < 0.6
     values = np.repeat(by_picture, 5).astype(float)[:, None]
-    (together,) = bootstrap_means(values, [str(i // 5) for i in range(1000)])
+    (together,) = bootstrap_means(values, [str(i // 5) for i in range(1000)], resamples=4000)
     (apart,) = bootstrap_means(values, [str(i) for i in range(1000)])
     assert together.value == apart.value == pytest.approx(by_picture.mean())
     wide = together.interval.high - together.interval.low
     # Five equal nouns of a picture tell no more than one: 2 x 1.96 standard errors of 200 draws.
-    assert wide == pytest.approx(2 * 1.96 * np.sqrt(0.24 / 200), rel=0.15)
+    assert wide == pytest.approx(2 * 1.96 * np.sqrt(0.24 / 200), rel=0.08)
     assert (apart.interval.high - apart.interval.low) < 0.6 * wide
-    again, _ = bootstrap_means(np.repeat(values, 2, axis=1), [str(i // 5) for i in range(1000)])
+    again, _ = bootstrap_means(np.repeat(values, 2, axis=1), [str(i // 5) for i in range(1000)], resamples=4000)
     assert again == together
 
 

@@ -212,7 +212,13 @@ def test_a_window_without_picture_falls_back_to_the_picture(query: Tensor, grid:
     attention = build("local_previous", window=1)
     before = torch.zeros(B, T, L)
     before[:, :, L - 1] = 1.0
-    torch.testing.assert_close(answer(attention, query, grid, previous=before).weights.sum(-1), torch.ones(B, 1, T))
+    mask = torch.ones(B, ROWS, COLUMNS, dtype=torch.bool)
+    mask[1, 2:] = False  # nothing is near the last cell
+    padded = Grid(grid.features, grid.shape, mask.flatten(1))
+    weights = answer(attention, query, padded, previous=before).weights
+    torch.testing.assert_close(weights.sum(-1), torch.ones(B, 1, T))
+    assert (weights[1, 0][:, mask[1].flatten()] > 0).all(), "all of the picture counts"
+    assert (weights[0, 0] > 0).sum(-1).max() < L, "the window holds where it has picture"
 
 
 def test_memory_slots_stand_beside_the_cells(query: Tensor, grid: Grid) -> None:

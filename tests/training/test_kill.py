@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from captioner.cli import main
 from captioner.data.scenes import write_scenes
@@ -59,16 +61,31 @@ def kill_after_steps(arguments: list[str], state: Path, saves: int) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+def main_with_steps(arguments: list[str]) -> tuple[int, int]:
+    """The exit code, and how many steps the optimiser took."""
+    steps: list[None] = []
+    counting = register_optimizer_step_post_hook(lambda *_: steps.append(None))
+    try:
+        return main(arguments), len(steps)
+    finally:
+        counting.remove()
+
+
 @pytest.mark.parametrize(("decoder", "kills"), [("lstm", (3, 6)), ("transformer", (5,))])
 def test_a_process_that_is_killed_and_started_again_ends_with_the_same_weights(
     decoder: str, kills: tuple[int, ...], tmp_path: Path
 ) -> None:
     scenes = write_scenes(tmp_path / "scenes", count=21, dev=5, size=(96, 72))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert main(train(scenes, whole, decoder)) == 0
+    code, steps = main_with_steps(train(scenes, whole, decoder))
+    assert code == 0
     for saves in kills:
         kill_after_steps(train(scenes, killed, decoder), killed / "state.safetensors", saves)
-    assert main(train(scenes, killed, decoder)) == 0
+    # Who began again would end alike: the run goes on from what was saved, and computes nothing twice.
+    with safe_open(killed / "state.safetensors", framework="pt") as state:
+        saved = json.loads(state.metadata()["progress"])["step"]
+    assert saved > 0
+    assert main_with_steps(train(scenes, killed, decoder)) == (0, steps - saved)
     for name in ("last.safetensors", "best.safetensors"):
         ours, theirs = load_file(whole / name), load_file(killed / name)
         assert ours.keys() == theirs.keys()
