@@ -299,3 +299,21 @@ def test_the_models_file_says_how_maps_are_read(make_checkpoint: Callable[..., C
     checkpoint.save(tmp_path / "bad.safetensors", replace(made, about={"maps": {"attention": {"sink": 3}}}))
     with pytest.raises(CheckpointError, match=r"bad\.safetensors: damaged"):
         captioner.load(tmp_path / "bad.safetensors")
+
+
+def test_sinks_are_those_of_all_steps_on_the_picture() -> None:
+    valid = np.array([[True, True], [True, False]])
+    steps = np.zeros((3, 2, 2), dtype=np.float32)
+    steps[:, 0, 0], steps[:, 0, 1], steps[:, 1, 0] = (0.5, 0.2, 0.2), (0.3, 0.3, 0.9), (0.2, 0.5, 0.2)
+    steps[:, 1, 1] = (0.0, 8.0, 0.0)  # padding, which varies more than any cell
+    mean = steps.mean(0)  # that of the end counts
+    maps = postprocess(steps, valid, MapOptions(sinks="subtract"))[0]
+    for found, step in zip(maps, steps, strict=False):
+        expected = np.where(valid, (step - mean).clip(0), 0)
+        np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-5)
+    deviation = steps.std(0)
+    typical = deviation[valid].mean()
+    maps = postprocess(steps, valid, MapOptions(sinks="standardise"))[0]
+    for found, step in zip(maps, steps, strict=False):
+        expected = np.where(valid, ((step - mean) / (deviation + 0.1 * typical)).clip(0), 0)
+        np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-5)

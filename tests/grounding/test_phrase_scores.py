@@ -134,3 +134,13 @@ def test_the_expected_maximum_is_the_mean_over_all_choices() -> None:
         assert expected_maximum(values, count) == pytest.approx(np.mean(every))
     assert expected_maximum(values, 9) == 0.9
     assert math.isnan(expected_maximum([], 2))
+
+
+def test_another_word_is_one_outside_of_the_phrases_of_the_same_thing() -> None:
+    """The words of other things' phrases are among them."""
+    runs = CaptionPhrase((3,), (3,), "8", ("other",), (RIGHT,))
+    alone, beside = (score_phrases(CAPTION, some, "a")[0] for some in ([BALL], [BALL, runs]))
+    np.testing.assert_array_equal(alone.values, beside.values)
+    again = CaptionPhrase((3,), (3,), "7", ("other",), (LEFT,))  # the same thing once more: its word is no other
+    same = score_phrases(CAPTION, [BALL, again], "a")[0]
+    assert not np.array_equal(alone.values, same.values)

@@ -15,7 +15,7 @@ from captioner.data.readers import read
 from captioner.data.records import Record, of_split
 from captioner.data.scenes import write_scenes
 from captioner.errors import OptionError
-from captioner.explain.occlusion import mean_colour, occlude, orders_of
+from captioner.explain.occlusion import blurred, mean_colour, occlude, orders_of
 from captioner.grounding.deletion import LEVELS, deletion_curves, summarise
 from captioner.grounding.ground_truth import BoxGroundTruth, GroundTruth, find_ground_truth
 from captioner.grounding.grounded import GroundedCaption, GroundedPicture, score_caption
@@ -124,7 +124,8 @@ def test_curves_are_the_words_probabilities_on_occluded_pictures(model: Captione
     np.testing.assert_array_equal(curves[0].random_deletion, again[0].random_deletion)
     assert not np.array_equal(curves[0].random_deletion, deletion_curves(model, grounded, seed=4)[0].random_deletion)
     prepared = model.prepare(record.image)
-    gray = mean_colour(prepared.pixels, prepared.geometry)
+    gray, blurry = (fill(prepared.pixels, prepared.geometry) for fill in (mean_colour, blurred))
+    ids = model.vocabulary.encode_made([word.text for word in grounded.caption.words])
     for noun, curve in zip(known, curves, strict=True):
         word = grounded.caption.words[noun.position]
         assert curve.deletion[0] == pytest.approx(word.probability, rel=1e-3)
@@ -136,6 +137,30 @@ def test_curves_are_the_words_probabilities_on_occluded_pictures(model: Captione
         occluded = Image.fromarray(occlude(prepared.pixels, gray, cells))
         (read_again,) = model.read(occluded.resize((64, 64)), [record.captions[0]])
         assert curve.deletion[LEVELS.index(0.2)] == pytest.approx(read_again.words[noun.position].probability, rel=1e-3)
+        for level, chosen in ((0.0, 0), (0.2, round(0.2 * 64))):  # the picture comes back into its blurred self
+            (cells,) = orders_of(word.map.astype(float), [chosen])
+            (log_p,) = model.log_probabilities([occlude(blurry, prepared.pixels, cells)], prepared.geometry, [ids])
+            assert curve.insertion[LEVELS.index(level)] == pytest.approx(np.exp(log_p[0, noun.position]), rel=1e-3)
+
+
+def test_curves_of_a_padded_picture_cover_no_padding(
+    make_checkpoint: Callable[..., Checkpoint], scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Captioner(TorchBackend(make_checkpoint("lstm", pad=True)), name="tiny")
+    record = next(r for r in of_split(read(scenes), "dev") if {"dog", "cat", "ball"} & set(r.captions[0].split()))
+    (grounded,) = captions_of(ground(model, [record], truth_of(scenes), sources=("references",)))
+    mask = grounded.caption.geometry.mask
+    assert not mask.all()
+    covered: list[np.ndarray] = []
+
+    def noted(pixels: np.ndarray, fill: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        covered.append(cells)
+        return occlude(pixels, fill, cells)
+
+    monkeypatch.setattr("captioner.grounding.deletion.occlude", noted)
+    assert deletion_curves(model, grounded)
+    assert covered and not any((cells & ~mask).any() for cells in covered)
+    assert {int(cells.sum()) for cells in covered} == {round(level * mask.sum()) for level in LEVELS[1:-1]}
 
 
 def test_the_worst_cases_come_first_with_their_boxes_drawn(model: Captioner, scenes: Path) -> None:
