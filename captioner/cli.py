@@ -110,11 +110,14 @@ _ALIASES = {"max_length": "--max-words", "min_length": "--min-words", "width": "
 
 def _named_as_given(error: OptionError, words: list[str]) -> OptionError:
     """The error of an argument by the name of the option that was given: "n_best must be" as "--n-best must be"."""
+    import re
+
     name, space, rest = str(error).partition(" ")
     plain = name.removesuffix(":")
     given = {word.partition("=")[0] for word in words}
     for option in (f"--{plain.replace('_', '-')}", _ALIASES.get(plain, "")):
         if option in given and option:
+            rest = re.sub(rf"\b{plain}\b", option, rest) if "_" in plain else rest  # the remedy has it too
             return OptionError(f"{option}{name[len(plain) :]}{space}{rest}")
     return error
 

@@ -510,8 +510,8 @@ def test_fine_maps_learn_and_answers_stay(
         (few, "pictures have boxes"),
         (fine, "no fine maps"),
         ([*fine, *sizes, "--map-supervision", "0"], "map_supervision"),
-        ([*fine, *sizes, "--frozen-epochs", "0"], "frozen_epochs is 0 of 6"),
-        ([*fine, *sizes, "--word-dropout", "0.1"], "word_dropout"),
+        ([*fine, *sizes, "--frozen-epochs", "0"], "--frozen-epochs is 0 of 6"),
+        ([*fine, *sizes, "--word-dropout", "0.1"], "--word-dropout is 0.1"),
     ):
         assert main(command) == 2
         assert found in capsys.readouterr().err

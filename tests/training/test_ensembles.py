@@ -353,7 +353,7 @@ def test_a_decoder_is_trained_on_the_refiner_of_another_model(
     assert main(["train", "--data", data, *taken, *options, *short]) == 0
     again = ["--output", str(tmp_path / "other"), "--refiner-options", '{"width": 32}']
     assert main(["train", "--data", data, *taken, *again]) == 2
-    assert "refiner_options: width" in capsys.readouterr().err
+    assert "--refiner-options: width" in capsys.readouterr().err
     ours, theirs = (checkpoint.load(one).model for one in (run / "last.safetensors", members[0]))
     assert ours.config.refiner == theirs.config.refiner
     for name, tensor in theirs.refiner.state_dict().items():

@@ -149,8 +149,8 @@ def test_a_teacher_that_does_not_fit_is_refused(
         ([*others, "--teacher", teacher], "the answers of the teacher"),
         ([*base, "--teacher", str(tiny_model)], "answers no questions"),
         ([*base, "--teacher", teacher, "--blind"], "a blind model sees nothing"),
-        ([*base, "--transfer-questions", "1"], "transfer_questions is 1 and there is no teacher"),
-        ([*base, "--teacher", teacher, "--max-length", "99"], "max_length is 99"),
+        ([*base, "--transfer-questions", "1"], "--transfer-questions is 1 and there is no teacher"),
+        ([*base, "--teacher", teacher, "--max-length", "99"], "--max-length is 99"),
         ([*base, "--teacher", teacher, "--captions-per-picture", "1", "--transfer-questions", "1"], "take all 1 rows"),
     ):
         assert main(command) == 2, said
