@@ -332,3 +332,13 @@ def test_the_best_of_each_group_comes_before_the_second_of_any() -> None:
 
     found = _group_by_group([ended(0, 4), ended(0, 5), ended(1, 6), ended(2, 4), ended(1, 7), ended(2, 8)])
     assert [one.tokens for one in found] == [(4,), (6,), (8,), (5,), (7,)]
+
+
+def test_a_caption_that_is_cut_off_is_scored_by_its_own_words() -> None:
+    toy = Toy(3, seed=1)
+    toy.log_p[..., END] = -np.inf  # it never ends
+    options = Beam(width=30, max_length=3, min_length=0, length_penalty=0.7, begin="red")
+    for picture, (best,) in enumerate(decode(toy, toy, options)):
+        assert not best.finished and best.given == 1 and len(best.tokens) == 3
+        log_p = [float(toy.log_p[picture, a, b]) for a, b in itertools.pairwise(best.tokens)]
+        assert best.score == pytest.approx(sum(log_p) / len(log_p) ** 0.7, abs=1e-4)

@@ -1,12 +1,14 @@
 """Files of results survive kills and odd names, go on where they were, and spare what others wrote."""
 
 import csv
+import errno
 import json
 import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from captioner.data.writers import (
     WRITERS,
+    FailedFolder,
     FailuresFile,
     FigureFiles,
     PageFile,
@@ -355,6 +358,50 @@ def test_a_failure_with_a_carriage_return_in_its_name_is_one_row(tmp_path: Path)
             table.write(Failure(str(moved / "a\rb.jpg"), "damaged", "get it again"))
         table.close()
         assert list(csv.reader(path.open(newline="")))[1:] == [[str(moved / "a\rb.jpg"), "damaged", "get it again"]]
+
+
+def test_a_picture_that_cannot_be_copied_to_another_disk_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, folder = tmp_path / "a.jpg", tmp_path / "failed"
+    picture.write_bytes(b"damaged")
+    failed = FailedFolder(folder)
+    failed.prepare()
+
+    def full(source: object, target: IO[bytes]) -> None:
+        target.write(b"dam")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def another_disk(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", another_disk)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr("captioner.data.writers.failures.shutil.copyfileobj", full)
+        failed.move(picture)
+    assert picture.read_bytes() == b"damaged" and not list(folder.iterdir())
+    assert failed.move(picture) == folder / "a.jpg" and not picture.exists()
+
+
+def test_a_full_disk_leaves_whole_rows_of_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = FailuresFile(tmp_path / "failures.csv")
+    table.begin()
+    table.write(Failure("a.jpg", "damaged", ""))
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if len(data) <= 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, bytes(data)[:4])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("captioner.data.writers.failures.os.write", full)
+        with pytest.raises(OptionError, match="No space left"):
+            table.write(Failure("b.jpg", "damage", ""))
+    table.write(Failure("c.jpg", "damaged", ""))
+    table.close()
+    with (tmp_path / "failures.csv").open(newline="") as file:
+        assert [row[0] for row in csv.reader(file)][1:] == ["a.jpg", "c.jpg"]
 
 
 def test_one_row_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from captioner.errors import DataError, OptionError
 from captioner.grounding.bootstrap import bootstrap_means
 from captioner.grounding.pointing import GroundedNoun, score_pointing
-from captioner.grounding.region import Region
+from captioner.grounding.region import CellRegion, Region
 from captioner.grounding.report import GroundReport, SourceReport, print_ground_report
 from captioner.grounding.scores import average_scores
 from captioner.image import Geometry
@@ -138,6 +138,21 @@ def test_masks_measure_as_boxes_do() -> None:
     assert Region.of_mask(mask).contains(np.array([0.5]), np.array([0.5])).all()
     assert not Region.of_mask(mask).contains(np.array([0.1]), np.array([0.5])).any()
     assert Region.of_mask(np.zeros((6, 10), dtype=bool)).area == 0
+
+
+def test_a_thing_in_the_padding_alone_cannot_be_hit() -> None:
+    below = Region.of_boxes([(0.0, 0.9, 1.0, 1.0)])  # below the centres; the cells of padding lie on the lower edge
+    found = CellRegion.of(below, WIDE)
+    assert not found.reachable and not found.hits.any()
+
+
+def test_the_corners_of_a_union_belong_to_it() -> None:
+    angle = Region.of_boxes([(0.0, 0.0, 0.25, 0.75), (0.0, 0.5, 0.75, 0.75)])  # an L
+    x, y = np.array([0.0, 0.25, 0.5, 0.75]), np.array([0.0, 0.5, 0.75])
+    expected = [[True, True, False, False], [True, True, True, True], [True, True, True, True]]
+    np.testing.assert_array_equal(angle.contains(x, y), expected)
+    right = Region.of_boxes([(0.5, 0.25, 1.0, 1.0)])
+    np.testing.assert_array_equal(right.contains(np.array([0.5, 1.0]), np.array([0.25, 1.0])), np.ones((2, 2), bool))
 
 
 def test_a_thing_between_the_centres_of_cells_cannot_be_hit() -> None:

@@ -1,7 +1,7 @@
 """Choosing how maps are read."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from captioner.data.readers import read
 from captioner.data.records import of_split
 from captioner.data.scenes import write_scenes
 from captioner.explain.postprocess import postprocess
+from captioner.grounding import select_heads
 from captioner.grounding.ground_truth import find_ground_truth
 from captioner.grounding.region import CellRegion, Region
 from captioner.grounding.select_heads import (
@@ -138,3 +139,51 @@ def test_mass_is_that_of_the_words_map_which_lacks_what_is_off_the_grid() -> Non
     near, far = (score_candidate(samples, candidate, resamples=1) for samples in (inside, away))
     assert far.mass.value == pytest.approx(near.mass.value / 4, rel=0.01)
     assert far.pointing.value == near.pointing.value
+
+
+@dataclass(frozen=True)
+class Scored:
+    value: float
+
+    def as_dict(self) -> dict[str, float]:
+        return {"value": self.value}
+
+
+def scored_by(values: dict[Candidate, float]) -> Callable[..., Scored]:
+    def score(_: object, candidate: Candidate, **more: object) -> Scored:
+        return Scored(values.get(candidate, 0.1))
+
+    return score
+
+
+@pytest.mark.parametrize(("gain", "taken"), [(0.99, False), (1.01, True)])
+def test_other_heads_are_taken_from_a_clear_margin_on(
+    gain: float, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, better = Candidate(MapOptions(), (0, 1)), Candidate(MapOptions(), (1,))
+    values = {before: 0.5, better: 0.5 + gain * MARGIN}
+    monkeypatch.setattr(select_heads, "score_candidate", scored_by(values))
+    assert select(made(0, heads=2), (0, 1), 2).attention == (better if taken else before)
+
+
+@pytest.mark.parametrize(("loss", "kept"), [(0.49, True), (0.51, False)])
+def test_todays_options_are_kept_where_others_are_hardly_better(
+    loss: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, todays = Candidate(MapOptions(sinks="subtract"), (1,)), Candidate(MapOptions(), (1,))
+    values = {other: 0.9, todays: 0.9 - loss * MARGIN}
+    monkeypatch.setattr(select_heads, "score_candidate", scored_by(values))
+    assert select(made(0, heads=2), (0, 1), 2).attention == (todays if kept else other)
+
+
+@pytest.mark.parametrize(("gain", "default"), [(1.99, "attention"), (2.01, "gradient")])
+def test_gradients_are_the_default_from_twice_the_margin_on(
+    gain: float, default: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [replace(sample, gradient=sample.heads[0]) for sample in made(0, heads=2)]
+
+    def score(_: object, candidate: Candidate, **more: object) -> Scored:
+        return Scored(0.5 + gain * MARGIN if candidate.options.explain == "gradient" else 0.5)
+
+    monkeypatch.setattr(select_heads, "score_candidate", score)
+    assert select(samples, (0, 1), 2).default == default
