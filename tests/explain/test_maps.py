@@ -302,10 +302,11 @@ def test_the_models_file_says_how_maps_are_read(make_checkpoint: Callable[..., C
 
 
 def test_sinks_are_those_of_all_steps_on_the_picture() -> None:
-    valid = np.array([[True, True], [True, False]])
-    steps = np.zeros((3, 2, 2), dtype=np.float32)
-    steps[:, 0, 0], steps[:, 0, 1], steps[:, 1, 0] = (0.5, 0.2, 0.2), (0.3, 0.3, 0.9), (0.2, 0.5, 0.2)
-    steps[:, 1, 1] = (0.0, 8.0, 0.0)  # padding, which varies more than any cell
+    steps = np.random.default_rng(3).random((6, 4, 4)).astype(np.float32)
+    valid = np.ones((4, 4), dtype=bool)
+    valid[3] = False
+    steps[:, 3] *= 9  # padding, which varies more than any cell
+    steps[-1] += 1  # the end
     mean = steps.mean(0)  # that of the end counts
     maps = postprocess(steps, valid, MapOptions(sinks="subtract"))[0]
     for found, step in zip(maps, steps, strict=False):
