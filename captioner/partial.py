@@ -65,9 +65,7 @@ def rewrite_locked(place: Path, content: bytes) -> int:
     partial = PartialFile(place)
     descriptor = partial.with_lock()
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        _write_all(descriptor, content)
         os.fsync(descriptor)
         partial.commit()
     except BaseException:
@@ -76,6 +74,35 @@ def rewrite_locked(place: Path, content: bytes) -> int:
     finally:
         partial.discard()
     return descriptor
+
+
+def append_whole(descriptor: int, data: bytes, *, at: int | None = None, sync: bool = False) -> None:
+    """Append to a file, all or nothing: what was written of it is removed where the rest cannot be.
+
+    Args:
+        descriptor: of the file.
+        data: to append.
+        at: where the file ends for the caller; None for where it does.
+        sync: wait until it is on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    end = os.lseek(descriptor, 0, os.SEEK_END) if at is None else os.lseek(descriptor, at, os.SEEK_SET)
+    try:
+        _write_all(descriptor, data)
+        if sync:
+            os.fsync(descriptor)
+    except OSError:
+        with suppress(OSError):  # else the next run removes what is not whole
+            os.ftruncate(descriptor, end)
+        raise
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _lock(descriptor: int) -> bool | None:

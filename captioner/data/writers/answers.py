@@ -10,7 +10,7 @@ from typing import Any, Self
 from captioner.data.questions import AskedQuestion
 from captioner.data.writers.provenance import Provenance
 from captioner.errors import OptionError
-from captioner.partial import open_locked, place_of, remove_stale, rewrite_locked, written_whole
+from captioner.partial import append_whole, open_locked, place_of, remove_stale, rewrite_locked, written_whole
 from captioner.results import Answer
 
 _BEGINNING = b'{"image": '  # of every line
@@ -201,17 +201,8 @@ class AnswersFile:
             if len(self._again) == len(self._failed):
                 self._replace_failed()
             return
-        descriptor = self._file.fileno()  # a buffer would keep what could not be written, for later
         try:
-            end = os.lseek(descriptor, 0, os.SEEK_END)
-            try:
-                rest = memoryview(line)
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
-            except OSError:
-                with suppress(OSError):  # else the next run removes what is not whole
-                    os.ftruncate(descriptor, end)
-                raise
+            append_whole(self._file.fileno(), line)  # a buffer would keep what could not be written, for later
         except OSError as error:
             raise OptionError(f"--output {self.path}: cannot be written ({error.strerror})") from None
 

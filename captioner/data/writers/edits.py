@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from captioner.errors import OptionError
-from captioner.partial import open_locked, place_of, remove_stale, rewrite_locked
+from captioner.partial import append_whole, open_locked, place_of, remove_stale, rewrite_locked
 
 STATUSES = ("accepted", "edited", "flagged", "draft")
 """What a row says: the model's caption is good; it was changed; a person should come back to it; a text that is being
@@ -88,15 +88,9 @@ class EditsFile:
             OptionError: it cannot be written; the rows before stay whole.
         """
         data = (json.dumps({**asdict(edit), "image": self._stored(edit.image)}) + "\n").encode()
-        end = os.lseek(self._descriptor, 0, os.SEEK_END)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-            os.fsync(self._descriptor)
+            append_whole(self._descriptor, data, sync=True)
         except OSError as error:
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, end)
             raise self._cannot_write(error) from None
         self._edits[os.path.realpath(edit.image)] = edit
         self._rows += 1

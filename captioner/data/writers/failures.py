@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from captioner.errors import OptionError
-from captioner.partial import check_folder, open_locked, place_of
+from captioner.partial import append_whole, check_folder, open_locked, place_of
 from captioner.results import Failure
 
 COLUMNS = ("path", "error", "remedy")
@@ -100,15 +100,7 @@ class FailuresFile:
 
     def _append(self, row: bytes) -> None:
         try:
-            end = os.lseek(self._descriptor, 0, os.SEEK_END)
-            try:
-                rest = memoryview(row)
-                while rest:
-                    rest = rest[os.write(self._descriptor, rest) :]
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(self._descriptor, end)
-                raise
+            append_whole(self._descriptor, row)
         except OSError as error:
             raise self._cannot_write(error) from None
 

@@ -2,14 +2,13 @@
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from captioner.data.writers.formats import WRITERS, ForeignRowsError, Scan
 from captioner.data.writers.provenance import Provenance
 from captioner.errors import OptionError
-from captioner.partial import open_locked, place_of, remove_stale, written_whole
+from captioner.partial import append_whole, open_locked, place_of, remove_stale, written_whole
 from captioner.results import Caption
 
 
@@ -284,13 +283,8 @@ class ResultsFile:
     def _append(self, text: str) -> None:
         data = text.encode("utf-8", "surrogateescape")
         try:
-            os.lseek(self._descriptor, self._end, os.SEEK_SET)
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            append_whole(self._descriptor, data, at=self._end)
         except OSError as error:
-            with suppress(OSError):  # else the next run removes what is not whole
-                os.ftruncate(self._descriptor, self._end)
             raise self._cannot_write(error) from None
         self._end += len(data)
 
