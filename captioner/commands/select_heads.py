@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
 
     model_file = find_weights(options.model, "select-heads")
     refuse_overwriting({"--output": options.output}, model_files(model_file))
-    records, ground_truth, _ = read_annotated(options)
+    records, ground_truth, notes = read_annotated(options)
+    for note in notes:
+        print(note, file=sys.stderr)
     refuse_overwriting({"--output": options.output}, inputs_of(options, records))
 
     import torch

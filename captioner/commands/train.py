@@ -223,7 +223,9 @@ def _as_first_captioned(
     from captioner.training.rehearsal import as_first_captioned
 
     def captioned() -> list["Record"]:
-        return as_first_captioned(rest, model=recipe.start_from, folder=arguments.output, own=own)
+        return as_first_captioned(
+            rest, model=recipe.start_from, folder=arguments.output, own=own, device=str(processes.device)
+        )
 
     if processes.is_first:
         captioned()

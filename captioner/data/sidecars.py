@@ -116,7 +116,10 @@ class TextSidecar:
 
 @SIDECARS.register(".json")
 class JsonSidecar:
-    """The object of ``--json``. Keys of others stay; ``caption`` joins the one that is there."""
+    """The object of ``--json``. Keys of others stay; ``caption`` joins the one that is there.
+
+    A file with ``captions``, which are read in place of ``caption``, is no sidecar of this program.
+    """
 
     needs_content = True
 
@@ -128,6 +131,8 @@ class JsonSidecar:
     def merged(self, content: bytes | None, text: str, facts: Mapping[str, Any], join: Join) -> bytes | None:
         """See `SidecarForm`."""
         former = None if content is None else _object(content)
+        if former is not None and former.get("captions") is not None:
+            raise DataError("holds 'captions' beside 'caption', and stays as it is", remedy="give another ending")
         found = join(None if former is None else former["caption"], text)
         if found is None:
             return None

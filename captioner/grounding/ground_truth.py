@@ -131,11 +131,9 @@ class BoxGroundTruth:
             kept = _with_letters(reference)
             if [words[i] for i in places] == [reference[i] for i in kept]:
                 place_of = dict(zip(kept, places, strict=True))
-                return [
-                    NounAnnotation(place_of[position], reference[position], Region.of_boxes(some))
-                    for position, some in sorted(boxes.items())
-                    if position in place_of
-                ]
+                its = {place_of[at]: Region.of_boxes(some) for at, some in boxes.items() if at in place_of}
+                absent = self.classes - _words_with_boxes(record)
+                return [NounAnnotation(i, words[i], its.get(i)) for i in places if i in its or words[i] in absent]
             for position, some in boxes.items():
                 if position < len(reference):
                     by_word.setdefault(reference[position], []).extend(some)
@@ -144,6 +142,12 @@ class BoxGroundTruth:
             for i, word in enumerate(words)
             if word in by_word or word in self.classes
         ]
+
+
+def _words_with_boxes(record: Record) -> set[str]:
+    """The words that have a box in any reference."""
+    pairs = zip(record.captions, record.boxes, strict=False)
+    return {word for caption, boxes in pairs for i, word in enumerate(tokenize(caption)) if i in boxes}
 
 
 def _with_letters(words: Sequence[str]) -> list[int]:

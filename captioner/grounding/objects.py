@@ -112,10 +112,11 @@ NAMES: dict[str, str] = {
 }
 
 FORMS: dict[str, str] = {
-    "person": "people, children",
+    "person": "people, children, wives",
     "bird": "geese",
     "cow": "oxen, calves",
     "knife": "knives",
+    "mouse": "computer mice",
     "orange": "oranges",
     "scissors": "scissors",
     "skis": "skis, skiis",
@@ -128,6 +129,9 @@ NOTHING = (
     "jet ski, car seat, panda bear, gummy bear, stuffed dog, stuffed cat, remote area, remote location, table top"
 )
 """Phrases that contain a name and name no object of COCO's classes."""
+
+_NO_NOUN = frozenset(("at", "to", "play", "playing"))
+"""The first words of those phrases that are no nouns, so that a name before them describes nothing: "a man at bat"."""
 
 _HEADS = frozenset(
     word
@@ -218,7 +222,7 @@ def name_objects(words: Sequence[str], table: Mapping[tuple[str, ...], str] = _T
         table: phrases and their class; "" for phrases that are skipped.
     """
     found = _phrases_in(words, table)
-    begins = {begin for begin, _, _ in found}
+    begins = {begin for begin, _, category in found if category or words[begin] not in _NO_NOUN}
     return [
         NamedObject(end - 1, category)
         for _, end, category in found

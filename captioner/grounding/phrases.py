@@ -75,7 +75,7 @@ def caption_phrases(
 def attach_phrases(records: Iterable[Record], phrases: PhraseBoxes) -> list[Record]:
     """The records with `Record.boxes` for the content words of phrases that have boxes, each those of its entity.
 
-    Records that are not annotated stay as they are.
+    Words of no such phrase keep the boxes that they have. Records that are not annotated stay as they are.
 
     Raises:
         DataError: no record is annotated.
@@ -95,7 +95,10 @@ def _with_phrases(record: Record, phrases: PhraseBoxes) -> tuple[Record, bool]:
         return record, False
     by_caption = caption_phrases([tokenize(caption) for caption in record.captions], sentences)
     boxes = tuple({p: phrase.boxes for phrase in some if phrase.boxes for p in phrase.positions} for some in by_caption)
-    return (replace(record, boxes=boxes), True) if any(boxes) else (record, False)
+    if not any(boxes):
+        return record, False
+    known = record.boxes or tuple({} for _ in boxes)
+    return replace(record, boxes=tuple({**old, **new} for old, new in zip(known, boxes, strict=True))), True
 
 
 def _split(sentence: PhraseSentence) -> tuple[list[str], list[int]]:

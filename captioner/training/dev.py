@@ -58,7 +58,7 @@ class DevGrids:
             self._kept.clear()
             yield from encode_records(model, records, device=device, workers=workers)
             return
-        name = tuple(record.id for record in records)
+        name = tuple(str(record.image) for record in records)  # ids of two data sets may be alike
         kept, grids = self._kept.get(name), []
         for grid in kept if kept is not None else _encode(model, records, device=device, workers=workers):
             half = grid if kept is not None else _in_half(grid)

@@ -92,7 +92,12 @@ def stored_vocabulary(stored: Mapping[str, Any], place: object) -> Vocabulary:
         raise CheckpointError(f"{place}: damaged ({error})", remedy="give another --output") from None
 
 
-def refuse_other_inputs(stored: Mapping[str, Any], found: Mapping[str, Any], *, folder: object) -> None:
+def remedy_of_new_run(last: Path) -> str:
+    """What to do where a run cannot be resumed: its last model, if there is one, starts another."""
+    return f"start a new run: --start-from {last} with another --output" if last.exists() else "give another --output"
+
+
+def refuse_other_inputs(stored: Mapping[str, Any], found: Mapping[str, Any], *, folder: Path) -> None:
     """Make sure that a run is resumed on what it was started on.
 
     Raises:
@@ -113,6 +118,5 @@ def refuse_other_inputs(stored: Mapping[str, Any], found: Mapping[str, Any], *, 
         if library != "captioner" and before.get(library) != today:
             raise OptionError(
                 f"{folder} holds a run that was started with {library} {before.get(library)}, and this is {today}",
-                remedy=f"install that version, or start a new run: --start-from {folder}/last.safetensors with another "
-                "--output",
+                remedy=f"install that version, or {remedy_of_new_run(folder / 'last.safetensors')}",
             )

@@ -27,7 +27,7 @@ from captioner.training.epoch import Figures
 from captioner.training.evaluation import Evaluation, diverged
 from captioner.training.feeding import Feeder
 from captioner.training.images import ImageDataset, Images, Pixels
-from captioner.training.inputs import describe_inputs, refuse_other_inputs, stored_vocabulary
+from captioner.training.inputs import describe_inputs, refuse_other_inputs, remedy_of_new_run, stored_vocabulary
 from captioner.training.memory import keep_memory
 from captioner.training.optimiser import MovingAverage, Optimiser, learning_rate_ratio
 from captioner.training.progress import Progress
@@ -66,7 +66,8 @@ class Trainer:
         warnings: lines for the user.
 
     Raises:
-        DataError: no training or dev pictures, fewer pictures in a step than parts, or no text where it is needed.
+        DataError: no training or dev pictures, pictures without captions where the objective reads captions, fewer
+            pictures in a step than parts, or no text where it is needed.
         OptionError: another run uses the folder, the folder holds a run of another recipe or of other data, or the
             recipe does not fit its task, first model or teacher.
         CheckpointError: a model file does not load, or a file of the run is damaged.
@@ -86,6 +87,8 @@ class Trainer:
         self.recipe = recipe
         TASKS[recipe.objective].check(recipe)
         self._own, self.dev_records = _splits(recipe, records)
+        if getattr(TASKS[recipe.objective], "uses_captions", True):
+            _refuse_without_captions([*self._own, *self.dev_records, *rest], recipe)
         rest_train, self._rest_dev = split_rest(rest, most_dev=recipe.dev_pictures)
         if bool(recipe.rehearsal) != bool(rest_train):
             raise DataError(
@@ -93,6 +96,8 @@ class Trainer:
                 remedy="give both or neither",
             )
         self.train_records = [*self._own, *rest_train]
+        # The rest has captions of the first model, in its words; without one, it has references.
+        self._worded = self._own if recipe.start_from else self.train_records
         self.processes = processes or Processes.join(device)
         self.precision = recipe.precision
         if recipe.precision == "auto":
@@ -116,13 +121,13 @@ class Trainer:
         if stored is None and self.folder.state.exists():
             raise OptionError(
                 f"{self.folder.path} holds a run of an older version, which did not store what it was started on",
-                remedy=f"start a new run: --start-from {self.folder.last} with another --output",
+                remedy=remedy_of_new_run(self.folder.last),
             )
         torch.manual_seed(recipe.seed)
         vocabulary = stored_vocabulary(stored, self.folder.inputs) if stored else None
         task = TASKS[recipe.objective]
         make: Any = getattr(task, "first_model", first_model)  # a task may train a model of its own kind
-        made: tuple[Any, Vocabulary] = make(recipe, self._own, vocabulary=vocabulary)
+        made: tuple[Any, Vocabulary] = make(recipe, self._worded, vocabulary=vocabulary)
         self.model, self.vocabulary = made
         context = TaskContext(
             recipe=recipe,
@@ -172,7 +177,7 @@ class Trainer:
         today = self.vocabulary
         if stored is not None and not (recipe.start_from or recipe.decoder_from):
             build = getattr(TASKS[recipe.objective], "build_vocabulary", build_vocabulary)
-            today = build(recipe, self._own)
+            today = build(recipe, self._worded)
         records, images = [*self.train_records, *self.dev_records, *self._rest_dev], self.task.uses_images
         found = describe_inputs(
             records,
@@ -282,7 +287,8 @@ class Trainer:
             for name, value in {"loss": loss.item(), **figures}.items():
                 sums[name] = sums.get(name, 0.0) + value
         norm = self.optimiser.clip()
-        sums = dict(zip(sums, self.processes.sum(list(sums.values())), strict=True))
+        names = sorted(sums)
+        sums = dict(zip(names, self.processes.sum([sums[name] for name in names]), strict=True))
         for what, value in (("loss", sums["loss"]), ("norm of the gradient", norm)):
             if not math.isfinite(value):
                 raise diverged(
@@ -323,3 +329,13 @@ def _splits(recipe: Recipe, records: Sequence[Record]) -> tuple[list[Record], li
     if recipe.train_pictures > 0:
         train = evenly_spread(train, recipe.train_pictures)
     return train, dev[: recipe.dev_pictures] if recipe.dev_pictures else dev
+
+
+def _refuse_without_captions(records: Sequence[Record], recipe: Recipe) -> None:
+    """Raises DataError if a picture has questions alone."""
+    if without := [record for record in records if not record.captions]:
+        raise DataError(
+            f"{len(without):,} of {len(records):,} pictures have no captions, and the objective '{recipe.objective}' "
+            f"trains on captions; the first is {without[0].id}",
+            remedy="leave their questions out, or train answers: --objective answers",
+        )

@@ -1,9 +1,10 @@
 """A run, or a chain of runs, as a figure: training loss and dev score over the hours that they took."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -63,7 +64,7 @@ def read_run(folder: Path) -> RunLog:
     if not recipe.is_file() or not ends:
         raise DataError(f"{folder}: no run with a whole epoch in it", remedy="give the --output of captioner train")
     try:
-        pictures = int(json.loads(recipe.read_text(encoding="utf-8"))["training_pictures"])
+        pictures = _epoch_pictures(json.loads(recipe.read_text(encoding="utf-8")), ends[0])
         hours, total = [], 0.0
         for line in ends:
             total += float(line["seconds"]) / 3600
@@ -80,6 +81,14 @@ def read_run(folder: Path) -> RunLog:
         reason = str(error) or type(error).__name__
         raise DataError(f"{folder}: recipe.json or log.jsonl is damaged ({reason})") from None
     return found
+
+
+def _epoch_pictures(recipe: Mapping[str, Any], end: Mapping[str, Any]) -> int:
+    """Pictures of an epoch; with rehearsal, an epoch has a share of the rest."""
+    if not recipe.get("rehearsal"):
+        return int(recipe["training_pictures"])
+    steps = int(end["step"]) // (int(end["epoch"]) + 1)
+    return steps * int(recipe["batch_pictures"])
 
 
 def draw_runs(runs: Sequence[RunLog]) -> Figure:

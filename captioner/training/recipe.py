@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.errors import OptionError
+from captioner.options import MAX_ROWS, MAX_WORDS
 
 BASELINES = ("samples", "greedy")
 
@@ -47,6 +48,8 @@ _AT_LEAST = {
     "made_weight": 0,
     "seed": 0,
 }
+# Largest allowed values of the options that the dev captions are decoded with.
+_AT_MOST = {"dev_beam": MAX_ROWS, "max_length": MAX_WORDS}
 _ABOVE_ZERO = ("learning_rate", "clip_norm", "save_minutes")
 _BELOW_ONE = (
     "label_smoothing",
@@ -282,6 +285,9 @@ class Recipe:
         for name, low in _AT_LEAST.items():
             if not getattr(self, name) >= low:
                 raise OptionError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        for name, high in _AT_MOST.items():
+            if not getattr(self, name) <= high:
+                raise OptionError(f"{name} must be at most {high}, not {getattr(self, name)}")
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be above 0, not {getattr(self, name)}")

@@ -37,7 +37,9 @@ def drawn_rest(folder: Path) -> list[Record]:
     return read(captions)
 
 
-def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own: int) -> list[Record]:
+def as_first_captioned(
+    rest: Sequence[Record], *, model: str, folder: Path, own: int, device: str = "auto"
+) -> list[Record]:
     """The records of the rest, those of train with the first model's captions, at most twice as many as own ones.
 
     The captions are made once, and kept in ``rest.jsonl`` in the run's folder, whose first line says of which model and
@@ -48,6 +50,7 @@ def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own:
         model: the file of the first model.
         folder: of the run.
         own: how many own pictures there are.
+        device: that the first model captions on, as `captioner.load` takes it.
 
     Raises:
         CheckpointError: the model does not load.
@@ -60,7 +63,7 @@ def as_first_captioned(rest: Sequence[Record], *, model: str, folder: Path, own:
     if captions is None:
         from captioner.pipeline import load
 
-        outcomes = load(model).caption_all([record.image for record in train])
+        outcomes = load(model, device=device).caption_all([record.image for record in train])
         captions = {
             str(record.image): outcome.text  # ids of two data sets may be alike
             for record, outcome in zip(train, outcomes, strict=True)

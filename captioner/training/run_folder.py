@@ -103,17 +103,22 @@ class RunFolder:
         Returns:
             A warning that names renamed options of the stored recipe; empty if there are none.
 
+        A run that ended before it had saved anything gives way to another recipe.
+
         Raises:
-            OptionError: it holds one, and the message names the option; or it holds models that no run wrote.
+            OptionError: it holds one, and the message names the option; or it holds files that no run wrote.
             CheckpointError: the stored recipe is damaged.
         """
         found = self._read_json(self.recipe)
         if found is None:
-            if strange := next((file for file in (self.best, self.last, self.state) if os.path.lexists(file)), None):
+            own = (self.best, self.last, self.state, self.log_file, self.inputs)
+            if strange := next((file for file in own if os.path.lexists(file)), None):
                 raise OptionError(
                     f"{self.path} is not the folder of a run, but holds {strange.name}, which a run would overwrite",
                     remedy="give another --output",
                 )
+            return ""
+        if not self._has_saved():
             return ""
         stored, renamed = aliases.current(found)
         defaults = {option.name: default_of(option) for option in options()}
@@ -121,17 +126,22 @@ class RunFolder:
             mine, before = recipe[name], stored.get(name, defaults[name])  # an older version did not know the option
             unset = name == "precision" and before == "auto"  # so older versions kept it
             if name not in _FREE and before != mine and not unset:
-                raise OptionError(f"{self.path} holds a run with {name} {before!r}, not {mine!r}", remedy=_OTHER)
+                # "auto" may be another precision on another machine.
+                remedy = f"give --precision {before}" if name == "precision" else _OTHER
+                raise OptionError(f"{self.path} holds a run with {name} {before!r}, not {mine!r}", remedy=remedy)
         return aliases.warning(renamed, place=str(self.recipe))
 
     def stored_recipe(self) -> dict[str, Any] | None:
-        """The recipe of the run that is there, in today's names; None if there is none.
+        """The recipe of the run that is there, in today's names; None if there is none that has saved anything.
 
         Raises:
             CheckpointError: it is damaged.
         """
         found = self._read_json(self.recipe)
-        return None if found is None else aliases.current(found)[0]
+        return None if found is None or not self._has_saved() else aliases.current(found)[0]
+
+    def _has_saved(self) -> bool:
+        return any(map(os.path.lexists, (self.best, self.last, self.state)))
 
     def claim(self, recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
         """Write recipe and inputs. Raises DataError if they cannot be written."""

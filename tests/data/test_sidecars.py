@@ -141,3 +141,9 @@ def test_every_form_reads_what_it_wrote(tmp_path: Path) -> None:
         path = tmp_path / f"a{ending}"
         path.write_bytes(content)
         assert form.captions(path) == ["a dog"]
+
+
+@pytest.mark.parametrize("existing", ["overwrite", "append"])
+def test_captions_that_would_hide_the_new_one_stay(existing: str) -> None:
+    with pytest.raises(DataError, match="'captions' beside 'caption'"):
+        SIDECARS[".json"]().merged(b'{"caption": "x", "captions": ["p", "q"]}', "new", {}, Join(existing=existing))

@@ -345,6 +345,35 @@ def test_a_file_whose_rows_are_gone_has_the_provenance_of_what_follows(tmp_path:
     write_all(path, ["b.jpg"], other)
 
 
+def test_rows_of_pictures_that_were_moved_through_a_link_stay(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.jpg").write_bytes(b"")
+    link = tmp_path / "bad"
+    link.symlink_to(tmp_path / "real")
+    for _ in range(2):
+        table = FailuresFile(tmp_path / "failures.csv", moved_to=link)
+        table.begin()
+        rows = list(csv.reader((tmp_path / "failures.csv").open(newline="")))[1:]
+        if not rows:
+            table.write(Failure(str(link / "a.jpg"), "damaged", "get it again"))
+        table.close()
+    assert rows == [[str(link / "a.jpg"), "damaged", "get it again"]]
+
+
+@pytest.mark.parametrize("name", ["photo#5", "photo\\#5", "\ufeffphoto"])
+def test_names_like_those_of_token_files_are_known_again(name: str, tmp_path: Path) -> None:
+    write_all(tmp_path / "r.txt", [name])
+    write_all(tmp_path / "r.txt", [name, "b.jpg"])
+    assert len((tmp_path / "r.txt").read_text().splitlines()) == 2
+
+
+def test_a_byte_order_mark_that_an_editor_wrote_hides_no_picture(tmp_path: Path) -> None:
+    write_all(tmp_path / "r.txt", ["a.jpg"])
+    (tmp_path / "r.txt").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "r.txt").read_bytes())
+    write_all(tmp_path / "r.txt", ["a.jpg", "b.jpg"])
+    assert len((tmp_path / "r.txt").read_text().splitlines()) == 2
+
+
 def test_a_failure_with_a_carriage_return_in_its_name_is_one_row(tmp_path: Path) -> None:
     path = tmp_path / "failures.csv"
     moved = tmp_path / "moved"

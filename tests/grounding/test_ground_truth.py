@@ -75,6 +75,11 @@ def test_a_thing_of_the_data_set_that_is_not_in_the_picture_is_told() -> None:
     ball, cup = truth.annotate(SCENE, words("a green ball above a cup near a lamp"))
     assert ball.region is not None
     assert (cup.position, cup.category, cup.region) == (5, "cup", None)
+    lamp = replace(SCENE, captions=("a ball and a cup",), boxes=({1: (LEFT,)},), id="v")  # the reference itself
+    assert [(noun.position, noun.region is None) for noun in truth.annotate(lamp, words(lamp.captions[0]))] == [
+        (1, False),
+        (4, True),
+    ]
 
 
 def test_drawn_scenes_are_their_own_ground_truth(tmp_path: Path) -> None:

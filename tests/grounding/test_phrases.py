@@ -79,3 +79,13 @@ def test_words_of_a_caption_may_have_capitals_and_signs() -> None:
     caption = ["A", "Small", ",", "gray", "Dog", "'s", "ball", "in", "the", "sun", "."]
     places = [phrase.positions for phrase in caption_phrases([caption], [DOG])[0]]
     assert [[caption[place] for place in some] for some in places] == [["Small", "gray", "Dog"], ["ball"], ["sun"]]
+
+
+def test_words_of_no_phrase_keep_their_boxes(tmp_path: Path) -> None:
+    box = [1, 1, 10, 10]
+    sentence = {"words": ["a", "dog"], "phrases": [{"start": 1, "end": 2, "entity": "1", "types": ["animals"]}]}
+    about = {"width": 10, "height": 10, "boxes": {"1": [box]}, "sentences": [sentence]}
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.jpg": about}))
+    record = Record(tmp_path / "a.jpg", ("a dog", "a red car"), "train", "a", boxes=({0: (LEFT,)}, {2: (RIGHT,)}))
+    (found,) = attach_phrases([record], PhraseBoxes(tmp_path / "boxes.json"))
+    assert found.boxes == ({0: (LEFT,), 1: ((0.0, 0.0, 1.0, 1.0),)}, {2: (RIGHT,)})

@@ -73,3 +73,14 @@ def test_grids_of_a_frozen_encoder_are_computed_once(
     for _ in range(2):
         check(large)
     assert encoded == [35] * 6, "numbers beyond 16 bits are computed each time"
+
+
+def test_pictures_of_another_data_set_with_the_same_ids_have_grids_of_their_own(
+    records: list[Record], make_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    model, some = make_checkpoint("lstm").model, DevGrids()
+    first = records[0]
+    for record in (first, replace(records[1], id=first.id)):
+        (found,) = some.refined(model, [record], frozen=True, device=CPU)
+        (expected,) = encode_records(model, [record], device=CPU)
+        torch.testing.assert_close(found.features, expected.features, atol=5e-3, rtol=5e-3)

@@ -131,6 +131,19 @@ def test_two_processes_train_on_the_reward_though_a_picture_is_missing(scenes: P
     assert all(math.isfinite(line["train_loss"]) and 0 <= line["train_breaks_off"] <= 1 for line in ends)
 
 
+def test_two_processes_sum_figures_that_only_one_has(scenes: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in scenes.open()]
+    boxed = next(line for line in lines if line["split"] == "train")
+    some = scenes.with_name("some-boxes.jsonl")
+    some.write_text("".join(json.dumps({**row, "boxes": row["boxes"] if row is boxed else {}}) + "\n" for row in lines))
+    Trainer(Recipe(**options("lstm")), read(some), tmp_path / "one", device="cpu").run()  # type: ignore[arg-type]
+    both = launch(command, train(options("lstm"), some, tmp_path / "two"), folder=tmp_path / "out")
+    assert [one.returncode for one in both] == [0, 0], [one.stderr[-3000:] for one in both]
+    for ours, theirs in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
+        for figure in ("train_loss", "train_maps_missed"):
+            assert ours[figure] == pytest.approx(theirs[figure], rel=1e-4)
+
+
 def keep_equal(given: dict[str, Any], data: Path, output: Path) -> None:
     trainer = Trainer(Recipe(**given), read(data), output, device="cpu")
     before = torch.cat([p.detach().flatten() for p in trainer.model.encoder.parameters()])

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from captioner.pipeline import Captioner
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 from captioner.training.batches import Batch, CaptionBatches
 from captioner.training.distributed import Processes
+from captioner.training.epoch import EpochFigures
 from captioner.training.grid_cache import GridCache
 from captioner.training.images import ImageDataset, encode_images
 from captioner.training.loop import Trainer
@@ -390,6 +392,7 @@ def test_a_run_of_a_version_without_an_option_goes_on(records: list[Record], tmp
     del kept["word_dropout"]
     kept["precision"] = "auto"
     (tmp_path / "recipe.json").write_text(json.dumps(kept))
+    (tmp_path / "last.safetensors").touch()  # as after an epoch
     Trainer(recipe(), records, tmp_path, device="cpu")
     with pytest.raises(OptionError, match=r"holds a run with word_dropout 0\.0, not 0\.5"):
         Trainer(recipe(word_dropout=0.5), records, tmp_path, device="cpu")
@@ -397,9 +400,47 @@ def test_a_run_of_a_version_without_an_option_goes_on(records: list[Record], tmp
 
 def test_a_folder_of_another_recipe_is_not_gone_on_with(records: list[Record], tmp_path: Path) -> None:
     Trainer(recipe(), records, tmp_path, device="cpu")
+    (tmp_path / "last.safetensors").touch()  # as after an epoch
     with pytest.raises(OptionError, match="holds a run with epochs 4, not 5"):
         Trainer(recipe(epochs=5), records, tmp_path, device="cpu")
     Trainer(recipe(workers=1), records, tmp_path, device="cpu")  # changes nothing of what is learned
+
+
+def test_a_run_that_has_saved_nothing_gives_way_to_another(records: list[Record], tmp_path: Path) -> None:
+    Trainer(recipe(), records, tmp_path, device="cpu").close()
+    Trainer(recipe(epochs=1, cache=False), records, tmp_path, device="cpu").run()
+    assert json.loads((tmp_path / "recipe.json").read_text())["epochs"] == 1
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "inputs.json"])
+def test_files_of_others_in_the_folder_stay(records: list[Record], tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"mine": 1}\n')
+    with pytest.raises(OptionError, match=name):
+        Trainer(recipe(), records, tmp_path, device="cpu")
+    assert (tmp_path / name).read_text() == '{"mine": 1}\n'
+
+
+def test_pictures_with_questions_alone_are_refused_where_captions_are_learned(
+    records: list[Record], tmp_path: Path
+) -> None:
+    asked = [replace(records[0], captions=()), *records[1:]]
+    with pytest.raises(DataError, match=r"1 of \d+ pictures have no captions"):
+        Trainer(recipe(), asked, tmp_path / "x", device="cpu")
+
+
+@pytest.mark.parametrize("option", ["dev_beam", "max_length"])
+def test_dev_captions_are_decoded_with_allowed_options(option: str) -> None:
+    with pytest.raises(OptionError, match=f"{option} must be at most 1000, not 1001"):
+        recipe(**{option: 1001})
+
+
+def test_figures_that_some_steps_miss_are_means_of_the_others() -> None:
+    figures = EpochFigures()
+    for step in ({"loss": 1.0}, {"loss": 2.0, "maps_missed": 3.0}, {"loss": 3.0}):
+        figures.add(step)
+    resumed = EpochFigures()
+    resumed.restore(json.loads(json.dumps(figures.as_dict())))
+    assert resumed.end()[0] == {"loss": 2.0, "maps_missed": 3.0}
 
 
 @pytest.mark.parametrize(("wanted", "rows"), [(3, [0, 6, 13]), (20, range(20)), (50, range(20)), (0, range(20))])

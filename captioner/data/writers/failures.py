@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,13 +73,14 @@ class FailuresFile:
         """The rows of pictures that earlier runs moved, and that are still where they were moved to."""
         if self._moved_to is None or not self._moved_to.is_dir():
             return []
-        folder = os.path.realpath(self._moved_to)
+        folder = Path(os.path.realpath(self._moved_to))
+        names = {folder.name, self._moved_to.name}  # a row has the folder's name as it was given
         with self._place.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             try:
                 rows = [tuple(row) for row in csv.reader(file)]
             except csv.Error:  # not rows of ours
                 return []
-        kept = dict.fromkeys(row for row in rows if len(row) == len(COLUMNS) and _lies_in(row[0], folder))
+        kept = dict.fromkeys(row for row in rows if len(row) == len(COLUMNS) and _lies_in(row[0], folder, names))
         return [_row(row) for row in kept]
 
     def write(self, failure: Failure) -> None:
@@ -183,10 +185,11 @@ def _move_to_new(source: Path, target: Path) -> None:
         raise
 
 
-def _lies_in(name: str, folder: str) -> bool:
-    """Whether a picture that was moved is in the folder; its name may be relative to where another run began."""
+def _lies_in(name: str, folder: Path, names: Collection[str]) -> bool:
+    """Whether a picture that was moved is in the folder, which has these names; its own name may be relative to where
+    another run began."""
     path = Path(name)
-    return path.parent.name == Path(folder).name and "\0" not in name and os.path.lexists(Path(folder, path.name))
+    return path.parent.name in names and "\0" not in name and os.path.lexists(Path(folder, path.name))
 
 
 def _row(values: tuple[str, ...]) -> bytes:

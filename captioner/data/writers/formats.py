@@ -16,7 +16,9 @@ _LONGEST_LINE = 256 << 20  # bytes; a line with a hundred alternatives and their
 _MOST_MODELS = 20
 _FIRST_KEY = b'{"image": '  # as `Caption.as_dict` begins
 _BEFORE_MAPS = re.compile(rb', "words": \[')  # a quote inside a string is escaped, so this is no part of a string
-_TOKEN_NAME = re.compile(r"#\d+$")  # of a Flickr token file: reference captions
+_TOKEN_NAME = re.compile(r"(?<!\\)#\d+$")  # of a Flickr token file: reference captions
+
+_MARK = "\ufeff"  # a byte order mark, which editors put before the first line
 
 
 class ForeignRowsError(Exception):
@@ -102,6 +104,8 @@ class TextFormat:
                 break
             if _TOKEN_NAME.search(name):
                 raise ForeignRowsError(f"{name} names a reference caption, as in a Flickr token file")
+            if not scan.end and name.startswith(_MARK):
+                found(_unescape(name.removeprefix(_MARK)))
             found(_unescape(name))
             scan.end, scan.closed = end, closed
         return scan

@@ -62,7 +62,9 @@ class AnswerMapsTask(AnswerTask):
         """Raises OptionError for options of answers and of the encoder, which do not learn, and without a model."""
         AnswerTask.check(recipe)
         check_maps_alone(recipe)
-        refuse_options(recipe, "teacher", "transfer_questions", "word_dropout", "blind")
+        refuse_options(
+            recipe, "teacher", "transfer_questions", "word_dropout", "blind", "label_smoothing", "made_weight"
+        )
 
     def set_trainable(self, *, frozen: bool) -> None:
         """The fine maps alone; all else is as in evaluation."""
@@ -81,8 +83,8 @@ class AnswerMapsTask(AnswerTask):
             [self._boxes[i] for i in pictures], views, [self._geometry(i) for i in pictures]
         )
         whole = sum(self._weights[place] for i in part.step.pictures for place in self._boxes[i])
-        if not rows:
-            return maps.sum() * 0, {}
+        if not rows:  # processes sum the same figures, also those without boxes in their part
+            return maps.sum() * 0, {"maps_missed": 0.0} if whole else {}
         inside = (maps[rows, places] * targets.to(maps.device)).sum((1, 2)).clamp(min=1e-6)
         weights = inside.new_tensor([self._weights[place] for place in places])
         missed = -(inside.log() * weights).sum() / whole

@@ -84,7 +84,7 @@ class AnswerTask:
     is supervised by the boxes of what it names. A blind model sees zeros in place of pictures, so none are read.
     """
 
-    uses_images, uses_text = True, False
+    uses_images, uses_captions, uses_text = True, False, False
 
     def __init__(self, context: TaskContext) -> None:
         self.context, self.recipe = context, context.recipe

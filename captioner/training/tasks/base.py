@@ -4,7 +4,7 @@ A task decides the batches, the loss and the dev score. The training loop drives
 and ``@TASKS.register("name")`` add a task, which a recipe names as its ``objective``.
 
 Losses are sums over a part of a step, divided by a count of the whole step: so the number of parts that a step is
-computed in changes nothing.
+computed in changes nothing. (The baseline of hard attention follows each part.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -119,6 +119,8 @@ class Task(Protocol):
 
     Attributes:
         uses_images: whether the pictures of a batch are read.
+        uses_captions: whether those of pictures are, so that each picture must have one; a task that does not say so
+            uses them.
         uses_text: whether captions without pictures are; a task that does not say so may read them.
         teacher: the run's, where the recipe names one; a task that has none need not have the attribute.
     """

@@ -14,6 +14,7 @@ from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 
 _OF_PICTURES = (
     "rehearsal",
+    "dev_beam",
     "scheduled_sampling",
     "map_supervision",
     "map_regularisation",
@@ -28,7 +29,7 @@ _OF_PICTURES = (
 class LanguageModel:
     """Cross-entropy on captions that are read with a blank grid; the dev score is the perplexity."""
 
-    uses_images, uses_text = False, True
+    uses_images, uses_captions, uses_text = False, True, True
 
     def __init__(self, context: TaskContext) -> None:
         self.context, self.recipe = context, context.recipe

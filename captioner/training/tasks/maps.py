@@ -47,6 +47,8 @@ class MapsTask(CrossEntropy):
         refuse_options(
             recipe,
             "teacher",
+            "label_smoothing",
+            "dev_beam",
             "grow_vocabulary",
             "word_dropout",
             "scheduled_sampling",

@@ -25,7 +25,7 @@ class SelfCritical:
     Self-Critical Sequence Training") or the reward of the greedy caption.
     """
 
-    uses_images, uses_text = True, False
+    uses_images, uses_captions, uses_text = True, True, False
 
     def __init__(self, context: TaskContext) -> None:
         self.context, self.recipe, self.model = context, context.recipe, context.model
