@@ -49,7 +49,7 @@ class Greedy:
         _check("no_repeat_ngram", self.no_repeat_ngram, at_least=0, at_most=MAX_WORDS)
         if self.min_length > self.max_length:
             raise OptionError(
-                f"min_length {self.min_length} is above max_length {self.max_length}",
+                f"min_length {self.min_length} is more than the {self.max_length} words of max_length",
                 remedy="let the fewest words (--min-words) be no more than the most (--max-words)",
             )
         if not isinstance(self.begin, str):
@@ -148,6 +148,9 @@ class Beam(Greedy):
         for name in ("max", "min"):
             if f"{name}_words" in changes:
                 changes[f"{name}_length"] = changes.pop(f"{name}_words")
+        if unknown := sorted(changes.keys() - {option.name for option in fields(self)}):
+            names = ", ".join(option.name for option in fields(self))
+            raise OptionError(f"there is no option of decoding '{unknown[0]}'", remedy=f"there are {names}")
         changes = {name: plain_number(value) for name, value in changes.items()}
         most = changes.get("max_length")
         if type(most) is int and most > 0 and "min_length" not in changes:

@@ -140,7 +140,8 @@ def _run_file(options: argparse.Namespace) -> int:
         raise OptionError("--questions needs --output FILE.jsonl")
     folder = options.images if options.images is not None else options.questions.parent
     if not folder.is_dir():
-        raise OptionError(f"--images {folder}: no such folder")
+        what = "is a file" if folder.exists() else "no such folder"
+        raise OptionError(f"--images {folder}: {what}", remedy="give the folder of the pictures")
     model = find_model(options.model, answering=True)
     refuse_overwriting({"--output": options.output}, (options.questions, *model_files(model)))
     asked = read_questions(options.questions)

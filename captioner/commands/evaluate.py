@@ -209,6 +209,9 @@ def _check(options: argparse.Namespace) -> None:
     check_positive(options, "beam")
     check_resamples(options)
     check_not_negative(options, "references", "seed")
+    saved = options.save_results
+    if saved is not None and saved.suffix.lower() != ".json":
+        raise OptionError(f"--save-results {saved}: the form is that of COCO results, JSON", remedy="end it in .json")
     for option, path in _outputs(options).items():  # checked now and not after an hour of captioning
         if path is not None:
             check_output(option, path, begins=_BEGINS[option])

@@ -87,6 +87,8 @@ def _listed(source: str | None) -> list[str]:
         raise OptionError("--from is empty", remedy="give a list of files, or - for standard input")
     if Path(source).suffix.lower() in SUFFIXES:
         raise OptionError(f"--from {source}: is a picture, and no list of pictures", remedy="give it as PICTURE")
+    if source == "-" and sys.stdin is None:
+        raise OptionError("--from -: standard input is closed", remedy="give a list of files")
     try:
         content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except (OSError, AttributeError, ValueError) as error:  # standard input may be closed, or a stream of text

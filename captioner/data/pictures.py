@@ -18,7 +18,29 @@ if TYPE_CHECKING:
     from captioner.data.packed import PackedPicture, Packing
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_HEAD = 256  # bytes, in which the texts of a PNG file of Matplotlib's begin
 _FIGURE = re.compile(r"-[0-9a-f]{10}\.figure\.png$")  # as `captioner.data.writers.figures` names them
+
+
+def _missing(argument: str) -> Failure:
+    """The failure of an argument that names nothing that can be opened."""
+    try:
+        Path(argument).stat()
+    except PermissionError as error:
+        return Failure(argument, f"{argument}: cannot be read ({error.strerror})")
+    except (OSError, ValueError):
+        pass
+    remedy = "for standard input give /dev/stdin, or a list of files by --from -" if argument == "-" else ""
+    return Failure(argument, f"{argument}: no such file or folder", remedy)
+
+
+def _is_figure(path: Path) -> bool:
+    """Whether a PNG file says at its beginning that it is a figure of this program; see `captioner.show.figure`."""
+    try:
+        with path.open("rb") as file:
+            return b"Software\0captioner" in file.read(_HEAD)
+    except OSError:
+        return False  # what is wrong with it is said when it is opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +134,7 @@ def find_pictures(
         elif os.path.islink(argument):  # noqa: PTH114
             failures.append(Failure(argument, _dangling(argument)))
         else:
-            failures.append(Failure(argument, f"{argument}: no such file or folder"))
+            failures.append(_missing(argument))
     all_of_them = list(found.pictures.values())
     chosen: list[tuple[int, Path | PackedPicture]] = []
     elsewhere: list[Path] = []
@@ -276,7 +298,7 @@ class _Walk:
         elif suffix not in SUFFIXES:
             if suffix not in self.uncounted:
                 self.others[suffix or "without an ending"] += 1
-        elif _FIGURE.search(path.name):
+        elif _FIGURE.search(path.name) or (suffix == ".png" and _is_figure(path)):
             self.figures += 1
         elif not stat.S_ISREG(status.st_mode):
             self._fail(path, "not a regular file")

@@ -100,6 +100,8 @@ if __name__ == "__main__":
     answers = (HERE / "answer.onnx").exists()
     if len(sys.argv) != 2 + answers:
         sys.exit(f"usage: python {sys.argv[0]} PICTURE{' QUESTION' if answers else ''}")
+    if not Path(sys.argv[1]).is_file():
+        sys.exit(f"{sys.argv[1]}: no such file")
     if answers:
         answer, probability, place, read = ask(sys.argv[1], sys.argv[2])
         print(answer)

@@ -4,6 +4,7 @@ Graphviz' program ``dot`` makes pictures of them; without it the source can stil
 shows it.
 """
 
+import io
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -69,9 +70,23 @@ def write_diagram(source: str, path: str | Path) -> Path:
         content = source.encode()
     else:
         content = _draw(program, source, path)
+        if path.suffix.lower() == ".png":
+            content = _marked(content)
     with written_output(path) as partial:
         partial.write_bytes(content)
     return path
+
+
+def _marked(content: bytes) -> bytes:
+    """A PNG file that names captioner as its program: a later run may replace it."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info, buffer = PngInfo(), io.BytesIO()
+    info.add_text("Software", "captioner, graphviz")
+    with Image.open(io.BytesIO(content)) as drawn:
+        drawn.save(buffer, "PNG", pnginfo=info, dpi=drawn.info.get("dpi"))
+    return buffer.getvalue()
 
 
 def _draw(program: str, source: str, path: Path) -> bytes:

@@ -16,7 +16,7 @@ from matplotlib.backend_bases import RendererBase
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import ExifTags, Image
 
 from captioner.errors import OptionError
 from captioner.partial import written_output
@@ -230,6 +230,18 @@ def small_jpeg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def _mark(format_: str) -> dict[str, Any]:
+    """Options of `savefig` that name captioner as the program that made the file: a later run may replace it. In other
+    formats Matplotlib names itself."""
+    if format_ == "png":
+        return {"metadata": {"Software": f"captioner, Matplotlib {matplotlib.__version__}"}}
+    if format_ in ("jpg", "jpeg", "webp", "tif", "tiff"):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Software] = "captioner"
+        return {"pil_kwargs": {"exif": exif}}
+    return {}
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure in the format that the path's ending names; what was there stays until the new file is whole.
 
@@ -246,6 +258,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         empty = False
     try:
         with nullcontext(path) if empty else written_output(path) as partial:
-            figure.savefig(partial, dpi=_DPI, format=format_)
+            figure.savefig(partial, dpi=_DPI, format=format_, **_mark(format_))
     except OSError as error:
         raise OptionError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -103,3 +103,13 @@ def test_instances_of_other_pictures_are_refused(files: dict[str, Path], capsys:
     arguments = ["evaluate", "--annotations", str(files["captions"]), "--results", str(files["results"])]
     assert main([*arguments, "--hallucination", str(files["instances"])]) == 2
     assert "instances.json" in capsys.readouterr().err
+
+
+def test_intervals_are_of_pictures_and_the_most_frequent_object_is_first() -> None:
+    captions = dict.fromkeys(range(3), "a dog near a cat near a car near a man")
+    nothing = dict.fromkeys(captions, frozenset[str]())
+    found = hallucination(captions, {}, nothing, classes=CLASSES, resamples=20)
+    assert found.mentions == 12
+    assert found.as_dict()["chair_i"]["interval"] is None, "twelve objects of three pictures have no interval"
+    found = hallucination({1: "a dog and a cat", 2: "a cat"}, {}, nothing, classes=CLASSES, resamples=20)
+    assert list(found.wrong.items()) == [("cat", 2), ("dog", 1)]

@@ -205,6 +205,8 @@ SEGMENTATIONS: dict[str, Any] = {
     "an odd count": [[0, 0, 4, 4, 2, 2, 1]],
     "text in a polygon": [[0, 0, 4, "4", 2, 2]],
     "a polygon outside": [[0, 0, 4000, 4, 2, 2]],
+    "a polygon below": [[0, 0, 4, 30, 2, 2]],  # of 20 pixels
+    "a polygon to the left": [[-5, 0, 4, 3, 2, 2]],
     "a flat list": [0, 0, 4, 4, 2, 2],
     "no counts": {"size": [20, 40]},
     "no size": {"counts": [800]},
@@ -309,3 +311,11 @@ def test_the_photographs_beside_the_checkout(shared: Path) -> None:
         for several in (boxes for of_caption in record.boxes for boxes in of_caption.values()):
             for left, top, right, bottom in several:
                 assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+
+
+def test_outlines_may_exceed_the_picture_by_two_pixels(write: Callable[..., Path]) -> None:
+    outline = [[-2, -2, 42, -2, 42, 22, -2, 22]]
+    content = {**CONTENT, "annotations": [annotation(7, 1, 1, [-2, -2, 44, 24], segmentation=outline)]}
+    objects = Instances(write(content)).of("a.png")
+    assert objects is not None
+    assert objects.mask("person").all()

@@ -144,3 +144,59 @@ def test_another_word_is_one_outside_of_the_phrases_of_the_same_thing() -> None:
     again = CaptionPhrase((3,), (3,), "7", ("other",), (LEFT,))  # the same thing once more: its word is no other
     same = score_phrases(CAPTION, [BALL, again], "a")[0]
     assert not np.array_equal(alone.values, same.values)
+
+
+def corner(*cells: tuple[int, int]) -> np.ndarray:
+    return map_of(dict.fromkeys(cells, 1.0))
+
+
+def test_another_words_correctness_is_of_as_many_words_as_the_phrase_has() -> None:
+    caption = caption_of(
+        Word("red", 1.0, corner((0, 0))),
+        Word("ball", 1.0, corner((0, 0))),
+        Word("x", 1.0, corner((0, 0), (0, 3))),
+        Word("y", 1.0, corner((0, 3))),
+    )
+    (score,) = score_phrases(caption, [CaptionPhrase((0, 1), (0, 1), "1", ("other",), (LEFT,))], "a")
+    assert score.values[MEASURES.index("correctness"), 1] == pytest.approx(0.5)
+
+
+def test_correctness_is_of_all_words_of_the_phrase() -> None:
+    caption = caption_of(Word("a", 1.0, corner((0, 0))), Word("ball", 1.0, corner((0, 3))))
+    (score,) = score_phrases(caption, [CaptionPhrase((1,), (0, 1), "1", ("other",), (LEFT,))], "a")
+    assert score.values[MEASURES.index("correctness"), 0] == pytest.approx(1.0)
+
+
+def test_a_phrase_beyond_the_caption_has_no_score_and_one_that_ends_there_has() -> None:
+    short = replace(CAPTION, words=CAPTION.words[:2])
+    assert score_phrases(replace(CAPTION, words=CAPTION.words[:1]), [replace(BALL, positions=(1,))], "a") == []
+    (score,) = score_phrases(short, [replace(BALL, positions=(1,), words=(1, 2, 3))], "a")
+    assert score.values[0, 0] == 1
+
+
+def test_a_phrase_of_no_known_type_is_another() -> None:
+    (score,) = score_phrases(CAPTION, [replace(BALL, types=("notvisual",))], "a")
+    assert score.types == ("other",)
+
+
+def test_of_cells_that_tie_the_first_has_the_box() -> None:
+    assert half_maximum_box(corner((0, 0), (3, 3)), GEOMETRY) == (0.0, 0.0, 0.25, 0.25)
+
+
+def test_nothing_of_the_even_map_lies_in_the_padding() -> None:
+    wide = Geometry(size=(200, 100), side=80, grid=(4, 4), pad=True)  # the lower two rows are padding
+    caption = replace(CAPTION, geometry=wide)
+    (score,) = score_phrases(caption, [replace(BALL, boxes=((0.0, 0.0, 1.0, 1.0),))], "a")
+    assert score.values[MEASURES.index("mass"), 3] == pytest.approx(1)
+
+
+def test_only_an_interval_above_those_of_the_baselines_beats_them() -> None:
+    def beats(baseline: float, pictures: int = 12) -> bool:
+        values = np.full((4, 4), 0.1)
+        values[0] = (1.0, baseline, 0.1, 0.1)
+        some = [PhraseScore(str(i), ("people",), values, True) for i in range(pictures)]
+        return average_phrases(some, resamples=20)[0].beats_baselines
+
+    assert not beats(1.0), "the same"
+    assert beats(math.nan), "no other word is no baseline"
+    assert beats(0.1, pictures=10) and not beats(0.1, pictures=9)

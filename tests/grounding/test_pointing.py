@@ -229,3 +229,64 @@ def test_nothing_to_measure_is_said() -> None:
     some = noun(one({(0, 0): 1.0}), region)
     with pytest.raises(OptionError, match="resamples must be at least 1, not 0"):
         average_scores([some], [score_pointing(some)], resamples=0)
+
+
+def test_each_column_has_an_interval_by_its_own_pictures() -> None:
+    values = np.ones((12, 2))
+    values[3:, 1] = np.nan
+    first, second = bootstrap_means(values, [str(i) for i in range(12)], resamples=50)
+    assert (first.interval.low, first.interval.high) == (1, 1)
+    assert second.value == 1 and math.isnan(second.interval.low), "three pictures have no interval"
+
+
+def test_the_seed_decides_what_is_drawn() -> None:
+    values, pictures = np.random.default_rng(0).random((40, 1)), [str(i) for i in range(40)]
+    one_, same, other = (bootstrap_means(values, pictures, resamples=50, seed=seed)[0] for seed in (1, 1, 2))
+    assert one_ == same != other
+
+
+def test_pictures_weigh_as_much_as_they_have_nouns() -> None:
+    """Thirty nouns of three pictures hit, one noun of each of ten others misses."""
+    pictures = ["a"] * 11 + ["b"] * 10 + ["c"] * 9 + [str(i) for i in range(10)]
+    (found,) = bootstrap_means(np.array([[1.0]] * 30 + [[0.0]] * 10), pictures)
+    assert found.value == 0.75
+    assert found.interval.low == 0 and 0.85 < found.interval.high < 0.95, "of means by picture it ends at about 0.46"
+
+
+def test_only_an_interval_above_those_of_the_baselines_beats_them() -> None:
+    region = Region.of_boxes([(0.0, 0.0, 0.25, 0.25)])
+    hit, miss = one({(0, 0): 1.0}), one({(3, 3): 1.0})
+
+    def beats(*others: np.ndarray, pictures: int = 12) -> bool:
+        nouns = [noun(hit, region, *others, picture=str(i)) for i in range(pictures)]
+        return average_scores(nouns, [score_pointing(m) for m in nouns], resamples=20)[0].beats_baselines
+
+    assert not beats(hit), "the same"
+    assert beats(), "no other word is no baseline"
+    assert beats(miss, pictures=10) and not beats(miss, pictures=9)
+
+
+def test_the_best_baseline_is_one_that_is_there() -> None:
+    region = Region.of_boxes([(0.9, 0.9, 0.95, 0.95)])  # no cell's centre lies on it: the baselines have 0
+    nouns = [noun(one({(0, 0): 1.0}), region)]
+    assert average_scores(nouns, [score_pointing(m) for m in nouns])[0].best_baseline == "centre"
+
+
+def test_pointing_mass_and_reach_are_averages_of_their_own() -> None:
+    corner, nowhere = Region.of_boxes([(0.0, 0.0, 0.25, 0.25)]), Region.of_boxes([(0.9, 0.9, 0.95, 0.95)])
+    map_ = one({(0, 0): 0.6, (3, 3): 0.4})
+    nouns = [noun(map_, corner), noun(map_, nowhere), noun(map_, nowhere)]
+    scores, _ = average_scores(nouns, [score_pointing(m) for m in nouns])
+    assert scores.reachable == pytest.approx(1 / 3)
+    scores, _ = average_scores(nouns[:1], [score_pointing(nouns[0])])
+    assert (scores.maps.pointing.value, scores.maps.mass.value) == (1, pytest.approx(0.6))
+
+
+def test_nothing_of_the_even_map_lies_in_the_padding() -> None:
+    whole = noun(one({(0, 0): 1.0}), Region.of_boxes([(0.0, 0.0, 1.0, 1.0)]), geometry=WIDE)
+    assert score_pointing(whole).baselines["even"].mass == pytest.approx(1)
+
+
+def test_a_map_that_is_all_off_the_grid_points_at_the_picture_and_not_at_the_padding() -> None:
+    whole = noun(np.zeros((4, 4), np.float32), Region.of_boxes([(0.0, 0.0, 1.0, 1.0)]), geometry=WIDE)
+    assert score_pointing(whole).map.pointing == 1

@@ -137,6 +137,8 @@ def read_results(path: str | Path, annotations: Annotations | None = None) -> di
     of_id = {str(key): _last_part(name) for key, name in annotations.file_names.items()} if annotations else {}
     all_names = set(of_id.values())
     source = Source(Path(path))
+    if source.name.endswith(".parquet"):
+        raise DataError(f"{path}: captions are not read from .parquet files", remedy="caption to .jsonl or .csv")
     entries: Iterable[tuple[str, Any]]
     if source.is_json:
         content = source.json

@@ -8,6 +8,9 @@ from typing import Any
 
 from captioner.foreign import describe, is_foreign
 
+# Options of the command line that have other names.
+_NAMES = {"width": "beam", "max_length": "max-words", "min_length": "min-words"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
@@ -47,8 +50,10 @@ class Provenance:
             found.append(f"model {name}, not {self.model}")
         for ours, theirs in ((self.decoding, stored.get("decoding")), (self.maps, stored.get("maps"))):
             for option, value in ours.items():
+                if option == "delay" and isinstance(theirs, Mapping) and theirs.get("explain") != ours.get("explain"):
+                    continue  # it follows from that
                 if isinstance(theirs, Mapping) and option in theirs and theirs[option] != value:
-                    found.append(f"{option.replace('_', '-')} {theirs[option]}, not {value}")
+                    found.append(f"{_NAMES.get(option, option.replace('_', '-'))} {theirs[option]}, not {value}")
         before = stored.get("texts")
         for option, value in self.texts.items():
             former = before.get(option, "") if isinstance(before, Mapping) else ""  # older versions had none
