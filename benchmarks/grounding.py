@@ -95,16 +95,18 @@ def settings_of(path: Path) -> Settings:
     """Every way to make the maps of a model's file, and its default heads before any was selected."""
     model, plain = (load(path, backend="torch") for _ in range(2))  # where heads can be chosen
     plain.model.set_plain_maps()
+    stored = MapOptions.stored(dict(model.about), "attention")
+    other = "at its own step" if stored.delay else "one step later"
     settings = {
-        "attention, as the file says": MapOptions.stored(dict(model.about), "attention"),
-        "  and standardised": MapOptions(sinks="standardise"),
-        "  and its mean subtracted": MapOptions(sinks="subtract"),
-        "  and one step later": MapOptions(delay=1),
+        "attention, as the file says": stored,
+        "  and standardised": replace(stored, sinks="standardise"),
+        "  and its mean subtracted": replace(stored, sinks="subtract"),
+        f"  and taken {other}": replace(stored, delay=1 - stored.delay),
         "gradient x attention": MapOptions.stored(dict(model.about), "gradient"),
         "occlusion, 3 x 3 cells": MapOptions(explain="occlusion"),
         "occlusion, single cells": MapOptions(explain="occlusion", block=1),
     }
-    before: Settings = {"attention, all heads": (plain, MapOptions())}
+    before: Settings = {"attention, all heads": (plain, MapOptions(delay=stored.delay))}
     return before | {title: (model, options) for title, options in settings.items()}
 
 

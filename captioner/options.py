@@ -49,7 +49,7 @@ class Greedy:
         _check("no_repeat_ngram", self.no_repeat_ngram, at_least=0, at_most=MAX_WORDS)
         if self.min_length > self.max_length:
             raise OptionError(
-                f"min_length {self.min_length} is more than the {self.max_length} words of max_length",
+                f"min_length {self.min_length} is above max_length {self.max_length}",
                 remedy="let the fewest words (--min-words) be no more than the most (--max-words)",
             )
         if not isinstance(self.begin, str):

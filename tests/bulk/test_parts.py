@@ -69,7 +69,7 @@ def test_failures_are_removed_to_be_tried_again(output: Path) -> None:
     ("made", "source", "value"),
     [
         (Provenance(model="best", digest="2", decoding={"width": 3}), "photos", "best"),
-        (Provenance(model="tiny", digest="1", decoding={"width": 5}), "photos", "width 3, not 5"),
+        (Provenance(model="tiny", digest="1", decoding={"width": 5}), "photos", "beam 3, not 5"),
         (Provenance(model="tiny", digest="1", maps={"storage": "fp16"}), "photos", "storage none, not fp16"),
         (MADE, "others", "photos"),
     ],

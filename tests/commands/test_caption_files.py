@@ -107,7 +107,7 @@ def test_going_on_with_another_model_or_options_is_refused(
     before = Path(output).read_bytes()
     for more, part in (
         (["--model", "./other.safetensors"], "other"),
-        (["--beam", 1], "width 2, not 1"),
+        (["--beam", 1], "beam 2, not 1"),
         (["--n-best", 2], "n-best 1, not 2"),
         (["--explain", "gradient"], "explain attention, not gradient"),
         (["--sample", "--seed", 3], "beam, not sampling"),

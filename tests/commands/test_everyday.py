@@ -239,7 +239,7 @@ def test_parquet_is_resumed_and_says_what_made_it(
         assert all(a == pytest.approx(b, abs=1e-4) for a, b in zip(row["maps"], flat, strict=True))
     run = command("caption", photos, "--output", "c.parquet", "--beam", "1")
     assert run.code == 2
-    assert "width 2, not 1" in run.err
+    assert "beam 2, not 1" in run.err
     assert command("caption", photos, "--output", "c.parquet", "--beam", "1", "--overwrite").code == 0
     assert pq.read_table("c.parquet").num_rows == 4
 

@@ -262,7 +262,7 @@ KINDS_IN_ORDER = [".txt", ".jsonl", ".csv"]
     [
         ({"digest": "5678", "model": "other"}, "model tiny, not other"),
         ({"digest": "5678"}, "another file of model tiny"),
-        ({"decoding": {"width": 5}}, "width 3, not 5"),
+        ({"decoding": {"width": 5}}, "beam 3, not 5"),
         ({"maps": {"explain": "gradient"}}, "explain attention, not gradient"),
     ],
 )
