@@ -298,9 +298,11 @@ class _Walk:
         elif suffix not in SUFFIXES:
             if suffix not in self.uncounted:
                 self.others[suffix or "without an ending"] += 1
-        elif _FIGURE.search(path.name) or (suffix == ".png" and _is_figure(path)):
+        elif _FIGURE.search(path.name):
             self.figures += 1
         elif not stat.S_ISREG(status.st_mode):
             self._fail(path, "not a regular file")
+        elif suffix == ".png" and _is_figure(path):
+            self.figures += 1
         else:
             self.pictures.append(path)
