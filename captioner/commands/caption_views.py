@@ -104,10 +104,6 @@ def _check(options: argparse.Namespace) -> None:
             raise OptionError(f"--{name} does not go with --{given}", remedy="use --json, --figure or --page")
     if options.heads is not None and options.contrast is not None:
         raise OptionError("--heads and --contrast are two views of a word", remedy="ask for one at a time")
-    if options.frames is None and not (options.figure or options.page):
-        raise OptionError(
-            f"--{name} is a view of a figure or page", remedy="add --figure words.png or --page words.html"
-        )
     if options.frames is not None and (options.heads is not None or options.contrast is not None):
         raise OptionError("--frames goes with neither --heads nor --contrast", remedy="leave one of them out")
     if options.frames is not None and options.explain not in (None, "attention"):
@@ -121,6 +117,10 @@ def _check(options: argparse.Namespace) -> None:
     if options.figure and len(options.pictures) > 1:
         raise OptionError(
             f"--figure {options.figure} is one file for {len(options.pictures)}", remedy="give one picture, or --page"
+        )
+    if options.frames is None and not (options.figure or options.page):
+        raise OptionError(
+            f"--{name} is a view of a figure or page", remedy="add --figure words.png or --page words.html"
         )
     if options.figure:
         require("matplotlib", "--figure")

@@ -50,7 +50,9 @@ def test_heads_and_contrast_are_drawn(command: Command, make_picture: Callable[.
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--heads", "nowhere"], "nowhere"),
+        (["--heads", "nowhere"], "--figure words.png"),
+        (["--contrast", "dog=cat"], "--figure words.png"),
+        (["--heads", "nowhere", "--page", "a.html"], "nowhere"),
         (["--contrast", "dog"], "'dog'"),
         (["--contrast", "dog=dog"], "'dog=dog'"),
         (["--contrast", "a=b", "--heads", "a"], "one at a time"),

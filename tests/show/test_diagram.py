@@ -129,7 +129,8 @@ def test_a_diagram_is_whole_or_as_it_was(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "flow.gv"
-    target.write_text("before")
+    before = "digraph attention { before }"
+    target.write_text(before)
     write = Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:
@@ -139,8 +140,13 @@ def test_a_diagram_is_whole_or_as_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         assert main(["models", str(tiny_model), "--diagram", str(target)]) == 2
-    assert "flow.gv: " in capsys.readouterr().err and target.read_text() == "before"
+    assert "flow.gv: " in capsys.readouterr().err and target.read_text() == before
     assert list(tmp_path.iterdir()) == [target]
+    for other in ("mine.gv", "mine.svg", "mine.png"):
+        (tmp_path / other).write_text("a file of others")
+        assert main(["models", str(tiny_model), "--diagram", str(tmp_path / other)]) == 2
+        assert "stays as it is" in capsys.readouterr().err
+        assert (tmp_path / other).read_text() == "a file of others"
     monkeypatch.setattr("shutil.which", lambda program: None)  # the source goes to the .gv file beside the .svg
     model, target = tmp_path / "m.safetensors", tmp_path / "m.gv"
     write(model, tiny_model.read_bytes())
