@@ -30,7 +30,7 @@ from set_up import argument_parser
 from torch import Tensor
 
 from captioner.data.readers import read
-from captioner.data.records import Record, of_split, usable
+from captioner.data.records import Record, of_split, refuse_leaks, usable
 from captioner.decoding import Beam
 from captioner.errors import CaptionerError
 from captioner.metrics import DocumentFrequencies, cider_of, tokenize
@@ -45,7 +45,7 @@ _BATCH = 32
 
 
 def mean_vectors(model: Captioner, records: Sequence[Record]) -> Tensor:
-    """The mean of the encoder's grid over the cells of each picture, (P, C)."""
+    """The mean of the encoder's grid over the cells of each picture, (P, C); the encoder pads no pictures."""
     images = ImageDataset([record.image for record in records], model.model.encoder)
     keys = [[(i, View()) for i in range(a, min(a + _BATCH, len(records)))] for a in range(0, len(records), _BATCH)]
     grids = encode_images(model.model.encoder, images, keys, device=torch.device(model.device))
@@ -164,7 +164,7 @@ def nearest(
     a, b = (torch.nn.functional.normalize((x - mean) / deviation, dim=1) for x in (new, known))
     captions = [[tokenize(caption) for caption in some] for some in lists.captions]
     found = []
-    for some, row in zip(captions, (a @ b.T).topk(30, dim=1).indices.tolist(), strict=True):
+    for some, row in zip(captions, (a @ b.T).topk(min(30, len(known)), dim=1).indices.tolist(), strict=True):
         theirs = [words for place in row for words in references[place]]
         found.append(cider_of(some, [theirs] * len(some), document_frequencies=frequencies))
     return np.array(found)
@@ -199,6 +199,7 @@ def main() -> int:
         records = read(arguments.data)
         train = usable([one for path in (arguments.data, *arguments.train) for one in of_split(read(path), "train")])[0]
         dev = usable([one for one in of_split(records, "dev") if len(one.captions) >= 5])[0]
+        refuse_leaks(dev, train)
         references = [[tokenize(caption) for caption in one.captions] for one in train]
         frequencies = DocumentFrequencies.of(references)
         ships = replace(Beam(), **{name: getattr(model.default_options, name) for name in Beam().as_dict()})

@@ -97,11 +97,12 @@ def run_views(options: argparse.Namespace, decoding: "Greedy", model_file: Path)
 
 def _check(options: argparse.Namespace) -> None:
     name = "frames" if options.frames is not None else "heads" if options.heads is not None else "contrast"
+    remedy = f"use {'--json, ' if options.frames is not None else ''}--figure or --page"
     for other in _NOT_WITH:
         value = getattr(options, other, None)
         if value or (value == 0 and value is not False):  # 0 is a minimum of confidence
             given = other.replace("_", "-")
-            raise OptionError(f"--{name} does not go with --{given}", remedy="use --json, --figure or --page")
+            raise OptionError(f"--{name} does not go with --{given}", remedy=remedy)
     if options.heads is not None and options.contrast is not None:
         raise OptionError("--heads and --contrast are two views of a word", remedy="ask for one at a time")
     if options.frames is not None and (options.heads is not None or options.contrast is not None):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.commands.console import report
-from captioner.commands.files import check_output, model_files, refuse_overwriting, write_whole
+from captioner.commands.files import check_json, check_output, model_files, refuse_overwriting, write_whole
 from captioner.commands.model_options import add_model_options, load_model
 from captioner.commands.ranges import check_not_negative, check_positive, check_resamples
 from captioner.errors import DataError, OptionError
@@ -209,9 +209,7 @@ def _check(options: argparse.Namespace) -> None:
     check_positive(options, "beam")
     check_resamples(options)
     check_not_negative(options, "references", "seed")
-    saved = options.save_results
-    if saved is not None and saved.suffix.lower() != ".json":
-        raise OptionError(f"--save-results {saved}: the form is that of COCO results, JSON", remedy="end it in .json")
+    check_json("--save-results", options.save_results)
     for option, path in _outputs(options).items():  # checked now and not after an hour of captioning
         if path is not None:
             check_output(option, path, begins=_BEGINS[option])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from captioner.commands.console import message_line, report
-from captioner.commands.files import check_output, model_files, refuse_overwriting, write_whole
+from captioner.commands.files import check_json, check_output, model_files, refuse_overwriting, write_whole
 from captioner.commands.ranges import check_not_negative, check_positive, check_resamples
 from captioner.errors import DataError, OptionError
 
@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
     check_positive(options, "threads")
     check_resamples(options)
     check_not_negative(options, "seed")
+    check_json("--save-results", options.save_results)
     if options.save_results is not None:
         check_output("--save-results", options.save_results, begins=b"[")
     refuse_overwriting({"--save-results": options.save_results}, _inputs(options))

@@ -111,4 +111,4 @@ class CellRegion:
 
     def mass(self, map_: NDArray[np.floating[Any]]) -> float:
         """The share of the map (h, w) that lies in the region."""
-        return min(1.0, float((map_ * self.coverage).sum()))  # the weights sum to 1 to rounding
+        return float(np.minimum((map_ * self.coverage).sum(), 1.0))  # the weights sum to 1 to rounding; NaN stays

@@ -87,9 +87,9 @@ class Trainer:
         self.recipe = recipe
         TASKS[recipe.objective].check(recipe)
         self._own, self.dev_records = _splits(recipe, records)
-        if getattr(TASKS[recipe.objective], "uses_captions", True):
-            _refuse_without_captions([*self._own, *self.dev_records, *rest], recipe)
         rest_train, self._rest_dev = split_rest(rest, most_dev=recipe.dev_pictures)
+        if getattr(TASKS[recipe.objective], "uses_captions", True):
+            _refuse_without_captions([*self._own, *self.dev_records, *rest_train, *self._rest_dev], recipe)
         if bool(recipe.rehearsal) != bool(rest_train):
             raise DataError(
                 f"rehearsal is {recipe.rehearsal}, and there are {len(rest_train)} training pictures of the rest",
@@ -177,7 +177,9 @@ class Trainer:
         today = self.vocabulary
         if stored is not None and not (recipe.start_from or recipe.decoder_from):
             build = getattr(TASKS[recipe.objective], "build_vocabulary", build_vocabulary)
-            today = build(recipe, self._worded)
+            today = build(recipe, self._own)  # older versions took no words of the rest
+            if list(today.words) != stored.get("vocabulary"):
+                today = build(recipe, self._worded)
         records, images = [*self.train_records, *self.dev_records, *self._rest_dev], self.task.uses_images
         found = describe_inputs(
             records,

@@ -88,7 +88,7 @@ def _epoch_pictures(recipe: Mapping[str, Any], end: Mapping[str, Any]) -> int:
     if not recipe.get("rehearsal"):
         return int(recipe["training_pictures"])
     steps = int(end["step"]) // (int(end["epoch"]) + 1)
-    return steps * int(recipe["batch_pictures"])
+    return steps * min(int(recipe["batch_pictures"]), int(recipe["training_pictures"]))
 
 
 def draw_runs(runs: Sequence[RunLog]) -> Figure:

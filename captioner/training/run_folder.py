@@ -100,10 +100,10 @@ class RunFolder:
     def check_recipe(self, recipe: Mapping[str, Any]) -> str:
         """Make sure that the folder holds no run of another recipe.
 
+        A run that ended before it had saved anything gives way to another recipe.
+
         Returns:
             A warning that names renamed options of the stored recipe; empty if there are none.
-
-        A run that ended before it had saved anything gives way to another recipe.
 
         Raises:
             OptionError: it holds one, and the message names the option; or it holds files that no run wrote.
@@ -118,7 +118,7 @@ class RunFolder:
                     remedy="give another --output",
                 )
             return ""
-        if not self._has_saved():
+        if self._gives_way(found):
             return ""
         stored, renamed = aliases.current(found)
         defaults = {option.name: default_of(option) for option in options()}
@@ -138,10 +138,12 @@ class RunFolder:
             CheckpointError: it is damaged.
         """
         found = self._read_json(self.recipe)
-        return None if found is None or not self._has_saved() else aliases.current(found)[0]
+        return None if found is None or self._gives_way(found) else aliases.current(found)[0]
 
-    def _has_saved(self) -> bool:
-        return any(map(os.path.lexists, (self.best, self.last, self.state)))
+    def _gives_way(self, recipe: Mapping[str, Any]) -> bool:
+        """Whether a run of this stored recipe never saved anything."""
+        saved = any(map(os.path.lexists, (self.best, self.last, self.state)))
+        return "objective" in recipe and not saved and not any("dev" in line for line in read_log(self.path))
 
     def claim(self, recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
         """Write recipe and inputs. Raises DataError if they cannot be written."""

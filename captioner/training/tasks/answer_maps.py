@@ -62,9 +62,7 @@ class AnswerMapsTask(AnswerTask):
         """Raises OptionError for options of answers and of the encoder, which do not learn, and without a model."""
         AnswerTask.check(recipe)
         check_maps_alone(recipe)
-        refuse_options(
-            recipe, "teacher", "transfer_questions", "word_dropout", "blind", "label_smoothing", "made_weight"
-        )
+        refuse_options(recipe, "teacher", "transfer_questions", "word_dropout", "blind", "made_weight")
 
     def set_trainable(self, *, frozen: bool) -> None:
         """The fine maps alone; all else is as in evaluation."""

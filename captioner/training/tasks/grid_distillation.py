@@ -14,7 +14,6 @@ from captioner.training.tasks.base import TASKS, Forward, Part, TaskContext
 from captioner.training.tasks.cross_entropy import CrossEntropy, device_of
 
 _OF_WORDS = (
-    "label_smoothing",
     "word_dropout",
     "scheduled_sampling",
     "map_supervision",

@@ -47,7 +47,6 @@ class MapsTask(CrossEntropy):
         refuse_options(
             recipe,
             "teacher",
-            "label_smoothing",
             "dev_beam",
             "grow_vocabulary",
             "word_dropout",
