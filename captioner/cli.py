@@ -56,6 +56,10 @@ COMMANDS = {
     "adjust-logits": Command(
         "captioner.commands.adjust_logits", "make a model say words nearer to as often as people do"
     ),
+    "train-reranker": Command(
+        "captioner.commands.train_reranker",
+        "make a model choose among its beam's captions by what the picture predicts",
+    ),
     "prune": Command("captioner.commands.prune", "take hidden channels out of a model's encoder"),
     "select-heads": Command("captioner.commands.select_heads", "find the attention heads whose maps are truest"),
     "plot": Command("captioner.commands.plot", "plot the learning curves of training runs"),

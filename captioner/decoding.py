@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from captioner.allocation import Allocation
 from captioner.backends.arrays import like, namespace, to_numpy, top_k
-from captioner.backends.base import Backend, Encoded
+from captioner.backends.base import Backend, Encoded, HasReranker
 from captioner.hypotheses import DEAD, Hypothesis, Rows, not_finite
 from captioner.options import Beam, Greedy, Sampling
 from captioner.tokenizer.vocabulary import END
@@ -54,6 +54,8 @@ def decode(
 
 def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypothesis]]:
     rows = Rows(backend, encoded, options, per_image=options.diverse_groups)
+    reranker = _reranker(backend, options)
+    kept = options.n_best if reranker is None else options.width
     allocation = Allocation(options, rows.constraints) if options.allocated else None
     while True:
         log_p = rows.next_log_p()  # (N, V)
@@ -64,13 +66,30 @@ def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypoth
         _refuse_nan(total)
         rows.finish(source.ravel(), word.ravel(), total.ravel(), options.length_penalty)
         if options.require_words and options.diverse_groups == 1:
-            total = rows.worth_going_on(total, options)
+            total = rows.worth_going_on(total, options, kept)
         if rows.words == options.max_length:  # no room for another word: what came before counts
             rows.cut_off(options.length_penalty, at_least=options.n_best)
             break
         if not rows.follow(source.ravel(), word.ravel(), total.ravel()):
             break
-    return rows.best(options.n_best)
+    found = rows.best(kept)
+    if reranker is not None:
+        consensus = reranker.consensus(encoded, [[one.tokens for one in some] for some in found])
+        found = [_by_both(some, scores, options) for some, scores in zip(found, consensus, strict=True)]
+    return found
+
+
+def _reranker(backend: Backend, options: Beam) -> HasReranker | None:
+    """What orders a beam's captions; None where they keep their order."""
+    asked = options.rerank > 0 and options.width > 1 and options.diverse_groups == 1
+    return backend if asked and isinstance(backend, HasReranker) and backend.reranks else None
+
+
+def _by_both(found: list[Hypothesis], consensus: _Floats, options: Beam) -> list[Hypothesis]:
+    """The best captions of a picture by their scores and consensus scores."""
+    totals = [one.score + options.rerank * more for one, more in zip(found, consensus.tolist(), strict=True)]
+    order = sorted(range(len(found)), key=lambda i: (not found[i].finished, -totals[i]))
+    return [found[i] for i in order[: options.n_best]]
 
 
 def _likeliest(rows: Rows, log_p: Any, options: Beam) -> tuple[_Floats, _Ints, _Ints]:

@@ -160,11 +160,11 @@ class Rows:
             score = float(total[i]) / (self.words - self.given + 1) ** length_penalty
             self.done[self.image_ids[i // columns]].append(self._trace(int(source[i]), score, finished=True))
 
-    def worth_going_on(self, total: _Floats, options: Beam) -> _Floats:
-        """Totals (P, K) with -inf for those that no continuation can lift above the ``n_best`` that have ended."""
+    def worth_going_on(self, total: _Floats, options: Beam, kept: int) -> _Floats:
+        """Totals (P, K) with -inf for those that no continuation can lift above the ``kept`` best that have ended."""
         longest = options.max_length - self.given + 1
-        bars = [sorted((one.score for one in self.done[i]), reverse=True)[: options.n_best] for i in self.image_ids]
-        bar = np.array([some[-1] if len(some) == options.n_best else -np.inf for some in bars])  # (P,)
+        bars = [sorted((one.score for one in self.done[i]), reverse=True)[:kept] for i in self.image_ids]
+        bar = np.array([some[-1] if len(some) == kept else -np.inf for some in bars])  # (P,)
         return np.where(total / longest**options.length_penalty > bar[:, None], total, DEAD)
 
     def cut_off(self, length_penalty: float, *, at_least: int | None = None, but: _Ints | None = None) -> None:

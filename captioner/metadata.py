@@ -36,7 +36,8 @@ class Header(TypedDict):
 
     Keys:
         config: values of `captioner.model.caption_model.ModelConfig`: "encoder", "refiner", "decoder"; or of
-            `captioner.model.answer_model.AnswerConfig`: "encoder", "refiner", "answerer".
+            `captioner.model.answer_model.AnswerConfig`: "encoder", "refiner", "answerer". A captioning model may have
+            a "reranker".
         vocabulary: its words, as `captioner.tokenizer.vocabulary.Vocabulary` takes them.
         answers: of an answering model, those that it chooses from; of a captioning model none.
         about: the training data, the recipe and the scores; decoding options under "decoding", map options under
@@ -102,6 +103,8 @@ def validated(model: Mapping[str, Any], version: int, digest: str, *, tensors: d
     answers = _checked_answers(model.get("answers")) if answering else []
     for part in ("encoder", "refiner", "answerer" if answering else "decoder"):
         _check_part(part, config.get(part))
+    if "reranker" in config:
+        _check_part("reranker", config["reranker"])
     _check_about(about)
     Vocabulary(tuple(words))  # refuses words that are not in place or not unique
     return Header(

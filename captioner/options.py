@@ -102,6 +102,7 @@ class Beam(Greedy):
     refill: bool = False
     diverse_groups: int = 1
     diversity: float = 0.5
+    rerank: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,6 +119,8 @@ class Beam(Greedy):
         _check("diverse_groups", self.diverse_groups, at_least=1, at_most=MAX_ROWS)
         if not _is_number(self.diversity) or not 0 <= self.diversity <= 100:
             raise OptionError(f"diversity must be from 0 to 100, not {self.diversity!r}")
+        if not _is_number(self.rerank) or not 0 <= self.rerank <= 100:
+            raise OptionError(f"rerank must be from 0 to 100, not {self.rerank!r}")
         if self.width % self.diverse_groups:
             wider = -(-self.width // self.diverse_groups) * self.diverse_groups
             raise OptionError(

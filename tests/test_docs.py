@@ -120,6 +120,7 @@ PAGE_OF = {
     "ensemble": "training.md",
     "adjust-logits": "training.md",
     "prune": "training.md",
+    "train-reranker": "training.md",
     "plot": "training.md",
     "scenes": "training.md",
     "shards": "training.md",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from captioner.errors import OptionError
 from captioner.registry import Registry
+from captioner.tokenizer.vocabulary import PAD
 
 if TYPE_CHECKING:  # Pillow is imported while a model is opened
     from captioner.geometry import Fitting, Geometry
@@ -155,6 +156,21 @@ class HasFineMaps(Protocol):
 
 
 @runtime_checkable
+class HasReranker(Protocol):
+    """A backend whose model may have a reranker; see `captioner.model.reranker`.
+
+    Attributes:
+        reranks: whether it does.
+    """
+
+    @property
+    def reranks(self) -> bool: ...
+
+    def consensus(self, encoded: Encoded, captions: Tokens) -> list[NDArray[np.float32]]:
+        """The consensus scores (k,) of captions of each picture, given in ids; aligned with ``captions``."""
+
+
+@runtime_checkable
 class EncodesBeside(Protocol):
     """A runtime that may gain from encoding the next batch in another thread while decoding steps through one.
 
@@ -240,6 +256,14 @@ class BackendFactory(Protocol):
 
 BACKENDS: Registry[BackendFactory] = Registry("backend")
 """Runtimes by name; `captioner.pipeline.load` imports the module ``captioner.backends.NAME`` that registers one."""
+
+
+def padded_words(captions: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Captions in ids as one array (k, T), padded; T is at least 1."""
+    padded = np.full((len(captions), max(1, *map(len, captions)) if captions else 1), PAD, dtype=np.int64)
+    for row, caption in zip(padded, captions, strict=True):
+        row[: len(caption)] = caption
+    return padded
 
 
 def no_gradients(backend: Backend) -> OptionError:

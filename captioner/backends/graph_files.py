@@ -22,6 +22,7 @@ from captioner.old_names import current_weight_name
 from captioner.sharing import SHARED_PARTS
 
 GRAPHS = ("encode", "step", "score")
+RERANK = "rerank"  # of a model with a reranker
 ANSWERING_GRAPHS = ("encode", "answer")
 METADATA_KEY = "captioner"
 DESCRIPTION_VERSION = 1
@@ -30,7 +31,7 @@ _REMEDY = "'captioner export MODEL --graphs' writes it, --backend torch needs no
 _LARGEST_SIZE = 100_000  # of a side, a grid, a tensor's axis
 _MOST_POSITIONS = 1 << 26  # numbers
 _METADATA_FIELD = 14  # of onnx.ModelProto: repeated StringStringEntryProto {key = 1, value = 2}
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4"}
 STORED_TYPES = {"float32": "<f4", "float16": "<f2", "int8": "|i1", "uint8": "|u1", "int32": "<i4", "int64": "<i8"}
 """Of weights that two graphs of an exported folder share."""
 _Floats = NDArray[np.float32]
@@ -68,7 +69,7 @@ class Description(TypedDict):
 
     Keys:
         version: of this description.
-        graph: of `GRAPHS` or `ANSWERING_GRAPHS`.
+        graph: of `graphs_of` a model, or of `ANSWERING_GRAPHS`.
         digest: of the model file; see `captioner.metadata.Header`.
         side, pad, grid_shape, max_length: as of `captioner.backends.base.Backend`.
         state: of each of the state's tensors, in order: "name"; "axis", what its first axis is ("row", "image" or
@@ -89,6 +90,11 @@ class Description(TypedDict):
     map_scale: NotRequired[int]
     initialisers: dict[str, Recipe]
     weights: NotRequired[int]
+
+
+def graphs_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the graphs of a captioning model; ``config`` is that of its header."""
+    return (*GRAPHS, RERANK) if "reranker" in config else GRAPHS
 
 
 def graph_folder(model_file: Path) -> Path:
@@ -164,7 +170,7 @@ def _validated(description: Any) -> Description:
         raise ValueError(f"version {description['version']!r:.20} of its description, not {DESCRIPTION_VERSION}")
     shape, leaves, recipes = description["grid_shape"], description["state"], description["initialisers"]
     fits = {
-        "graph": description["graph"] in {*GRAPHS, *ANSWERING_GRAPHS},
+        "graph": description["graph"] in {*GRAPHS, RERANK, *ANSWERING_GRAPHS},
         "digest": isinstance(description["digest"], str),
         "side": _is_size(description["side"]),
         "pad": isinstance(description["pad"], bool),

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens, no_gradients
+from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens, no_gradients, padded_words
 from captioner.backends.graph_files import (
+    RERANK,
     Description,
     check_digest,
     describe,
     graph_folder,
+    graphs_of,
     make_initialisers,
     read_graph,
     shared_weights,
@@ -41,10 +43,11 @@ _Arrays = tuple[NDArray[Any], ...]
 
 @dataclass(frozen=True)
 class OnnxEncoded:
-    """The first state's tensors of B pictures."""
+    """The first state's tensors of B pictures, and what a reranker predicts of their references."""
 
     tensors: _Arrays
     images: int
+    predicted: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return self.images
@@ -84,10 +87,11 @@ class OnnxBackend:
     A forked child can use it, on a CPU; elsewhere it gets an error.
 
     Args:
-        open_graph: returns what starts the session of a graph of `GRAPHS`, and what the graph says about itself.
+        open_graph: returns what starts the session of a graph by its name, and what the graph says about itself.
         vocabulary, about, digest: of the model.
         device: that the sessions compute on.
         threads: how many pictures are encoded side by side on a CPU.
+        reranks: whether there is the graph `captioner.backends.graph_files.RERANK` too.
         wait: until the sessions are open. Otherwise they are opened one after the other beside what the caller does
             next, such as opening the first picture.
 
@@ -107,6 +111,7 @@ class OnnxBackend:
         digest: str,
         device: str,
         threads: Threads,
+        reranks: bool = False,
         wait: bool = True,
     ) -> None:
         self.vocabulary, self.about, self.digest, self.device = vocabulary, about, digest, device
@@ -118,6 +123,7 @@ class OnnxBackend:
         height, width = description["grid_shape"]
         self.grid_shape, self.map_scale = (height, width), description.get("map_scale", 1)
         self.threads = threads
+        self.reranks = reranks
         self._axes = tuple(leaf["axis"] for leaf in description["state"])
         self._names = [leaf["name"] for leaf in description["state"]]
         self._changed = [i for i, leaf in enumerate(description["state"]) if not leaf["kept"]]
@@ -141,18 +147,35 @@ class OnnxBackend:
         feed: dict[str, NDArray[Any]] = {"pixels": np.ascontiguousarray(pixels)}
         if self.pad:
             feed["mask"] = np.stack([geometry.mask for geometry in geometries])
+        names, axes = list(self._names), list(self._axes)
+        if self.reranks:
+            names.append("predicted")
+            axes.append("image")
         if self.device != "cpu" or len(pixels) == 1:
-            return OnnxEncoded(tuple(self._run("encode", self._names, feed)), len(pixels))
+            return self._encoded(self._run("encode", names, feed), len(pixels))
 
         def encode_one(i: int) -> list[NDArray[Any]]:
-            return self._run("encode", self._names, {name: array[i : i + 1] for name, array in feed.items()})
+            return self._run("encode", names, {name: array[i : i + 1] for name, array in feed.items()})
 
         each = self._spread(encode_one, len(pixels))
         joined = [
             parts[0] if axis == "none" else np.concatenate(parts)
-            for axis, parts in zip(self._axes, zip(*each, strict=True), strict=True)
+            for axis, parts in zip(axes, zip(*each, strict=True), strict=True)
         ]
-        return OnnxEncoded(tuple(joined), len(pixels))
+        return self._encoded(joined, len(pixels))
+
+    def _encoded(self, found: list[NDArray[Any]], images: int) -> OnnxEncoded:
+        count = len(self._names)
+        return OnnxEncoded(tuple(found[:count]), images, found[count] if self.reranks else None)
+
+    def consensus(self, encoded: Encoded, captions: Tokens) -> list[NDArray[np.float32]]:
+        """See `captioner.backends.base.HasReranker.consensus`; the graph is opened when it is first asked for."""
+        assert isinstance(encoded, OnnxEncoded) and encoded.predicted is not None
+        found = []
+        for some, predicted in zip(captions, encoded.predicted, strict=True):
+            feed = {"tokens": padded_words(some), "predicted": predicted}
+            found += self._run(RERANK, ["consensus"], feed)
+        return found
 
     def begin(self, encoded: Encoded) -> OnnxState:
         """See `captioner.backends.base.Backend.begin`."""
@@ -331,7 +354,7 @@ def open_graphs(
         file: the model file, which has the weights; or an exported folder, whose graphs have them.
         header: of the model file, or of the folder.
         folder: of the graphs, for messages.
-        read: returns the content of a graph by name. "score" is read when it is first needed.
+        read: returns the content of a graph by name. "score" and "rerank" are read when they are first needed.
         device: see `find_provider`.
         threads: see `captioner.backends.threads`; None to choose them by what else the machine does.
         wait: see `OnnxBackend`.
@@ -361,5 +384,6 @@ def open_graphs(
         digest=header["digest"],
         device=found,
         threads=chosen,
+        reranks=RERANK in graphs_of(header["config"]),
         wait=wait,
     )

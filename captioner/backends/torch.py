@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from captioner import checkpoint
-from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens
+from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens, padded_words
 from captioner.backends.threads import whole_threads
 from captioner.checkpoint import Checkpoint
 from captioner.errors import OptionError
@@ -122,6 +122,22 @@ class TorchBackend(TorchEncoder[CaptionModel]):
             decoded = self.model.decoder(grid, tokens)
             log_p = log_probabilities(decoded.logits, targets)
         return _unpad(captions, log_p, decoded.maps, decoded.off_grid)
+
+    @property
+    def reranks(self) -> bool:
+        """See `captioner.backends.base.HasReranker`."""
+        return self.model.reranker is not None
+
+    @torch.inference_mode()
+    def consensus(self, encoded: Encoded, captions: Tokens) -> list[NDArray[np.float32]]:
+        """See `captioner.backends.base.HasReranker.consensus`."""
+        reranker, predicted = self.model.reranker, _grid(encoded).predicted
+        assert reranker is not None and predicted is not None
+        found = []
+        for some, own in zip(captions, predicted, strict=True):
+            tokens = torch.from_numpy(padded_words(some)).to(self._device)
+            found.append(np.asarray(reranker.consensus(tokens, own).float().cpu().numpy(), dtype=np.float32))
+        return found
 
     def gradients(self, encoded: Encoded, captions: Tokens) -> list[list[Scored]]:
         """See `captioner.backends.base.Backend.gradients`."""

@@ -30,6 +30,12 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     search.add_argument("--n-best", type=int, metavar="N", help="captions for each picture, the best first")
     search.add_argument("--length-penalty", type=float, metavar="A", help="score = sum(log p) / tokens ** A")
+    search.add_argument(
+        "--rerank",
+        type=float,
+        metavar="X",
+        help="weight of the reranker of a model that has one; 0 for the beam's order",
+    )
     search.add_argument("--max-length", "--max-words", type=int, metavar="N", help="most words of a caption")
     search.add_argument("--min-length", "--min-words", type=int, metavar="N", help="fewest words of a caption")
     search.add_argument("--no-repeat-ngram", type=int, metavar="N", help="no sequence of N words twice in a caption")
@@ -53,10 +59,12 @@ def decoding_options(options: argparse.Namespace, about: dict[str, Any]) -> "Gre
 
     shared = _given(options, *_OF_WORDS) | steering(options)
     sampling = _given(options, "temperature", "top_k", "top_p", "seed")
-    beam = _given(options, "n_best", "length_penalty") | ({} if options.beam is None else {"width": options.beam})
+    beam = _given(options, "n_best", "length_penalty", "rerank") | (
+        {} if options.beam is None else {"width": options.beam}
+    )
     if options.sample:
-        if options.beam is not None or options.length_penalty is not None:
-            raise OptionError("--sample draws at random: --beam and --length-penalty do not go with it")
+        if any(value is not None for value in (options.beam, options.length_penalty, options.rerank)):
+            raise OptionError("--sample draws at random: --beam, --length-penalty and --rerank do not go with it")
         samples = {"samples": options.n_best} if options.n_best is not None else {}
         stored = Beam(**about.get("decoding", {})).changed(**_given(options, *_OF_WORDS))
         return Sampling(**{name: getattr(stored, name) for name in _OF_WORDS} | shared, **sampling, **samples)

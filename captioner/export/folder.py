@@ -23,11 +23,13 @@ from captioner.backends.base import AnsweringBackend, Backend
 from captioner.backends.graph_files import (
     GRAPHS,
     METADATA_KEY,
+    RERANK,
     STORED_TYPES,
     Recipe,
     check_digest,
     describe,
     graph_folder,
+    graphs_of,
     make_initialisers,
     read_description,
     read_graph,
@@ -62,9 +64,10 @@ def export_folder(
     Args:
         model_file: of a trained model.
         folder: that is written: ``encode.onnx`` and ``step.onnx`` with their weights, ``score.onnx``, whose weights
-            are those in ``step.onnx``, ``config.json`` (vocabulary, preprocessing, decoding, grid, heads, provenance,
-            scores, how far it is from torch) and ``example.py``, which needs only numpy, pillow and onnxruntime. It
-            must be new, empty, or an exported folder, which is replaced.
+            are those in ``step.onnx``, ``rerank.onnx`` of a model with a reranker, ``config.json`` (vocabulary,
+            preprocessing, decoding, grid, heads, provenance, scores, how far it is from torch) and ``example.py``,
+            which needs only numpy, pillow and onnxruntime. It must be new, empty, or an exported folder, which is
+            replaced.
         precision: "fp32"; "fp16", weights in 16 bits that are computed with in 32; or "int8", matrix products of the
             decoder in 8-bit integers and the other weights in 16 bits.
         calibrate: a folder of pictures; with it "int8" quantises the encoder's convolutions too, from the ranges that
@@ -80,7 +83,7 @@ def export_folder(
     """
     folder = Path(folder)
     check_precision(precision)
-    own = {EXPORTED, EXAMPLE, *(f"{name}.onnx" for name in GRAPHS)}
+    own = {EXPORTED, EXAMPLE, *(f"{name}.onnx" for name in (*GRAPHS, RERANK))}
     check_folder(folder, own)
     contents, config, found = model_files(Path(model_file), folder, precision=precision, calibrate=calibrate)
     write_with_example(folder, contents, config)
@@ -114,9 +117,11 @@ def model_files(
         raise OptionError(f"pictures to calibrate on are for the precision int8, not {precision}")
     header, model = read_header(path), checkpoint.load(path)
     pixels = [] if calibrate is None else calibration_pixels(calibrate, TorchBackend(model))
-    graphs = stored_graphs(path, header) or export_graphs(model, digest=header["digest"])
+    names = graphs_of(header["config"])
+    graphs = stored_graphs(path, header, names) or export_graphs(model, digest=header["digest"])
     graphs = reduce_precision(graphs, precision, pixels)
-    contents = {name: graphs[name].SerializeToString(deterministic=True) for name in ("encode", "step")}
+    plain = [name for name in names if name != "score"]
+    contents = {name: graphs[name].SerializeToString(deterministic=True) for name in plain}
     contents["score"] = _sharing(graphs["score"], contents["step"]).SerializeToString(deterministic=True)
     backend = open_graphs(folder, header, folder, contents.__getitem__)
     found = check_parity(model, backend, tolerance=TOLERANCES.get(precision))
@@ -205,7 +210,7 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         raise OptionError(f"{os.fspath(folder)}: cannot be written ({error.strerror})") from None
 
 
-def stored_graphs(path: Path, header: Header, names: Collection[str] = GRAPHS) -> dict[str, onnx.ModelProto]:
+def stored_graphs(path: Path, header: Header, names: Collection[str]) -> dict[str, onnx.ModelProto]:
     """The graphs beside a model file with its weights, which is faster than tracing the model; {} where none fit it."""
     graphs = {}
     try:

@@ -1,5 +1,5 @@
-"""Model files to ONNX graphs: ``encode`` (pixels to the decoder's first state), ``step`` (one word) and ``score``
-(captions that are read).
+"""Model files to ONNX graphs: ``encode`` (pixels to the decoder's first state), ``step`` (one word), ``score``
+(captions that are read), and ``rerank`` of a model with a reranker (consensus scores of captions).
 
 The graphs hold no weights, see `captioner.export.weights`, and name the model file that they belong to by its digest.
 
@@ -7,6 +7,7 @@ Every decoder exports whose state is made of dataclasses, tuples, lists and dict
 `captioner.export.probe`.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.export import Dim
 
 from captioner import checkpoint
 from captioner.backends.base import Backend
-from captioner.backends.graph_files import graph_folder
+from captioner.backends.graph_files import RERANK, graph_folder
 from captioner.backends.onnx import open_graphs
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
@@ -30,11 +31,13 @@ from captioner.header import read_header
 from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import Decoder
 from captioner.model.preprocess import normalise
+from captioner.model.reranker import Reranker
 from captioner.tokenizer.vocabulary import PAD, START, UNKNOWN
 
 
 def write_graphs(model_file: str | Path, folder: str | Path | None = None) -> Parity:
-    """Write the graphs of a model file (``encode.onnx``, ``step.onnx``, ``score.onnx``), and check them against torch.
+    """Write the graphs of a model file (``encode.onnx``, ``step.onnx``, ``score.onnx``, perhaps ``rerank.onnx``), and
+    check them against torch.
 
     The same model file gives the same bytes. Graphs that were there stay until the new ones have passed the check.
 
@@ -91,6 +94,8 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
         probe = Probe(folded)
         exported = {"encode": _export_encode(folded, probe), "step": _export_step(folded, probe)}
         exported["score"] = _export_score(folded, probe, exported["step"])
+        if folded.reranker is not None:
+            exported[RERANK] = _export_rerank(folded, folded.reranker)
     describe(
         exported,
         model.model,
@@ -103,7 +108,8 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
 
 
 class _Encode(nn.Module):
-    """pixels (B, side, side, 3) uint8, and the mask (B, h, w) of padded pictures -> the first state's tensors."""
+    """pixels (B, side, side, 3) uint8, and the mask (B, h, w) of padded pictures -> the first state's tensors, and what
+    a reranker predicts of the references."""
 
     def __init__(self, model: CaptionModel) -> None:
         super().__init__()
@@ -112,7 +118,8 @@ class _Encode(nn.Module):
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         grid = self.model.encode(normalise(pixels, self.model.encoder.config), mask)
-        return tuple(flatten(self.model.decoder.begin(grid), type(self.model.decoder).__name__))
+        state = flatten(self.model.decoder.begin(grid), type(self.model.decoder).__name__)
+        return tuple(state if grid.predicted is None else [*state, grid.predicted])
 
 
 class _Step(nn.Module):
@@ -156,6 +163,21 @@ class _Score(nn.Module):
         return log_p, read.map.float(), read.off_grid.float()
 
 
+class _Rerank(nn.Module):
+    """tokens (K, T) of captions of one picture, and what is predicted of it -> consensus (K,)."""
+
+    ngrams: Tensor
+
+    def __init__(self, reranker: Reranker) -> None:
+        super().__init__()
+        self.reranker = copy.deepcopy(reranker)
+        self.reranker.ngrams = reranker.ngrams.float()  # the weights of a graph are made of numbers in 32 bits
+        self.eval()
+
+    def forward(self, tokens: Tensor, predicted: Tensor) -> Tensor:
+        return self.reranker.consensus(tokens, predicted)
+
+
 def _export_encode(model: CaptionModel, probe: Probe) -> onnx.ModelProto:
     pictures = PICTURES
     arguments: tuple[Any, ...] = (probe_pixels(model, pictures),)
@@ -164,7 +186,8 @@ def _export_encode(model: CaptionModel, probe: Probe) -> onnx.ModelProto:
     if model.encoder.config.pad:
         arguments, shapes = (*arguments, probe_mask(model, pictures)), (*shapes, {0: Dim("B")})
         names.append("mask")
-    return trace(_Encode(model), arguments, shapes, names, [leaf.name for leaf in probe.leaves], model.decoder)
+    outputs = [leaf.name for leaf in probe.leaves] + (["predicted"] if model.reranker is not None else [])
+    return trace(_Encode(model), arguments, shapes, names, outputs, model.decoder)
 
 
 def _export_step(model: CaptionModel, probe: Probe) -> onnx.ModelProto:
@@ -206,3 +229,14 @@ def _export_score(model: CaptionModel, probe: Probe, step: onnx.ModelProto) -> o
     del score.graph.input[:]
     score.graph.input.extend(inputs)
     return score
+
+
+def _export_rerank(model: CaptionModel, reranker: Reranker) -> onnx.ModelProto:
+    return trace(
+        _Rerank(reranker),
+        (torch.full((ROWS, WORDS), START), torch.zeros(reranker.predictions)),
+        ({0: Dim("K"), 1: Dim("T")}, {}),
+        ["tokens", "predicted"],
+        ["consensus"],
+        model.decoder,
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from captioner.backends.arrays import to_numpy
-from captioner.backends.base import Backend
+from captioner.backends.base import Backend, HasReranker
 from captioner.errors import CheckpointError, OptionError
 from captioner.image import Geometry
 from captioner.tokenizer.vocabulary import SPECIAL, START
@@ -23,7 +23,7 @@ class Parity:
     """The largest differences.
 
     Attributes:
-        log_p: of log-probabilities of words, in nats.
+        log_p: of log-probabilities of words, in nats, and of consensus scores where the models have a reranker.
         maps: of maps and weights off the grid.
     """
 
@@ -120,8 +120,11 @@ def _read(
     """As `_run`, of captions that are read, each a word shorter than the one before."""
     encoded = backend.encode(pixels, geometries)
     captions = [row[: max(0, len(row) - i % rows)].tolist() for i, row in enumerate(tokens)]
-    scored = backend.score(encoded, [captions[i : i + rows] for i in range(0, len(captions), rows)])
-    return [[one.log_p, one.maps, one.off_grid] for some in scored for one in some]
+    grouped = [captions[i : i + rows] for i in range(0, len(captions), rows)]
+    found = [[one.log_p, one.maps, one.off_grid] for some in backend.score(encoded, grouped) for one in some]
+    if isinstance(backend, HasReranker) and backend.reranks:
+        found += [[scores, *found[0][1:]] for scores in backend.consensus(encoded, grouped)]
+    return found
 
 
 def _difference(first: np.ndarray, second: np.ndarray) -> float:

@@ -17,6 +17,7 @@ from captioner.model.fine_maps import FineMaps, split_fine
 from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import REFINERS, Refiner, RefinerConfig
+from captioner.model.reranker import Reranker, RerankerConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.registry import plain_values
 
@@ -30,11 +31,13 @@ class ModelConfig:
         refiner: of a class that `captioner.model.refiners.REFINERS` holds.
         decoder: of a class that `captioner.model.decoder.DECODERS` holds: `LSTMConfig`, `TransformerConfig`,
             `EnsembleConfig` or another.
+        reranker: of the `Reranker`; None for a model that has none.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     refiner: Any = field(default_factory=RefinerConfig)
     decoder: LSTMConfig | TransformerConfig | EnsembleConfig | Any = field(default_factory=LSTMConfig)
+    reranker: RerankerConfig | None = None
 
     @property
     def decoder_name(self) -> str:
@@ -47,6 +50,7 @@ class ModelConfig:
             "encoder": plain_values(self.encoder),
             "refiner": REFINERS.values_of(self.refiner),
             "decoder": DECODERS.values_of(self.decoder),
+            **({"reranker": plain_values(self.reranker)} if self.reranker else {}),
         }
 
     @classmethod
@@ -61,6 +65,7 @@ class ModelConfig:
                 encoder=EncoderConfig(**values["encoder"]),
                 refiner=REFINERS.config_of(values["refiner"], default="transformer_encoder"),
                 decoder=DECODERS.config_of(values["decoder"]),
+                reranker=RerankerConfig(**values["reranker"]) if "reranker" in values else None,
             )
 
 
@@ -113,10 +118,22 @@ class CaptionModel(nn.Module):
         self.decoder = decoder.build(
             vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder, **options
         )
+        self.reranker = self._make_reranker()
 
     def blank_copy(self) -> "CaptionModel":
         """A model of the same shape with weights of its own."""
         return CaptionModel(self.config, vocabulary_size=self.vocabulary_size)
+
+    def _make_reranker(self) -> Reranker | None:
+        if self.config.reranker is None:
+            return None
+        channels = self.encoder.vector_width
+        return Reranker(self.config.reranker, channels=channels, vocabulary_size=self.vocabulary_size)
+
+    def set_reranker(self, config: RerankerConfig | None) -> None:
+        """Give the model a new reranker, in the place of the one that it has; None for none."""
+        self.config = replace(self.config, reranker=config)
+        self.reranker = self._make_reranker()
 
     def set_map_heads(self, heads: Sequence[int]) -> None:
         """Choose the heads whose mean is a word's map, as ``layer * heads + head``; empty for the decoder's default."""
@@ -156,10 +173,11 @@ class CaptionModel(nn.Module):
 
     def refine(self, grid: Grid) -> Grid:
         """The encoder's grid, made ready for the decoder."""
-        grid = split_fine(grid, self.encoder.channels)
+        whole, grid = grid, split_fine(grid, self.encoder.channels)
         refined: Grid = self.refiner(grid)
-        members = self.decoder.member_grids(grid)
-        return replace(refined, members=members) if members else refined
+        if members := self.decoder.member_grids(grid):
+            refined = replace(refined, members=members)
+        return refined if self.reranker is None else replace(refined, predicted=self.reranker(whole.mean()))
 
     def forward(self, pictures: Tensor | Grid | None, tokens: Tensor, mask: Tensor | None = None) -> Decoded:
         """Teacher forcing; see `captioner.model.decoder.Decoder.forward`.

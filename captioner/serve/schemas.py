@@ -35,6 +35,9 @@ class Options(BaseModel):
     beam: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="width of the beam; 1 is greedy")
     n_best: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="captions of each picture")
     length_penalty: float | None = Field(None, ge=0, le=5, description="score = sum(log p) / tokens ** length_penalty")
+    rerank: float | None = Field(
+        None, ge=0, le=100, description="weight of the model's reranker, where it has one; 0 for the beam's own order"
+    )
     max_length: int | None = Field(
         None,
         ge=1,
@@ -70,7 +73,7 @@ class Options(BaseModel):
     _in_digits = field_validator(
         "beam", "n_best", "max_length", "min_length", "no_repeat_ngram", "diverse_groups", mode="before"
     )(_check_digits)
-    _in_figures = field_validator("length_penalty", "diversity", mode="before")(_check_figures)
+    _in_figures = field_validator("length_penalty", "diversity", "rerank", mode="before")(_check_figures)
 
     def of_search(self) -> dict[str, Any]:
         """The options of `Captioner.options` that were given."""

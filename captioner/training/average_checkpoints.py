@@ -31,8 +31,9 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
 
     Args:
         files: model files, two or more. The first one gives the size of the pictures, the vocabulary, and the map and
-            decoding options where it has any. Scores are not taken over, since they are not those of the average.
-            One from before its vocabulary grew may be among the others: further words are then the first one's.
+            decoding options where it has any. Scores and rerankers are not taken over, since they are not those of the
+            average. One from before its vocabulary grew may be among the others: further words are then the first
+            one's.
         weights: of each model, above 0; equal if None. Only their ratios count.
 
     Raises:
@@ -52,12 +53,14 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
             f"{files[0]} is an ensemble",
             remedy="take its members out (captioner ensemble --member), average them, and make the ensemble again",
         )
+    first.model.set_reranker(None)  # it is learned for one encoder
     start = _random_at_start(first.model)
     own = first.model.state_dict()
     total: dict[str, Tensor] = {}
     members: list[Member] = []
     for file, weight in zip(files, weights, strict=True):
         one = first if file == files[0] else checkpoint.load(file)
+        one.model.set_reranker(None)
         if one.vocabulary.words != first.vocabulary.words[: len(one.vocabulary)]:
             raise OptionError(
                 f"the vocabularies of {file} and {files[0]} differ",

@@ -1,6 +1,6 @@
 """The dev score, which chooses the best model: generated captions against all references, or perplexity."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -27,14 +27,24 @@ def encode_records(
     model: CaptionModel, records: Sequence[Record], *, device: torch.device, workers: int = 0
 ) -> Iterator[Grid]:
     """The refined grids of the records' pictures, in order, 32 at a time. Raises ImageError."""
-    for grid in _encode(model, records, device=device, workers=workers):
+    for grid in encode_raw(model, records, device=device, workers=workers):
         yield model.refine(grid)
 
 
-def _encode(model: CaptionModel, records: Sequence[Record], *, device: torch.device, workers: int) -> Iterator[Grid]:
+def encode_raw(
+    model: CaptionModel, records: Sequence[Record], *, device: torch.device, workers: int = 0
+) -> Iterator[Grid]:
+    """As `encode_records`, the encoder's grids."""
     images = ImageDataset([record.image for record in records], model.encoder)
     keys = [[(i, View()) for i in range(a, min(a + 32, len(records)))] for a in range(0, len(records), 32)]
     yield from encode_images(model.encoder, images, keys, device=device, workers=workers)
+
+
+def counted(grids: Iterable[Grid], advance: Callable[[int], None]) -> Iterator[Grid]:
+    """The grids; ``advance`` is called with the number of pictures of each."""
+    for grid in grids:
+        advance(len(grid))
+        yield grid
 
 
 class DevGrids:
@@ -60,7 +70,7 @@ class DevGrids:
             return
         name = tuple(str(record.image) for record in records)  # ids of two data sets may be alike
         kept, grids = self._kept.get(name), []
-        for grid in kept if kept is not None else _encode(model, records, device=device, workers=workers):
+        for grid in kept if kept is not None else encode_raw(model, records, device=device, workers=workers):
             half = grid if kept is not None else _in_half(grid)
             fits = kept is not None or bool(half.features.isfinite().all())
             features = half.features.to(device).float() if fits else grid.features

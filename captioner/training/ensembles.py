@@ -28,7 +28,7 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
     Args:
         files: model files, 2 to 16, of the same encoder and the same words. The first one makes the maps, and
             gives the size of the pictures, the order of the words, and the map and decoding options where it has any.
-            Fine maps of the others are left out.
+            Fine maps of the others are left out, and so are rerankers.
 
     Raises:
         OptionError: too few or many files, an ensemble among them, or models of different encoders or words.
@@ -63,7 +63,7 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
             configs[-1]["refiner"] = REFINERS.values_of(one.model.config.refiner)
             weights |= {f"refiners.{number}.{name}": value for name, value in one.model.refiner.state_dict().items()}
         members.append(Member(file, one.about, {"maps": one.about["maps"]} if "maps" in one.about else {}))
-    config = replace(first.model.config, decoder=EnsembleConfig(members=tuple(configs)))
+    config = replace(first.model.config, decoder=EnsembleConfig(members=tuple(configs)), reranker=None)
     model = CaptionModel(config, vocabulary_size=len(first.vocabulary))
     model.encoder.load_state_dict(first.model.encoder.state_dict())
     model.refiner.load_state_dict(first.model.refiner.state_dict())
@@ -74,8 +74,8 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
 def take_member(file: str | Path, number: int) -> Checkpoint:
     """One decoder of an ensemble as a model of its own, with the encoder and the refiner that it reads.
 
-    Fine maps are the first member's alone. The decoding options are the ensemble's, and its record has the runs of
-    all members.
+    Fine maps are the first member's alone, and a reranker stays behind. The decoding options are the ensemble's, and
+    its record has the runs of all members.
 
     Args:
         file: of the ensemble.
@@ -95,7 +95,7 @@ def take_member(file: str | Path, number: int) -> Checkpoint:
     model = whole.model if number == 1 else without_fine_maps(whole.model)
     decoder, refiner = members[number - 1]
     own = CaptionModel(
-        replace(model.config, decoder=decoder, refiner=refiner or model.config.refiner),
+        replace(model.config, decoder=decoder, refiner=refiner or model.config.refiner, reranker=None),
         vocabulary_size=len(whole.vocabulary),
     )
     weights = model.decoder.state_dict()

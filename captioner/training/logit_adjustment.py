@@ -7,7 +7,7 @@ logit adjustment", section 4.1, there for classes of pictures).
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,9 +20,8 @@ from captioner.errors import DataError, OptionError
 from captioner.metrics import tokenize
 from captioner.metrics.description import describe
 from captioner.model.decoder import Decoder
-from captioner.model.grid import Grid
 from captioner.tokenizer.vocabulary import SPECIAL
-from captioner.training.dev import encode_records, generate_captions
+from captioner.training.dev import counted, encode_records, generate_captions
 from captioner.training.export import device_of
 from captioner.training.provenance import Member, about_of
 
@@ -98,7 +97,7 @@ def adjust_logits(
     records = [replace(record, id=str(i)) for i, record in enumerate(records)]  # two data sets may have the same ids
     biases = [output_bias(one, len(model.vocabulary)) for one in model.model.decoder.averaged]
     options = Beam(**model.about.get("decoding", {}))
-    grids = _counted(encode_records(model.model, records, device=device_of(model)), advance)
+    grids = counted(encode_records(model.model, records, device=device_of(model)), advance)
     captions = generate_captions(model.model, model.vocabulary, records, grids, options=options)
     generated = [tokenize(caption) for caption in captions.values()]
     references = Counter(word for record in records for caption in record.captions for word in tokenize(caption))
@@ -113,12 +112,6 @@ def adjust_logits(
         vocabulary=describe(generated).vocabulary,
         references=len(references.keys() & set(model.vocabulary.words[len(SPECIAL) :])),
     )
-
-
-def _counted(grids: Iterable[Grid], advance: Callable[[int], None]) -> Iterator[Grid]:
-    for grid in grids:
-        advance(len(grid))
-        yield grid
 
 
 def output_bias(decoder: Decoder, words: int) -> Tensor:

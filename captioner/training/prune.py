@@ -62,7 +62,7 @@ def prune(
     before it. Padding counts as picture.
 
     Args:
-        model: its encoder has inverted residual blocks without squeeze-and-excitation.
+        model: its encoder has inverted residual blocks without squeeze-and-excitation. It loses its reranker.
         records: training pictures; a hundred are enough.
         keep: the share of the hidden channels that stays, above 0 and at most 1, one for all blocks or one for each;
             to the nearest multiple of 16.
@@ -73,6 +73,7 @@ def prune(
         OptionError: the encoder has no such blocks, the shares are others, or there are no records.
         ImageError: a picture does not open.
     """
+    model.model.set_reranker(None)  # it is learned for the encoder as it was
     original, encoder = model.model.encoder, copy.deepcopy(model.model.encoder).eval()
     targets, blocks = inverted_residuals(original.stages), inverted_residuals(encoder.stages)
     shares = list(keep) * len(blocks) if len(keep) == 1 else list(keep)

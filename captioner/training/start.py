@@ -52,6 +52,7 @@ def first_model(
     """
     if recipe.start_from:
         start = load_checkpoint(recipe.start_from)
+        start.model.set_reranker(None)  # it is learned for an encoder that does not change
         with naming_options():
             start = add_slots(start, recipe.decoder_options)
             start = _with_layers(start, recipe)

@@ -7,7 +7,8 @@ const END = 2;
  * The captions of an encoded picture, the best first.
  *
  * @param backend has `begin()`, which returns a state with one row, `select(state, rows)`, and
- *   `step(tokens, state)`, which returns {logP, maps, offGrid, state}: (rows, words), (rows, cells) and (rows).
+ *   `step(tokens, state)`, which returns {logP, maps, offGrid, state}: (rows, words), (rows, cells) and (rows). With a
+ *   reranker it has `consensus(captions)`, which returns the consensus scores of captions in ids.
  * @param options of captioner.options.Beam, by their names there.
  * @returns [{tokens, probabilities, maps, offGrid, score, finished}]; the maps of n words are n + 1, the last one that
  *   of the step after the last word.
@@ -50,7 +51,16 @@ export async function beam(backend, options) {
   }
   if (!done.length) throw notFinite();
   done.sort((one, other) => Number(other.finished) - Number(one.finished) || other.score - one.score);
+  if (backend.consensus && options.rerank > 0 && width > 1) await rerank(backend, options);
   return done.slice(0, wanted).map((one) => hypothesis(one, looked));
+
+  /** The captions of the beam by their scores and consensus scores. */
+  async function rerank(backend, { rerank: weight }) {
+    done.splice(width);
+    const consensus = await backend.consensus(done.map((one) => one.tokens));
+    done.forEach((one, i) => (one.total = one.score + weight * consensus[i]));
+    done.sort((one, other) => Number(other.finished) - Number(one.finished) || other.total - one.total);
+  }
 
   /** Where fewer have ended than are asked for, those that live count as they are. */
   function cutOff() {

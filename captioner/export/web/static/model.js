@@ -47,9 +47,10 @@ export class Model {
   static async #open(base, config, cacheName, threads, progress, runtime) {
     const files = config.web.runtimes[runtime];
     const wanted = [files.wasm, "encode.onnx", "step.onnx"];
+    if ("rerank.onnx" in config.web.bytes) wanted.push("rerank.onnx");
     const total = wanted.reduce((sum, name) => sum + config.web.bytes[name], 0);
     let come = 0;
-    const [wasmBinary, encode, step] = await Promise.all(
+    const [wasmBinary, encode, step, rerank] = await Promise.all(
       wanted.map((name) => {
         const size = config.web.bytes[name];
         return load(new URL(name, base), cacheName, { size, progress: (bytes) => progress((come += bytes), total) });
@@ -64,6 +65,7 @@ export class Model {
     const sessions = {
       encode: await ort.InferenceSession.create(encode, { executionProviders: [runtime] }),
       step: await ort.InferenceSession.create(step, { executionProviders: ["wasm"] }),
+      rerank: rerank && (await ort.InferenceSession.create(rerank, { executionProviders: ["wasm"] })),
     };
     return new Model(ort, sessions, config, { runtime, threads });
   }
@@ -81,7 +83,22 @@ export class Model {
     const feed = { pixels: new Tensor("uint8", pixels, [1, side, side, 3]) };
     if (this.config.preprocessing.pad) feed.mask = new Tensor("bool", mask, [1, rows, columns]);
     const first = await this.sessions.encode.run(feed);
-    return new Encoded(this, this.names.map((name) => first[name]));
+    const encoded = new Encoded(this, this.names.map((name) => first[name]));
+    if (this.sessions.rerank) encoded.consensus = (captions) => this.#consensus(captions, first.predicted.data);
+    return encoded;
+  }
+
+  /** The consensus scores of captions of one picture, of which a reranker predicts a vector. */
+  async #consensus(captions, predicted) {
+    const { Tensor } = this.ort;
+    const longest = Math.max(1, ...captions.map((tokens) => tokens.length));
+    const tokens = new BigInt64Array(captions.length * longest); // padded with 0
+    captions.forEach((caption, row) => tokens.set(BigInt64Array.from(caption, BigInt), row * longest));
+    const feed = {
+      tokens: new Tensor("int64", tokens, [captions.length, longest]),
+      predicted: new Tensor("float32", predicted, [predicted.length]),
+    };
+    return (await this.sessions.rerank.run(feed)).consensus.data;
   }
 }
 

@@ -1,0 +1,152 @@
+"""The command ``captioner train-reranker``: the beam's captions in the order that suits the picture best."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from captioner.commands.console import report_left_out
+from captioner.commands.files import (
+    check_model_output,
+    find_weights,
+    model_files,
+    refuse_overwriting,
+    report_old_graphs,
+)
+from captioner.commands.packages import require
+from captioner.commands.ranges import check_positive
+from captioner.commands.training_pictures import load_model
+from captioner.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from captioner.data.records import Record
+
+_MOST_DIMS = 4096
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.description = (
+        "Give a model a reranker: what people would say of a picture is predicted from it (kernel ridge regression, "
+        "learned from the captions of training pictures), and of the captions that the beam has found, the one comes "
+        "first that is most like it. Its weight is chosen on dev. This is the last step: training, pruning, averaging "
+        "and ensembles leave a reranker behind."
+    )
+    parser.add_argument("model", metavar="MODEL", help="a name that 'captioner models' lists, or a model file")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        action="append",
+        required=True,
+        metavar="PATH",
+        help="captions of pictures, with the splits train and dev. Give it again for pictures that people describe in "
+        "another way, such as those of another data set",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the file to write, in 32 bits")
+    parser.add_argument(
+        "--beam", type=int, metavar="N", help="width of the beam (default: what the model's file holds)"
+    )
+    parser.add_argument(
+        "--dims", type=int, default=512, metavar="D", help="dimensions in which n-grams are predicted (default 512)"
+    )
+    parser.add_argument(
+        "--centres",
+        type=int,
+        default=6000,
+        metavar="P",
+        help="training pictures that new ones are compared with, evenly spread over all (default 6000)",
+    )
+    parser.add_argument(
+        "--ridge", type=float, default=0.01, metavar="X", help="strength of the regularisation (default 0.01)"
+    )
+    parser.add_argument(
+        "--between-sets",
+        type=float,
+        default=0.25,
+        metavar="X",
+        help="how much the pictures of one --data say of those of another, from 0 to 1 (default 0.25)",
+    )
+    parser.add_argument(
+        "--minimum-count",
+        type=int,
+        default=5,
+        metavar="N",
+        help="n-grams in the captions of fewer pictures are left out (default 5)",
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: as many as torch takes)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the model with its reranker: 0, or 1 if pictures were left out. Raises CaptionerError."""
+    require("torch", "fitting a reranker")
+    require("scipy", "fitting a reranker")
+    check_positive(options, "beam", "dims", "centres", "minimum_count", "threads")
+    if options.dims > _MOST_DIMS:
+        raise OptionError(f"--dims must be at most {_MOST_DIMS}, not {options.dims}")
+    if not (options.ridge > 0 and math.isfinite(options.ridge)):
+        raise OptionError(f"--ridge must be a number above 0, not {options.ridge}")
+    if not 0 <= options.between_sets <= 1:
+        raise OptionError(f"--between-sets must be from 0 to 1, not {options.between_sets}")
+    check_model_output(options.output)
+    file = find_weights(options.model, "train-reranker")
+    paths = [path for some in options.data for path in some]
+    refuse_overwriting({"--output": options.output}, [*model_files(file), *paths])
+
+    from captioner import checkpoint
+    from captioner.commands.progress import progress
+    from captioner.training.reranking import RerankingOptions, fit_reranker, with_beam
+
+    model = with_beam(load_model(options, file), options.beam)
+    (train, dev), left_out = _pictures(options)
+    settings = RerankingOptions(
+        dims=options.dims,
+        centres=options.centres,
+        ridge=options.ridge,
+        between_sets=options.between_sets,
+        minimum_count=options.minimum_count,
+    )
+    count = sum(map(len, (*train, *dev)))
+    with progress("pictures", count) as (advance, _):
+        fitted = fit_reranker(model, train, dev, options=settings, file=str(file), advance=advance)
+    checkpoint.save(options.output, fitted.model, half=False)
+    report_old_graphs(options.output)
+    counts = {"pictures": fitted.pictures, "ngrams": fitted.ngrams, "weight": fitted.weight}
+    scores = {"dev_cider": {"before": round(100 * fitted.before, 2), "after": round(100 * fitted.after, 2)}}
+    print(json.dumps(counts | scores))
+    return 1 if left_out else 0
+
+
+def _pictures(options: argparse.Namespace) -> tuple[tuple[list[list["Record"]], list[list["Record"]]], int]:
+    """The records of train and of dev of each group of ``--data``, and how many others were left out.
+
+    Raises:
+        DataError: there are none, or a picture is in two splits.
+        OptionError: the file to write is one of the pictures.
+    """
+    from captioner.data.readers import read
+    from captioner.data.records import of_split, refuse_leaks, usable
+
+    groups = [[(path, read(path)) for path in some] for some in options.data]
+    refuse_leaks(*([record for record in one if record.split] for some in groups for _, one in some))
+    found: dict[str, list[list[Record]]] = {"train": [], "dev": []}
+    faults: dict[str, str] = {}
+    total = 0
+    for some in groups:
+        for split, lists in found.items():
+            names = ", ".join(str(path) for path, _ in some)
+            records = [record for _, one in some for record in of_split(one, split) if record.captions]
+            if not records:
+                raise DataError(f"{names}: no captions of the split '{split}'", remedy="give data with train and dev")
+            images = (one.image for one in records if isinstance(one.image, Path))
+            refuse_overwriting({"--output": options.output}, images)
+            total += len(records)
+            kept, wrong = usable(records, threads=options.threads)
+            faults |= wrong
+            if not kept:
+                raise DataError(f"{names}: no picture of the split '{split}' opens", remedy="look at its pictures")
+            lists.append(kept)
+    report_left_out(faults, total)
+    return (found["train"], found["dev"]), len(faults)

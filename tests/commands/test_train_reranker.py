@@ -1,0 +1,144 @@
+"""The command ``captioner train-reranker``."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from captioner import checkpoint
+from captioner.cli import main
+from captioner.data.readers import read
+from captioner.data.records import of_split
+from captioner.data.scenes import write_scenes
+from captioner.header import read_header
+from captioner.metrics import evaluate
+from captioner.pipeline import load
+
+Make = Callable[..., checkpoint.Checkpoint]
+SIZES = ["--dims", "8", "--centres", "10", "--minimum-count", "2"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, count=12, dev=4, size=(96, 72))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reranked(tiny_model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("reranked") / "out.safetensors"
+    command = ["train-reranker", str(tiny_model), "--data", str(scenes), "--output", str(output), *SIZES]
+    assert main([*command, "--beam", "4"]) == 0
+    return output
+
+
+def test_the_model_gets_a_reranker_and_stays_as_it_was(tiny_model: Path, reranked: Path) -> None:
+    before, after = checkpoint.load(tiny_model), checkpoint.load(reranked)
+    new = after.model.state_dict()
+    assert all(tensor.equal(new[name]) for name, tensor in before.model.state_dict().items())
+    assert {name.partition(".")[0] for name in new.keys() - before.model.state_dict().keys()} == {"reranker"}
+    assert after.about["decoding"] == {**before.about["decoding"], "width": 4}
+    made = after.about["recipe"]
+    assert made["objective"] == "train_reranker"
+    assert made["train_reranker_of"][0]["pictures"] == 12
+    config = read_header(reranked)["config"]["reranker"]
+    assert (config["dims"], config["centres"], config["sets"]) == (8, 10, 1)
+
+
+def test_what_it_prints_are_the_scores_of_its_captions(
+    tiny_model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scenes(tmp_path / "more", count=8, dev=3, first_seed=50, size=(96, 72))
+    output = tmp_path / "out.safetensors"
+    data = ["--data", str(scenes), "--data", str(tmp_path / "more")]
+    assert main(["train-reranker", str(tiny_model), *data, "--output", str(output), "--beam", "6", *SIZES]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["pictures"] == 20 and printed["ngrams"] > 10
+    assert read_header(output)["config"]["reranker"]["sets"] == 2
+    model = load(output, backend="torch")
+    scores: dict[str, list[float]] = {"before": [], "after": []}
+    for folder in (scenes, tmp_path / "more"):
+        dev = of_split(read(folder), "dev")
+        references = {one.id: list(one.captions) for one in dev}
+        for name, weight in (("before", 0.0), ("after", 1.0)):
+            captions = model.caption_all([one.image for one in dev], options=model.options(rerank=weight))
+            texts = {one.id: str(found) for one, found in zip(dev, captions, strict=True)}
+            scores[name].append(100 * evaluate(texts, references).cider)
+    for name, values in scores.items():
+        assert printed["dev_cider"][name] == pytest.approx(sum(values) / 2, abs=0.2)
+
+
+def test_no_weight_leaves_the_captions_of_the_beam(tiny_model: Path, reranked: Path, scenes: Path) -> None:
+    pictures: list[str | Path] = sorted(map(str, (scenes / "images").glob("*")))[:6]  # type: ignore[assignment]
+    plain, ours = (load(file, backend="torch") for file in (tiny_model, reranked))
+    before = plain.caption_all(pictures, options=plain.options(width=4, n_best=4))
+    for one, other in zip(before, ours.caption_all(pictures, options=ours.options(rerank=0, n_best=4)), strict=True):
+        assert [each.text for each in (one, *one.alternatives)] == [each.text for each in (other, *other.alternatives)]
+    order = ours.caption_all(pictures, options=ours.options(n_best=4))
+    for one, other in zip(plain.caption_all(pictures, options=plain.options(width=4, n_best=4)), order, strict=True):
+        texts = [{each.text for each in (some, *some.alternatives)} for some in (one, other)]
+        assert texts[0] == texts[1]
+
+
+def test_other_commands_keep_it_or_leave_it_behind(
+    reranked: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adjusted, average, ensemble = (tmp_path / f"{name}.safetensors" for name in ("adjusted", "average", "ensemble"))
+    assert main(["adjust-logits", str(reranked), "--data", str(scenes), "--output", str(adjusted)]) == 0
+    assert main(["average", str(reranked), str(adjusted), "--output", str(average)]) == 0
+    assert main(["ensemble", str(reranked), str(adjusted), "--output", str(ensemble)]) == 0
+    member = tmp_path / "member.safetensors"
+    assert main(["ensemble", str(ensemble), "--member", "2", "--output", str(member)]) == 0
+    command = ["train", "--data", str(scenes), "--start-from", str(reranked), "--epochs", "1", "--batch-pictures", "6"]
+    assert main([*command, "--output", str(tmp_path / "run"), "--max-length", "5"]) == 0
+    capsys.readouterr()
+    assert "reranker" in read_header(adjusted)["config"]
+    for file in (average, ensemble, member, tmp_path / "run/last.safetensors"):
+        assert "reranker" not in read_header(file)["config"], file
+        assert checkpoint.load(file).model.reranker is None
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--dims", "0"], "--dims"),
+        (["--dims", "5000"], "--dims"),
+        (["--centres", "0"], "--centres"),
+        (["--ridge", "0"], "--ridge"),
+        (["--ridge", "nan"], "--ridge"),
+        (["--between-sets", "1.5"], "--between-sets"),
+        (["--beam", "0"], "--beam"),
+        (["--beam", "1"], "--beam"),
+        (["--beam", "1000"], "1000"),
+        (["--minimum-count", "99"], "--minimum-count"),
+        (["--output", "model.txt"], "model.txt"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--device", "cpu:7"], "cpu:7"),
+    ],
+)
+def test_bad_input_is_one_line(
+    more: list[str], named: str, tiny_model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.safetensors"
+    command = ["train-reranker", str(tiny_model), "--data", str(scenes), "--output", str(output), *more]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert named in error and error.count("\n") == 1
+    assert not output.exists()
+
+
+def test_data_without_dev_or_with_a_bad_picture(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scenes(tmp_path / "a", count=4, dev=0, size=(96, 72))
+    output = tmp_path / "out.safetensors"
+    command = ["train-reranker", str(tiny_model), "--output", str(output), "--minimum-count", "1", "--data"]
+    assert main([*command, str(tmp_path / "a")]) == 2
+    assert "'dev'" in capsys.readouterr().err
+    write_scenes(tmp_path / "b", count=5, dev=2, size=(96, 72))
+    (sorted((tmp_path / "b/images").glob("*"))[0]).write_text("no picture")
+    assert main([*command, str(tmp_path / "b"), str(tmp_path / "a"), "--dims", "4"]) in (1, 2)
+    assert main([*command, str(tmp_path / "b"), "--dims", "4"]) == 1
+    assert checkpoint.load(output).model.reranker is not None

@@ -1,0 +1,267 @@
+"""The reranker: its vectors of n-grams are CIDEr's, and the graph, the folder and the search agree on its scores."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from captioner import checkpoint
+from captioner.backends.torch import TorchBackend, padded_words
+from captioner.decoding import Beam, Greedy, decode
+from captioner.errors import CheckpointError, OptionError
+from captioner.export.folder import export_folder
+from captioner.export.graphs import write_graphs
+from captioner.header import read_header
+from captioner.metrics import DocumentFrequencies, cider_of
+from captioner.model.reranker import LONGEST_CAPTION, MOST_WORDS, Reranker, RerankerConfig
+from captioner.pipeline import load
+from captioner.tokenizer.vocabulary import SPECIAL
+from captioner.training.reranking import RerankingOptions, fit
+
+Make = Callable[..., checkpoint.Checkpoint]
+FIRST = len(SPECIAL)
+WORDS = 12
+
+
+def some_captions(generator: np.random.Generator, count: int) -> list[list[int]]:
+    lengths = generator.integers(1, 9, count)
+    return [generator.integers(FIRST, FIRST + WORDS, length).tolist() for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[Reranker, list[list[list[int]]], torch.Tensor]:
+    """A reranker of 30 pictures of two data sets, all of them centres; their captions and feature vectors."""
+    generator = np.random.default_rng(3)
+    captions = [some_captions(generator, 1 + i % 5) for i in range(30)]
+    features = torch.from_numpy(generator.standard_normal((30, 20)).astype(np.float32))
+    sets = torch.arange(30) % 2
+    options = RerankingOptions(dims=24, centres=30, ridge=1e-4, minimum_count=1)
+    found = fit(features, captions, sets, vocabulary_size=FIRST + WORDS, options=options)
+    return found, captions, features
+
+
+def plain_vector(caption: list[int], idf: dict[tuple[int, ...], float], other: float) -> dict[tuple[int, ...], float]:
+    """CIDEr's vector of a caption: each order of length 1, divided by the root of the number of orders."""
+    found = {}
+    for n in range(1, 5):
+        counts = Counter(tuple(caption[i : i + n]) for i in range(len(caption) - n + 1))
+        values = {ngram: count * idf.get(ngram, other) for ngram, count in counts.items()}
+        norm = sum(value**2 for value in values.values()) ** 0.5
+        found |= {ngram: value / norm / 2 for ngram, value in values.items() if norm}
+    return found
+
+
+def test_the_vectors_of_captions_are_those_of_cider(
+    fitted: tuple[Reranker, list[list[list[int]]], torch.Tensor],
+) -> None:
+    reranker, captions, _ = fitted
+    ngrams = [tuple(word for word in row if word) for row in reranker.ngrams.tolist()]
+    assert ngrams == sorted({g for some in captions for c in some for g in plain_vector(c, {}, 1.0)})
+    idf = dict(zip(ngrams, reranker.idf.tolist(), strict=False))
+    generator = np.random.default_rng(5)
+    new = [*some_captions(generator, 40), [FIRST] * 6, [FIRST, FIRST + 1] * 4, [FIRST]]
+    value, places = reranker.vectors(torch.from_numpy(padded_words(new)))
+    for caption, values, rows in zip(new, value, places, strict=True):
+        found: Counter[int] = Counter()
+        for number, row in zip(values.flatten().tolist(), rows.flatten().tolist(), strict=True):
+            found[row] += number
+        expected = plain_vector(caption, idf, float(reranker.idf[-1]))
+        for i, ngram in enumerate(ngrams):
+            assert found[i] == pytest.approx(expected.get(ngram, 0.0), abs=1e-6)
+
+
+def test_of_a_picture_that_it_has_learned_the_score_is_cider(
+    fitted: tuple[Reranker, list[list[list[int]]], torch.Tensor],
+) -> None:
+    """Without clipping, which the score does not have, and with the expected factor of lengths, not each its own."""
+    _, captions, features = fitted
+    spelled = [[[f"w{word}" for word in caption] for caption in some] for some in captions]
+    frequencies = DocumentFrequencies.of(spelled)
+    whole = fit(features, captions, torch.zeros(30, dtype=torch.long), vocabulary_size=FIRST + WORDS,
+                options=RerankingOptions(dims=29, centres=30, ridge=1e-6, minimum_count=1))  # fmt: skip
+    errors = []
+    for i, some in enumerate(captions):
+        tokens = [caption for j in (0, 1) for caption in captions[(i + j) % 30]]
+        found = whole.consensus(torch.from_numpy(padded_words(tokens)), whole(features[i : i + 1])[0])
+        texts = [[f"w{word}" for word in caption] for caption in tokens]
+        similar = cider_of(texts, [spelled[i]] * len(texts), document_frequencies=frequencies, clipped=False)
+        lengths = np.array([len(caption) for caption in some])
+        factor = [np.exp(-((len(caption) - lengths) ** 2) / 72).mean() for caption in tokens]
+        errors += [abs(a - b * c) for a, b, c in zip(found.tolist(), similar, factor, strict=True)]
+    assert np.mean(errors) < 0.15 and max(errors) < 0.8, "of up to 10"
+
+
+def test_what_is_unlike_the_references_scores_less(
+    fitted: tuple[Reranker, list[list[list[int]]], torch.Tensor],
+) -> None:
+    reranker, captions, features = fitted
+    better = 0
+    for i in range(30):
+        own = padded_words([max(captions[i], key=len), max(captions[(i + 7) % 30], key=len)])
+        first, second = reranker.consensus(torch.from_numpy(own), reranker(features[i : i + 1])[0]).tolist()
+        better += first > second
+    assert better >= 27, "of 30; of random captions, which the first 24 directions do not hold as a whole"
+
+
+def test_pictures_of_a_data_set_count_more_for_pictures_like_them() -> None:
+    """Two data sets with other captions of like pictures, which a feature distinguishes."""
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((80, 6)).astype(np.float32)
+    features[:, 0] = np.where(np.arange(80) % 2, 3, -3)
+    captions = [[[FIRST + i % 2, FIRST + 2, FIRST + 3]] for i in range(80)]
+    sets = torch.arange(80) % 2
+    options = RerankingOptions(dims=4, centres=80, ridge=0.3, minimum_count=1, between_sets=0.0)
+    reranker = fit(torch.from_numpy(features), captions, sets, vocabulary_size=FIRST + WORDS, options=options)
+    new = generator.standard_normal((2, 6)).astype(np.float32)
+    new[:, 0] = (-3, 3)
+    tokens = torch.from_numpy(padded_words([captions[0][0], captions[1][0]]))
+    for i, own in enumerate(reranker(torch.from_numpy(new))):
+        assert reranker.consensus(tokens, own).argmax() == i
+
+
+@pytest.fixture(scope="module")
+def with_reranker(make_checkpoint: Make) -> checkpoint.Checkpoint:
+    """A tiny untrained model whose reranker prefers captions with a word that the beam puts behind."""
+    model = make_checkpoint("lstm")
+    model.model.set_reranker(RerankerConfig(ngrams=3, dims=2, centres=4, sets=2))
+    reranker = model.model.reranker
+    assert reranker is not None
+    usual, other = (model.vocabulary.ids[word] for word in ("a", "$5"))
+    reranker.ngrams.copy_(torch.tensor([[usual, 0, 0, 0], [other, 0, 0, 0], [other, other, 0, 0]]))
+    torch.manual_seed(2)
+    reranker.idf.copy_(torch.tensor([1.0, 2.0, 1.0, 3.0]))
+    reranker.centres.copy_(torch.randint(-50, 50, reranker.centres.shape))
+    reranker.radius.fill_(12.0)
+    reranker.weights.normal_().mul_(0.1)
+    reranker.set_weights.normal_()
+    reranker.between_sets.fill_(0.25)
+    reranker.sets.copy_(torch.eye(2).repeat(2, 1))
+    reranker.length_weights.normal_().mul_(0.01)
+    reranker.directions.copy_(torch.randint(-127, 127, reranker.directions.shape))
+    reranker.scales.fill_(0.001)
+    reranker.common.copy_(torch.tensor([0.0, 5.0, 0.0, 0.0]))
+    return model
+
+
+def pixels_for(backend: TorchBackend, count: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, backend.side, backend.side, 3), dtype=np.uint8)
+
+
+def test_the_beam_is_ordered_by_both_scores(with_reranker: checkpoint.Checkpoint) -> None:
+    backend = TorchBackend(with_reranker)
+    encoded = backend.encode(pixels_for(backend, 3), [])
+    options = Beam(width=6, n_best=6, max_length=5, rerank=0.0)
+    plain = decode(backend, encoded, options)
+    consensus = backend.consensus(encoded, [[one.tokens for one in some] for some in plain])
+    changed = 0
+    for weight in (0.1, 1.0):
+        for n_best in (1, 6):
+            found = decode(backend, encoded, replace(options, rerank=weight, n_best=n_best))
+            for some, before, scores in zip(found, plain, consensus, strict=True):
+                ranked = sorted(
+                    range(6), key=lambda i: (not before[i].finished, -(before[i].score + weight * scores[i]))
+                )
+                assert [one.tokens for one in some] == [before[i].tokens for i in ranked[:n_best]]
+                assert [one.score for one in some] == [before[i].score for i in ranked[:n_best]]
+                changed += some[0].tokens != before[0].tokens
+    assert changed
+
+
+def test_no_order_changes_without_a_reranker_or_with_diverse_groups(
+    with_reranker: checkpoint.Checkpoint, make_checkpoint: Make
+) -> None:
+    ours, other = TorchBackend(with_reranker), TorchBackend(make_checkpoint("lstm"))
+    assert ours.reranks and not other.reranks
+    pixels = pixels_for(ours, 2)
+    for options in (
+        Beam(width=6, n_best=6, max_length=5),
+        Beam(width=6, n_best=6, max_length=5, diverse_groups=3),
+        Beam(width=1, max_length=5),
+        Greedy(max_length=5),
+    ):
+        found = [
+            [[one.tokens for one in some] for some in decode(backend, backend.encode(pixels, []), options)]
+            for backend in (ours, other)
+        ]
+        assert (found[0] == found[1]) == (options != Beam(width=6, n_best=6, max_length=5))
+
+
+def test_graphs_and_folders_give_the_same_scores_and_captions(
+    with_reranker: checkpoint.Checkpoint, tmp_path: Path
+) -> None:
+    file = tmp_path / "m.safetensors"
+    checkpoint.save(file, with_reranker)
+    write_graphs(file)
+    for precision in ("fp32", "fp16", "int8"):
+        export_folder(file, tmp_path / precision, precision=precision)
+    stored = checkpoint.load(file)
+    torch_backend = TorchBackend(stored)
+    pixels = pixels_for(torch_backend, 3)
+    generator = np.random.default_rng(0)
+    captions = [[generator.integers(4, 16, n).tolist() for n in (1, 5, 3)], [], [[7] * (LONGEST_CAPTION + 3)]]
+    expected = torch_backend.consensus(torch_backend.encode(pixels, []), captions)
+    assert [len(one) for one in expected] == [3, 0, 1]
+    texts = {}
+    for place in (file, tmp_path / "fp32", tmp_path / "fp16", tmp_path / "int8"):
+        backend = load(place, backend="onnx").backend
+        assert backend.reranks  # type: ignore[attr-defined]
+        found = backend.consensus(backend.encode(pixels, []), captions)  # type: ignore[attr-defined]
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4 if place.suffix or place.name == "fp32" else 0.05)
+        texts[place.name] = [some[0].tokens for some in decode(backend, backend.encode(pixels, []))]
+    assert texts["m.safetensors"] == texts["fp32"]
+    assert texts["fp32"] == [some[0].tokens for some in decode(torch_backend, torch_backend.encode(pixels, []))]
+
+
+def test_a_lost_graph_is_named(with_reranker: checkpoint.Checkpoint, tmp_path: Path) -> None:
+    file = tmp_path / "m.safetensors"
+    checkpoint.save(file, with_reranker)
+    write_graphs(file)
+    (tmp_path / "graphs/m/rerank.onnx").unlink()
+    model = load(file)
+    picture = np.zeros((32, 32, 3), dtype=np.uint8)
+    assert model.caption(picture, options=Beam(rerank=0, max_length=5)).text
+    with pytest.raises(CheckpointError, match=r"rerank\.onnx: no such graph"):
+        model.caption(picture)
+
+
+def test_a_model_file_keeps_the_reranker(with_reranker: checkpoint.Checkpoint, tmp_path: Path) -> None:
+    file = tmp_path / "m.safetensors"
+    checkpoint.save(file, with_reranker)
+    found = checkpoint.load(file).model.reranker
+    assert found is not None and with_reranker.model.reranker is not None
+    assert found.config == with_reranker.model.reranker.config
+    for name, tensor in with_reranker.model.reranker.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
+    assert read_header(file)["config"]["reranker"] == {"ngrams": 3, "dims": 2, "centres": 4, "sets": 2}
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", 100_001])
+def test_a_strangers_sizes_are_refused(with_reranker: checkpoint.Checkpoint, tmp_path: Path, value: object) -> None:
+    file = tmp_path / "m.safetensors"
+    checkpoint.save(file, with_reranker)
+    content = file.read_bytes()
+    changed = content.replace(b'\\"ngrams\\": 3', b'\\"ngrams\\": ' + repr(value).replace("'", '\\"').encode())
+    length = int.from_bytes(content[:8], "little") + len(changed) - len(content)
+    file.write_bytes(length.to_bytes(8, "little") + changed[8:])
+    with pytest.raises(CheckpointError, match=r"m\.safetensors"):
+        checkpoint.load(file)
+
+
+def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(OptionError, match="dims"):
+        RerankerConfig(ngrams=1, dims=0, centres=1)
+    with pytest.raises(OptionError, match="words"):
+        Reranker(RerankerConfig(ngrams=1, dims=1, centres=1), channels=2, vocabulary_size=MOST_WORDS + 1)
+    for value in (-1, 101, float("nan"), "1", True):
+        with pytest.raises(OptionError, match="rerank"):
+            Beam(rerank=value)  # type: ignore[arg-type]
+    largest = Reranker(RerankerConfig(ngrams=2, dims=1, centres=1), channels=2, vocabulary_size=MOST_WORDS)
+    last = MOST_WORDS - 1
+    largest.ngrams.copy_(torch.tensor([[4, 0, 0, 0], [last] * 4]))
+    _, places = largest.vectors(torch.tensor([[last] * 4 + [4]]))
+    assert places[0, 3, 0] == 1 and places[0, 0].tolist() == [2, 2, 2, 2, 0]
