@@ -28,6 +28,7 @@ from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import RefinerConfig
+from captioner.model.reranker import RerankerConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
@@ -106,6 +107,34 @@ def tiny_checkpoint(decoder: str, *, pad: bool = False) -> checkpoint.Checkpoint
     model = CaptionModel(config, vocabulary_size=len(vocabulary)).eval()
     about = {"decoding": {"width": 2, "max_length": 6, "min_length": 3}, "note": "untrained"}
     return checkpoint.Checkpoint(model=model, vocabulary=vocabulary, about=about)
+
+
+def give_reranker(model: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+    """The model with a reranker of random numbers, which prefers captions with a word that the beam puts behind."""
+    model.model.set_reranker(RerankerConfig(ngrams=3, dims=2, centres=4, sets=2))
+    reranker = model.model.reranker
+    assert reranker is not None
+    usual, other = (model.vocabulary.ids[word] for word in ("a", "$5"))
+    reranker.ngrams.copy_(torch.tensor([[usual, 0, 0, 0], [other, 0, 0, 0], [other, other, 0, 0]]))
+    torch.manual_seed(2)
+    reranker.idf.copy_(torch.tensor([1.0, 2.0, 1.0, 3.0]))
+    reranker.centres.copy_(torch.randint(-50, 50, reranker.centres.shape))
+    reranker.radius.fill_(12.0)
+    reranker.weights.normal_().mul_(0.1)
+    reranker.set_weights.normal_()
+    reranker.between_sets.fill_(0.25)
+    reranker.sets.copy_(torch.eye(2).repeat(2, 1))
+    reranker.length_weights.normal_().mul_(0.01)
+    reranker.directions.copy_(torch.randint(-127, 127, reranker.directions.shape))
+    reranker.scales.fill_(0.001)
+    reranker.common.copy_(torch.tensor([0.0, 5.0, 0.0, 0.0]))
+    return model
+
+
+@pytest.fixture
+def with_reranker() -> checkpoint.Checkpoint:
+    """A tiny untrained model with a reranker."""
+    return give_reranker(tiny_checkpoint("lstm"))
 
 
 @pytest.fixture(scope="session")
@@ -194,7 +223,7 @@ def for_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 
 @pytest.fixture(scope="session")
 def exported(for_all_processes: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], Path]:
-    """The file of a tiny model with graphs: "lstm-padded" or "transformer-padded".
+    """The file of a tiny model with graphs: "lstm-padded", "transformer-padded" or "lstm-reranker".
 
     Tracing is slow, so that each is traced once, and few are asked for. Whatever is exported of such a file takes the
     graphs that are there.
@@ -204,8 +233,9 @@ def exported(for_all_processes: Callable[[str, Callable[[Path], object]], Path])
         def fill(folder: Path) -> None:
             from captioner.export.graphs import write_graphs
 
-            decoder, _, pad = kind.partition("-")
-            checkpoint.save(folder / f"{kind}.safetensors", tiny_checkpoint(decoder, pad=bool(pad)))
+            decoder, _, more = kind.partition("-")
+            model = tiny_checkpoint(decoder, pad=more == "padded")
+            checkpoint.save(folder / f"{kind}.safetensors", give_reranker(model) if more == "reranker" else model)
             write_graphs(folder / f"{kind}.safetensors")
 
         return for_all_processes(f"exported-{kind}", fill) / f"{kind}.safetensors"

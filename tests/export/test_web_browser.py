@@ -339,6 +339,8 @@ BEAMS = [
     Beam(width=3, n_best=3, refill=True, max_length=12),
     Beam(width=5, n_best=5, no_repeat_ngram=1, max_length=24),
     Beam(width=12, n_best=12, max_length=2),
+    Beam(width=6, n_best=2, max_length=5, rerank=0.2),
+    Beam(width=6, n_best=6, max_length=5, rerank=0.0),
 ]
 
 
@@ -350,7 +352,15 @@ def transformer_site(package: Path, exported: Callable[[str], Path], tmp_path_fa
     return folder
 
 
-@pytest.mark.parametrize("name", ["tiny_site", "transformer_site"])
+@pytest.fixture(scope="module")
+def reranker_site(package: Path, exported: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model that orders the captions of its beam."""
+    folder = tmp_path_factory.mktemp("reranker") / "site"
+    export_web(exported("lstm-reranker"), folder, onnxruntime_web=package, precision="fp32")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tiny_site", "transformer_site", "reranker_site"])
 def test_beam_search_is_that_of_python(
     name: str, request: pytest.FixtureRequest, serve: Serve, browser: "Browser"
 ) -> None:

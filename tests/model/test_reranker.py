@@ -1,5 +1,6 @@
 """The reranker: its vectors of n-grams are CIDEr's, and the graph, the folder and the search agree on its scores."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +11,12 @@ import pytest
 import torch
 
 from captioner import checkpoint
-from captioner.backends.torch import TorchBackend, padded_words
+from captioner.backends.base import padded_words
+from captioner.backends.graph_files import graph_folder
+from captioner.backends.torch import TorchBackend
 from captioner.decoding import Beam, Greedy, decode
 from captioner.errors import CheckpointError, OptionError
 from captioner.export.folder import export_folder
-from captioner.export.graphs import write_graphs
 from captioner.header import read_header
 from captioner.metrics import DocumentFrequencies, cider_of
 from captioner.model.reranker import LONGEST_CAPTION, MOST_WORDS, Reranker, RerankerConfig
@@ -123,30 +125,6 @@ def test_pictures_of_a_data_set_count_more_for_pictures_like_them() -> None:
         assert reranker.consensus(tokens, own).argmax() == i
 
 
-@pytest.fixture(scope="module")
-def with_reranker(make_checkpoint: Make) -> checkpoint.Checkpoint:
-    """A tiny untrained model whose reranker prefers captions with a word that the beam puts behind."""
-    model = make_checkpoint("lstm")
-    model.model.set_reranker(RerankerConfig(ngrams=3, dims=2, centres=4, sets=2))
-    reranker = model.model.reranker
-    assert reranker is not None
-    usual, other = (model.vocabulary.ids[word] for word in ("a", "$5"))
-    reranker.ngrams.copy_(torch.tensor([[usual, 0, 0, 0], [other, 0, 0, 0], [other, other, 0, 0]]))
-    torch.manual_seed(2)
-    reranker.idf.copy_(torch.tensor([1.0, 2.0, 1.0, 3.0]))
-    reranker.centres.copy_(torch.randint(-50, 50, reranker.centres.shape))
-    reranker.radius.fill_(12.0)
-    reranker.weights.normal_().mul_(0.1)
-    reranker.set_weights.normal_()
-    reranker.between_sets.fill_(0.25)
-    reranker.sets.copy_(torch.eye(2).repeat(2, 1))
-    reranker.length_weights.normal_().mul_(0.01)
-    reranker.directions.copy_(torch.randint(-127, 127, reranker.directions.shape))
-    reranker.scales.fill_(0.001)
-    reranker.common.copy_(torch.tensor([0.0, 5.0, 0.0, 0.0]))
-    return model
-
-
 def pixels_for(backend: TorchBackend, count: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, backend.side, backend.side, 3), dtype=np.uint8)
 
@@ -190,12 +168,8 @@ def test_no_order_changes_without_a_reranker_or_with_diverse_groups(
         assert (found[0] == found[1]) == (options != Beam(width=6, n_best=6, max_length=5))
 
 
-def test_graphs_and_folders_give_the_same_scores_and_captions(
-    with_reranker: checkpoint.Checkpoint, tmp_path: Path
-) -> None:
-    file = tmp_path / "m.safetensors"
-    checkpoint.save(file, with_reranker)
-    write_graphs(file)
+def test_graphs_and_folders_give_the_same_scores_and_captions(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    file = exported("lstm-reranker")
     for precision in ("fp32", "fp16", "int8"):
         export_folder(file, tmp_path / precision, precision=precision)
     stored = checkpoint.load(file)
@@ -213,15 +187,16 @@ def test_graphs_and_folders_give_the_same_scores_and_captions(
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4 if place.suffix or place.name == "fp32" else 0.05)
         texts[place.name] = [some[0].tokens for some in decode(backend, backend.encode(pixels, []))]
-    assert texts["m.safetensors"] == texts["fp32"]
+    assert texts[file.name] == texts["fp32"]
     assert texts["fp32"] == [some[0].tokens for some in decode(torch_backend, torch_backend.encode(pixels, []))]
 
 
-def test_a_lost_graph_is_named(with_reranker: checkpoint.Checkpoint, tmp_path: Path) -> None:
-    file = tmp_path / "m.safetensors"
-    checkpoint.save(file, with_reranker)
-    write_graphs(file)
-    (tmp_path / "graphs/m/rerank.onnx").unlink()
+def test_a_lost_graph_is_named(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    made = exported("lstm-reranker")
+    file = tmp_path / made.name
+    shutil.copy(made, file)
+    shutil.copytree(graph_folder(made), graph_folder(file))
+    (graph_folder(file) / "rerank.onnx").unlink()
     model = load(file)
     picture = np.zeros((32, 32, 3), dtype=np.uint8)
     assert model.caption(picture, options=Beam(rerank=0, max_length=5)).text
