@@ -245,7 +245,9 @@ def _read_weights(
 def _check_kinds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Make sure that weights are real numbers and counts are whole ones. Raises ValueError."""
     for name, tensor in state.items():
-        if name in expected and tensor.is_floating_point() != expected[name].is_floating_point():
+        if name in expected and (
+            tensor.is_floating_point() != expected[name].is_floating_point() or tensor.is_complex()
+        ):
             raise ValueError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}")
 
 

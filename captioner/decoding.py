@@ -86,7 +86,9 @@ def _reranker(backend: Backend, options: Beam) -> HasReranker | None:
 
 
 def _by_both(found: list[Hypothesis], consensus: _Floats, options: Beam) -> list[Hypothesis]:
-    """The best captions of a picture by their scores and consensus scores."""
+    """The best captions of a picture by their scores and consensus scores. Raises CheckpointError."""
+    if not np.isfinite(consensus).all():
+        raise not_finite()
     totals = [one.score + options.rerank * more for one, more in zip(found, consensus.tolist(), strict=True)]
     order = sorted(range(len(found)), key=lambda i: (not found[i].finished, -totals[i]))
     return [found[i] for i in order[: options.n_best]]

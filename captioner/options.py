@@ -94,6 +94,9 @@ class Beam(Greedy):
             captions of ``n_best`` are the best of each group; a caption that several groups find is returned once.
         diversity: by how much the log-probability of a word sinks for each hypothesis of an earlier group that chose
             it at this step. Scores do not contain it.
+        rerank: of a model with a reranker (see `captioner.model.reranker`), the weight of the consensus scores by which
+            it orders what the beam has found, from 0 to 100: by ``score + rerank * consensus``, captions that ended
+            first. 1 is the weight that was best on dev, 0 leaves the order of the beam. Diverse groups keep theirs.
     """
 
     width: int = 3

@@ -31,7 +31,7 @@ _REMEDY = "'captioner export MODEL --graphs' writes it, --backend torch needs no
 _LARGEST_SIZE = 100_000  # of a side, a grid, a tensor's axis
 _MOST_POSITIONS = 1 << 26  # numbers
 _METADATA_FIELD = 14  # of onnx.ModelProto: repeated StringStringEntryProto {key = 1, value = 2}
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4"}
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "|i1", "I64": "<i8"}
 STORED_TYPES = {"float32": "<f4", "float16": "<f2", "int8": "|i1", "uint8": "|u1", "int32": "<i4", "int64": "<i8"}
 """Of weights that two graphs of an exported folder share."""
 _Floats = NDArray[np.float32]
@@ -259,7 +259,7 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 
 
 class Weights:
-    """The tensors of a model file, with those that it shares, as float32 arrays; open in a ``with`` block.
+    """The tensors of a model file, with those that it shares, as arrays; open in a ``with`` block.
 
     Args:
         path: of the file.
@@ -285,8 +285,8 @@ class Weights:
         """Close them."""
         self._opened.close()
 
-    def __getitem__(self, name: str) -> _Floats:
-        """A tensor.
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A tensor, in 32 bits; integers as they are stored.
 
         Raises:
             KeyError, ValueError: there is none, or its type or size is wrong.
@@ -301,6 +301,8 @@ class Weights:
         if self._file.readinto(raw.data) != raw.size:
             raise ValueError(f"{name} is cut short")
         stored = raw.view(_TYPES[place["dtype"]])
+        if stored.dtype.kind == "i":
+            return stored.reshape(place["shape"])
         if place["dtype"] == "BF16":
             stored = (stored.astype(np.uint32) << 16).view(np.float32)
         values = stored.reshape(place["shape"]).astype(np.float32, copy=False)
@@ -314,8 +316,8 @@ class Weights:
         return values
 
 
-def make_initialisers(recipes: Mapping[str, Recipe], file: Path, header: Header) -> dict[str, _Floats]:
-    """The initialisers of a graph, float32; none where there are no recipes.
+def make_initialisers(recipes: Mapping[str, Recipe], file: Path, header: Header) -> dict[str, NDArray[Any]]:
+    """The initialisers of a graph; none where there are no recipes.
 
     Args:
         recipes: of the graph's description.
@@ -359,7 +361,7 @@ def shared_weights(path: Path, description: Description, content: bytes) -> dict
         raise CheckpointError(f"{path}: damaged ({one_line(error)})") from None
 
 
-def _make(recipe: Recipe, weights: Weights) -> _Floats:
+def _make(recipe: Recipe, weights: Weights) -> NDArray[Any]:
     if "tensor" in recipe:
         values = weights[recipe["tensor"]]
         if recipe.get("transpose"):

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.console import report_left_out
+from captioner.commands.console import report, report_left_out
 from captioner.commands.files import (
     check_model_output,
     find_weights,
@@ -22,7 +22,7 @@ from captioner.errors import DataError, OptionError
 if TYPE_CHECKING:
     from captioner.data.records import Record
 
-_MOST_DIMS = 4096
+_MOST_DIMS, _MOST_CENTRES = 4096, 50_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,8 +84,9 @@ def run(options: argparse.Namespace) -> int:
     require("torch", "fitting a reranker")
     require("scipy", "fitting a reranker")
     check_positive(options, "beam", "dims", "centres", "minimum_count", "threads")
-    if options.dims > _MOST_DIMS:
-        raise OptionError(f"--dims must be at most {_MOST_DIMS}, not {options.dims}")
+    for name, most in (("dims", _MOST_DIMS), ("centres", _MOST_CENTRES)):
+        if (value := getattr(options, name)) > most:
+            raise OptionError(f"--{name} must be at most {most:,}, not {value}")
     if not (options.ridge > 0 and math.isfinite(options.ridge)):
         raise OptionError(f"--ridge must be a number above 0, not {options.ridge}")
     if not 0 <= options.between_sets <= 1:
@@ -113,6 +114,8 @@ def run(options: argparse.Namespace) -> int:
         fitted = fit_reranker(model, train, dev, options=settings, file=str(file), advance=advance)
     checkpoint.save(options.output, fitted.model, half=False)
     report_old_graphs(options.output)
+    if fitted.after <= fitted.before:
+        report("no weight of the reranker made the captions of dev better: use the model without it")
     counts = {"pictures": fitted.pictures, "ngrams": fitted.ngrams, "weight": fitted.weight}
     scores = {"dev_cider": {"before": round(100 * fitted.before, 2), "after": round(100 * fitted.after, 2)}}
     print(json.dumps(counts | scores))

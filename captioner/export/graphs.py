@@ -7,7 +7,6 @@ Every decoder exports whose state is made of dataclasses, tuples, lists and dict
 `captioner.export.probe`.
 """
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +165,9 @@ class _Score(nn.Module):
 class _Rerank(nn.Module):
     """tokens (K, T) of captions of one picture, and what is predicted of it -> consensus (K,)."""
 
-    ngrams: Tensor
-
     def __init__(self, reranker: Reranker) -> None:
         super().__init__()
-        self.reranker = copy.deepcopy(reranker)
-        self.reranker.ngrams = reranker.ngrams.float()  # the weights of a graph are made of numbers in 32 bits
+        self.reranker = reranker
         self.eval()
 
     def forward(self, tokens: Tensor, predicted: Tensor) -> Tensor:

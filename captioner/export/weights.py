@@ -33,6 +33,7 @@ from captioner.model.refiners import GridRefiner, sinusoidal_positions
 from captioner.partial import remove_stale, written_whole
 
 _Model = TypeVar("_Model", CaptionModel, AnswerModel)
+_WEIGHTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.INT64)
 _SMALLEST_WEIGHT = 16  # numbers; smaller constants are found by their names alone
 
 
@@ -83,7 +84,10 @@ def describe(
         state: of the tensors that go from one graph to the next, plain values.
     """
     encoder = model.encoder
-    tensors = {name: tensor.detach().float().numpy() for name, tensor in model.state_dict().items()}
+    tensors = {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+        for name, tensor in model.state_dict().items()
+    }
     widths = sorted({part.config.width for part in model.modules() if isinstance(part, GridRefiner)})
     positions = [(*encoder.grid_shape, width) for width in widths]
     for name, graph in graphs.items():
@@ -111,9 +115,9 @@ def strip_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     made = read_description(graph.SerializeToString())["initialisers"]
     for tensor in bare.graph.initializer:
         if tensor.name in made:
-            size = int(np.prod(tensor.dims, dtype=np.int64)) * 4
-            tensor.ClearField("raw_data")
-            tensor.ClearField("float_data")
+            size = numpy_helper.to_array(tensor).nbytes
+            for field in ("raw_data", "float_data", "int32_data", "int64_data"):
+                tensor.ClearField(field)
             tensor.data_location = onnx.TensorProto.EXTERNAL
             for key, value in (("location", "model"), ("offset", "0"), ("length", str(size))):
                 tensor.external_data.add(key=key, value=value)
@@ -152,11 +156,11 @@ class _MeanPool(nn.Module):
 
 def _recipes(
     graph: onnx.ModelProto,
-    tensors: dict[str, NDArray[np.float32]],
+    tensors: dict[str, NDArray[Any]],
     folds: dict[str, Recipe],
     positions: Sequence[tuple[int, int, int]],
 ) -> dict[str, Recipe]:
-    """How each float initialiser of a graph is made.
+    """How each initialiser of a graph that is a weight is made.
 
     The exporter names some after the weights; the others are found by their values, because a digest ties a graph to
     one model file. What no tensor gives is a constant and stays in the graph.
@@ -171,7 +175,7 @@ def _recipes(
             by_value[_value(gates_for_onnx(tensor))] = Recipe(tensor=name, gates=True)
     recipes = {}
     for initialiser in graph.graph.initializer:
-        if initialiser.data_type != onnx.TensorProto.FLOAT:
+        if initialiser.data_type not in _WEIGHTS:
             continue
         name = initialiser.name.removeprefix("model.")
         values = numpy_helper.to_array(initialiser)
@@ -187,5 +191,5 @@ def _recipes(
     return recipes
 
 
-def _value(array: NDArray[np.float32]) -> tuple[Any, ...]:
-    return (array.shape, array.tobytes())
+def _value(array: NDArray[Any]) -> tuple[Any, ...]:
+    return (array.dtype, array.shape, array.tobytes())

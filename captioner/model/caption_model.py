@@ -158,7 +158,9 @@ class CaptionModel(nn.Module):
             self.fine_maps.divide_equally()
 
     def set_side(self, side: int) -> None:
-        """Take pictures of another size from now on; see `GridEncoder.set_side`."""
+        """Take pictures of another size from now on; see `GridEncoder.set_side`. A reranker is of one size."""
+        if side != self.encoder.config.side:
+            self.set_reranker(None)
         self.encoder.set_side(side)
         self.config = replace(self.config, encoder=self.encoder.config)
 

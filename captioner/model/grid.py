@@ -27,7 +27,7 @@ class Grid:
         members: what the refiners of an ensemble's members made of the same pictures, by the numbers of these members.
         weights: what the refiner weighed with, by name, where it has such weights; see its docstring. For
             instance "spatial" (B, h * w) or "channels" (B, D).
-        predicted: (B, D), what the reranker predicts of the pictures' references; None without one.
+        predicted: (B, R), what the reranker predicts of the pictures' references; None without one.
     """
 
     features: Tensor

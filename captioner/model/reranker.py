@@ -11,6 +11,7 @@ regression is learned from them, and no caption is stored.
 `captioner.training.reranking` fits it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,8 @@ LONGEST_CAPTION = 40
 """Words; a longer one counts as one of so many."""
 MOST_WORDS = 55_108
 """Of a vocabulary: four of its ids fit in one integer of 64 bits."""
+MOST = 100_000
+"""N-grams, dimensions, centres and data sets, of each at most."""
 FARTHEST = 5.0
 """Standard deviations; a feature that is farther from its mean counts as so far."""
 STEPS = 127
@@ -50,8 +53,8 @@ class RerankerConfig:
     def __post_init__(self) -> None:
         for name in ("ngrams", "dims", "centres", "sets"):
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise OptionError(f"the reranker's {name} must be a whole number of at least 1, not {value!r}")
+            if type(value) is not int or not 1 <= value <= MOST:
+                raise OptionError(f"the reranker's {name} must be a whole number from 1 to {MOST:,}, not {value!r}")
 
 
 class Reranker(nn.Module):
@@ -97,7 +100,7 @@ class Reranker(nn.Module):
         super().__init__()
         if vocabulary_size > MOST_WORDS:
             raise OptionError(f"a reranker takes up to {MOST_WORDS} words, not {vocabulary_size}")
-        self.config, self.base = config, vocabulary_size
+        self.config, self._base = config, vocabulary_size
         n, d, p, s = config.ngrams, config.dims, config.centres, config.sets
         parts = {
             "mean": torch.zeros(channels),
@@ -111,7 +114,7 @@ class Reranker(nn.Module):
             "set_weights": torch.zeros(p, s),
             "length_mean": torch.ones(LONGEST_CAPTION + 1),
             "length_weights": torch.zeros(p, LONGEST_CAPTION + 1),
-            "ngrams": torch.zeros(n, LONGEST_NGRAM, dtype=torch.int32),  # ids of words, padded behind, in order
+            "ngrams": torch.zeros(n, dtype=torch.long),  # as `keys_of` numbers them, in order
             # With a row more, of all other n-grams.
             "idf": torch.zeros(n + 1),
             "common": torch.zeros(n + 1),
@@ -183,14 +186,20 @@ class Reranker(nn.Module):
         length = tokens.shape[1]
         padded = F.pad(tokens, (0, LONGEST_NGRAM - 1), value=PAD)
         words = torch.stack([padded[:, i : i + length] for i in range(LONGEST_NGRAM)], 1)  # (K, 4, T)
-        return (words * self._powers(tokens.device)[:, None]).cumsum(1), words != PAD
+        powers = torch.tensor(self._powers, device=tokens.device)
+        return (words * powers[:, None]).cumsum(1), words != PAD
 
-    def _powers(self, device: torch.device) -> Tensor:
-        return torch.tensor([self.base**n for n in reversed(range(LONGEST_NGRAM))], dtype=torch.long, device=device)
+    def keys_of(self, ngrams: Sequence[Sequence[int]]) -> list[int]:
+        """Numbers of n-grams in ids, which are in the order of the ids."""
+        return [sum(word * power for word, power in zip(ngram, self._powers, strict=False)) for ngram in ngrams]
+
+    @property
+    def _powers(self) -> list[int]:
+        return [self._base**n for n in reversed(range(LONGEST_NGRAM))]
 
     def _find(self, keys: Tensor) -> Tensor:
         """The rows of the table of n-grams, by binary search in plain operations, which every runtime has."""
-        known, count = (self.ngrams.long() * self._powers(keys.device)).sum(1), self.config.ngrams
+        known, count = self.ngrams, self.config.ngrams
         at = torch.zeros_like(keys)
         for step in (1 << bit for bit in reversed(range(count.bit_length()))):
             further = at + step

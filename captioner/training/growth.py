@@ -155,7 +155,7 @@ def without_fine_maps(model: _Model) -> _Model:
             own = EnsembleConfig(members=({**own.members[0], "fine_width": 0}, *own.members[1:]))
         else:
             own = replace(own, fine_width=0)
-        config = replace(config, encoder=encoder, decoder=own)
+        config = replace(config, encoder=encoder, decoder=own, reranker=None)
         plain = CaptionModel(config, vocabulary_size=model.vocabulary_size)
     missing, _ = plain.load_state_dict(model.state_dict(), strict=False)
     assert not missing

@@ -1,6 +1,7 @@
 """Fit a reranker: kernel ridge regression from training pictures to what people say of them; see
 `captioner.model.reranker`."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from captioner.model.reranker import (
     FARTHEST,
     LONGEST_CAPTION,
     LONGEST_NGRAM,
+    MOST,
     STEPS,
     Reranker,
     RerankerConfig,
@@ -39,6 +41,7 @@ WIDTH = 2.0
 """The radius of the basis functions, as a share of the median length of a standardised feature vector."""
 LENGTH_RIDGE = 0.1
 _SIGMA = 6.0  # of CIDEr-D, words
+_JITTER = 1e-10  # of the diagonal of a matrix that rounding leaves not quite positive definite
 _MORE = 32  # dimensions in which the randomised decomposition looks for directions, beside those that are kept
 _ROUNDS = 2  # of its power iteration
 _AT_ONCE = 4096  # captions whose vectors are computed at a time
@@ -96,6 +99,7 @@ def with_beam(model: Checkpoint, width: int | None) -> Checkpoint:
     return replace(model, about={**model.about, "decoding": {**model.about.get("decoding", {}), "width": width}})
 
 
+@torch.no_grad()
 def fit_reranker(
     model: Checkpoint,
     train: Sequence[Sequence[Record]],
@@ -110,7 +114,7 @@ def fit_reranker(
     The weight of the consensus score is the one with the best CIDEr-D on dev, and is part of the reranker.
 
     Args:
-        model: it gets the reranker, in the place of the one that it has.
+        model: it is changed in place: it gets the reranker, and loses the one that it has.
         train: training pictures with captions, of each data set.
         dev: dev pictures with captions, of each data set; their captions are made as the model's file says.
         options: see there.
@@ -127,6 +131,8 @@ def fit_reranker(
         raise OptionError(
             f"{file}: its beam of {beam.width} leaves nothing to order", remedy="give a wider one with --beam"
         )
+    about = {**model.about, "decoding": {k: v for k, v in model.about.get("decoding", {}).items() if k != "rerank"}}
+    model = replace(model, about=about)
     model.model.set_reranker(None)
     device = device_of(model)
     records = [record for one in train for record in one]
@@ -141,10 +147,9 @@ def fit_reranker(
     reranker.common *= weight
     model.model.set_reranker(reranker.config)
     assert model.model.reranker is not None
-    model.model.reranker.load_state_dict(reranker.state_dict())
+    model.model.reranker.to(device).load_state_dict(reranker.state_dict())
     more = {"pictures": len(records), "sets": len(train), "weight": weight, **vars(options)}
-    about = about_of("train_reranker", [Member(file, model.about, more)])
-    found = replace(model, about=about)
+    found = replace(model, about=about_of("train_reranker", [Member(file, model.about, more)]))
     return Fitted(found, len(records), reranker.config.ngrams, weight, before, after)
 
 
@@ -175,17 +180,17 @@ def fit(
     number = int(sets.max()) + 1
     config = RerankerConfig(ngrams=len(table), dims=options.dims, centres=count, sets=number)
     reranker = Reranker(config, channels=features.shape[1], vocabulary_size=vocabulary_size)
-    reranker.ngrams.copy_(torch.tensor(table))
+    reranker.ngrams.copy_(torch.tensor(reranker.keys_of(table)))
     reranker.idf.copy_(torch.tensor(idf))
     reranker.mean.copy_(features.mean(0))
-    reranker.deviation.copy_(features.std(0) + 1e-3)
+    reranker.deviation.copy_(features.std(0, correction=0) + 1e-3)
     known = reranker.standardised(features)
-    reranker.radius.copy_(WIDTH * known.square().sum(1).median().sqrt())
+    reranker.radius.copy_(WIDTH * known.square().sum(1).median().sqrt().clamp(min=1e-3))
     reranker.centres.copy_((known[chosen] * (STEPS / FARTHEST)).round())
     one_hot = torch.nn.functional.one_hot(sets, number)
     reranker.sets.copy_(one_hot[chosen])
     reranker.between_sets.fill_(options.between_sets)
-    kernel = reranker.kernel(known).double()  # (P, centres)
+    kernel = reranker.kernel(known.double())  # (P, centres); in 32 bits it is not positive definite
     noise = torch.tensor([5 / len(some) for some in captions], dtype=torch.float64)
 
     plain = _Ridge(kernel, chosen, noise * LENGTH_RIDGE)
@@ -195,8 +200,8 @@ def fit(
     reranker.length_mean.copy_(lengths.mean(0))
     reranker.length_weights.copy_(plain.solve(lengths - lengths.mean(0)))
 
-    same = (one_hot @ one_hot[chosen].T).double()
-    kernel *= options.between_sets + (1 - options.between_sets) * same
+    del plain  # matrices of the size of the kernel
+    kernel[sets[:, None] != sets[chosen]] *= options.between_sets
     ridge = _Ridge(kernel, chosen, noise * options.ridge)
     vectors = _vectors(reranker, captions)  # (P, N)
     mean = np.asarray(vectors.mean(0)).ravel()
@@ -218,9 +223,15 @@ class _Ridge:
         self.kernel = kernel
         self.weighted = kernel.T / noise
         own = kernel[chosen]
-        among = (own + own.T) / 2
-        among.diagonal().add_(1e-6)
-        self.factor = torch.linalg.cholesky(self.weighted @ kernel + among)
+        squares = self.weighted @ kernel + (own + own.T) / 2  # not quite symmetric: centres are rounded
+        squares.diagonal().add_(_JITTER * float(squares.diagonal().mean()))
+        try:
+            self.factor = torch.linalg.cholesky(squares)
+        except RuntimeError:  # torch.linalg.LinAlgError is one, and torch does not declare it
+            raise DataError(
+                "the regression has no solution: too many of the pictures are alike",
+                remedy="raise --ridge, or lower --centres",
+            ) from None
 
     def solve(self, targets: Tensor) -> Tensor:
         """The weights (centres, D) for targets (P, D)."""
@@ -231,20 +242,18 @@ class _Ridge:
         return (self.kernel @ self.solve(torch.from_numpy(targets))).numpy()
 
 
-def _table(captions: Captions, minimum_count: int) -> tuple[list[list[int]], list[float]]:
-    """The n-grams that are known, padded, in order; and the idf of each and of all others. Raises DataError."""
+def _table(captions: Captions, minimum_count: int) -> tuple[list[tuple[int, ...]], list[float]]:
+    """The n-grams that are known, the most frequent where there are too many, in order; and the idf of each and of all
+    others. Raises DataError."""
     found: Counter[tuple[int, ...]] = Counter()
     for some in captions:
         found.update({ngram for caption in some for ngram in _ngrams(caption)})
-    known = sorted(ngram for ngram, count in found.items() if count >= minimum_count and UNKNOWN not in ngram)
+    frequent = (ngram for ngram, count in found.most_common() if count >= minimum_count and UNKNOWN not in ngram)
+    known = sorted(itertools.islice(frequent, MOST))
     if not known:
         raise DataError("no n-gram is frequent enough", remedy="give more captions, or lower --minimum-count")
-    pictures = len(captions)
-    idf = [float(np.log(pictures / found[ngram])) for ngram in known]
-    return [[*ngram, *[0] * (LONGEST_NGRAM - len(ngram))] for ngram in known], [
-        *idf,
-        float(np.log(pictures / max(1, minimum_count / 2))),
-    ]
+    counts = [*(found[ngram] for ngram in known), max(1, minimum_count / 2)]
+    return known, np.log(len(captions) / np.array(counts)).tolist()
 
 
 def _ngrams(caption: Sequence[int]) -> set[tuple[int, ...]]:

@@ -76,6 +76,8 @@ class Teacher:
                 remedy=f"set max_length {most}",
             )
         model = without_fine_maps(checkpoint.model)  # nothing asks a teacher for its maps
+        if isinstance(model, CaptionModel):
+            model.set_reranker(None)
         self.model = model.to(device).eval().requires_grad_(False)
         self.student, self.autocast, self._answers = encoder, autocast, bool(answers)
         self._words: Tensor | None = None  # the teacher's id of each of the student's

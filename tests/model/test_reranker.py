@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -16,13 +17,17 @@ from captioner.backends.graph_files import graph_folder
 from captioner.backends.torch import TorchBackend
 from captioner.decoding import Beam, Greedy, decode
 from captioner.errors import CheckpointError, OptionError
-from captioner.export.folder import export_folder
+from captioner.export.folder import _halve, export_folder
+from captioner.export.graphs import _export_rerank
+from captioner.export.trace import export_mode
 from captioner.header import read_header
 from captioner.metrics import DocumentFrequencies, cider_of
 from captioner.model.reranker import LONGEST_CAPTION, MOST_WORDS, Reranker, RerankerConfig
 from captioner.pipeline import load
 from captioner.tokenizer.vocabulary import SPECIAL
+from captioner.training.growth import add_fine_maps, without_fine_maps
 from captioner.training.reranking import RerankingOptions, fit
+from tests.conftest import give_reranker
 
 Make = Callable[..., checkpoint.Checkpoint]
 FIRST = len(SPECIAL)
@@ -61,8 +66,8 @@ def test_the_vectors_of_captions_are_those_of_cider(
     fitted: tuple[Reranker, list[list[list[int]]], torch.Tensor],
 ) -> None:
     reranker, captions, _ = fitted
-    ngrams = [tuple(word for word in row if word) for row in reranker.ngrams.tolist()]
-    assert ngrams == sorted({g for some in captions for c in some for g in plain_vector(c, {}, 1.0)})
+    ngrams = sorted({g for some in captions for c in some for g in plain_vector(c, {}, 1.0)})
+    assert reranker.ngrams.tolist() == reranker.keys_of(ngrams)
     idf = dict(zip(ngrams, reranker.idf.tolist(), strict=False))
     generator = np.random.default_rng(5)
     new = [*some_captions(generator, 40), [FIRST] * 6, [FIRST, FIRST + 1] * 4, [FIRST]]
@@ -191,6 +196,29 @@ def test_graphs_and_folders_give_the_same_scores_and_captions(exported: Callable
     assert texts["fp32"] == [some[0].tokens for some in decode(torch_backend, torch_backend.encode(pixels, []))]
 
 
+def test_n_grams_of_large_ids_are_the_same_in_graphs_of_half_precision(make_checkpoint: Make) -> None:
+    """Ids above 2048 are no numbers of 16 bits."""
+    reranker = Reranker(RerankerConfig(ngrams=3000, dims=2, centres=20), channels=3, vocabulary_size=9000)
+    generator = np.random.default_rng(0)
+    known = sorted({tuple(row) for row in generator.integers(4, 9000, (3000, 2)).tolist()})[:3000]
+    reranker.ngrams.copy_(torch.tensor([*reranker.keys_of(known), *range(9000**4, 9000**4 + 3000)][:3000]))
+    reranker.idf.fill_(1.0)
+    reranker.common[: len(known)] = torch.arange(len(known), dtype=torch.float32) / 100
+    model = make_checkpoint("lstm")
+    with export_mode():
+        graph = _export_rerank(model.model, reranker)
+    for half in (False, True):
+        if half:
+            _halve(graph)
+        session = onnxruntime.InferenceSession(graph.SerializeToString())
+        for ngram in known[::300]:
+            tokens = np.array([ngram, ngram[::-1]])
+            predicted = np.ones(reranker.predictions, dtype=np.float32)
+            (found,) = session.run(None, {"tokens": tokens, "predicted": predicted})
+            expected = reranker.consensus(torch.from_numpy(tokens), torch.from_numpy(predicted))
+            np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
 def test_a_lost_graph_is_named(exported: Callable[[str], Path], tmp_path: Path) -> None:
     made = exported("lstm-reranker")
     file = tmp_path / made.name
@@ -212,7 +240,7 @@ def test_a_model_file_keeps_the_reranker(with_reranker: checkpoint.Checkpoint, t
     assert found.config == with_reranker.model.reranker.config
     for name, tensor in with_reranker.model.reranker.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
-    assert read_header(file)["config"]["reranker"] == {"ngrams": 3, "dims": 2, "centres": 4, "sets": 2}
+    assert read_header(file)["config"]["reranker"] == {"ngrams": 20, "dims": 3, "centres": 24, "sets": 2}
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", 100_001])
@@ -220,7 +248,7 @@ def test_a_strangers_sizes_are_refused(with_reranker: checkpoint.Checkpoint, tmp
     file = tmp_path / "m.safetensors"
     checkpoint.save(file, with_reranker)
     content = file.read_bytes()
-    changed = content.replace(b'\\"ngrams\\": 3', b'\\"ngrams\\": ' + repr(value).replace("'", '\\"').encode())
+    changed = content.replace(b'\\"ngrams\\": 20', b'\\"ngrams\\": ' + repr(value).replace("'", '\\"').encode())
     length = int.from_bytes(content[:8], "little") + len(changed) - len(content)
     file.write_bytes(length.to_bytes(8, "little") + changed[8:])
     with pytest.raises(CheckpointError, match=r"m\.safetensors"):
@@ -230,6 +258,8 @@ def test_a_strangers_sizes_are_refused(with_reranker: checkpoint.Checkpoint, tmp
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(OptionError, match="dims"):
         RerankerConfig(ngrams=1, dims=0, centres=1)
+    with pytest.raises(OptionError, match="ngrams"):
+        RerankerConfig(ngrams=100_001, dims=1, centres=1)
     with pytest.raises(OptionError, match="words"):
         Reranker(RerankerConfig(ngrams=1, dims=1, centres=1), channels=2, vocabulary_size=MOST_WORDS + 1)
     for value in (-1, 101, float("nan"), "1", True):
@@ -237,6 +267,76 @@ def test_options_out_of_range_are_refused() -> None:
             Beam(rerank=value)  # type: ignore[arg-type]
     largest = Reranker(RerankerConfig(ngrams=2, dims=1, centres=1), channels=2, vocabulary_size=MOST_WORDS)
     last = MOST_WORDS - 1
-    largest.ngrams.copy_(torch.tensor([[4, 0, 0, 0], [last] * 4]))
+    largest.ngrams.copy_(torch.tensor(largest.keys_of([[4], [last] * 4])))
     _, places = largest.vectors(torch.tensor([[last] * 4 + [4]]))
     assert places[0, 3, 0] == 1 and places[0, 0].tolist() == [2, 2, 2, 2, 0]
+
+
+def test_a_model_with_fine_maps_loses_them_and_the_reranker(make_checkpoint: Make) -> None:
+    fine = add_fine_maps(make_checkpoint("lstm"), {"fine_stage": 1}, {"fine_width": 8})
+    with_both = give_reranker(fine)
+    assert with_both.model.encoder.vector_width > with_both.model.encoder.channels
+    backend = TorchBackend(replace(with_both, model=with_both.model.eval()))
+    assert decode(backend, backend.encode(pixels_for(backend, 1), []), Beam(width=3, max_length=4))
+    plain = without_fine_maps(with_both.model)
+    assert plain.reranker is None and plain.config.reranker is None and with_both.model.reranker is not None
+
+
+def test_pictures_of_another_size_have_no_reranker(with_reranker: checkpoint.Checkpoint) -> None:
+    with_reranker.model.set_side(64)
+    assert with_reranker.model.reranker is not None
+    with_reranker.model.set_side(96)
+    assert with_reranker.model.reranker is None and with_reranker.model.config.reranker is None
+
+
+def test_captions_of_a_clip_are_ordered_too(with_reranker: checkpoint.Checkpoint) -> None:
+    backend = TorchBackend(with_reranker)
+    frames = backend.encode(pixels_for(backend, 3), [])
+    clip = backend.join(frames)
+    assert frames.predicted is not None and clip.predicted is not None
+    torch.testing.assert_close(clip.predicted[0], frames.predicted.mean(0))
+    (found,) = decode(backend, clip, Beam(width=6, n_best=6, max_length=5))
+    (scores,) = backend.consensus(clip, [[one.tokens for one in found]])
+    totals = [one.score + more for one, more in zip(found, scores.tolist(), strict=True)]
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_required_and_given_words_are_in_what_is_ordered(with_reranker: checkpoint.Checkpoint) -> None:
+    backend = TorchBackend(with_reranker)
+    encoded = backend.encode(pixels_for(backend, 2), [])
+    cat = with_reranker.vocabulary.ids["cat"]
+    for found in decode(backend, encoded, Beam(width=8, n_best=4, max_length=6, require_words=("cat",), begin="the")):
+        assert all(cat in one.tokens for one in found)
+        scores = backend.consensus(encoded, [[one.tokens for one in found]] * 2)
+        assert len(scores[0]) == len(found)
+        ended = [one.finished for one in found]
+        assert ended == sorted(ended, reverse=True)
+
+
+def test_numbers_that_are_not_finite_are_no_order(with_reranker: checkpoint.Checkpoint) -> None:
+    assert with_reranker.model.reranker is not None
+    with_reranker.model.reranker.common.fill_(float("inf"))
+    backend = TorchBackend(with_reranker)
+    with pytest.raises(CheckpointError, match="not finite"):
+        decode(backend, backend.encode(pixels_for(backend, 1), []), Beam(width=4, max_length=4))
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_pictures_that_are_all_alike(count: int) -> None:
+    captions = [[[FIRST + i % 3, FIRST + 4]] for i in range(count)]
+    options = RerankingOptions(dims=4, centres=8, minimum_count=1)
+    features = torch.ones(count, 5)
+    sets = torch.zeros(count, dtype=torch.long)
+    reranker = fit(features, captions, sets, vocabulary_size=FIRST + WORDS, options=options)
+    (predicted,) = reranker(torch.ones(1, 5))
+    assert predicted.isfinite().all()
+
+
+def test_of_too_many_n_grams_the_most_frequent_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captioner.training.reranking.MOST", 3)
+    captions = [[[FIRST, FIRST + 1], [FIRST + i % 5]] for i in range(20)]
+    options = RerankingOptions(dims=2, centres=9, minimum_count=1)
+    features = torch.from_numpy(np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32))
+    sets = torch.zeros(20, dtype=torch.long)
+    reranker = fit(features, captions, sets, vocabulary_size=FIRST + WORDS, options=options)
+    assert reranker.ngrams.tolist() == reranker.keys_of([[FIRST], [FIRST, FIRST + 1], [FIRST + 1]])

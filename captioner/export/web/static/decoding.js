@@ -58,6 +58,7 @@ export async function beam(backend, options) {
   async function rerank(backend, { rerank: weight }) {
     done.splice(width);
     const consensus = await backend.consensus(done.map((one) => one.tokens));
+    if (!consensus.every(Number.isFinite)) throw notFinite();
     done.forEach((one, i) => (one.total = one.score + weight * consensus[i]));
     done.sort((one, other) => Number(other.finished) - Number(one.finished) || other.total - one.total);
   }

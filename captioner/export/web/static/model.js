@@ -67,11 +67,11 @@ export class Model {
       step: await ort.InferenceSession.create(step, { executionProviders: ["wasm"] }),
       rerank: rerank && (await ort.InferenceSession.create(rerank, { executionProviders: ["wasm"] })),
     };
-    return new Model(ort, sessions, config, { runtime, threads });
+    return new Model(ort, sessions, config, { runtime, threads, files: wanted });
   }
 
-  constructor(ort, sessions, config, { runtime, threads }) {
-    Object.assign(this, { ort, sessions, config, runtime, threads });
+  constructor(ort, sessions, config, { runtime, threads, files }) {
+    Object.assign(this, { ort, sessions, config, runtime, threads, files });
     this.names = config.state.map((leaf) => leaf.name);
   }
 

@@ -23,14 +23,14 @@
       find("loaded").hidden = false;
       find("loaded").value = loaded / total;
     },
-    ready({ model, runtime, threads }) {
+    ready({ model, runtime, threads, files }) {
       isReady = true;
       find("loaded").hidden = true;
       const where = runtime === "webgpu" ? "WebGPU" : "WebAssembly";
       find("loading").textContent = `The model '${model}' is ready (${where}).`;
       say(find("loading").textContent);
       Object.assign(document.body.dataset, { runtime, threads });
-      keepForUseOffline();
+      keepForUseOffline(files);
     },
     broken(sentence) {
       broken = new Failure("The model does not start", sentence);
@@ -82,13 +82,13 @@
   });
 
   /** After the model has come, so that its files are taken from the cache and not loaded twice. */
-  async function keepForUseOffline() {
+  async function keepForUseOffline(files) {
     if (!navigator.serviceWorker) return; // browsers have it on https and on this machine alone
     try {
       await navigator.serviceWorker.register("service-worker.js");
       await navigator.serviceWorker.ready;
       const kept = (await (await caches.open(cache)).keys()).map(({ url }) => url);
-      const isWhole = ["/encode.onnx", "/step.onnx", ".wasm"].every((end) => kept.some((url) => url.endsWith(end)));
+      const isWhole = files.every((file) => kept.some((url) => url.endsWith(`/${file}`)));
       if (!isWhole) throw new Error("there is no room for the model's files.");
       find("offline").textContent = "This page also works without a network.";
     } catch (error) {

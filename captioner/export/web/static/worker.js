@@ -1,6 +1,6 @@
 /* Captions pictures beside the page, so that the page never waits.
 
-   From the page: {id, file}. To the page: {loading: {loaded, total}}, {ready: {model, runtime}}, {broken: sentence}, and for
+   From the page: {id, file}. To the page: {loading: {loaded, total}}, {ready: {model, runtime, threads, files}}, {broken: sentence}, and for
    each picture {id, viewer, line}, or {id, failure: {title, detail}}. */
 
 import { beam } from "./decoding.js";
@@ -24,7 +24,7 @@ async function start() {
   });
   const { side } = config.preprocessing; // the first run is slower than those that follow
   await caption(model, { width: side, height: side, data: new Uint8Array(side * side * 3).fill(128) });
-  postMessage({ ready: { model: config.name, runtime: model.runtime, threads: model.threads } });
+  postMessage({ ready: { model: config.name, runtime: model.runtime, threads: model.threads, files: model.files } });
   return model;
 }
 
