@@ -64,7 +64,7 @@ def decoding_options(options: argparse.Namespace, about: dict[str, Any]) -> "Gre
     )
     if options.sample:
         if any(value is not None for value in (options.beam, options.length_penalty, options.rerank)):
-            raise OptionError("--sample draws at random: --beam, --length-penalty and --rerank do not go with it")
+            raise OptionError("--sample draws at random: --beam and --length-penalty do not go with it, nor --rerank")
         samples = {"samples": options.n_best} if options.n_best is not None else {}
         stored = Beam(**about.get("decoding", {})).changed(**_given(options, *_OF_WORDS))
         return Sampling(**{name: getattr(stored, name) for name in _OF_WORDS} | shared, **sampling, **samples)

@@ -115,7 +115,8 @@ def strip_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     made = read_description(graph.SerializeToString())["initialisers"]
     for tensor in bare.graph.initializer:
         if tensor.name in made:
-            size = numpy_helper.to_array(tensor).nbytes
+            kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            size = int(np.prod(tensor.dims, dtype=np.int64)) * kind.itemsize
             for field in ("raw_data", "float_data", "int32_data", "int64_data"):
                 tensor.ClearField(field)
             tensor.data_location = onnx.TensorProto.EXTERNAL
