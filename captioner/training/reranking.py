@@ -261,7 +261,7 @@ def _ngrams(caption: Sequence[int]) -> set[tuple[int, ...]]:
 
 
 def _ids(caption: str, vocabulary: Vocabulary) -> list[int]:
-    return vocabulary.encode(tokenize(caption))
+    return vocabulary.encode(tokenize(caption))[1:-1]  # without start and end
 
 
 def _vectors(reranker: Reranker, captions: Captions) -> csr_matrix:

@@ -14,6 +14,7 @@ from captioner.data.scenes import write_scenes
 from captioner.header import read_header
 from captioner.metrics import evaluate
 from captioner.pipeline import load
+from captioner.tokenizer.vocabulary import SPECIAL
 
 Make = Callable[..., checkpoint.Checkpoint]
 SIZES = ["--dims", "8", "--centres", "10", "--minimum-count", "2"]
@@ -43,6 +44,10 @@ def test_the_model_gets_a_reranker_and_stays_as_it_was(tiny_model: Path, reranke
     made = after.about["recipe"]
     assert made["objective"] == "train_reranker"
     assert made["train_reranker_of"][0]["pictures"] == 12
+    assert after.model.reranker is not None
+    size = len(after.vocabulary)
+    words = {key // size**n % size for key in after.model.reranker.ngrams.tolist() for n in range(4)}
+    assert words - {0} and min(words - {0}) >= len(SPECIAL), "no start, no end and no unknown word"
     config = read_header(reranked)["config"]["reranker"]
     assert (config["dims"], config["centres"], config["sets"]) == (8, 10, 1)
 
