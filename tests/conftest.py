@@ -124,6 +124,7 @@ def give_reranker(model: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
     reranker.centres.copy_(torch.randint(-50, 50, reranker.centres.shape))
     reranker.radius.fill_(12.0)
     reranker.weights.normal_().mul_(0.1)
+    reranker.intercept.normal_().mul_(0.1)
     reranker.set_weights.normal_()
     reranker.between_sets.fill_(0.25)
     reranker.sets.copy_(torch.eye(2).repeat(12, 1))

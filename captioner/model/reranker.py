@@ -66,7 +66,7 @@ class Reranker(nn.Module):
     ``g_p(x) = b + (1 - b) q_s(x)``: for two pictures of known data sets this is the kernel of multi-task regression
     (Bonilla et al. 2007, "Multi-task Gaussian process prediction"), with a covariance b between data sets.
 
-    ``z(x) = W^T (g(x) * k(x))``. A caption with the vector v of n-grams and l words has the consensus score
+    ``z(x) = a + W^T (g(x) * k(x))``. A caption with the vector v of n-grams and l words has the consensus score
     ``(v . (m + V z)) * (e_l + E_l^T k(x))``: m is the mean of the training pictures' vectors, V has D directions, and
     the last factor is the expected value of CIDEr-D's ``exp(-(l - l_r)^2 / 2 6^2)`` over references of l_r words.
 
@@ -84,6 +84,7 @@ class Reranker(nn.Module):
     centres: Tensor
     radius: Tensor
     weights: Tensor
+    intercept: Tensor
     sets: Tensor
     between_sets: Tensor
     set_mean: Tensor
@@ -108,6 +109,7 @@ class Reranker(nn.Module):
             "centres": torch.zeros(p, channels, dtype=torch.int8),  # in steps of FARTHEST / STEPS
             "radius": torch.ones(()),
             "weights": torch.zeros(p, d),
+            "intercept": torch.zeros(d),
             "sets": torch.zeros(p, s, dtype=torch.int8),  # 1 for the one that a centre is of
             "between_sets": torch.ones(()),
             "set_mean": torch.full((s,), 1 / s),
@@ -118,7 +120,7 @@ class Reranker(nn.Module):
             # With a row more, of all other n-grams.
             "idf": torch.zeros(n + 1),
             "common": torch.zeros(n + 1),
-            "directions": torch.zeros(n + 1, d, dtype=torch.int8),  # in steps of the scale of each
+            "directions": torch.zeros(n + 1, d, dtype=torch.int8),  # in steps of the scale of each row
             "scales": torch.zeros(n + 1),
         }
         for name, tensor in parts.items():
@@ -147,7 +149,7 @@ class Reranker(nn.Module):
         shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-6)
         gate = self.between_sets + (1 - self.between_sets) * (shares @ self.sets.to(kernel.dtype).T)
         lengths = self.length_mean + kernel @ self.length_weights
-        return torch.cat(((gate * kernel) @ self.weights, lengths.clamp(0, 1)), 1)
+        return torch.cat((self.intercept + (gate * kernel) @ self.weights, lengths.clamp(0, 1)), 1)
 
     def consensus(self, tokens: Tensor, predicted: Tensor) -> Tensor:
         """The consensus scores of captions of one picture.

@@ -35,8 +35,9 @@ from captioner.training.dev import counted, encode_raw, frequencies_of
 from captioner.training.export import device_of
 from captioner.training.provenance import Member, about_of
 
-WEIGHTS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-"""Of the consensus score, which estimates CIDEr-D from 0 to 10, beside the beam's score."""
+WEIGHTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Of the consensus score, which estimates CIDEr-D from 0 to 10, beside the beam's score: powers of two, so that what is
+rounded to 16 bits stays so."""
 WIDTH = 2.0
 """The radius of the basis functions, as a share of the median length of a standardised feature vector."""
 LENGTH_RIDGE = 0.1
@@ -143,8 +144,8 @@ def fit_reranker(
     reranker = fit(features, captions, sets, vocabulary_size=len(model.vocabulary), options=options)
     lists = [_lists(model, reranker, one, replace(beam, n_best=beam.width), advance) for one in dev]
     weight, before, after = _choose_weight(lists)
-    reranker.weights *= weight
-    reranker.common *= weight
+    for part in (reranker.weights, reranker.intercept, reranker.common):
+        part *= weight
     model.model.set_reranker(reranker.config)
     assert model.model.reranker is not None
     model.model.reranker.to(device).load_state_dict(reranker.state_dict())
@@ -195,11 +196,13 @@ def fit(
 
     plain = _Ridge(kernel, chosen, noise * LENGTH_RIDGE)
     lengths = _length_factors(captions)
-    reranker.set_mean.copy_(one_hot.double().mean(0))
-    reranker.set_weights.copy_(plain.solve(one_hot - one_hot.double().mean(0)))
-    reranker.length_mean.copy_(lengths.mean(0))
-    reranker.length_weights.copy_(plain.solve(lengths - lengths.mean(0)))
-
+    for mean, weights, targets in (
+        (reranker.set_mean, reranker.set_weights, one_hot.double()),
+        (reranker.length_mean, reranker.length_weights, lengths),
+    ):
+        rounded, intercept = _in_half(plain.solve(targets - targets.mean(0)), kernel)
+        weights.copy_(rounded)
+        mean.copy_(targets.mean(0) + intercept)
     del plain  # matrices of the size of the kernel
     kernel[sets[:, None] != sets[chosen]] *= options.between_sets
     ridge = _Ridge(kernel, chosen, noise * options.ridge)
@@ -207,12 +210,21 @@ def fit(
     mean = np.asarray(vectors.mean(0)).ravel()
     directions = _directions(vectors, mean, ridge, options.dims)  # (N, D)
     targets = torch.from_numpy(vectors @ directions - mean @ directions)
-    reranker.weights.copy_(10 * ridge.solve(targets))  # CIDEr-D goes to 10
+    weights, intercept = _in_half(10 * ridge.solve(targets), kernel)  # CIDEr-D goes to 10
+    reranker.weights.copy_(weights)
+    reranker.intercept.copy_(intercept)
     reranker.common[:-1] = 10 * torch.from_numpy(mean)
     scale = np.abs(directions).max(1) / STEPS
     reranker.scales[:-1] = torch.from_numpy(scale)
     reranker.directions[:-1] = torch.from_numpy((directions / np.maximum(scale, 1e-12)[:, None]).round())
     return reranker
+
+
+def _in_half(weights: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (centres, D) of a kernel (P, centres) as a file holds them, in 16 bits, and what makes up for the mean of
+    the error, (D,): weights are large, of both signs, and nearly cancel."""
+    rounded = weights.half().double()
+    return rounded, kernel.mean(0) @ (weights - rounded)
 
 
 class _Ridge:
