@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=6000,
         metavar="P",
-        help="training pictures that new ones are compared with, evenly spread over all (default 6000)",
+        help="training pictures that new ones are compared with, as many of each --data (default 6000)",
     )
     parser.add_argument(
         "--ridge", type=float, default=0.01, metavar="X", help="strength of the regularisation (default 0.01)"

@@ -176,9 +176,8 @@ def fit(
         DataError: no n-gram is frequent enough.
     """
     table, idf = _table(captions, options.minimum_count)
-    count = min(options.centres, len(features))
-    chosen = torch.arange(count) * len(features) // count
-    number = int(sets.max()) + 1
+    chosen = _centres(sets, options.centres)
+    count, number = len(chosen), int(sets.max()) + 1
     config = RerankerConfig(ngrams=len(table), dims=options.dims, centres=count, sets=number)
     reranker = Reranker(config, channels=features.shape[1], vocabulary_size=vocabulary_size)
     reranker.ngrams.copy_(torch.tensor(reranker.keys_of(table)))
@@ -196,19 +195,20 @@ def fit(
 
     plain = _Ridge(kernel, chosen, noise * LENGTH_RIDGE)
     lengths = _length_factors(captions)
-    for mean, weights, targets in (
+    for own_mean, own_weights, asked in (
         (reranker.set_mean, reranker.set_weights, one_hot.double()),
         (reranker.length_mean, reranker.length_weights, lengths),
     ):
-        rounded, intercept = _in_half(plain.solve(targets - targets.mean(0)), kernel)
-        weights.copy_(rounded)
-        mean.copy_(targets.mean(0) + intercept)
+        rounded, intercept = _in_half(plain.solve(asked - asked.mean(0)), kernel)
+        own_weights.copy_(rounded)
+        own_mean.copy_(asked.mean(0) + intercept)
     del plain  # matrices of the size of the kernel
     kernel[sets[:, None] != sets[chosen]] *= options.between_sets
     ridge = _Ridge(kernel, chosen, noise * options.ridge)
     vectors = _vectors(reranker, captions)  # (P, N)
     mean = np.asarray(vectors.mean(0)).ravel()
-    directions = _directions(vectors, mean, ridge, options.dims)  # (N, D)
+    shares = one_hot.double() @ (len(sets) / number / one_hot.sum(0).double())  # each data set counts the same
+    directions = _directions(vectors, mean, ridge, shares.numpy(), options.dims)  # (N, D)
     targets = torch.from_numpy(vectors @ directions - mean @ directions)
     weights, intercept = _in_half(10 * ridge.solve(targets), kernel)  # CIDEr-D goes to 10
     reranker.weights.copy_(weights)
@@ -218,6 +218,17 @@ def fit(
     reranker.scales[:-1] = torch.from_numpy(scale)
     reranker.directions[:-1] = torch.from_numpy((directions / np.maximum(scale, 1e-12)[:, None]).round())
     return reranker
+
+
+def _centres(sets: Tensor, count: int) -> Tensor:
+    """The places of so many pictures, as many of each data set where it has them, evenly spread over it; all where
+    there are no more."""
+    found: list[Tensor] = []
+    places = sorted((torch.nonzero(sets == number)[:, 0] for number in sets.unique()), key=len)
+    for done, own in enumerate(places):
+        share = min(len(own), (count - sum(map(len, found))) // (len(places) - done))
+        found.append(own[torch.arange(share) * len(own) // max(1, share)])
+    return torch.cat(found).sort().values
 
 
 def _in_half(weights: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,17 +312,17 @@ def _length_factors(captions: Captions) -> Tensor:
     return torch.from_numpy(np.array(rows))
 
 
-def _directions(vectors: csr_matrix, mean: Floats, ridge: _Ridge, dims: int) -> Floats:
-    """The first principal directions of the fitted vectors, (N, D) with orthonormal columns."""
+def _directions(vectors: csr_matrix, mean: Floats, ridge: _Ridge, shares: Floats, dims: int) -> Floats:
+    """The first principal directions of the fitted vectors, each with its share (P,), (N, D) with orthonormal columns."""
     transposed = vectors.T.tocsr()
     generator = np.random.default_rng(0)
     fitted: Floats = generator.standard_normal((vectors.shape[0], dims + _MORE))
     basis: Floats = np.zeros((vectors.shape[1], 0))
     for _ in range(_ROUNDS):
-        seen = ridge.fitted(fitted)
+        seen = ridge.fitted(shares[:, None] * fitted)
         basis, _ = np.linalg.qr(transposed @ seen - np.outer(mean, seen.sum(0)))
         fitted = ridge.fitted(vectors @ basis - mean @ basis)
-    _, _, turned = np.linalg.svd(fitted, full_matrices=False)
+    _, _, turned = np.linalg.svd(shares[:, None] ** 0.5 * fitted, full_matrices=False)
     found = np.zeros((vectors.shape[1], dims))
     kept = basis @ turned[:dims].T  # fewer where there are few pictures or n-grams
     found[:, : kept.shape[1]] = kept

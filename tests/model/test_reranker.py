@@ -26,7 +26,7 @@ from captioner.model.reranker import LONGEST_CAPTION, MOST_WORDS, Reranker, Rera
 from captioner.pipeline import load
 from captioner.tokenizer.vocabulary import SPECIAL
 from captioner.training.growth import add_fine_maps, without_fine_maps
-from captioner.training.reranking import RerankingOptions, fit
+from captioner.training.reranking import RerankingOptions, _centres, fit
 from tests.conftest import give_reranker
 
 Make = Callable[..., checkpoint.Checkpoint]
@@ -340,3 +340,20 @@ def test_of_too_many_n_grams_the_most_frequent_are_known(monkeypatch: pytest.Mon
     sets = torch.zeros(20, dtype=torch.long)
     reranker = fit(features, captions, sets, vocabulary_size=FIRST + WORDS, options=options)
     assert reranker.ngrams.tolist() == reranker.keys_of([[FIRST], [FIRST, FIRST + 1], [FIRST + 1]])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "expected"),
+    [
+        ((30, 10), 20, (10, 10)),
+        ((30, 4), 20, (16, 4)),
+        ((30, 4), 99, (30, 4)),
+        ((7,), 3, (3,)),
+        ((2, 9, 9), 8, (2, 3, 3)),
+    ],
+)
+def test_each_data_set_has_as_many_centres(sizes: tuple[int, ...], count: int, expected: tuple[int, ...]) -> None:
+    sets = torch.cat([torch.full((size,), number) for number, size in enumerate(sizes)])
+    chosen = _centres(sets, count)
+    assert torch.bincount(sets[chosen], minlength=len(sizes)).tolist() == list(expected)
+    assert len(chosen.unique()) == len(chosen) and chosen.equal(chosen.sort().values)
