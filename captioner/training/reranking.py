@@ -313,7 +313,7 @@ def _length_factors(captions: Captions) -> Tensor:
 
 
 def _directions(vectors: csr_matrix, mean: Floats, ridge: _Ridge, shares: Floats, dims: int) -> Floats:
-    """The first principal directions of the fitted vectors, each with its share (P,), (N, D) with orthonormal columns."""
+    """The first principal directions of the fitted vectors, which have ``shares`` (P,); (N, D), orthonormal columns."""
     transposed = vectors.T.tocsr()
     generator = np.random.default_rng(0)
     fitted: Floats = generator.standard_normal((vectors.shape[0], dims + _MORE))
