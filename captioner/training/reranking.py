@@ -124,7 +124,7 @@ def fit_reranker(
 
     Raises:
         OptionError: the model's beam keeps one caption alone, or its vocabulary is too large.
-        DataError: no n-gram is frequent enough.
+        DataError: no n-gram is frequent enough, or the regression has no solution.
         ImageError: a picture does not open.
     """
     beam = replace(Beam(**model.about.get("decoding", {})), rerank=0.0)
@@ -173,7 +173,7 @@ def fit(
         A reranker whose consensus score estimates CIDEr-D, from 0 to 10.
 
     Raises:
-        DataError: no n-gram is frequent enough.
+        DataError: no n-gram is frequent enough, or the regression has no solution.
     """
     table, idf = _table(captions, options.minimum_count)
     chosen = _centres(sets, options.centres)
