@@ -28,7 +28,7 @@ from captioner.model.caption_model import CaptionModel, ModelConfig
 from captioner.model.encoder import EncoderConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.refiners import RefinerConfig
-from captioner.model.reranker import RerankerConfig
+from captioner.model.reranker import FARTHEST, STEPS, RerankerConfig
 from captioner.model.transformer import TransformerConfig
 from captioner.tokenizer.vocabulary import SPECIAL, Vocabulary
 
@@ -122,6 +122,7 @@ def give_reranker(model: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
     torch.manual_seed(2)
     reranker.idf.uniform_(1, 3)
     reranker.centres.copy_(torch.randint(-50, 50, reranker.centres.shape))
+    reranker.squares.copy_((reranker.centres.float() * (FARTHEST / STEPS)).square().sum(0))
     reranker.radius.fill_(12.0)
     reranker.weights.normal_().mul_(0.1)
     reranker.intercept.normal_().mul_(0.1)

@@ -266,6 +266,8 @@ class OnnxBackend:
     def _open_ahead(self) -> None:
         with contextlib.suppress(CheckpointError, OptionError):  # who needs the session gets the error
             self.session("step")
+            if self.reranks:
+                self.session(RERANK)
 
     def _after_fork(self) -> None:
         """A forked child has none of its parent's threads, and may have its lock."""

@@ -82,6 +82,7 @@ class Reranker(nn.Module):
     mean: Tensor
     deviation: Tensor
     centres: Tensor
+    squares: Tensor
     radius: Tensor
     weights: Tensor
     intercept: Tensor
@@ -106,7 +107,9 @@ class Reranker(nn.Module):
         parts = {
             "mean": torch.zeros(channels),
             "deviation": torch.ones(channels),
-            "centres": torch.zeros(p, channels, dtype=torch.int8),  # in steps of FARTHEST / STEPS
+            # As a product takes it, in steps of FARTHEST / STEPS, and its squared lengths: no runtime keeps a copy.
+            "centres": torch.zeros(channels, p, dtype=torch.int8),
+            "squares": torch.zeros(p),
             "radius": torch.ones(()),
             "weights": torch.zeros(p, d),
             "intercept": torch.zeros(d),
@@ -137,9 +140,8 @@ class Reranker(nn.Module):
 
     def kernel(self, standardised: Tensor) -> Tensor:
         """The radial basis functions (B, P) of standardised feature vectors (B, C)."""
-        centres = self.centres.to(standardised.dtype) * (FARTHEST / STEPS)
-        squares = standardised.square().sum(1, keepdim=True) + centres.square().sum(1)
-        squares = squares - 2 * standardised @ centres.T
+        products = standardised @ self.centres.to(standardised.dtype) * (FARTHEST / STEPS)
+        squares = standardised.square().sum(1, keepdim=True) + self.squares - 2 * products
         return torch.exp(-squares.clamp(min=0) / (2 * self.radius * self.radius))
 
     def forward(self, features: Tensor) -> Tensor:
