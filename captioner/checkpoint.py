@@ -165,6 +165,15 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     return Checkpoint(model=model, vocabulary=vocabulary, about=header["about"])
 
 
+def load_to_train(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """As `load`, without what a model's weights may not change below: its reranker, which is learned for one encoder;
+    and with all of them in floats."""
+    found = load(path, device=device)
+    found.model.set_reranker(None)
+    found.model.set_quantised(False)
+    return found
+
+
 def load_answering(path: str | Path, *, device: str | torch.device = "cpu") -> AnswerCheckpoint:
     """Read the file of an answering model.
 

@@ -65,7 +65,7 @@ def _beam(backend: Backend, encoded: Encoded, options: Beam) -> list[list[Hypoth
             total, source, word = allocation.choose(log_p, rows.totals, rows.states, rows.slots, rows.images)
         _refuse_nan(total)
         rows.finish(source.ravel(), word.ravel(), total.ravel(), options.length_penalty)
-        if options.require_words and options.diverse_groups == 1:
+        if options.stops_early or (options.require_words and options.diverse_groups == 1):
             total = rows.worth_going_on(total, options, kept)
         if rows.words == options.max_length:  # no room for another word: what came before counts
             rows.cut_off(options.length_penalty, at_least=options.n_best)

@@ -79,16 +79,20 @@ class Beam(Greedy):
     With 0 it is the likelihood, which favours short captions; with 1 the mean over tokens.
 
     Each step keeps the ``width`` likeliest continuations of all hypotheses. Those that end are set aside with their
-    scores, and the next step continues the others, of which it keeps ``width`` again. The search ends when all that a
-    step keeps have ended, or at ``max_length``. A width of 1 is greedy decoding. With ``refill`` a continuation that
-    ends takes no place of one that goes on: each step keeps ``width`` that go on, until as many have ended (as in
-    fairseq, Ott et al. 2019).
+    scores, and the next step continues the others, of which it keeps ``width`` again. With ``early_stopping`` it
+    continues none that would score less than the best that have ended if the end came next, for sure. The search ends
+    when a step keeps none to continue, or at ``max_length``. A width of 1 is greedy decoding. With ``refill`` a
+    continuation that ends takes no place of one that goes on: each step keeps ``width`` that go on, until as many have
+    ended (as in fairseq, Ott et al. 2019).
 
     Attributes:
         width: hypotheses kept side by side, 1000 at most.
         length_penalty: see above.
         n_best: captions returned for each picture, the best first; at most ``width``.
         refill: see above.
+        early_stopping: see above; the best that have ended are ``n_best``, and with a reranker ``width``. It is for a
+            length penalty of at most 1, a beam without required words that is neither refilled nor in groups. There it
+            saves a quarter to a half of the steps, and the captions are nearly always the same.
         diverse_groups: the beam is divided into so many groups, each of which avoids the words that those before it
             have just chosen (diverse beam search, Vijayakumar et al. 2016). ``width`` is a multiple of it. The first
             captions of ``n_best`` are the best of each group; a caption that several groups find is returned once.
@@ -103,6 +107,7 @@ class Beam(Greedy):
     length_penalty: float = 0.7
     n_best: int = 1
     refill: bool = False
+    early_stopping: bool = True
     diverse_groups: int = 1
     diversity: float = 0.5
     rerank: float = 1.0
@@ -115,8 +120,9 @@ class Beam(Greedy):
             raise OptionError(
                 f"n_best {self.n_best} is more than the beam width {self.width}", remedy="widen the beam (--beam)"
             )
-        if type(self.refill) is not bool:
-            raise OptionError(f"refill must be true or false, not {self.refill!r}")
+        for name in ("refill", "early_stopping"):
+            if type(getattr(self, name)) is not bool:
+                raise OptionError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if not _is_number(self.length_penalty) or not 0 <= self.length_penalty <= 5:
             raise OptionError(f"length_penalty must be from 0 to 5, not {self.length_penalty!r}")
         _check("diverse_groups", self.diverse_groups, at_least=1, at_most=MAX_ROWS)
@@ -132,6 +138,12 @@ class Beam(Greedy):
             )
         if self.refill and (self.require_words or self.diverse_groups > 1):
             raise OptionError("refill goes with neither required words nor diverse groups", remedy="leave refill out")
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether ``early_stopping`` applies."""
+        plain = not self.refill and not self.allocated
+        return self.early_stopping and plain and self.length_penalty <= 1
 
     @property
     def allocated(self) -> bool:

@@ -228,7 +228,7 @@ def for_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 
 @pytest.fixture(scope="session")
 def exported(for_all_processes: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], Path]:
-    """The file of a tiny model with graphs: "lstm-padded", "transformer-padded" or "lstm-reranker".
+    """The file of a tiny model with graphs: "lstm-padded", "transformer-padded", "lstm-reranker" or "lstm-quantised".
 
     Tracing is slow, so that each is traced once, and few are asked for. Whatever is exported of such a file takes the
     graphs that are there.
@@ -240,6 +240,7 @@ def exported(for_all_processes: Callable[[str, Callable[[Path], object]], Path])
 
             decoder, _, more = kind.partition("-")
             model = tiny_checkpoint(decoder, pad=more == "padded")
+            model.model.set_quantised(more == "quantised")
             checkpoint.save(folder / f"{kind}.safetensors", give_reranker(model) if more == "reranker" else model)
             write_graphs(folder / f"{kind}.safetensors")
 

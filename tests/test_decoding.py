@@ -306,11 +306,43 @@ def test_each_step_continues_as_many_hypotheses_as_the_papers_say(seed: int, ref
     toy = CountingToy(1, 12, seed=seed)
     toy.logits[..., END] += 2.0  # some end at each step
     rows, ended = plain_beam(toy, 4, 8, refill=refill)
-    (found,) = decode(toy, toy, Beam(width=4, n_best=4, max_length=8, length_penalty=0.0, refill=refill))
+    options = Beam(width=4, n_best=4, max_length=8, length_penalty=0.0, refill=refill, early_stopping=False)
+    (found,) = decode(toy, toy, options)
     assert toy.rows == rows
     best = sorted(ended, key=ended.__getitem__, reverse=True)[:4]
     assert [one.tokens for one in found if one.finished] == best
     np.testing.assert_allclose([one.score for one in found if one.finished], [ended[one] for one in best], atol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [1, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_without_a_length_penalty_early_stopping_only_saves_steps(seed: int, kept: int) -> None:
+    toys = [CountingToy(1, 12, seed=seed) for _ in range(2)]
+    for toy in toys:
+        toy.logits[..., END] += 2.0
+    whole, early = (
+        decode(toy, toy, Beam(width=4, n_best=kept, max_length=20, length_penalty=0.0, early_stopping=stops))
+        for toy, stops in zip(toys, (False, True), strict=True)
+    )
+    assert captions(early) == captions(whole)
+    assert len(toys[1].rows) < len(toys[0].rows) and sum(toys[1].rows) < sum(toys[0].rows)
+
+
+def test_early_stopping_continues_what_would_be_best_if_it_ended_next() -> None:
+    """Two words: "4" ends at once, "5" needs two more steps, each of which is nearly certain."""
+    toy = CountingToy(1, 7, seed=0)
+    toy.logits[:] = -30.0
+    toy.logits[0, START, [4, 5]] = 1.0, 0.9
+    toy.logits[0, 4, END], toy.logits[0, 5, 6], toy.logits[0, 6, END] = 5.0, 5.0, 5.0
+
+    def best(length_penalty: float) -> tuple[int, ...]:
+        toy.rows.clear()
+        return decode(toy, toy, Beam(width=2, length_penalty=length_penalty))[0][0].tokens
+
+    # -0.65 / 2 for "4" and its end. "5 6" has -0.74 before its end, the third token.
+    assert best(1.0) == (5, 6) and len(toy.rows) == 3
+    assert best(0.0) == (4,) and len(toy.rows) == 2
+    assert best(1.2) == (5, 6) and len(toy.rows) > 3  # longer captions may gain: all are looked at
 
 
 def test_refilled_slots_find_at_least_as_likely_captions_and_as_many() -> None:

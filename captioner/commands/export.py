@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         metavar="NAME",
-        help="of a folder: fp32 (default of --output), fp16 (default of --web) for half the size, or int8",
+        help="of a folder: fp32 (default of --output), fp16 (default of --web) for half the size, or int8; of a "
+        "release: int8, matrix products of the decoder in 8-bit integers",
     )
     parser.add_argument(
         "--calibrate",
@@ -85,8 +86,11 @@ def run(options: argparse.Namespace) -> int:
     if options.web is not None and options.precision == "int8":
         raise OptionError("--precision int8 is for --output; no browser was tried with it", remedy="fp16 is as small")
     if options.output is not None and options.output.suffix == ".safetensors":
-        if options.precision is not None:
-            raise OptionError("--precision is for a folder, and --output is a file")
+        if options.precision not in (None, "int8"):
+            raise OptionError(
+                f"--precision {options.precision}: a release has 16 bits, or with int8 the decoder's matrices 8",
+                remedy="leave it out",
+            )
         return _release(options)
     for name in ("data", "images", "name", "side", "share_encoder", "decoding", "device"):
         if getattr(options, name) is not None:
@@ -155,6 +159,11 @@ def _release(options: argparse.Namespace) -> int:
     answers = bool(read_header(file)["answers"])
     if answers and options.decoding is not None:
         raise OptionError(f"--decoding is of captioning models, and {file} answers questions", remedy="leave it out")
+    if answers and options.precision is not None:
+        raise OptionError(
+            f"--precision {options.precision}: is of captioning models, and {file} answers questions",
+            remedy="leave it out",
+        )
     import torch
 
     from captioner import checkpoint
@@ -182,7 +191,9 @@ def _release(options: argparse.Namespace) -> int:
             answering.model.set_side(options.side)
         ready = export_answers(answering, records, name=options.name or "")
     else:
-        model = as_stored(checkpoint.load(file), device=device)
+        loaded = checkpoint.load(file)
+        loaded.model.set_quantised(loaded.model.config.quantised or options.precision == "int8")
+        model = as_stored(loaded, device=device)
         if shared is not None:
             checkpoint.shared_encoder(options.output, model, shared)
         if options.side is not None:

@@ -3,6 +3,7 @@
 `captioner.asking.load_answering` opens it too.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from captioner.export.folder import (
 )
 from captioner.export.parity import TOLERANCE, Parity
 from captioner.header import EXPORTED, read_header
+from captioner.model.quantised import quantise
 
 
 def export_answering_folder(
@@ -55,8 +57,14 @@ def export_answering_folder(
     header, model = read_header(path), checkpoint.load_answering(path)
     torch_backend = TorchAnsweringBackend(model)
     pixels = [] if calibrate is None else calibration_pixels(calibrate, torch_backend)
-    graphs = stored_graphs(path, header, ANSWERING_GRAPHS) or export_answering_graphs(model, digest=header["digest"])
-    graphs = reduce_precision(graphs, precision, pixels)
+    if precision == "int8":
+        smaller = copy.deepcopy(model)
+        quantise(smaller.model.answerer)
+        graphs = export_answering_graphs(smaller, digest=header["digest"])
+    else:
+        stored = stored_graphs(path, header, ANSWERING_GRAPHS)
+        graphs = stored or export_answering_graphs(model, digest=header["digest"])
+    reduce_precision(graphs, precision, pixels)
     contents = {f"{name}.onnx": graphs[name].SerializeToString(deterministic=True) for name in ANSWERING_GRAPHS}
     files = {name: (folder / f"{name}.onnx", contents[f"{name}.onnx"]) for name in ANSWERING_GRAPHS}
     found = answering_parity(torch_backend, open_answering_graphs(folder, header, files))

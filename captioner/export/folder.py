@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import copy
 import json
 import os
 import tempfile
@@ -41,7 +42,7 @@ from captioner.data.pictures import find_pictures
 from captioner.errors import ImageError, OptionError
 from captioner.export.graphs import check_parity, export_graphs
 from captioner.export.parity import Parity
-from captioner.export.quantise import CALIBRATION_PICTURES, quantise
+from captioner.export.quantise import CALIBRATION_PICTURES, quantise_convolutions
 from captioner.header import EXPORTED, EXPORTED_FORMAT, EXPORTED_VERSION, read_header
 from captioner.metadata import Header
 from captioner.options import Beam
@@ -118,8 +119,13 @@ def model_files(
     header, model = read_header(path), checkpoint.load(path)
     pixels = [] if calibrate is None else calibration_pixels(calibrate, TorchBackend(model))
     names = graphs_of(header["config"])
-    graphs = stored_graphs(path, header, names) or export_graphs(model, digest=header["digest"])
-    graphs = reduce_precision(graphs, precision, pixels)
+    if precision == "int8" and not model.model.config.quantised:
+        smaller = copy.deepcopy(model)
+        smaller.model.set_quantised(True)
+        graphs = export_graphs(smaller, digest=header["digest"])
+    else:
+        graphs = stored_graphs(path, header, names) or export_graphs(model, digest=header["digest"])
+    reduce_precision(graphs, precision, pixels)
     plain = [name for name in names if name != "score"]
     contents = {name: graphs[name].SerializeToString(deterministic=True) for name in plain}
     contents["score"] = _sharing(graphs["score"], contents["step"]).SerializeToString(deterministic=True)
@@ -131,24 +137,21 @@ def model_files(
     return {f"{name}.onnx": content for name, content in contents.items()}, config, found
 
 
-def reduce_precision(
-    graphs: dict[str, onnx.ModelProto], precision: str, pixels: list[NDArray[np.uint8]]
-) -> dict[str, onnx.ModelProto]:
-    """Graphs whose weights are their own, in a precision.
+def reduce_precision(graphs: dict[str, onnx.ModelProto], precision: str, pixels: list[NDArray[np.uint8]]) -> None:
+    """Give graphs weights of their own in a precision, in place; matrix products are in integers before.
 
     Args:
-        graphs: by name, with their weights; some are changed in place.
+        graphs: by name, with their weights.
         precision: of `PRECISIONS`.
-        pixels: inputs that "int8" takes the ranges of activations from; [] for none.
+        pixels: inputs that convolutions are quantised by; [] for convolutions in floats.
     """
     for graph in graphs.values():
         _own_weights(graph)
-    if precision == "int8":
-        graphs = quantise(graphs, pixels)
+    if pixels:
+        graphs["encode"] = quantise_convolutions(graphs["encode"], pixels)
     if precision != "fp32":
         for graph in graphs.values():
             _halve(graph)
-    return graphs
 
 
 def config_json(config: Mapping[str, Any]) -> bytes:

@@ -21,8 +21,9 @@ from captioner.backends.graph_files import RERANK, graph_folder
 from captioner.backends.onnx import open_graphs
 from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
-from captioner.export.parity import Parity, parity, require_parity
+from captioner.export.parity import QUANTISED_TOLERANCE, Parity, parity, require_parity
 from captioner.export.probe import PICTURES, ROWS, WORDS, Probe, flatten, probe_mask, probe_pixels, rebuild
+from captioner.export.quantise import in_integers
 from captioner.export.score import loop_over_steps
 from captioner.export.trace import all_nodes, export_mode, trace
 from captioner.export.weights import describe, fold_convolutions, write_bare
@@ -30,6 +31,7 @@ from captioner.header import read_header
 from captioner.model.caption_model import CaptionModel
 from captioner.model.decoder import Decoder
 from captioner.model.preprocess import normalise
+from captioner.model.quantised import quantised_matrices
 from captioner.model.reranker import Reranker
 from captioner.tokenizer.vocabulary import PAD, START, UNKNOWN
 
@@ -67,11 +69,13 @@ def check_parity(model: Checkpoint, exported: Backend, *, tolerance: float | Non
     Args:
         model: that was exported.
         exported: what came of it.
-        tolerance: the largest difference that is not an error; `TOLERANCE` if None.
+        tolerance: the largest difference that is not an error; if None, `TOLERANCE`, or `QUANTISED_TOLERANCE`.
 
     Raises:
         OptionError: so far that it is wrong.
     """
+    if tolerance is None and model.model.config.quantised:
+        tolerance = QUANTISED_TOLERANCE
     found = parity(TorchBackend(model), exported)
     remedy = "in its code, take sizes from tensor.shape, and change no module in a step"
     require_parity(found, type(model.model.decoder).__name__, remedy=remedy, tolerance=tolerance)
@@ -89,9 +93,13 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
         OptionError: the decoder's state or its computation does not export.
     """
     folded, folds = fold_convolutions(model.model)
+    matrices = quantised_matrices(folded)
+    folded.set_quantised(False)
     with export_mode():
         probe = Probe(folded)
         exported = {"encode": _export_encode(folded, probe), "step": _export_step(folded, probe)}
+        for graph in exported.values():
+            in_integers(graph, matrices)
         exported["score"] = _export_score(folded, probe, exported["step"])
         if folded.reranker is not None:
             exported[RERANK] = _export_rerank(folded, folded.reranker)

@@ -17,6 +17,10 @@ SHAPES = ((1, 1), (1, 3), (2, 1), (3, 2))
 TOLERANCE = 1e-3
 """A larger difference of log-probabilities is an error of the export, not of rounding."""
 
+QUANTISED_TOLERANCE = 0.5
+"""Of a model in integers of 8 bits: where rounding before it puts a number on the other side of a step, what follows
+moves, on noise more than on photographs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:

@@ -1,8 +1,8 @@
-"""Graphs in 8-bit integers, made by ONNX Runtime's quantisation.
+"""Graphs in 8-bit integers.
 
-Matrix products of ``step``, or of ``answer``, are quantised dynamically: weights per output, activations by their
-range at each step. Convolutions have no such kernel; those of ``encode`` are quantised statically, from the ranges that
-activations have on pictures. ``score`` takes the weights of ``step`` and computes in 32 bits.
+The decoder's matrix products, or the answerer's, are those of `captioner.model.quantised`, which need no pictures.
+Convolutions of ``encode`` are quantised statically by ONNX Runtime, from the ranges that activations have on pictures:
+it has no kernel that finds them while computing.
 """
 
 import logging
@@ -19,93 +19,138 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from captioner.export.trace import all_nodes
+from captioner.model.quantised import ACTIVATION_STEPS, LEAST, QuantisedMatrix
 
 CALIBRATION_PICTURES = 64
 """More pictures change the ranges of activations little."""
 _STATIC = ("Conv", "Clip", "Relu", "Add", "GlobalAveragePool")
-_DYNAMIC = ("MatMul", "Gemm")
+_OWN = "quantised/"
+"""Of the names of values that are added."""
 
 
-def quantise(
-    graphs: Mapping[str, onnx.ModelProto], pixels: Sequence[NDArray[np.uint8]] = ()
-) -> dict[str, onnx.ModelProto]:
-    """Graphs with 8-bit weights.
+def in_integers(graph: onnx.ModelProto, matrices: Mapping[str, QuantisedMatrix]) -> None:
+    """Compute the products with quantised matrices in integers, in place; the same numbers as
+    `captioner.model.quantised` has on torch.
 
     Args:
-        graphs: "encode", "step" and "score", or "encode" and "answer", with their weights in 32 bits.
-        pixels: inputs (side, side, 3) to calibrate convolutions on; without any these stay in 32 bits.
-
-    Returns:
-        New graphs.
+        graph: traced of a model whose matrices are in floats again.
+        matrices: in integers, by name. They are found in the graph by their values.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    found = _stored_matrices(graph, matrices)
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.graph.node:
+        attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        if (node.op_type == "MatMul" and found.get(node.input[1], ("", True))[1] is False) or (
+            node.op_type == "Gemm" and _is_plain(attributes) and _is_as_stored(attributes, found.get(node.input[1]))
+        ):
+            nodes += _product(node, found[node.input[1]][0])
+        elif node.op_type == "Gather" and found.get(node.input[0], ("", False))[1] and not attributes.get("axis"):
+            nodes += _lookup(node, found[node.input[0]][0])
+        else:
+            nodes.append(node)
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    read = {name for node in all_nodes(graph.graph) for name in node.input}
+    read |= {output.name for output in graph.graph.output}
+    stored = [*graph.graph.initializer, *_constants()]
+    for name, matrix in matrices.items():
+        stored.append(numpy_helper.from_array(matrix.integers.numpy(), f"{name}.integers"))
+        stored.append(numpy_helper.from_array(matrix.scales.numpy(), f"{name}.scales"))
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(tensor for tensor in stored if tensor.name in read)
 
-    done = dict(graphs)
-    decoder = "step" if "step" in graphs else "answer"
+
+def _stored_matrices(graph: onnx.ModelProto, matrices: Mapping[str, QuantisedMatrix]) -> dict[str, tuple[str, bool]]:
+    """Of initialisers the matrix that they are, and whether they are (out, in), as torch has it."""
+    values: dict[tuple[Any, ...], tuple[str, bool]] = {}
+    for name, matrix in matrices.items():
+        weight = matrix.weight.numpy()
+        values[weight.T.shape, weight.T.tobytes()] = name, False
+        values[weight.shape, weight.tobytes()] = name, True
+    found = {}
+    for tensor in graph.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
+            array = numpy_helper.to_array(tensor)
+            if (one := values.get((array.shape, array.tobytes()))) is not None:
+                found[tensor.name] = one
+    return found
+
+
+def _is_plain(attributes: Mapping[str, Any]) -> bool:
+    return attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1 and not attributes.get("transA", 0)
+
+
+def _is_as_stored(attributes: Mapping[str, Any], found: tuple[str, bool] | None) -> bool:
+    """Whether a Gemm multiplies with the matrix, and not with its transpose."""
+    return found is not None and bool(attributes.get("transB", 0)) == found[1]
+
+
+def _product(node: onnx.NodeProto, matrix: str) -> list[onnx.NodeProto]:
+    """W x, and a bias where the node adds one."""
+    x, out = node.input[0], node.output[0]
+    make = onnx.helper.make_node
+    part = f"{_OWN}{out}/".__add__
+    bias = node.input[2] if len(node.input) > 2 else ""
+    nodes = [
+        make("Abs", [x], [part("sizes")]),
+        make("ReduceMax", [part("sizes"), f"{_OWN}last_axis"], [part("largest")], keepdims=1),
+        make("Div", [part("largest"), f"{_OWN}steps"], [part("exact_step")]),
+        make("Max", [part("exact_step"), f"{_OWN}least"], [part("step")]),
+        make("Div", [x, part("step")], [part("exact_steps")]),
+        make("Round", [part("exact_steps")], [part("whole_steps")]),
+        make("Add", [part("whole_steps"), f"{_OWN}zero_as_float"], [part("shifted")]),
+        make("Cast", [part("shifted")], [part("integers")], to=onnx.TensorProto.UINT8),
+        make("MatMulInteger", [part("integers"), f"{matrix}.integers", f"{_OWN}zero"], [part("sums")]),
+        make("Cast", [part("sums")], [part("wide_sums")], to=onnx.TensorProto.FLOAT),
+        make("Mul", [part("wide_sums"), f"{matrix}.scales"], [part("scaled")]),
+        make("Mul", [part("scaled"), part("step")], [part("product") if bias else out]),
+    ]
+    return [*nodes, make("Add", [part("product"), bias], [out])] if bias else nodes
+
+
+def _lookup(node: onnx.NodeProto, matrix: str) -> list[onnx.NodeProto]:
+    """Rows of an embedding, of ids (N,) or of more axes; it is stored with a column for each word."""
+    ids, out = node.input[1], node.output[0]
+    make = onnx.helper.make_node
+    part = f"{_OWN}{out}/".__add__
+    return [
+        make("Shape", [ids], [part("shape")]),
+        make("Concat", [part("shape"), f"{_OWN}last_axis"], [part("shape_of_rows")], axis=0),
+        make("Reshape", [ids, f"{_OWN}last_axis"], [part("flat")]),
+        make("Gather", [f"{matrix}.integers", part("flat")], [part("columns")], axis=1),
+        make("Transpose", [part("columns")], [part("rows")], perm=[1, 0]),
+        make("Cast", [part("rows")], [part("wide")], to=onnx.TensorProto.FLOAT),
+        make("Gather", [f"{matrix}.scales", part("flat")], [part("scales")]),
+        make("Unsqueeze", [part("scales"), f"{_OWN}last_axis"], [part("scale_of_rows")]),
+        make("Mul", [part("wide"), part("scale_of_rows")], [part("flat_rows")]),
+        make("Reshape", [part("flat_rows"), part("shape_of_rows")], [out]),
+    ]
+
+
+def _constants() -> list[onnx.TensorProto]:
+    """For processors without instructions for neural networks activations are unsigned, with the zero in the middle."""
+    values = {
+        "last_axis": np.array([-1], dtype=np.int64),
+        "steps": np.float32(ACTIVATION_STEPS),
+        "least": np.float32(LEAST),
+        "zero": np.uint8(ACTIVATION_STEPS + 1),
+        "zero_as_float": np.float32(ACTIVATION_STEPS + 1),
+    }
+    return [numpy_helper.from_array(np.asarray(value), f"{_OWN}{name}") for name, value in values.items()]
+
+
+def quantise_convolutions(graph: onnx.ModelProto, pixels: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:
+    """A graph ``encode`` whose convolutions are of integers of 8 bits.
+
+    Args:
+        graph: with its weights in 32 bits.
+        pixels: inputs (side, side, 3), whose activations' ranges are taken.
+    """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder, "source.onnx"), Path(folder, "target.onnx")
-        onnx.save(_without_gemm(graphs[decoder]), source)
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=list(_DYNAMIC),
-            nodes_to_exclude=_products_without_kernel(graphs[decoder]),
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            extra_options={"WeightSymmetric": True},  # `_with_weights_of` takes the zero point for 0
-        )
-        done[decoder] = _described(onnx.load(target), graphs[decoder])
-        if pixels:
-            onnx.save(graphs["encode"], source)
-            _quantise_convolutions(source, target, graphs["encode"], pixels)
-            done["encode"] = _described(onnx.load(target), graphs["encode"])
-    if "score" in graphs:
-        done["score"] = _with_weights_of(graphs["score"], done["step"])
-    return done
-
-
-def _without_gemm(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with a MatMul and an Add in place of each Gemm whose second input is a transposed weight.
-
-    The quantiser does so too, but many versions of it transpose the weight itself, which other nodes may read, as those
-    of tied embeddings do.
-    """
-    changed = onnx.ModelProto()
-    changed.CopyFrom(graph)
-    weights = {tensor.name: tensor for tensor in changed.graph.initializer}
-    transposed: dict[str, onnx.TensorProto] = {}
-    nodes = []
-    for node in changed.graph.node:
-        set_to = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-        is_plain = set_to.get("alpha", 1.0) == set_to.get("beta", 1.0) == 1 and not set_to.get("transA", 0)
-        if node.op_type != "Gemm" or not is_plain or not set_to.get("transB", 0) or node.input[1] not in weights:
-            nodes.append(node)
-            continue
-        weight = node.input[1]
-        name = f"{weight}_Transposed"
-        if name not in transposed:
-            array = numpy_helper.to_array(weights[weight])
-            transposed[name] = numpy_helper.from_array(np.ascontiguousarray(array.T), name)
-        has_bias = len(node.input) > 2 and bool(node.input[2])
-        product = f"{node.output[0]}_MatMul" if has_bias else node.output[0]
-        nodes.append(onnx.helper.make_node("MatMul", [node.input[0], name], [product], f"{node.name}_MatMul"))
-        if has_bias:
-            nodes.append(onnx.helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{node.name}_Add"))
-    del changed.graph.node[:]
-    changed.graph.node.extend(nodes)
-    read = {name for node in all_nodes(changed.graph) for name in node.input}
-    read |= {output.name for output in changed.graph.output}
-    kept = [tensor for tensor in changed.graph.initializer if tensor.name in read]
-    del changed.graph.initializer[:]
-    changed.graph.initializer.extend([*kept, *transposed.values()])
-    return changed
-
-
-def _products_without_kernel(graph: onnx.ModelProto) -> list[str]:
-    """The names of products with weights that are no matrices, such as memory slots of each head, or a bias."""
-    axes = {tensor.name: len(tensor.dims) for tensor in graph.graph.initializer}
-    products = (node for node in graph.graph.node if node.op_type in _DYNAMIC)
-    return [node.name for node in products if any(axes.get(name, 2) != 2 for name in node.input)]
+        onnx.save(graph, source)
+        _quantise_convolutions(source, target, graph, pixels)
+        return _described(onnx.load(target), graph)
 
 
 def _quantise_convolutions(
@@ -146,57 +191,6 @@ def _described(quantised: onnx.ModelProto, original: onnx.ModelProto) -> onnx.Mo
     quantised.producer_name, quantised.producer_version = original.producer_name, original.producer_version
     del quantised.graph.value_info[:]
     return quantised
-
-
-def _with_weights_of(score: onnx.ModelProto, step: onnx.ModelProto) -> onnx.ModelProto:
-    """The score graph with the 8-bit weights of a step graph, widened when it is opened."""
-    stored = {one.name: one for one in step.graph.initializer}
-    changed = onnx.ModelProto()
-    changed.CopyFrom(score)
-    kept: dict[str, onnx.TensorProto] = {}
-    widening = []
-    for tensor in score.graph.initializer:
-        found = _in_eight_bits(tensor, stored)
-        if found is None:
-            kept[tensor.name] = tensor
-            continue
-        (quantised, scale), transposed = found
-        kept |= {quantised: stored[quantised], scale: stored[scale]}
-        widened = f"{tensor.name}_widened" if transposed else tensor.name
-        # No DequantizeLinear: ONNX Runtime before 1.27 aborts where only the loop's graph reads what it gives.
-        widening.append(onnx.helper.make_node("Cast", [quantised], [f"{tensor.name}_cast"], to=onnx.TensorProto.FLOAT))
-        widening.append(onnx.helper.make_node("Mul", [f"{tensor.name}_cast", scale], [widened]))  # (in, out) x (out,)
-        if transposed:
-            widening.append(onnx.helper.make_node("Transpose", [widened], [tensor.name], perm=[1, 0]))
-    nodes = [*widening, *changed.graph.node]
-    del changed.graph.node[:], changed.graph.initializer[:]
-    changed.graph.node.extend(nodes)
-    changed.graph.initializer.extend(kept.values())
-    return changed
-
-
-def _in_eight_bits(
-    tensor: onnx.TensorProto, stored: Mapping[str, onnx.TensorProto]
-) -> tuple[tuple[str, str], bool] | None:
-    """The names of a weight's 8-bit form and its scale, and whether that form is transposed; by value, since tracing
-    numbers what has no name in each graph by itself."""
-    if tensor.name in stored or tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
-        return None
-    weight = numpy_helper.to_array(tensor)
-    best = np.inf
-    found = None
-    for quantised in (name for name in stored if name.endswith("_quantized")):
-        scale = f"{quantised.removesuffix('_quantized')}_scale"
-        eight, scales = numpy_helper.to_array(stored[quantised]), numpy_helper.to_array(stored[scale])
-        if weight.any() and not eight.any():
-            continue  # the scale of zeros is 1, which says nothing
-        for transposed in (False, True):
-            wide = weight.T if transposed else weight
-            if wide.shape == eight.shape:
-                error = np.abs(wide - eight * scales)
-                if np.all(error <= scales) and error.max() < best:
-                    best, found = float(error.max()), ((quantised, scale), transposed)
-    return found
 
 
 @contextmanager

@@ -12,15 +12,17 @@ it, once for all words: the output layer is most of the arithmetic.
 from collections.abc import Iterable, Sequence
 
 import onnx
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from captioner.export.probe import Leaf
 
 _ROW_WISE = {
-    *("Add", "Cast", "Div", "Erf", "Exp", "Gelu", "Gemm", "Identity", "LayerNormalization", "LeakyRelu", "MatMul"),
-    *("Mul", "Neg", "Pow", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh"),
+    *("Abs", "Add", "Cast", "Div", "Erf", "Exp", "Gelu", "Gemm", "Identity", "LayerNormalization", "LeakyRelu"),
+    *("MatMul", "MatMulInteger", "Max", "Mul", "Neg", "Pow", "ReduceMax", "Relu", "Round", "Sigmoid", "Sqrt", "Sub"),
+    "Tanh",
 }
-"""Operators that compute each row by itself; of the products, those with a constant on the right."""
+"""Operators that compute each row by itself; of the products, those with a constant on the right, of the maxima, those
+over the last axis."""
 _KEPT = ("map", "off_grid")
 _PREFIX, _OWN = "step/", "score/"
 """Of the names of values inside the loop, and of those that are added around it."""
@@ -117,11 +119,13 @@ def _is_row_wise(
         rows, *others = values[name].shape.dim
         if rows.HasField("dim_value") or len(others) != 1 or not others[0].HasField("dim_value"):
             return False
+    last = {one.name for one in graph.initializer if one.dims == [1] and numpy_helper.to_array(one).tolist() == [-1]}
     for node in tail:
-        product = node.op_type in ("MatMul", "Gemm")
+        product = node.op_type in ("MatMul", "Gemm", "MatMulInteger")
         attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
         if (
             node.op_type not in _ROW_WISE
+            or (node.op_type == "ReduceMax" and not set(node.input[1:]) & last)
             or (product and (node.input[1] not in constant or attributes.get("transA")))
             or (node.op_type == "LayerNormalization" and attributes.get("axis", -1) not in (-1, 1))
         ):

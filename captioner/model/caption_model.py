@@ -16,6 +16,7 @@ from captioner.model.ensemble import EnsembleConfig
 from captioner.model.fine_maps import FineMaps, split_fine
 from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
+from captioner.model.quantised import quantise, widen
 from captioner.model.refiners import REFINERS, Refiner, RefinerConfig
 from captioner.model.reranker import Reranker, RerankerConfig
 from captioner.model.transformer import TransformerConfig
@@ -32,12 +33,18 @@ class ModelConfig:
         decoder: of a class that `captioner.model.decoder.DECODERS` holds: `LSTMConfig`, `TransformerConfig`,
             `EnsembleConfig` or another.
         reranker: of the `Reranker`; None for a model that has none.
+        quantised: the decoder's matrix products are of integers of 8 bits; see `captioner.model.quantised`.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     refiner: Any = field(default_factory=RefinerConfig)
     decoder: LSTMConfig | TransformerConfig | EnsembleConfig | Any = field(default_factory=LSTMConfig)
     reranker: RerankerConfig | None = None
+    quantised: bool = False
+
+    def __post_init__(self) -> None:
+        if type(self.quantised) is not bool:
+            raise OptionError(f"quantised must be true or false, not {self.quantised!r}")
 
     @property
     def decoder_name(self) -> str:
@@ -51,6 +58,7 @@ class ModelConfig:
             "refiner": REFINERS.values_of(self.refiner),
             "decoder": DECODERS.values_of(self.decoder),
             **({"reranker": plain_values(self.reranker)} if self.reranker else {}),
+            **({"quantised": True} if self.quantised else {}),
         }
 
     @classmethod
@@ -66,6 +74,7 @@ class ModelConfig:
                 refiner=REFINERS.config_of(values["refiner"], default="transformer_encoder"),
                 decoder=DECODERS.config_of(values["decoder"]),
                 reranker=RerankerConfig(**values["reranker"]) if "reranker" in values else None,
+                quantised=values.get("quantised", False),
             )
 
 
@@ -118,6 +127,8 @@ class CaptionModel(nn.Module):
         self.decoder = decoder.build(
             vocabulary_size=vocabulary_size, image_width=config.refiner.width, config=config.decoder, **options
         )
+        if config.quantised:
+            quantise(self.decoder)
         self.reranker = self._make_reranker()
 
     def blank_copy(self) -> "CaptionModel":
@@ -134,6 +145,12 @@ class CaptionModel(nn.Module):
         """Give the model a new reranker, in the place of the one that it has; None for none."""
         self.config = replace(self.config, reranker=config)
         self.reranker = self._make_reranker()
+
+    def set_quantised(self, quantised: bool) -> None:
+        """Put the decoder's matrices into integers of 8 bits, or back into floats, which can be trained."""
+        if quantised != self.config.quantised:
+            (quantise if quantised else widen)(self.decoder)
+            self.config = replace(self.config, quantised=quantised)
 
     def set_map_heads(self, heads: Sequence[int]) -> None:
         """Choose the heads whose mean is a word's map, as ``layer * heads + head``; empty for the decoder's default."""

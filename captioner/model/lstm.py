@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
@@ -14,6 +13,7 @@ from captioner.model.attention.base import Attended, AttentionCache, build_atten
 from captioner.model.decoder import DECODERS, Decoded, Decoder, Step, captions_per_picture, still_reading
 from captioner.model.fine_maps import FineMaps, maps_of_parts
 from captioner.model.grid import Grid
+from captioner.model.quantised import TiedEmbedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class LSTMDecoder(Decoder):
         super().__init__()
         self.config = config
         self.heads = config.heads
-        self.embed = nn.Embedding(vocabulary_size, config.embedding)
+        self.embed = TiedEmbedding(vocabulary_size, config.embedding)
         self.attention = build_attention(
             config.attention,
             text_width=config.width,
@@ -280,7 +280,8 @@ class LSTMDecoder(Decoder):
         """Logits (..., V) from word embedding, hidden state and context."""
         x = word + self.hidden_to_embedding(self.dropout(hidden)) + self.context_to_embedding(context)
         x = x + self.deep_output(x)
-        return F.linear(self.dropout(self.output_norm(x)), self.embed.weight, self.bias)
+        logits: Tensor = self.embed.logits(self.dropout(self.output_norm(x)), self.bias)
+        return logits
 
 
 def _at(place: tuple[Tensor, ...], values: Tensor, tokens: Tensor) -> Tensor:

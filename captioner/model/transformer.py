@@ -16,6 +16,7 @@ from captioner.model.attention.base import Attended, AttentionCache, build_atten
 from captioner.model.decoder import DECODERS, Decoded, Decoder, Step, captions_per_picture, still_reading
 from captioner.model.fine_maps import FineMaps, maps_of_parts
 from captioner.model.grid import Grid
+from captioner.model.quantised import TiedEmbedding
 
 _KeysValues = tuple[Tensor, Tensor]
 
@@ -169,7 +170,7 @@ class TransformerDecoder(Decoder):
         super().__init__()
         self.config = config
         self.layers, self.heads = config.layers, config.heads
-        self.embed = nn.Embedding(vocabulary_size, config.width)
+        self.embed = TiedEmbedding(vocabulary_size, config.width)
         self.positions = nn.Embedding(config.max_length, config.width)
         self.blocks = nn.ModuleList(
             TransformerBlock(image_width=image_width, config=config) for _ in range(config.layers)
@@ -305,7 +306,8 @@ class TransformerDecoder(Decoder):
 
     def _output(self, x: Tensor) -> Tensor:
         """Logits (..., V)."""
-        return F.linear(self.norm(x), self.embed.weight, self.bias)
+        logits: Tensor = self.embed.logits(self.norm(x), self.bias)
+        return logits
 
 
 def _last(attended: dict[int, Attended]) -> Attended:

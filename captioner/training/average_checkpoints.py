@@ -47,20 +47,18 @@ def average_checkpoints(files: Sequence[str | Path], *, weights: Sequence[float]
         raise OptionError(f"an average needs two model files or more, not {len(files)}")
     if len(weights) != len(files) or not all(weight > 0 for weight in weights) or not math.isfinite(whole):
         raise OptionError(f"{len(files)} model files need as many weights above 0, not {weights}")
-    first = checkpoint.load(files[0])
+    first = checkpoint.load_to_train(files[0])
     if isinstance(first.model.config.decoder, EnsembleConfig):
         raise OptionError(
             f"{files[0]} is an ensemble",
             remedy="take its members out (captioner ensemble --member), average them, and make the ensemble again",
         )
-    first.model.set_reranker(None)  # it is learned for one encoder
     start = _random_at_start(first.model)
     own = first.model.state_dict()
     total: dict[str, Tensor] = {}
     members: list[Member] = []
     for file, weight in zip(files, weights, strict=True):
-        one = first if file == files[0] else checkpoint.load(file)
-        one.model.set_reranker(None)
+        one = first if file == files[0] else checkpoint.load_to_train(file)
         if one.vocabulary.words != first.vocabulary.words[: len(one.vocabulary)]:
             raise OptionError(
                 f"the vocabularies of {file} and {files[0]} differ",

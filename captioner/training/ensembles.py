@@ -36,12 +36,12 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
     """
     if not 2 <= len(files) <= MOST_MEMBERS:
         raise OptionError(f"an ensemble needs two model files or more, and {MOST_MEMBERS} at most, not {len(files)}")
-    first = checkpoint.load(files[0])
+    first = checkpoint.load_to_train(files[0])
     configs: list[dict[str, Any]] = []
     weights: dict[str, Tensor] = {}
     members: list[Member] = []
     for number, file in enumerate(files):
-        one = first if number == 0 else checkpoint.load(file)
+        one = first if number == 0 else checkpoint.load_to_train(file)
         config: Any = one.model.config.decoder
         if isinstance(config, EnsembleConfig):
             raise OptionError(
@@ -63,7 +63,7 @@ def make_ensemble(files: Sequence[str | Path]) -> Checkpoint:
             configs[-1]["refiner"] = REFINERS.values_of(one.model.config.refiner)
             weights |= {f"refiners.{number}.{name}": value for name, value in one.model.refiner.state_dict().items()}
         members.append(Member(file, one.about, {"maps": one.about["maps"]} if "maps" in one.about else {}))
-    config = replace(first.model.config, decoder=EnsembleConfig(members=tuple(configs)), reranker=None)
+    config = replace(first.model.config, decoder=EnsembleConfig(members=tuple(configs)))
     model = CaptionModel(config, vocabulary_size=len(first.vocabulary))
     model.encoder.load_state_dict(first.model.encoder.state_dict())
     model.refiner.load_state_dict(first.model.refiner.state_dict())
@@ -85,7 +85,7 @@ def take_member(file: str | Path, number: int) -> Checkpoint:
         OptionError: the model is no ensemble, or has fewer members.
         CheckpointError: the file does not load.
     """
-    whole = checkpoint.load(file)
+    whole = checkpoint.load_to_train(file)
     config = whole.model.config.decoder
     if not isinstance(config, EnsembleConfig):
         raise OptionError(f"{file} is no ensemble", remedy="use it as it is")
@@ -95,7 +95,7 @@ def take_member(file: str | Path, number: int) -> Checkpoint:
     model = whole.model if number == 1 else without_fine_maps(whole.model)
     decoder, refiner = members[number - 1]
     own = CaptionModel(
-        replace(model.config, decoder=decoder, refiner=refiner or model.config.refiner, reranker=None),
+        replace(model.config, decoder=decoder, refiner=refiner or model.config.refiner),
         vocabulary_size=len(whole.vocabulary),
     )
     weights = model.decoder.state_dict()

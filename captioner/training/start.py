@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from captioner.checkpoint import Checkpoint
-from captioner.checkpoint import load as load_checkpoint
+from captioner.checkpoint import Checkpoint, load_to_train
 from captioner.data.records import Record
 from captioner.errors import CaptionerError, CheckpointError, DataError, OptionError, one_line
 from captioner.header import read_header
@@ -51,8 +50,7 @@ def first_model(
         DataError: the captions contain no word that is frequent enough.
     """
     if recipe.start_from:
-        start = load_checkpoint(recipe.start_from)
-        start.model.set_reranker(None)  # it is learned for an encoder that does not change
+        start = load_to_train(recipe.start_from)
         with naming_options():
             start = add_slots(start, recipe.decoder_options)
             start = _with_layers(start, recipe)
@@ -67,8 +65,8 @@ def first_model(
             captions = (caption for record in records for caption in record.captions)
             return grow(start, captions, minimum_count=recipe.minimum_count)
         return start.model, start.vocabulary
-    encoder = load_checkpoint(recipe.encoder_from) if recipe.encoder_from else None
-    decoder = load_checkpoint(recipe.decoder_from) if recipe.decoder_from else None
+    encoder = load_to_train(recipe.encoder_from) if recipe.encoder_from else None
+    decoder = load_to_train(recipe.decoder_from) if recipe.decoder_from else None
     if decoder:
         with naming_options():
             decoder = add_slots(decoder, recipe.decoder_options)

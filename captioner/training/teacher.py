@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captioner.checkpoint import load as load_checkpoint
-from captioner.checkpoint import load_answering
+from captioner.checkpoint import load_answering, load_to_train
 from captioner.errors import OptionError
 from captioner.model.caption_model import CaptionModel
 from captioner.model.encoder import EncoderConfig, GridEncoder
@@ -55,7 +54,7 @@ class Teacher:
         autocast: Callable[[], AbstractContextManager[Any]],
         answers: tuple[str, ...] = (),
     ) -> None:
-        checkpoint: Any = load_answering(file) if answers else load_checkpoint(file)
+        checkpoint: Any = load_answering(file) if answers else load_to_train(file)
         if sorted(checkpoint.vocabulary.words) != sorted(vocabulary.words):
             raise OptionError(
                 f"the vocabulary of the teacher {file} is not that of the model",
@@ -76,8 +75,6 @@ class Teacher:
                 remedy=f"set max_length {most}",
             )
         model = without_fine_maps(checkpoint.model)  # nothing asks a teacher for its maps
-        if isinstance(model, CaptionModel):
-            model.set_reranker(None)
         self.model = model.to(device).eval().requires_grad_(False)
         self.student, self.autocast, self._answers = encoder, autocast, bool(answers)
         self._words: Tensor | None = None  # the teacher's id of each of the student's

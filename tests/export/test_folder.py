@@ -23,7 +23,6 @@ from captioner.cli import main
 from captioner.errors import CheckpointError, OptionError
 from captioner.export.example import prepare
 from captioner.export.folder import check_folder, export_folder, write_folder
-from captioner.export.quantise import quantise
 from captioner.options import Greedy
 from captioner.pipeline import load
 
@@ -114,31 +113,6 @@ def test_an_export_is_replaced_and_nothing_else_is(model_file: Path, tmp_path: P
 def test_an_unknown_precision_is_named(model_file: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"'int4'.*fp32"):
         export_folder(model_file, tmp_path / "x", precision="int4")
-
-
-def test_products_with_weights_of_three_axes_stay_in_32_bits() -> None:
-    """Such as memory slots of each head: their products have no kernel in 8 bits."""
-    make = onnx.helper.make_tensor_value_info
-    random = np.random.default_rng(0)
-    slots, weight = random.random((2, 4, 3), dtype=np.float32), random.random((3, 5), dtype=np.float32)
-    graph = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("MatMul", ["query", "slots"], ["scores"], "of_slots"),
-            onnx.helper.make_node("MatMul", ["scores", "weight"], ["found"], "of_weight"),
-        ],
-        "step",
-        [make("query", onnx.TensorProto.FLOAT, (1, 2, 1, 4))],
-        [make("found", onnx.TensorProto.FLOAT, (1, 2, 1, 5))],
-        [onnx.numpy_helper.from_array(slots, "slots"), onnx.numpy_helper.from_array(weight, "weight")],
-    )
-    step = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
-    small = quantise({"encode": step, "step": step})["step"]
-    stored = {tensor.name: tensor.data_type for tensor in small.graph.initializer}
-    assert stored["slots"] == onnx.TensorProto.FLOAT
-    assert stored["weight_quantized"] == onnx.TensorProto.INT8
-    query = random.random((1, 2, 1, 4), dtype=np.float32)
-    (found,) = onnxruntime.InferenceSession(small.SerializeToString()).run(None, {"query": query})
-    np.testing.assert_allclose(found, query @ slots @ weight, rtol=0.05)
 
 
 def test_eight_bits(model_file: Path, tmp_path: Path) -> None:
@@ -287,28 +261,6 @@ def test_graphs_beside_the_model_file_are_used(
     monkeypatch.setattr("captioner.export.folder.export_graphs", traced_again)
     export_folder(path, tmp_path / "again")
     assert load(tmp_path / "again").caption(PICTURE).text == expected.text
-
-
-def test_eight_bits_of_another_weight_are_never_taken() -> None:
-    """Zeros have the scale 1, and a weight of the same shape is nearer to them than that."""
-    random = np.random.default_rng(7)
-    zero, weight = np.zeros((16, 16), np.float32), random.normal(0, 0.2, (16, 16)).astype(np.float32)
-    graphs = {}
-    for name, weights in (("step", {"zero": zero, "w": weight}), ("score", {"val_1": weight.T.copy(), "w": zero})):
-        nodes = [onnx.helper.make_node("MatMul", ["x", one], [f"y_{one}"], f"node_{one}") for one in weights]
-        ends = [
-            onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, [1, 16])
-            for end in ("x", *(f"y_{one}" for one in weights))
-        ]
-        stored = [onnx.numpy_helper.from_array(array, one) for one, array in weights.items()]
-        graph = onnx.helper.make_graph(nodes, name, ends[:1], ends[1:], stored)
-        graphs[name] = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    graphs["encode"] = graphs["step"]
-    x = random.random((1, 16), dtype=np.float32)
-    session = onnxruntime.InferenceSession(quantise(graphs)["score"].SerializeToString())
-    transposed, zeros = session.run(None, {"x": x})
-    np.testing.assert_allclose(transposed, x @ weight.T, atol=0.05)
-    assert not zeros.any()
 
 
 def test_an_export_touches_nothing_beside_it(tmp_path: Path) -> None:

@@ -338,6 +338,8 @@ BEAMS = [
     Beam(width=4, n_best=2, no_repeat_ngram=2, min_length=4, max_length=9),
     Beam(width=3, n_best=3, refill=True, max_length=12),
     Beam(width=5, n_best=5, no_repeat_ngram=1, max_length=24),
+    Beam(width=4, n_best=2, max_length=24, early_stopping=False),
+    Beam(width=4, n_best=2, max_length=24, length_penalty=1.4),
     Beam(width=12, n_best=12, max_length=2),
     Beam(width=6, n_best=2, max_length=5, rerank=0.2),
     Beam(width=6, n_best=6, max_length=5, rerank=0.0),

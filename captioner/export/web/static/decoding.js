@@ -22,6 +22,8 @@ export async function beam(backend, options) {
   let last = [START];
   let totals = [0];
   let tokens = [[]];
+  const reranks = Boolean(backend.consensus) && options.rerank > 0 && width > 1;
+  const earlyStopping = options.early_stopping && !refill && penalty <= 1;
   const finished = () => done.filter((one) => one.finished).length;
   for (let words = 0; words <= longest; words++) {
     const step = await backend.step(last, state);
@@ -31,7 +33,7 @@ export async function beam(backend, options) {
     const vocabulary = logP.length / last.length;
     const found = best(logP, totals, vocabulary, width * (refill ? 2 : 1));
     if (refill) dropRefilled(found, width, finished());
-    const alive = [];
+    let alive = [];
     for (const one of found) {
       if (!Number.isFinite(one.total)) continue;
       if (one.word !== END) alive.push(one);
@@ -41,6 +43,7 @@ export async function beam(backend, options) {
       cutOff();
       break;
     }
+    if (earlyStopping) alive = worthGoingOn(alive, words + 2);
     if (!alive.length) break;
     // What is forbidden raises the others in the search. A word's probability is the model's own.
     steps.push(alive.map(({ source, word }) => ({ source, word, logP: step.logP[source * vocabulary + word] })));
@@ -51,8 +54,16 @@ export async function beam(backend, options) {
   }
   if (!done.length) throw notFinite();
   done.sort((one, other) => Number(other.finished) - Number(one.finished) || other.score - one.score);
-  if (backend.consensus && options.rerank > 0 && width > 1) await rerank(backend, options);
+  if (reranks) await rerank(backend, options);
   return done.slice(0, wanted).map((one) => hypothesis(one, looked));
+
+  /** Those that would score above the best that have ended if they ended with the next word, of so many in all. */
+  function worthGoingOn(alive, length) {
+    const kept = reranks ? width : wanted;
+    if (done.length < kept) return alive;
+    const bar = done.map((one) => one.score).sort((one, other) => other - one)[kept - 1];
+    return alive.filter((one) => one.total / length ** penalty > bar);
+  }
 
   /** The captions of the beam by their scores and consensus scores. */
   async function rerank(backend, { rerank: weight }) {
