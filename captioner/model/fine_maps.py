@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.model.grid import Grid
+from captioner.model.quantised import GridLinear
 
 FINER = 2
 """Parts of a cell's side."""
@@ -71,8 +72,8 @@ class FineMaps(nn.Module):
         self.fine_channels = fine_channels
         self.query = nn.Linear(query_width, width) if query_width else None
         self.cell_norm, self.part_norm = nn.LayerNorm(image_width), nn.LayerNorm(fine_channels)
-        self.cell, self.part = nn.Linear(image_width, width), nn.Linear(fine_channels, width)
-        self.key = _Key(width, width)
+        self.cell, self.part = GridLinear(image_width, width), GridLinear(fine_channels, width)
+        self.key = GridLinear(width, width)
         self.exponent = nn.Parameter(torch.ones(()))
         self.dropout, self.channel_dropout = nn.Dropout(dropout), nn.Dropout1d(dropout / 2)
         self.divide_equally()
@@ -138,10 +139,6 @@ class FineMaps(nn.Module):
         scores = products.float().unflatten(2, (-1, FINER * FINER)) + prior.unsqueeze(3)
         found: Tensor = scores.flatten(2).softmax(2) * whole
         return found
-
-
-class _Key(nn.Linear):
-    """Of a type of its own, because its weight is multiplied from the left; see `captioner.model.quantised`."""
 
 
 def maps_of_parts(weights: Tensor, shape: tuple[int, int], *, frames: int = 1) -> Tensor:

@@ -22,6 +22,11 @@ LEAST = 1e-12
 _SMALLEST = 1 << 12  # numbers of a matrix; with less, nothing is gained
 
 
+class GridLinear(nn.Linear):
+    """A linear layer of what is computed once for each picture. It stays in floats: it takes little of the time, and in
+    so many numbers the runtimes would round a few to different steps."""
+
+
 class TiedEmbedding(nn.Embedding):
     """An embedding that is the last matrix of the output too (Press and Wolf 2017, https://arxiv.org/abs/1608.05859)."""
 
@@ -132,7 +137,8 @@ class QuantisedLSTMCell(nn.Module):
 
 
 def quantise(module: nn.Module) -> None:
-    """Put the matrices of a module's linear layers, LSTM cells and tied embeddings into integers, in place."""
+    """Put the matrices of a module's linear layers, but `GridLinear`, LSTM cells and tied embeddings into integers, in
+    place."""
     for parent, name, child in _children(module):
         new: nn.Module | None = None
         if type(child) is nn.Linear and child.weight.numel() >= _SMALLEST:
