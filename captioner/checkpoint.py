@@ -166,8 +166,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
 
 
 def load_to_train(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """As `load`, without what a model's weights may not change below: its reranker, which is learned for one encoder;
-    and with all of them in floats."""
+    """As `load`, without its reranker, which is learned for one encoder, and with all weights in floats."""
     found = load(path, device=device)
     found.model.set_reranker(None)
     found.model.set_quantised(False)

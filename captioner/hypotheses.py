@@ -161,14 +161,15 @@ class Rows:
             self.done[self.image_ids[i // columns]].append(self._trace(int(source[i]), score, finished=True))
 
     def worth_going_on(self, total: _Floats, options: Beam, kept: int) -> _Floats:
-        """Totals (P, K) with -inf for those that do not score above the ``kept`` best that have ended: if the end came
-        next for sure with ``early_stopping``, else whatever came up to the longest caption."""
+        """Totals (P, K) with -inf for those that do not score above the ``kept`` best that have ended: with
+        ``early_stopping`` if they ended with the next word, with probability 1; else however long they became."""
         if all(len(self.done[i]) < kept for i in self.image_ids):
             return total
         bars = [sorted((one.score for one in self.done[i]), reverse=True)[:kept] for i in self.image_ids]
         bar = np.array([some[-1] if len(some) == kept else -np.inf for some in bars])  # (P,)
         last = min(self.words + 1, options.max_length) if options.stops_early else options.max_length  # words
-        return np.where(total / (last - self.given + 1) ** options.length_penalty > bar[:, None], total, DEAD)
+        scores = total.astype(np.float64) / (last - self.given + 1) ** options.length_penalty
+        return np.where(scores > bar[:, None], total, DEAD)
 
     def cut_off(self, length_penalty: float, *, at_least: int | None = None, but: _Ints | None = None) -> None:
         """Set the living rows aside as they are: where a picture has fewer hypotheses than ``at_least``, or all rows

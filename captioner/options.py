@@ -79,20 +79,21 @@ class Beam(Greedy):
     With 0 it is the likelihood, which favours short captions; with 1 the mean over tokens.
 
     Each step keeps the ``width`` likeliest continuations of all hypotheses. Those that end are set aside with their
-    scores, and the next step continues the others, of which it keeps ``width`` again. With ``early_stopping`` it
-    continues none that would score less than the best that have ended if the end came next, for sure. The search ends
-    when a step keeps none to continue, or at ``max_length``. A width of 1 is greedy decoding. With ``refill`` a
-    continuation that ends takes no place of one that goes on: each step keeps ``width`` that go on, until as many have
-    ended (as in fairseq, Ott et al. 2019).
+    scores, and the next step continues the others, of which it keeps ``width`` again. With ``early_stopping`` it drops
+    those that would not score above the best that have ended if they ended with the next token, with probability 1.
+    The search ends when a step keeps none to continue, or at ``max_length``. A width of 1 is greedy decoding. With
+    ``refill`` a continuation that ends takes no place of one that goes on: each step keeps ``width`` that go on, until
+    as many have ended (as in fairseq, Ott et al. 2019).
 
     Attributes:
         width: hypotheses kept side by side, 1000 at most.
         length_penalty: see above.
         n_best: captions returned for each picture, the best first; at most ``width``.
         refill: see above.
-        early_stopping: see above; the best that have ended are ``n_best``, and with a reranker ``width``. It is for a
-            length penalty of at most 1, a beam without required words that is neither refilled nor in groups. There it
-            saves a quarter to a half of the steps, and the captions are nearly always the same.
+        early_stopping: see above; the best that have ended are ``n_best``, and with a reranker ``width``. It applies
+            only where the length penalty is at most 1 and the beam has no required words, refill or groups. There it
+            saves a quarter to a half of the steps, and the captions are nearly always the same. (transformers ends a
+            whole beam by this bound with its ``early_stopping=False``.)
         diverse_groups: the beam is divided into so many groups, each of which avoids the words that those before it
             have just chosen (diverse beam search, Vijayakumar et al. 2016). ``width`` is a multiple of it. The first
             captions of ``n_best`` are the best of each group; a caption that several groups find is returned once.

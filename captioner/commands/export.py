@@ -79,13 +79,17 @@ def run(options: argparse.Namespace) -> int:
     if options.onnxruntime_web is not None and options.web is None:
         raise OptionError(f"--onnxruntime-web {options.onnxruntime_web}: is for --web", remedy="leave it out")
     check_positive(options, "threads")
-    if options.calibrate is not None and (options.precision != "int8" or options.output is None):
+    to_file = options.output is not None and options.output.suffix == ".safetensors"
+    if options.calibrate is not None and (options.precision != "int8" or options.output is None or to_file):
         raise OptionError(
             f"--calibrate {options.calibrate}: is for --output FOLDER --precision int8", remedy="leave it out"
         )
     if options.web is not None and options.precision == "int8":
-        raise OptionError("--precision int8 is for --output; no browser was tried with it", remedy="fp16 is as small")
-    if options.output is not None and options.output.suffix == ".safetensors":
+        raise OptionError(
+            "--precision int8 is for --output, and --web takes the integers of the model",
+            remedy="write a model in integers first: --output FILE.safetensors --precision int8",
+        )
+    if to_file:
         if options.precision not in (None, "int8"):
             raise OptionError(
                 f"--precision {options.precision}: a release has 16 bits, or with int8 the decoder's matrices 8",
@@ -96,7 +100,9 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             raise OptionError(f"--{name.replace('_', '-')} is for a release", remedy="end --output in .safetensors")
     if options.graphs and options.precision is not None:
-        raise OptionError("--precision is for a folder: graphs beside a model file take its weights")
+        raise OptionError(
+            "--precision is for --output and --web: graphs beside a model file take its weights", remedy="leave it out"
+        )
     return _to_onnx(options)
 
 
@@ -161,7 +167,7 @@ def _release(options: argparse.Namespace) -> int:
         raise OptionError(f"--decoding is of captioning models, and {file} answers questions", remedy="leave it out")
     if answers and options.precision is not None:
         raise OptionError(
-            f"--precision {options.precision}: is of captioning models, and {file} answers questions",
+            f"--precision {options.precision} is of captioning models, and {file} answers questions",
             remedy="leave it out",
         )
     import torch

@@ -21,7 +21,7 @@ from captioner.backends.onnx_answering import open_answering_graphs
 from captioner.backends.torch_answering import TorchAnsweringBackend
 from captioner.checkpoint import AnswerCheckpoint
 from captioner.export.parity import Parity, any_size, require_parity
-from captioner.export.quantise import in_integers
+from captioner.export.quantise import in_integers, require_integers
 from captioner.export.trace import export_mode, trace
 from captioner.export.weights import describe, fold_convolutions, write_bare
 from captioner.header import read_header
@@ -30,7 +30,7 @@ from captioner.model.answer_model import AnswerModel
 from captioner.model.fine_maps import split_fine
 from captioner.model.grid import Grid
 from captioner.model.preprocess import normalise
-from captioner.model.quantised import quantised_matrices, widen
+from captioner.model.quantised import dequantise, quantised_matrices
 from captioner.model.refiners import sinusoidal_positions
 from captioner.tokenizer.vocabulary import PAD, SPECIAL
 
@@ -134,7 +134,7 @@ def export_answering_graphs(model: AnswerCheckpoint, *, digest: str) -> dict[str
     """
     folded, folds = fold_convolutions(model.model)
     matrices = quantised_matrices(folded)
-    widen(folded)
+    dequantise(folded)
     (height, width), depth = folded.encoder.grid_shape, folded.config.refiner.width
     side, pad = folded.encoder.config.side, folded.encoder.config.pad
     assert side is not None  # filled in by the configuration
@@ -165,6 +165,7 @@ def export_answering_graphs(model: AnswerCheckpoint, *, digest: str) -> dict[str
         }
     for graph in exported.values():
         in_integers(graph, matrices)
+    require_integers(exported.values(), matrices, folded.answerer)
     describe(
         exported,
         model.model,

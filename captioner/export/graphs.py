@@ -23,7 +23,7 @@ from captioner.backends.torch import TorchBackend
 from captioner.checkpoint import Checkpoint
 from captioner.export.parity import QUANTISED_TOLERANCE, Parity, parity, require_parity
 from captioner.export.probe import PICTURES, ROWS, WORDS, Probe, flatten, probe_mask, probe_pixels, rebuild
-from captioner.export.quantise import in_integers
+from captioner.export.quantise import in_integers, require_integers
 from captioner.export.score import loop_over_steps
 from captioner.export.trace import all_nodes, export_mode, trace
 from captioner.export.weights import describe, fold_convolutions, write_bare
@@ -100,6 +100,7 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
         exported = {"encode": _export_encode(folded, probe), "step": _export_step(folded, probe)}
         for graph in exported.values():
             in_integers(graph, matrices)
+        require_integers(exported.values(), matrices, folded.decoder)
         exported["score"] = _export_score(folded, probe, exported["step"])
         if folded.reranker is not None:
             exported[RERANK] = _export_rerank(folded, folded.reranker)

@@ -8,7 +8,7 @@ it has no kernel that finds them while computing.
 import logging
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from torch import nn
 
+from captioner.errors import OptionError
 from captioner.export.trace import all_nodes
 from captioner.model.quantised import ACTIVATION_STEPS, LEAST, QuantisedMatrix
 
 CALIBRATION_PICTURES = 64
 """More pictures change the ranges of activations little."""
 _STATIC = ("Conv", "Clip", "Relu", "Add", "GlobalAveragePool")
+_OUT_IN, _IN_OUT = "out, in", "in, out"
 _OWN = "quantised/"
 """Of the names of values that are added."""
 
@@ -40,12 +43,16 @@ def in_integers(graph: onnx.ModelProto, matrices: Mapping[str, QuantisedMatrix])
     nodes: list[onnx.NodeProto] = []
     for node in graph.graph.node:
         attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-        if (node.op_type == "MatMul" and found.get(node.input[1], ("", True))[1] is False) or (
-            node.op_type == "Gemm" and _is_plain(attributes) and _is_as_stored(attributes, found.get(node.input[1]))
+        if node.op_type == "MatMul" and (matrix := found.get((node.input[1], _IN_OUT))):
+            nodes += _product(node, matrix)
+        elif node.op_type == "Gemm" and _is_plain(attributes):
+            order = _OUT_IN if attributes.get("transB", 0) else _IN_OUT
+            matrix = found.get((node.input[1], order))
+            nodes += _product(node, matrix) if matrix else [node]
+        elif (
+            node.op_type == "Gather" and not attributes.get("axis") and (matrix := found.get((node.input[0], _OUT_IN)))
         ):
-            nodes += _product(node, found[node.input[1]][0])
-        elif node.op_type == "Gather" and found.get(node.input[0], ("", False))[1] and not attributes.get("axis"):
-            nodes += _lookup(node, found[node.input[0]][0])
+            nodes += _lookup(node, matrix)
         else:
             nodes.append(node)
     del graph.graph.node[:]
@@ -53,26 +60,46 @@ def in_integers(graph: onnx.ModelProto, matrices: Mapping[str, QuantisedMatrix])
     read = {name for node in all_nodes(graph.graph) for name in node.input}
     read |= {output.name for output in graph.graph.output}
     stored = [*graph.graph.initializer, *_constants()]
-    for name, matrix in matrices.items():
-        stored.append(numpy_helper.from_array(matrix.integers.numpy(), f"{name}.integers"))
-        stored.append(numpy_helper.from_array(matrix.scales.numpy(), f"{name}.scales"))
+    for name, one in matrices.items():
+        stored.append(numpy_helper.from_array(one.integers.numpy(), f"{name}.integers"))
+        stored.append(numpy_helper.from_array(one.scales.numpy(), f"{name}.scales"))
     del graph.graph.initializer[:]
     graph.graph.initializer.extend(tensor for tensor in stored if tensor.name in read)
 
 
-def _stored_matrices(graph: onnx.ModelProto, matrices: Mapping[str, QuantisedMatrix]) -> dict[str, tuple[str, bool]]:
-    """Of initialisers the matrix that they are, and whether they are (out, in), as torch has it."""
-    values: dict[tuple[Any, ...], tuple[str, bool]] = {}
+def require_integers(graphs: Iterable[onnx.ModelProto], matrices: Iterable[str], part: nn.Module) -> None:
+    """Make sure that graphs compute with all quantised matrices, as torch does.
+
+    Args:
+        graphs: after `in_integers`.
+        matrices: their names.
+        part: the decoder or answerer that a message names.
+
+    Raises:
+        OptionError: they do not with one of them.
+    """
+    read = {tensor.name for graph in graphs for tensor in graph.graph.initializer}
+    if missing := next((name for name in matrices if f"{name}.integers" not in read), None):
+        raise OptionError(
+            f"{type(part).__name__} does not export to ONNX: no graph has a product with the quantised {missing}",
+            remedy="make it an UnquantisedLinear (captioner.model.quantised)",
+        )
+
+
+def _stored_matrices(graph: onnx.ModelProto, matrices: Mapping[str, QuantisedMatrix]) -> dict[tuple[str, str], str]:
+    """The matrices that initialisers are, by name and order: (in, out), or as torch has it (out, in)."""
+    values: dict[tuple[Any, ...], str] = {}
     for name, matrix in matrices.items():
         weight = matrix.weight.numpy()
-        values[weight.T.shape, weight.T.tobytes()] = name, False
-        values[weight.shape, weight.tobytes()] = name, True
+        for order, array in ((_OUT_IN, weight), (_IN_OUT, weight.T)):
+            values[order, array.shape, array.tobytes()] = name
     found = {}
     for tensor in graph.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
             array = numpy_helper.to_array(tensor)
-            if (one := values.get((array.shape, array.tobytes()))) is not None:
-                found[tensor.name] = one
+            for order in (_OUT_IN, _IN_OUT):
+                if (matrix_name := values.get((order, array.shape, array.tobytes()))) is not None:
+                    found[tensor.name, order] = matrix_name
     return found
 
 
@@ -80,13 +107,8 @@ def _is_plain(attributes: Mapping[str, Any]) -> bool:
     return attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1 and not attributes.get("transA", 0)
 
 
-def _is_as_stored(attributes: Mapping[str, Any], found: tuple[str, bool] | None) -> bool:
-    """Whether a Gemm multiplies with the matrix, and not with its transpose."""
-    return found is not None and bool(attributes.get("transB", 0)) == found[1]
-
-
 def _product(node: onnx.NodeProto, matrix: str) -> list[onnx.NodeProto]:
-    """W x, and a bias where the node adds one."""
+    """W x, and a bias where the node adds one. In a row of numbers that are not all finite some may get lost."""
     x, out = node.input[0], node.output[0]
     make = onnx.helper.make_node
     part = f"{_OWN}{out}/".__add__

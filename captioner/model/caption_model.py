@@ -16,7 +16,7 @@ from captioner.model.ensemble import EnsembleConfig
 from captioner.model.fine_maps import FineMaps, split_fine
 from captioner.model.grid import Grid
 from captioner.model.lstm import LSTMConfig
-from captioner.model.quantised import quantise, widen
+from captioner.model.quantised import dequantise, quantise
 from captioner.model.refiners import REFINERS, Refiner, RefinerConfig
 from captioner.model.reranker import Reranker, RerankerConfig
 from captioner.model.transformer import TransformerConfig
@@ -149,7 +149,7 @@ class CaptionModel(nn.Module):
     def set_quantised(self, quantised: bool) -> None:
         """Put the decoder's matrices into integers of 8 bits, or back into floats, which can be trained."""
         if quantised != self.config.quantised:
-            (quantise if quantised else widen)(self.decoder)
+            (quantise if quantised else dequantise)(self.decoder)
             self.config = replace(self.config, quantised=quantised)
 
     def set_map_heads(self, heads: Sequence[int]) -> None:

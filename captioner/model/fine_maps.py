@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.model.grid import Grid
-from captioner.model.quantised import GridLinear
+from captioner.model.quantised import UnquantisedLinear
 
 FINER = 2
 """Parts of a cell's side."""
@@ -72,8 +72,8 @@ class FineMaps(nn.Module):
         self.fine_channels = fine_channels
         self.query = nn.Linear(query_width, width) if query_width else None
         self.cell_norm, self.part_norm = nn.LayerNorm(image_width), nn.LayerNorm(fine_channels)
-        self.cell, self.part = GridLinear(image_width, width), GridLinear(fine_channels, width)
-        self.key = GridLinear(width, width)
+        self.cell, self.part = UnquantisedLinear(image_width, width), UnquantisedLinear(fine_channels, width)
+        self.key = UnquantisedLinear(width, width)
         self.exponent = nn.Parameter(torch.ones(()))
         self.dropout, self.channel_dropout = nn.Dropout(dropout), nn.Dropout1d(dropout / 2)
         self.divide_equally()

@@ -13,7 +13,7 @@ from captioner.model.attention.base import Attended, AttentionCache, build_atten
 from captioner.model.decoder import DECODERS, Decoded, Decoder, Step, captions_per_picture, still_reading
 from captioner.model.fine_maps import FineMaps, maps_of_parts
 from captioner.model.grid import Grid
-from captioner.model.quantised import GridLinear, TiedEmbedding
+from captioner.model.quantised import TiedEmbedding, UnquantisedLinear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +130,8 @@ class LSTMDecoder(Decoder):
             fine_channels=fine_channels,
             dropout=config.fine_dropout,
         )
-        self.initial_hidden = GridLinear(image_width, config.width)
-        self.initial_cell = GridLinear(image_width, config.width)
+        self.initial_hidden = UnquantisedLinear(image_width, config.width)
+        self.initial_cell = UnquantisedLinear(image_width, config.width)
         self.gate = nn.Linear(config.width, 1)
         self.lstm = nn.LSTMCell(input_width, config.width)
         self.query_norm = nn.LayerNorm(config.width)

@@ -3,8 +3,9 @@ Integer-Arithmetic-Only Inference", https://arxiv.org/abs/1712.05877).
 
 Weights are stored in 8 bits with a scale for each output; what they are multiplied with is rounded to as many steps on
 either side of 0 as `ACTIVATION_STEPS`, with a scale for each row that is found while computing (dynamic quantisation).
-So a row does not depend on the others of its batch. Products of integers are exact in 32-bit floats too: torch computes
-what the exported graphs do with integer instructions, up to the rounding of what comes before.
+So a row does not depend on the others of its batch. Products of integers are exact in 32-bit floats too (for certain up
+to 2,096 inputs): torch computes what the exported graphs do with integer instructions, up to the rounding of what comes
+before.
 """
 
 from typing import Any
@@ -13,18 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioner.model.refiners import Refiner
+
 WEIGHT_STEPS = 127
 ACTIVATION_STEPS = 63
 """Not 127: processors without instructions for neural networks add two products of 8 bits in 16, which then hold
 them."""
 LEAST = 1e-12
 """The smallest scale: a row of zeros has one too."""
+_WHOLE = (Refiner, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _SMALLEST = 1 << 12  # numbers of a matrix; with less, nothing is gained
 
 
-class GridLinear(nn.Linear):
-    """A linear layer of what is computed once for each picture. It stays in floats: it takes little of the time, and in
-    so many numbers the runtimes would round a few to different steps."""
+class UnquantisedLinear(nn.Linear):
+    """A linear layer that `quantise` leaves in floats.
+
+    For what is computed once for each picture: it takes little of the time, and of so many numbers the runtimes would
+    round a few differently. And for weights that something else than the layer reads.
+    """
 
 
 class TiedEmbedding(nn.Embedding):
@@ -52,7 +59,7 @@ class QuantisedMatrix(nn.Module):
         # As a product takes it, (in, out): no runtime keeps a copy.
         self.register_buffer("integers", (weight / scales[:, None]).round().to(torch.int8).T.contiguous())
         self.register_buffer("scales", scales)
-        self._wide: tuple[Tensor, Tensor] | None = None  # the integers, and the same as floats
+        self._floats: tuple[Tensor, Tensor] | None = None  # the integers, and the same as floats
 
     @property
     def weight(self) -> Tensor:
@@ -61,23 +68,27 @@ class QuantisedMatrix(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), W x."""
-        wide = self._widened()
+        integers = self._as_floats()
         if torch.is_grad_enabled() and x.requires_grad:
-            found: Tensor = _Product.apply(x.float(), wide, self.scales)  # type: ignore[no-untyped-call]
+            found: Tensor = _Product.apply(x.float(), integers, self.scales)  # type: ignore[no-untyped-call]
             return found
-        return _product(x.float(), wide, self.scales)
+        return _product(x.float(), integers, self.scales)
 
-    def _widened(self) -> Tensor:
-        if self._wide is None or self._wide[0] is not self.integers:
-            with torch.inference_mode(False):  # gradients may need it later
-                self._wide = self.integers, self.integers.float()
-        return self._wide[1]
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._floats = None
+        super()._load_from_state_dict(*args)
+
+    def _as_floats(self) -> Tensor:
+        if self._floats is None or self._floats[0] is not self.integers:
+            with torch.inference_mode(False):  # a gradient may need it later
+                self._floats = self.integers, self.integers.float()
+        return self._floats[1]
 
 
 def _product(x: Tensor, integers: Tensor, scales: Tensor) -> Tensor:
-    step = (x.abs().amax(-1, keepdim=True) / ACTIVATION_STEPS).clamp(min=LEAST)
+    scale = (x.abs().amax(-1, keepdim=True) / ACTIVATION_STEPS).clamp(min=LEAST)  # of each row
     with torch.autocast(x.device.type, enabled=False):
-        return (x / step).round() @ integers * scales * step
+        return (x / scale).round() @ integers * scales * scale
 
 
 class _Product(torch.autograd.Function):
@@ -137,21 +148,24 @@ class QuantisedLSTMCell(nn.Module):
 
 
 def quantise(module: nn.Module) -> None:
-    """Put the matrices of a module's linear layers, but `GridLinear`, LSTM cells and tied embeddings into integers, in
-    place."""
+    """Put the matrices of a module's linear layers, LSTM cells and tied embeddings into integers, in place.
+
+    Not those of an `UnquantisedLinear`, of refiners, and of torch's own attention and Transformer layers, whose fused
+    kernels read the weights themselves.
+    """
     for parent, name, child in _children(module):
         new: nn.Module | None = None
         if type(child) is nn.Linear and child.weight.numel() >= _SMALLEST:
             new = QuantisedLinear(child.weight, child.bias)
         elif type(child) is TiedEmbedding:
             new = QuantisedEmbedding(child.weight)
-        elif type(child) is nn.LSTMCell:
+        elif type(child) is nn.LSTMCell and child.bias:
             new = QuantisedLSTMCell(child)
         if new is not None:
             setattr(parent, name, new.train(child.training))
 
 
-def widen(module: nn.Module) -> None:
+def dequantise(module: nn.Module) -> None:
     """The inverse of `quantise`: the same weights in 32-bit floats, which can be trained."""
     for parent, name, child in _children(module):
         new: nn.Module | None = None
@@ -171,7 +185,12 @@ def quantised_matrices(module: nn.Module) -> dict[str, QuantisedMatrix]:
 
 
 def _children(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    return [(parent, name, child) for parent in module.modules() for name, child in parent.named_children()]
+    found = []
+    for name, child in module.named_children():
+        found.append((module, name, child))
+        if not isinstance(child, _WHOLE):
+            found += _children(child)
+    return found
 
 
 def _embedding(quantised: QuantisedEmbedding) -> TiedEmbedding:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -17,23 +18,27 @@ from captioner.backends.torch import TorchBackend
 from captioner.cli import main
 from captioner.errors import CheckpointError, OptionError
 from captioner.export.folder import export_folder
+from captioner.export.quantise import in_integers, require_integers
 from captioner.model.caption_model import ModelConfig
 from captioner.model.lstm import LSTMConfig
 from captioner.model.quantised import (
     ACTIVATION_STEPS,
     WEIGHT_STEPS,
-    GridLinear,
     QuantisedEmbedding,
     QuantisedLinear,
     QuantisedLSTMCell,
     TiedEmbedding,
+    UnquantisedLinear,
+    dequantise,
     quantise,
     quantised_matrices,
-    widen,
 )
+from captioner.model.refiners import GridRefiner, RefinerConfig
 from captioner.pipeline import load
 from captioner.training.average_checkpoints import average_checkpoints
-from captioner.training.ensembles import make_ensemble
+from captioner.training.ensembles import make_ensemble, take_member
+from captioner.training.recipe import Recipe
+from captioner.training.start import first_model
 
 Make = Callable[..., checkpoint.Checkpoint]
 
@@ -98,7 +103,7 @@ def test_gradients_pass_as_if_nothing_were_rounded() -> None:
 def test_cells_and_embeddings_compute_what_those_in_floats_do() -> None:
     torch.manual_seed(0)
     part = nn.ModuleDict({"cell": nn.LSTMCell(80, 64), "embed": TiedEmbedding(90, 48), "head": nn.Linear(48, 96)})
-    part["small"], part["positions"], part["grid"] = nn.Linear(4, 4), nn.Embedding(90, 48), GridLinear(48, 96)
+    part["small"], part["positions"], part["grid"] = nn.Linear(4, 4), nn.Embedding(90, 48), UnquantisedLinear(48, 96)
     x, state, ids = torch.randn(3, 80), (torch.randn(3, 64), torch.randn(3, 64)), torch.tensor([[1, 5], [89, 5]])
     quantise(part)
     kinds = {name: type(child) for name, child in part.named_children()}
@@ -108,12 +113,12 @@ def test_cells_and_embeddings_compute_what_those_in_floats_do() -> None:
         "head": QuantisedLinear,
         "small": nn.Linear,
         "positions": nn.Embedding,
-        "grid": GridLinear,
+        "grid": UnquantisedLinear,
     }
     integers = {name: one.integers for name, one in quantised_matrices(part).items()}
     after, embedded = part["cell"](x, state), part["embed"](ids)
     logits = part["embed"].logits(embedded, torch.ones(90))
-    widen(part)
+    dequantise(part)
     for found, expected in zip(after, part["cell"](x, state), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
     torch.testing.assert_close(embedded, part["embed"](ids))
@@ -174,6 +179,36 @@ def test_what_is_trained_further_is_in_floats(quantised: Make, make_checkpoint: 
         embed, make_checkpoint("lstm").model.decoder.get_parameter("embed.weight"), atol=0.01, rtol=0.01
     )
     assert not make_ensemble(files).model.config.quantised
+
+
+def test_other_models_start_from_one_in_floats(quantised: Make, make_checkpoint: Make, tmp_path: Path) -> None:
+    for name, model in (("q", quantised()), ("other", make_checkpoint("lstm"))):
+        checkpoint.save(tmp_path / f"{name}.safetensors", model)
+    checkpoint.save(
+        tmp_path / "pair.safetensors", make_ensemble([tmp_path / f"{n}.safetensors" for n in ("q", "other")])
+    )
+    pair = checkpoint.load(tmp_path / "pair.safetensors")
+    pair.model.set_quantised(True)
+    checkpoint.save(tmp_path / "pair.safetensors", pair)
+    assert not take_member(tmp_path / "pair.safetensors", 1).model.config.quantised
+    small = {"width": 16, "embedding": 16, "output_hidden": 16, "attention_width": 16, "heads": 2}
+    refiner = {"width": 16, "heads": 2}
+    for option, more in (
+        ("start_from", {}),
+        ("decoder_from", {"backbone": "tiny", "encoder_options": {"side": 64}, "refiner_options": refiner}),
+        ("encoder_from", {"decoder_options": small, "refiner_options": refiner}),
+    ):
+        recipe = Recipe(**{option: str(tmp_path / "q.safetensors")}, **more)
+        model, _ = first_model(recipe, [], vocabulary=pair.vocabulary)
+        assert not quantised_matrices(model), option
+
+
+def test_refiners_and_torchs_own_layers_stay_as_they_are(make_checkpoint: Make, tmp_path: Path) -> None:
+    """torch's layers read each other's weights in fused kernels, without rounding."""
+    part = nn.ModuleDict({"refiner": GridRefiner(channels=64, config=RefinerConfig(width=64, heads=2, layers=1))})
+    part["layer"], part["attention"] = nn.TransformerEncoderLayer(64, 2, 128), nn.MultiheadAttention(64, 2)
+    quantise(part)
+    assert not quantised_matrices(part)
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +280,61 @@ def test_all_kinds_of_products_are_found(tmp_path: Path, make_checkpoint: Make) 
     assert products == [0, len(matrices)] == [0, 9]
 
 
+def test_ensembles_compute_the_same_in_graphs(make_checkpoint: Make, tmp_path: Path) -> None:
+    """An LSTM, and a Transformer with a refiner of its own, whose matrices are found by their values in one graph."""
+    from captioner.export.graphs import write_graphs
+
+    second = make_checkpoint("transformer")
+    second.model.encoder.load_state_dict(make_checkpoint("lstm").model.encoder.state_dict())
+    second.model.refiner.get_parameter("projection.weight").data.mul_(1.5)
+    checkpoint.save(tmp_path / "1.safetensors", make_checkpoint("lstm"))
+    checkpoint.save(tmp_path / "2.safetensors", second)
+    both = make_ensemble([tmp_path / "1.safetensors", tmp_path / "2.safetensors"])
+    assert both.model.decoder.config.has_refiners
+    both.model.set_quantised(True)
+    assert not any("refiner" in name for name in quantised_matrices(both.model))
+    checkpoint.save(tmp_path / "both.safetensors", both)
+    assert write_graphs(tmp_path / "both.safetensors").log_p < 0.1
+    picture = np.random.default_rng(3).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+    texts = {load(tmp_path / "both.safetensors", backend=name).caption(picture).text for name in ("torch", "onnx")}
+    assert len(texts) == 1
+
+
+def test_a_matrix_that_no_graph_multiplies_with_is_named() -> None:
+    layer = QuantisedLinear(torch.ones(64, 64), None)
+    same = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 64])
+    graph = onnx.helper.make_model(onnx.helper.make_graph([], "step", [same], [same]))
+    with pytest.raises(OptionError, match=r"quantised decoder\.head"):
+        require_integers([graph], {"decoder.head": layer}, layer)
+
+
+def test_equal_and_symmetric_matrices_are_found() -> None:
+    torch.manual_seed(0)
+    half = torch.randn(64, 64)
+    whole = (half + half.T).fill_diagonal_(20.0)  # which each row's scale is of
+    layers = {"symmetric": QuantisedLinear(whole, None), "zero": QuantisedLinear(torch.zeros(64, 64), None)}
+    make = onnx.helper.make_node
+    weights = {name: one.weight.numpy() for name, one in layers.items()}
+    nodes = [
+        make("MatMul", ["x", "symmetric"], ["product"]),
+        make("Gemm", ["product", "symmetric"], ["twice"], transB=1),
+        make("Gemm", ["twice", "zero"], ["nothing"]),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 64]) for name in ("x", "twice", "nothing")
+    ]
+    stored = [onnx.numpy_helper.from_array(np.ascontiguousarray(one), name) for name, one in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "step", ends[:1], ends[1:], stored)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    in_integers(model, layers)
+    require_integers([model], layers, nn.Module())
+    x = torch.randn(2, 64)
+    twice, nothing = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x.numpy()})
+    symmetric = layers["symmetric"]
+    np.testing.assert_allclose(twice, symmetric(symmetric(x)).numpy(), rtol=1e-5, atol=1e-4)
+    assert not nothing.any()
+
+
 def test_a_release_in_eight_bits(
     either_model: Path, make_picture: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,3 +353,5 @@ def test_a_release_in_eight_bits(
     capsys.readouterr()
     assert main([*words, "--output", str(output), "--precision", "fp16"]) == 2
     assert "--precision fp16" in capsys.readouterr().err
+    assert main([*words, "--output", str(output), "--precision", "int8", "--calibrate", str(tmp_path)]) == 2
+    assert "--calibrate" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from captioner.errors import OptionError
 from captioner.model.attention.base import masked_softmax
 from captioner.model.fine_maps import FineMaps
 from captioner.model.grid import Grid
+from captioner.model.quantised import UnquantisedLinear
 from captioner.tokenizer.vocabulary import SPECIAL
 
 _RARE = -4.0  # the first logit: most attributes are in few pictures
@@ -64,9 +65,9 @@ class Attributes(nn.Module):
         self.words, count = list(words), len(words)
         places = {word: number for number, word in enumerate(words)}
         self._numbers = [places.get(word, count) for word in range(vocabulary_size)]  # count for no attribute
-        self.norm, self.cells = nn.LayerNorm(image_width), nn.Linear(image_width, width)
+        self.norm, self.cells = nn.LayerNorm(image_width), UnquantisedLinear(image_width, width)
         self.query = nn.Parameter(torch.randn(count, width) / math.sqrt(width))
-        self.found, self.whole = nn.Linear(width, count), nn.Linear(width, count, bias=False)
+        self.found, self.whole = UnquantisedLinear(width, count), nn.Linear(width, count, bias=False)
         nn.init.zeros_(self.found.weight)
         nn.init.constant_(self.found.bias, _RARE)
         nn.init.zeros_(self.whole.weight)

@@ -14,6 +14,7 @@ from captioner.model.answering.question import QuestionEncoder
 from captioner.model.co_attention import CO_ATTENTIONS, CoAttention
 from captioner.model.fine_maps import FINER, maps_of_parts
 from captioner.model.grid import Grid
+from captioner.model.quantised import UnquantisedLinear
 from captioner.tokenizer.vocabulary import PAD
 
 LEVELS = ("word", "phrase", "question")
@@ -124,7 +125,7 @@ class HierarchicalAnswerer(Answerer):
             dropout=config.dropout,
             phrases="phrase" in config.levels,
         )
-        self.cells = nn.Linear(image_width, width)
+        self.cells = UnquantisedLinear(image_width, width)
         build, count = CO_ATTENTIONS[config.co_attention], len(config.levels)
         self.co_attention = nn.ModuleList(
             build(width=width, heads=config.heads) for _ in range(1 if config.shared else count)

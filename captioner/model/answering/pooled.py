@@ -11,6 +11,7 @@ from captioner.model.answering.question import QuestionEncoder
 from captioner.model.attention.base import masked_softmax
 from captioner.model.attention.multihead import MultiHeadAttention
 from captioner.model.grid import Grid
+from captioner.model.quantised import UnquantisedLinear
 from captioner.tokenizer.vocabulary import PAD
 
 
@@ -73,7 +74,7 @@ class PooledAnswerer(Answerer):
             width=config.heads * -(-width // config.heads),
             heads=config.heads,
         )
-        self.pooled = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, width), nn.Tanh())
+        self.pooled = nn.Sequential(nn.LayerNorm(image_width), UnquantisedLinear(image_width, width), nn.Tanh())
         self.word_query = nn.Linear(width, width)
         self.asked = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)

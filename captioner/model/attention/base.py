@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.model.grid import Grid, maps_of
-from captioner.model.quantised import GridLinear
+from captioner.model.quantised import UnquantisedLinear
 from captioner.registry import Registry
 
 
@@ -185,7 +185,7 @@ class SingleHeadAttention(Attention):
                 f"{type(self).__name__} has one head, not {heads}", remedy="set heads to 1; 'multihead' has several"
             )
         self.query = nn.Linear(text_width, width)
-        self.key = GridLinear(image_width, width, bias=False)
+        self.key = UnquantisedLinear(image_width, width, bias=False)
 
     def keys_values(self, grid: Grid) -> AttentionCache:
         """Projected keys; the cells themselves are the values."""

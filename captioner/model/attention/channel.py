@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.model.attention.base import ATTENTIONS, Attended, Attention, AttentionCache, masked_softmax
 from captioner.model.grid import Grid
-from captioner.model.quantised import GridLinear
 
 
 @ATTENTIONS.register("channel")
@@ -36,7 +35,7 @@ class ChannelAttention(Attention):
         self.channel = nn.Linear(1, channel_width)
         self.channel_query = nn.Linear(text_width, channel_width, bias=False)
         self.channel_score = nn.Linear(channel_width, 1, bias=False)
-        self.key = GridLinear(image_width, width, bias=False)
+        self.key = nn.Linear(image_width, width, bias=False)
         self.query = nn.Linear(text_width, width)
         self.score = nn.Linear(width, 1, bias=False)
 

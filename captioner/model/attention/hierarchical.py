@@ -7,7 +7,6 @@ from captioner.errors import OptionError
 from captioner.model.attention.additive import AdditiveAttention
 from captioner.model.attention.base import ATTENTIONS, Attended, AttentionCache, masked_softmax
 from captioner.model.grid import Grid
-from captioner.model.quantised import GridLinear
 
 
 class _TwoLevelAttention(AdditiveAttention):
@@ -17,7 +16,7 @@ class _TwoLevelAttention(AdditiveAttention):
     def __init__(self, *, text_width: int, image_width: int, width: int, heads: int = 1) -> None:
         super().__init__(text_width=text_width, image_width=image_width, width=width, heads=heads)
         self.group_query = nn.Linear(text_width, width)
-        self.group_key = GridLinear(image_width, width, bias=False)
+        self.group_key = nn.Linear(image_width, width, bias=False)
         self.group_score = nn.Linear(width, 1, bias=False)
 
     def keys_values(self, grid: Grid) -> AttentionCache:

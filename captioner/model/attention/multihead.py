@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.model.attention.base import ATTENTIONS, Attended, Attention, AttentionCache, masked_softmax
 from captioner.model.grid import Grid
-from captioner.model.quantised import GridLinear
+from captioner.model.quantised import UnquantisedLinear
 
 
 @ATTENTIONS.register("multihead")
@@ -21,8 +21,8 @@ class MultiHeadAttention(Attention):
             raise OptionError(f"the attention's width {width} is not a multiple of its {heads} heads")
         self.heads = heads
         self.query = nn.Linear(text_width, width)
-        self.key = GridLinear(image_width, width, bias=False)
-        self.value = GridLinear(image_width, width)
+        self.key = UnquantisedLinear(image_width, width, bias=False)
+        self.value = UnquantisedLinear(image_width, width)
         self.output = nn.Linear(width, image_width)
 
     def keys_values(self, grid: Grid) -> AttentionCache:
