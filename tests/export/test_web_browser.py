@@ -362,7 +362,15 @@ def reranker_site(package: Path, exported: Callable[[str], Path], tmp_path_facto
     return folder
 
 
-@pytest.mark.parametrize("name", ["tiny_site", "transformer_site", "reranker_site"])
+@pytest.fixture(scope="module")
+def quantised_site(package: Path, exported: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model whose decoder computes in integers."""
+    folder = tmp_path_factory.mktemp("quantised") / "site"
+    export_web(exported("lstm-quantised"), folder, onnxruntime_web=package, precision="fp16")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tiny_site", "transformer_site", "reranker_site", "quantised_site"])
 def test_beam_search_is_that_of_python(
     name: str, request: pytest.FixtureRequest, serve: Serve, browser: "Browser"
 ) -> None:
