@@ -102,6 +102,7 @@ def export_graphs(model: Checkpoint, *, digest: str) -> dict[str, onnx.ModelProt
             in_integers(graph, matrices)
         require_integers(exported.values(), matrices, folded.decoder)
         exported["score"] = _export_score(folded, probe, exported["step"])
+        in_integers(exported["score"], matrices)
         if folded.reranker is not None:
             exported[RERANK] = _export_rerank(folded, folded.reranker)
     describe(

@@ -38,10 +38,16 @@ def in_integers(graph: onnx.ModelProto, matrices: Mapping[str, QuantisedMatrix])
     Args:
         graph: traced of a model whose matrices are in floats again.
         matrices: in integers, by name. They are found in the graph by their values.
+
+    Raises:
+        OptionError: something else than products and lookups reads one of them.
     """
     found = _stored_matrices(graph, matrices)
     nodes: list[onnx.NodeProto] = []
     for node in graph.graph.node:
+        if node.op_type == "Transpose" and (matrix := found.get((node.input[0], _OUT_IN))):
+            found[node.output[0], _IN_OUT] = matrix
+            continue
         attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
         if node.op_type == "MatMul" and (matrix := found.get((node.input[1], _IN_OUT))):
             nodes += _product(node, matrix)
@@ -59,12 +65,19 @@ def in_integers(graph: onnx.ModelProto, matrices: Mapping[str, QuantisedMatrix])
     graph.graph.node.extend(nodes)
     read = {name for node in all_nodes(graph.graph) for name in node.input}
     read |= {output.name for output in graph.graph.output}
-    stored = [*graph.graph.initializer, *_constants()]
+    if left := next((matrix for (name, _), matrix in found.items() if name in read), None):
+        raise OptionError(
+            f"the graph '{graph.graph.name}' does something else than a product with the quantised {left}",
+            remedy="make it an UnquantisedLinear (captioner.model.quantised)",
+        )
+    stored = _constants()
     for name, one in matrices.items():
         stored.append(numpy_helper.from_array(one.integers.numpy(), f"{name}.integers"))
         stored.append(numpy_helper.from_array(one.scales.numpy(), f"{name}.scales"))
+    # A graph that is made of one in integers has some of them.
+    unique = {tensor.name: tensor for tensor in (*stored, *graph.graph.initializer) if tensor.name in read}
     del graph.graph.initializer[:]
-    graph.graph.initializer.extend(tensor for tensor in stored if tensor.name in read)
+    graph.graph.initializer.extend(unique.values())
 
 
 def require_integers(graphs: Iterable[onnx.ModelProto], matrices: Iterable[str], part: nn.Module) -> None:

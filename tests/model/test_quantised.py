@@ -295,6 +295,11 @@ def test_ensembles_compute_the_same_in_graphs(make_checkpoint: Make, tmp_path: P
     assert not any("refiner" in name for name in quantised_matrices(both.model))
     checkpoint.save(tmp_path / "both.safetensors", both)
     assert write_graphs(tmp_path / "both.safetensors").log_p < 0.1
+    for graph in ("step", "score"):
+        stored = onnx.load(tmp_path / "graphs" / "both" / f"{graph}.onnx", load_external_data=False).graph.initializer
+        names = {one.name for one in stored}
+        assert {f"{name}.integers" for name in quantised_matrices(both.model)} <= names
+        assert not any(name.endswith("embed.weight") for name in names)
     picture = np.random.default_rng(3).integers(0, 256, (48, 80, 3), dtype=np.uint8)
     texts = {load(tmp_path / "both.safetensors", backend=name).caption(picture).text for name in ("torch", "onnx")}
     assert len(texts) == 1
@@ -328,6 +333,9 @@ def test_equal_and_symmetric_matrices_are_found() -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     in_integers(model, layers)
     require_integers([model], layers, nn.Module())
+    added = onnx.helper.make_graph([make("Add", ["x", "zero"], ["y"])], "step", ends[:1], [], stored)
+    with pytest.raises(OptionError, match="something else than a product with the quantised zero"):
+        in_integers(onnx.helper.make_model(added), layers)
     x = torch.randn(2, 64)
     twice, nothing = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x.numpy()})
     symmetric = layers["symmetric"]

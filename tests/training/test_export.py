@@ -139,7 +139,7 @@ def test_the_decoding_of_the_best_scores_together_is_chosen(
     [
         ({"--data": "none.jsonl"}, "none.jsonl"),
         ({"--output": "exported/"}, "--data is for a release"),
-        ({"--precision": "fp16"}, "--precision is for a folder"),
+        ({"--precision": "fp16"}, "a release has 16 bits"),
         ({"--decoding": "[1]"}, "[1]"),
         ({"--decoding": '{"widht": 3}'}, "length_penalty"),
         ({"--decoding": '{"width": 500}'}, "at most 100"),  # the file would not load
