@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.model.grid import Grid
-from captioner.model.quantised import UnquantisedLinear
+from captioner.model.quantised import UnquantisedLinear, set_to_zero
 
 FINER = 2
 """Parts of a cell's side."""
@@ -92,8 +92,7 @@ class FineMaps(nn.Module):
     def divide_equally(self) -> None:
         """Forget what was learned: each cell in equal parts."""
         if self.query is not None:
-            nn.init.zeros_(self.query.weight)
-            nn.init.zeros_(self.query.bias)
+            set_to_zero(self.query)
         nn.init.ones_(self.exponent)
 
     def hidden_units(self, grid: Grid) -> Tensor:

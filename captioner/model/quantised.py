@@ -119,6 +119,17 @@ class QuantisedLinear(QuantisedMatrix):
         return found if self.bias is None else found + self.bias
 
 
+def set_to_zero(layer: nn.Linear | QuantisedLinear) -> None:
+    """Set the weight and the bias of a linear layer to 0, in floats or in integers."""
+    with torch.no_grad():
+        if isinstance(layer, QuantisedLinear):
+            layer.integers = torch.zeros_like(layer.integers)
+        else:
+            layer.weight.zero_()
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
 class QuantisedEmbedding(QuantisedMatrix):
     """A `TiedEmbedding` with its weight in integers."""
 

@@ -32,6 +32,7 @@ from captioner.model.quantised import (
     dequantise,
     quantise,
     quantised_matrices,
+    set_to_zero,
 )
 from captioner.model.refiners import GridRefiner, RefinerConfig
 from captioner.pipeline import load
@@ -76,6 +77,14 @@ def test_a_product_is_that_of_integers() -> None:
 def test_two_products_of_unsigned_activations_fit_in_16_bits() -> None:
     """Processors without instructions for neural networks add them so, and keep the largest where they do not fit."""
     assert 2 * WEIGHT_STEPS * (2 * ACTIVATION_STEPS + 1) < 1 << 15
+
+
+def test_layers_are_set_to_zero_in_floats_and_in_integers() -> None:
+    x = torch.randn(2, 64)
+    for layer in (nn.Linear(64, 64), QuantisedLinear(torch.randn(64, 64), torch.ones(64))):
+        assert layer(x).any()
+        set_to_zero(layer)
+        assert not layer(x).any()
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:
