@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", help="captions and pictures with the splits train and dev, as of 'captioner train'")
     parser.add_argument("folder", type=Path, help="of the runs")
     parser.add_argument("--only", default=MAIN, help="names of mechanisms, joined by commas")
-    parser.add_argument("--encoder", default="checkpoints/default.safetensors", help="the model whose encoder is used")
+    parser.add_argument("--encoder", default="checkpoints/lstm.safetensors", help="the model whose encoder is used")
     parser.add_argument("--pictures", type=int, default=3000, help="of training")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--grounding", default="", help="boxes of phrases, for the pointing")

@@ -84,7 +84,7 @@ def main() -> None:
                     options.python,
                     ["-m", "captioner", "caption", picture, "--model", model],
                 )
-                for model in ("default", "best", "transformer")
+                for model in ("transformer", "best", "lstm")
             },
             "captioner ask": (options.python, ["-m", "captioner", "ask", picture, "what is the dog catching?"]),
             "a caption on torch, default": (options.torch_python, ["-c", ON_TORCH.format(picture=picture)]),

@@ -296,6 +296,10 @@ def forbid(log_p: Any, banned: tuple[_Ints, _Ints]) -> Any:
     end = np.full(log_p.shape[1], _DEAD)
     end[END] = 0.0
     mended = xp.where(stuck, like(end, log_p)[None], shifted - total)
+    if isinstance(log_p, np.ndarray):
+        whole: Any = log_p.copy()
+        whole[touched] = mended
+        return whole
     source = np.arange(log_p.shape[0])
     source[touched] = len(source) + np.arange(len(touched))
     return xp.take(xp.concat((log_p, mended)), like(source, log_p), axis=0)

@@ -17,6 +17,8 @@ from captioner.tokenizer.vocabulary import END, START
 
 DEAD = np.float32(-np.inf)
 """The log-probability of a row that has ended."""
+_MOST_COPIED = 0.75
+"""Of the pictures of a batch: where more go on, copying their grids costs more than steps of those that ended."""
 _Floats = NDArray[np.float32]
 _Ints = NDArray[np.int64]
 _NONE: _Ints = np.zeros(0, dtype=np.int64)
@@ -53,8 +55,8 @@ class Rows:
     """Hypotheses of P pictures, R rows each, that grow word by word.
 
     What has been decoded is kept as one record a step, with the row of the step before that each row continues; a
-    hypothesis is read backwards through them. Pictures whose hypotheses have all ended leave the batch, and so do rows
-    that no picture needs.
+    hypothesis is read backwards through them. Pictures whose hypotheses have all ended leave the batch, some at a
+    time, and so do rows that no picture needs.
 
     Attributes:
         images, per_image: P and R; row r is of picture r // R.
@@ -135,6 +137,8 @@ class Rows:
         if most == 0:
             return False
         kept_images = np.flatnonzero(alive.any(1))
+        if len(kept_images) > _MOST_COPIED * self.images:
+            kept_images = np.arange(self.images)
         # Living rows first, in their order.
         order = np.argsort(~alive, axis=1, kind="stable")[kept_images, :most]
         flat = (order + kept_images[:, None] * columns).ravel()

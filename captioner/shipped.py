@@ -11,9 +11,12 @@ from captioner.header import EXPORTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 DEFAULT_MODEL = "default"
+"""A name for `SHIPPED_DEFAULT`, whichever that is."""
+SHIPPED_DEFAULT = "transformer"
 DEFAULT_ANSWERING_MODEL = "answers"
 
 
@@ -43,14 +46,15 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
             return path
         is_folder = os.path.isdir(path)  # noqa: PTH112
         raise _not_exported(path) if is_folder else CheckpointError(f"{path}: no such model file")
-    models, others = shipped_models(), shipped_answering_models()
+    captioning, others = shipped_models(), shipped_answering_models()
+    models, names = with_default(captioning), ", ".join(captioning)
     if answering:
-        models, others = others, models
+        models, others, names = others, models, ", ".join(others)
     if text in models:
         return models[text]
     if os.path.isfile(Path(text) / EXPORTED):  # noqa: PTH113
         return Path(text)
-    names = ", ".join(models) or "none"
+    names = names or "none"
     if text in others:
         what = "makes captions, and answers no questions" if answering else "answers questions, and makes no captions"
         raise CheckpointError(f"the model '{text}' {what}; shipped for this: {names}")
@@ -78,6 +82,12 @@ def shipped_models() -> dict[str, Path]:
     return {name: Path(file) for name, file in shipped_files().items()}
 
 
+def with_default(models: Mapping[str, Path]) -> dict[str, Path]:
+    """Captioning models by name, and the default one also as `DEFAULT_MODEL`."""
+    default = {DEFAULT_MODEL: models[SHIPPED_DEFAULT]} if SHIPPED_DEFAULT in models else {}
+    return {**default, **models}
+
+
 def shipped_answering_models() -> dict[str, Path]:
     """The answering models in ``checkpoints/answering/`` by name, the default first."""
     from pathlib import Path
@@ -87,7 +97,7 @@ def shipped_answering_models() -> dict[str, Path]:
 
 def shipped_files() -> dict[str, str]:
     """As `shipped_models`, without `pathlib`, whose import takes longer."""
-    return _files_in(_checkpoints(), DEFAULT_MODEL)
+    return _files_in(_checkpoints(), SHIPPED_DEFAULT)
 
 
 def shipped_answering_files() -> dict[str, str]:

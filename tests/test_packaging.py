@@ -41,7 +41,7 @@ def test_the_wheel_carries_every_module_the_types_and_the_models(wheel: Path) ->
     assert "captioner/export/web/static/worker.js" in data
     assert data <= names
     models = {f"captioner/checkpoints/{p.name}" for p in (ROOT / "checkpoints").glob("*.safetensors")}
-    assert "captioner/checkpoints/default.safetensors" in models
+    assert "captioner/checkpoints/transformer.safetensors" in models
     assert models <= names
     assert "captioner/checkpoints/README.md" in names
 
@@ -51,7 +51,7 @@ def test_an_installation_captions_from_any_folder(wheel: Path, tmp_path: Path) -
     zipfile.ZipFile(wheel).extractall(site)
     code = (
         "import captioner, numpy, captioner.shipped as c\n"
-        "print(c.shipped_models()['default'])\n"
+        "print(c.shipped_models()['transformer'])\n"
         "print(captioner.load().caption(numpy.zeros((40, 60, 3), 'uint8')).text)\n"
     )
     environment = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"}

@@ -101,7 +101,7 @@ def test_captions_scores_and_models(installed: Path, tmp_path: Path) -> None:
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 3
     scores = run(installed, "evaluate", "--annotations", "captions.jsonl", "--results", "results.jsonl", cwd=tmp_path)
     assert "CIDEr" in scores[0]
-    assert "default" in run(installed, "models", cwd=tmp_path)[0]
+    assert "transformer" in run(installed, "models", cwd=tmp_path)[0]
 
 
 @pytest.mark.parametrize(

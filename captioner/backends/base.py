@@ -6,7 +6,7 @@ arrays of its own library, until decoding has picked the few best.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # Pillow is imported while a model is opened
     from captioner.tokenizer.vocabulary import Vocabulary
 
 Pixels = NDArray[np.uint8]
+_WORDS = 2048  # whose n-grams' vectors are looked up at a time, four for each word
 Tokens = Sequence[Sequence[Sequence[int]]]
 """For each picture any number of captions, or of questions, in ids, without start and end."""
 
@@ -264,6 +265,26 @@ def padded_words(captions: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     for row, caption in zip(padded, captions, strict=True):
         row[: len(caption)] = caption
     return padded
+
+
+def consensus_scores(
+    captions: Tokens, pooled: Any, compute: Callable[[NDArray[np.int64], Any], NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """The consensus scores (k,) of captions of each picture, some pictures at a time.
+
+    Args:
+        captions: of each picture, in ids.
+        pooled: (B, C), what the reranker reads of the pictures.
+        compute: returns the scores (b, K) of captions (b, K, T), padded, of b pictures, and of rows of ``pooled``.
+    """
+    count, longest = (max(1, *map(len, some), 0) for some in (captions, [one for some in captions for one in some]))
+    step, found = max(1, _WORDS // (count * longest)), []
+    for a in range(0, len(captions), step):
+        some = captions[a : a + step]
+        tokens = padded_words([caption for own in some for caption in (*own, *[()] * (count - len(own)))])
+        scores = compute(tokens.reshape(len(some), count, -1), pooled[a : a + step])
+        found += [one[: len(own)] for one, own in zip(scores, some, strict=True)]
+    return found
 
 
 def no_gradients(backend: Backend) -> OptionError:

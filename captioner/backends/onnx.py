@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens, no_gradients, padded_words
+from captioner.backends.base import (
+    BACKENDS,
+    Encoded,
+    Pixels,
+    Scored,
+    State,
+    Step,
+    Tokens,
+    consensus_scores,
+    no_gradients,
+)
 from captioner.backends.graph_files import (
     RERANK,
     Description,
@@ -43,11 +53,11 @@ _Arrays = tuple[NDArray[Any], ...]
 
 @dataclass(frozen=True)
 class OnnxEncoded:
-    """The first state's tensors of B pictures, and what a reranker predicts of their references."""
+    """The first state's tensors of B pictures, and what a reranker reads of them."""
 
     tensors: _Arrays
     images: int
-    predicted: NDArray[np.float32] | None = None
+    pooled: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return self.images
@@ -149,7 +159,7 @@ class OnnxBackend:
             feed["mask"] = np.stack([geometry.mask for geometry in geometries])
         names, axes = list(self._names), list(self._axes)
         if self.reranks:
-            names.append("predicted")
+            names.append("pooled")
             axes.append("image")
         if self.device != "cpu" or len(pixels) == 1:
             return self._encoded(self._run("encode", names, feed), len(pixels))
@@ -170,12 +180,13 @@ class OnnxBackend:
 
     def consensus(self, encoded: Encoded, captions: Tokens) -> list[NDArray[np.float32]]:
         """See `captioner.backends.base.HasReranker.consensus`; the graph is opened when it is first asked for."""
-        assert isinstance(encoded, OnnxEncoded) and encoded.predicted is not None
-        found = []
-        for some, predicted in zip(captions, encoded.predicted, strict=True):
-            feed = {"tokens": padded_words(some), "predicted": predicted}
-            found += self._run(RERANK, ["consensus"], feed)
-        return found
+        assert isinstance(encoded, OnnxEncoded) and encoded.pooled is not None
+
+        def compute(tokens: NDArray[np.int64], pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+            found: NDArray[np.float32] = self._run(RERANK, ["consensus"], {"tokens": tokens, "pooled": pooled})[0]
+            return found
+
+        return consensus_scores(captions, encoded.pooled, compute)
 
     def begin(self, encoded: Encoded) -> OnnxState:
         """See `captioner.backends.base.Backend.begin`."""

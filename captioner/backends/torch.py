@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from captioner import checkpoint
-from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens, padded_words
+from captioner.backends.base import BACKENDS, Encoded, Pixels, Scored, State, Step, Tokens, consensus_scores
 from captioner.backends.threads import whole_threads
 from captioner.checkpoint import Checkpoint
 from captioner.errors import OptionError
@@ -131,13 +131,14 @@ class TorchBackend(TorchEncoder[CaptionModel]):
     @torch.inference_mode()
     def consensus(self, encoded: Encoded, captions: Tokens) -> list[NDArray[np.float32]]:
         """See `captioner.backends.base.HasReranker.consensus`."""
-        reranker, predicted = self.model.reranker, _grid(encoded).predicted
-        assert reranker is not None and predicted is not None
-        found = []
-        for some, own in zip(captions, predicted, strict=True):
-            tokens = torch.from_numpy(padded_words(some)).to(self._device)
-            found.append(np.asarray(reranker.consensus(tokens, own).float().cpu().numpy(), dtype=np.float32))
-        return found
+        reranker, pooled = self.model.reranker, _grid(encoded).pooled
+        assert reranker is not None and pooled is not None
+
+        def compute(tokens: NDArray[np.int64], features: Tensor) -> NDArray[np.float32]:
+            scores = reranker.consensus(torch.from_numpy(tokens).to(self._device), reranker(features))
+            return np.asarray(scores.float().cpu().numpy(), dtype=np.float32)
+
+        return consensus_scores(captions, pooled, compute)
 
     def gradients(self, encoded: Encoded, captions: Tokens) -> list[list[Scored]]:
         """See `captioner.backends.base.Backend.gradients`."""

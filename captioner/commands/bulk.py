@@ -207,9 +207,9 @@ def _batch(options: argparse.Namespace, model: Path, decoding: Any) -> "CaptionB
     """What the actors do. A model that ships goes by its name: each machine has its own."""
     from captioner.bulk import CaptionBatch
     from captioner.image import MAX_PIXELS
-    from captioner.shipped import shipped_models
+    from captioner.shipped import shipped_models, with_default
 
-    ships = shipped_models().get(options.model) == model
+    ships = with_default(shipped_models()).get(options.model) == model
     on_gpu = options.gpus_per_actor > 0
     return CaptionBatch(
         model=options.model if ships else os.path.realpath(model),

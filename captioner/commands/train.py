@@ -14,7 +14,7 @@ from captioner.commands.console import report, report_left_out
 from captioner.commands.files import check_images, model_files, refuse_overwriting
 from captioner.commands.packages import require
 from captioner.errors import DataError, OptionError
-from captioner.shipped import shipped_answering_models, shipped_models
+from captioner.shipped import shipped_answering_models, shipped_models, with_default
 from captioner.training import aliases
 from captioner.training.recipe import FILES, Recipe, default_of, options
 from captioner.training.recipe_files import named_recipes, read_recipe
@@ -246,7 +246,7 @@ def chosen_recipe(arguments: argparse.Namespace) -> tuple[Recipe, list[str]]:
     given, renamed = aliases.current(given)
     lines = [f"{_as_flag(old)} is now {_as_flag(new)}" for old, new in renamed]
     values = {**chosen, **given}
-    shipped = {**shipped_answering_models(), **shipped_models()}
+    shipped = {**shipped_answering_models(), **with_default(shipped_models())}
     for name in ("start_from", "encoder_from", "decoder_from", "teacher"):
         if values.get(name) in shipped and not Path(values[name]).exists():
             values[name] = str(shipped[values[name]])

@@ -196,7 +196,7 @@ class CaptionModel(nn.Module):
         refined: Grid = self.refiner(grid)
         if members := self.decoder.member_grids(grid):
             refined = replace(refined, members=members)
-        return refined if self.reranker is None else replace(refined, predicted=self.reranker(whole.mean()))
+        return refined if self.reranker is None else replace(refined, pooled=whole.mean())
 
     def forward(self, pictures: Tensor | Grid | None, tokens: Tensor, mask: Tensor | None = None) -> Decoded:
         """Teacher forcing; see `captioner.model.decoder.Decoder.forward`.

@@ -27,7 +27,7 @@ class Grid:
         members: what the refiners of an ensemble's members made of the same pictures, by the numbers of these members.
         weights: what the refiner weighed with, by name, where it has such weights; see its docstring. For
             instance "spatial" (B, h * w) or "channels" (B, D).
-        predicted: (B, R), what the reranker predicts of the pictures' references; None without one.
+        pooled: (B, C), the mean of the encoder's vectors over the cells, for a model with a reranker; None without one.
     """
 
     features: Tensor
@@ -38,7 +38,7 @@ class Grid:
     fine: Tensor | None = None
     members: "Mapping[int, Grid]" = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
-    predicted: Tensor | None = None
+    pooled: Tensor | None = None
 
     def __post_init__(self) -> None:
         cells = self.frames * self.shape[0] * self.shape[1]
@@ -102,7 +102,7 @@ class Grid:
             sources=sources,
             fine=fine,
             members={number: cls.of_frames(one) for number, one in grid.members.items()},
-            predicted=None if grid.predicted is None else grid.predicted.mean(0, keepdim=True),
+            pooled=None if grid.pooled is None else grid.pooled.mean(0, keepdim=True),
         )
 
 

@@ -154,20 +154,22 @@ class Reranker(nn.Module):
         return torch.cat((self.intercept + (gate * kernel) @ self.weights, lengths.clamp(0, 1)), 1)
 
     def consensus(self, tokens: Tensor, predicted: Tensor) -> Tensor:
-        """The consensus scores of captions of one picture.
+        """The consensus scores of captions.
 
         Args:
-            tokens: (K, T) ids of words, padded with PAD, without start and end.
-            predicted: (D + 41,), of the picture.
+            tokens: (B, K, T) ids of words, padded with PAD, without start and end: K captions of each picture.
+            predicted: (B, D + 41), of the pictures, as `forward` returns it.
 
         Returns:
-            (K,).
+            (B, K).
         """
-        value, places = self.vectors(tokens)
-        dims = self.config.dims
-        along = ((value * self.scales[places])[..., None] * self.directions[places].float()).sum((1, 2))  # (K, D)
-        similarity = (value * self.common[places]).sum((1, 2)) + along @ predicted[:dims]
-        return similarity * predicted[dims:][(tokens != PAD).sum(1).clamp(max=LONGEST_CAPTION)]
+        value, places = (x.unflatten(0, tokens.shape[:2]) for x in self.vectors(tokens.flatten(0, 1)))  # (B, K, 4, T)
+        z, factors = predicted[:, : self.config.dims], predicted[:, self.config.dims :]
+        along = (self.directions[places].float().flatten(1, 3) @ z[..., None]).reshape(value.shape)
+        similarity = (value * (self.common[places] + self.scales[places] * along)).sum((2, 3))
+        lengths = (tokens != PAD).sum(2).clamp(max=LONGEST_CAPTION)
+        scores: Tensor = similarity * factors.gather(1, lengths)
+        return scores
 
     def vectors(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """CIDEr's vectors of captions (K, T), of each of their n-grams.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.errors import CheckpointError, OptionError
 from captioner.serve.problems import Problem, fault
+from captioner.shipped import DEFAULT_MODEL, SHIPPED_DEFAULT
 from captioner.show.page import shown
 from captioner.tokenizer.vocabulary import SPECIAL
 
@@ -62,6 +63,8 @@ class Models:
                 server's options.
         """
         name = self.default if name is None else name
+        if name == DEFAULT_MODEL and name not in self.paths:
+            name = SHIPPED_DEFAULT
         if name in self._loaded:
             return self._loaded[name]
         if name not in self.paths:

@@ -359,7 +359,8 @@ def _lists(
         references = [tokenize(caption) for caption in record.captions]
         texts = [tokenize(detokenize(model.vocabulary.decode(one))) for one in tokens]
         score[i, : len(ended)] = [one.score for one in ended]
-        consensus[i, : len(ended)] = reranker.consensus(torch.from_numpy(padded_words(tokens)), own).numpy()
+        (scores,) = reranker.consensus(torch.from_numpy(padded_words(tokens))[None], own[None])
+        consensus[i, : len(ended)] = scores.numpy()
         cider[i, : len(ended)] = cider_of(texts, [references] * len(texts), document_frequencies=frequencies)
     return _Lists(score, consensus, cider)
 

@@ -93,7 +93,7 @@ def test_of_a_picture_that_it_has_learned_the_score_is_cider(
     errors = []
     for i, some in enumerate(captions):
         tokens = [caption for j in (0, 1) for caption in captions[(i + j) % 30]]
-        found = whole.consensus(torch.from_numpy(padded_words(tokens)), whole(features[i : i + 1])[0])
+        (found,) = whole.consensus(torch.from_numpy(padded_words(tokens))[None], whole(features[i : i + 1]))
         texts = [[f"w{word}" for word in caption] for caption in tokens]
         similar = cider_of(texts, [spelled[i]] * len(texts), document_frequencies=frequencies, clipped=False)
         lengths = np.array([len(caption) for caption in some])
@@ -109,7 +109,7 @@ def test_what_is_unlike_the_references_scores_less(
     better = 0
     for i in range(30):
         own = padded_words([max(captions[i], key=len), max(captions[(i + 7) % 30], key=len)])
-        first, second = reranker.consensus(torch.from_numpy(own), reranker(features[i : i + 1])[0]).tolist()
+        ((first, second),) = reranker.consensus(torch.from_numpy(own)[None], reranker(features[i : i + 1])).tolist()
         better += first > second
     assert better >= 27, "of 30; of random captions, which the first 24 directions do not hold as a whole"
 
@@ -126,8 +126,8 @@ def test_pictures_of_a_data_set_count_more_for_pictures_like_them() -> None:
     new = generator.standard_normal((2, 6)).astype(np.float32)
     new[:, 0] = (-3, 3)
     tokens = torch.from_numpy(padded_words([captions[0][0], captions[1][0]]))
-    for i, own in enumerate(reranker(torch.from_numpy(new))):
-        assert reranker.consensus(tokens, own).argmax() == i
+    found = reranker.consensus(tokens.expand(2, -1, -1), reranker(torch.from_numpy(new)))
+    assert found.argmax(1).tolist() == [0, 1]
 
 
 def pixels_for(backend: TorchBackend, count: int) -> np.ndarray:
@@ -196,6 +196,19 @@ def test_graphs_and_folders_give_the_same_scores_and_captions(exported: Callable
     assert texts["fp32"] == [some[0].tokens for some in decode(torch_backend, torch_backend.encode(pixels, []))]
 
 
+def test_captions_of_many_pictures_are_scored_some_at_a_time(
+    with_reranker: checkpoint.Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = TorchBackend(with_reranker)
+    encoded = backend.encode(pixels_for(backend, 5), [])
+    captions = [[[7] * n for n in range(1, 1 + count)] for count in (3, 0, 1, 2, 3)]
+    together = backend.consensus(encoded, captions)
+    monkeypatch.setattr("captioner.backends.base._WORDS", 2 * 3 * 3)
+    apart = backend.consensus(encoded, captions)
+    assert [len(one) for one in together] == [len(one) for one in apart] == [3, 0, 1, 2, 3]
+    np.testing.assert_allclose(np.concatenate(together), np.concatenate(apart), rtol=1e-5)
+
+
 def test_n_grams_of_large_ids_are_the_same_in_graphs_of_half_precision(make_checkpoint: Make) -> None:
     """Ids above 2048 are no numbers of 16 bits."""
     reranker = Reranker(RerankerConfig(ngrams=3000, dims=2, centres=20), channels=3, vocabulary_size=9000)
@@ -212,10 +225,9 @@ def test_n_grams_of_large_ids_are_the_same_in_graphs_of_half_precision(make_chec
             _halve(graph)
         session = onnxruntime.InferenceSession(graph.SerializeToString())
         for ngram in known[::300]:
-            tokens = np.array([ngram, ngram[::-1]])
-            predicted = np.ones(reranker.predictions, dtype=np.float32)
-            (found,) = session.run(None, {"tokens": tokens, "predicted": predicted})
-            expected = reranker.consensus(torch.from_numpy(tokens), torch.from_numpy(predicted))
+            tokens, pooled = np.array([[ngram, ngram[::-1]]]), np.ones((1, 3), dtype=np.float32)
+            (found,) = session.run(None, {"tokens": tokens, "pooled": pooled})
+            expected = reranker.consensus(torch.from_numpy(tokens), reranker(torch.from_numpy(pooled)))
             np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
@@ -293,8 +305,8 @@ def test_captions_of_a_clip_are_ordered_too(with_reranker: checkpoint.Checkpoint
     backend = TorchBackend(with_reranker)
     frames = backend.encode(pixels_for(backend, 3), [])
     clip = backend.join(frames)
-    assert frames.predicted is not None and clip.predicted is not None
-    torch.testing.assert_close(clip.predicted[0], frames.predicted.mean(0))
+    assert frames.pooled is not None and clip.pooled is not None
+    torch.testing.assert_close(clip.pooled[0], frames.pooled.mean(0))
     (found,) = decode(backend, clip, Beam(width=6, n_best=6, max_length=5))
     (scores,) = backend.consensus(clip, [[one.tokens for one in found]])
     totals = [one.score + more for one, more in zip(found, scores.tolist(), strict=True)]

@@ -216,11 +216,12 @@ def test_models_are_found_by_name_and_by_path(tiny_model: Path, monkeypatch: pyt
 def test_shipped_models_are_listed_default_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "captioner").mkdir()
     (tmp_path / "checkpoints").mkdir()
-    for name in ("best", "default", "small"):
+    for name in ("best", "transformer", "small"):
         (tmp_path / "checkpoints" / f"{name}.safetensors").touch()
-    (tmp_path / "checkpoints" / "default.md").touch()
+    (tmp_path / "checkpoints" / "transformer.md").touch()
     monkeypatch.setattr("captioner.shipped.__file__", str(tmp_path / "captioner" / "shipped.py"))
-    assert list(shipped_models()) == ["default", "best", "small"]
+    assert list(shipped_models()) == ["transformer", "best", "small"]
+    assert find_model("default") == find_model("transformer") == shipped_models()["transformer"]
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:banana"])

@@ -84,19 +84,19 @@ export class Model {
     if (this.config.preprocessing.pad) feed.mask = new Tensor("bool", mask, [1, rows, columns]);
     const first = await this.sessions.encode.run(feed);
     const encoded = new Encoded(this, this.names.map((name) => first[name]));
-    if (this.sessions.rerank) encoded.consensus = (captions) => this.#consensus(captions, first.predicted.data);
+    if (this.sessions.rerank) encoded.consensus = (captions) => this.#consensus(captions, first.pooled);
     return encoded;
   }
 
-  /** The consensus scores of captions of one picture, of which a reranker predicts a vector. */
-  async #consensus(captions, predicted) {
+  /** The consensus scores of captions of one picture, of which a reranker reads the mean of the encoder's grid. */
+  async #consensus(captions, pooled) {
     const { Tensor } = this.ort;
     const longest = Math.max(1, ...captions.map((tokens) => tokens.length));
     const tokens = new BigInt64Array(captions.length * longest); // padded with 0
     captions.forEach((caption, row) => tokens.set(BigInt64Array.from(caption, BigInt), row * longest));
     const feed = {
-      tokens: new Tensor("int64", tokens, [captions.length, longest]),
-      predicted: new Tensor("float32", predicted, [predicted.length]),
+      tokens: new Tensor("int64", tokens, [1, captions.length, longest]),
+      pooled,
     };
     return (await this.sessions.rerank.run(feed)).consensus.data;
   }
