@@ -20,7 +20,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from captioner.shipped import shipped_answering_models, shipped_models
+from captioner.shipped import SHIPPED_DEFAULT, shipped_answering_models, shipped_models
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = tuple(sorted((ROOT / "notebooks").glob("*.ipynb")))
@@ -95,7 +95,7 @@ def models_of(notebook: NotebookNode) -> dict[str, str]:
     """The shipped models that a notebook loads, each with a digest of its file: whose outputs are these?"""
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     names = set(re.findall(r'captioner\.load(?:_answering)?\("(\w+)"', code))
-    names |= {"default"} if re.search(r"captioner\.load\((?:\w+=|\))", code) else set()
+    names |= {SHIPPED_DEFAULT} if re.search(r"captioner\.load\((?:\w+=|\))", code) else set()
     files = {**shipped_models(), **shipped_answering_models()}
     return {name: hashlib.sha256(files[name].read_bytes()).hexdigest()[:16] for name in sorted(names)}
 

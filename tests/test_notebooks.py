@@ -16,12 +16,12 @@ from forked_kernels import ForkedKernelManager
 from nbformat import NotebookNode
 
 MODELS = {
-    "asking": ("answers", "default"),
-    "caption_and_heatmaps": ("default", "transformer"),
-    "coco_scores": ("default",),
-    "how_attention_works": ("default",),
-    "house_style": ("default",),
-    "the_attention_family": ("default", "transformer"),
+    "asking": ("answers", "transformer"),
+    "caption_and_heatmaps": ("lstm", "transformer"),
+    "coco_scores": ("transformer",),
+    "how_attention_works": ("lstm",),
+    "house_style": ("transformer",),
+    "the_attention_family": ("lstm", "transformer"),
 }
 QUICKLY = {
     "asking": {"SCENES, TRAINED, EPOCHS = 240, 190, 16": "SCENES, TRAINED, EPOCHS = 30, 10, 1"},
