@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--model", default="default", help="whose time is divided up")
     parser.add_argument("--picture", type=Path, help="a photograph; a drawn scene where none is given")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +72,7 @@ def main() -> None:
         picture = os.fspath((options.picture or Path(folder, "scene.jpg")).resolve())
         if options.picture is None:
             dog_frisbee_park().image.save(picture)
-        code = STAGES.format(model="default", picture=picture)
+        code = STAGES.format(model=options.model, picture=picture)
         programs = {
             "import torch": (options.torch_python, ["-c", "import torch"]),
             "pass": (options.python, ["-c", "pass"]),
@@ -106,7 +107,7 @@ def main() -> None:
     for name, runs in found.items():
         wall, cpu, peak = (statistics.median(values) for values in list(zip(*runs, strict=True))[:3])
         print(f"{name:30} {wall:6.3f} {wall / base[0]:6.2f}  {cpu:6.3f} {cpu / base[1]:6.2f}  {peak:8.0f}")
-    print("\nwhere the time of one caption goes (default), ms: median, least")
+    print(f"\nwhere the time of one caption goes ({options.model}), ms: median, least")
     for i, (name, _) in enumerate(stages[0]):
         times = [1000 * stage[i][1] for stage in stages]
         print(f"{name:35} {statistics.median(times):6.1f} {min(times):6.1f}")

@@ -18,7 +18,8 @@ from captioner.tokenizer.vocabulary import END, START
 DEAD = np.float32(-np.inf)
 """The log-probability of a row that has ended."""
 _MOST_COPIED = 0.75
-"""Of the pictures of a batch: where more go on, copying their grids costs more than steps of those that ended."""
+"""Pictures that have ended leave a batch once at most this share of it goes on: copying the grids of those that go on
+costs more than some steps of those that have ended."""
 _Floats = NDArray[np.float32]
 _Ints = NDArray[np.int64]
 _NONE: _Ints = np.zeros(0, dtype=np.int64)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:  # Pillow is imported while a model is opened
     from captioner.tokenizer.vocabulary import Vocabulary
 
 Pixels = NDArray[np.uint8]
-_WORDS = 2048  # whose n-grams' vectors are looked up at a time, four for each word
 Tokens = Sequence[Sequence[Sequence[int]]]
 """For each picture any number of captions, or of questions, in ids, without start and end."""
+_WORDS = 2048  # words of captions, with padding, that are scored at a time, which bounds memory
 
 
 class Encoded(Protocol):

@@ -230,6 +230,11 @@ class OnnxBackend:
         """The graphs fit the vocabulary and the description. Raises CheckpointError."""
         outputs = {output.name: output.shape for output in step.get_outputs()}
         inputs = {each.name: each.shape for each in self._sessions["encode"].get_inputs()}
+        if self.reranks and "pooled" not in {each.name for each in self._sessions["encode"].get_outputs()}:
+            raise CheckpointError(
+                "the model's graphs are of an earlier version",
+                remedy="'captioner export MODEL --graphs' writes them again",
+            )
         found = {
             "words": ((outputs.get("log_p") or [None])[-1], len(self.vocabulary)),
             "cells": (outputs.get("map", [None])[1:], list(self.grid_shape)),

@@ -212,7 +212,7 @@ def _batch(options: argparse.Namespace, model: Path, decoding: Any) -> "CaptionB
     ships = with_default(shipped_models()).get(options.model) == model
     on_gpu = options.gpus_per_actor > 0
     return CaptionBatch(
-        model=options.model if ships else os.path.realpath(model),
+        model=model.stem if ships else os.path.realpath(model),
         column="bytes",
         name="image",
         options=decoding,

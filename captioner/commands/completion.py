@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from captioner.errors import OptionError
-from captioner.shipped import shipped_answering_files, shipped_files
+from captioner.shipped import DEFAULT_MODEL, shipped_answering_files, shipped_files
 from captioner.training.recipe import BUILT_IN
 from captioner.training.recipe_files import named_recipes
 
@@ -41,7 +41,7 @@ def _proposed(command: str) -> Mapping[str, tuple[str, ...]]:
     return {
         "--device": ("auto", "cpu", "cuda", "mps"),
         "--backend": ("auto", "onnx", "torch"),
-        "--model": tuple(shipped_answering_files() if command == "ask" else shipped_files()),
+        "--model": tuple(shipped_answering_files() if command == "ask" else (*shipped_files(), DEFAULT_MODEL)),
         "--recipe": tuple(named_recipes()),
         **{f"--{option}": names for option, names in BUILT_IN.items()},
     }

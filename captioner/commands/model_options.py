@@ -30,7 +30,7 @@ def add_model_options(
     parser.add_argument(
         "--model",
         default=default,
-        help="a name that 'captioner models' lists, or a model file"
+        help="a name that 'captioner models' lists (default: transformer), or a model file"
         + (", a folder in the form of transformers, hf:owner/name" if foreign else ""),
     )
     auto = None if default is None else "auto"

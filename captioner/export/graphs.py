@@ -150,7 +150,7 @@ class _Step(nn.Module):
         logits = step.logits.float()
         words = torch.arange(logits.shape[-1])
         allowed = (words != PAD) & (words != START) & (words != UNKNOWN)
-        # Added, which takes ONNX Runtime a third of the time of a choice.
+        # Added: Where takes ONNX Runtime three times as long.
         log_p = (logits + torch.where(allowed, 0.0, float("-inf"))).log_softmax(-1)
         after = flatten(step.state, type(self.model.decoder).__name__)
         return (logits, log_p, step.map.float(), step.off_grid.float(), *(after[i] for i in self.probe.changed))

@@ -129,11 +129,6 @@ class Reranker(nn.Module):
         for name, tensor in parts.items():
             self.register_buffer(name, tensor)
 
-    @property
-    def predictions(self) -> int:
-        """How many numbers are predicted of a picture."""
-        return self.config.dims + LONGEST_CAPTION + 1
-
     def standardised(self, features: Tensor) -> Tensor:
         """Mean feature vectors (B, C) of grids, standardised."""
         return ((features.float() - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)

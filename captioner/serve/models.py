@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.errors import CheckpointError, OptionError
 from captioner.serve.problems import Problem, fault
-from captioner.shipped import DEFAULT_MODEL, SHIPPED_DEFAULT
+from captioner.shipped import DEFAULT_MODEL
 from captioner.show.page import shown
 from captioner.tokenizer.vocabulary import SPECIAL
 
@@ -62,9 +62,8 @@ class Models:
             Problem: 422, there is no model of this name; 500, its file is damaged; 501, it does not run with this
                 server's options.
         """
-        name = self.default if name is None else name
-        if name == DEFAULT_MODEL and name not in self.paths:
-            name = SHIPPED_DEFAULT
+        if name is None or (name == DEFAULT_MODEL and name not in self.paths):
+            name = self.default
         if name in self._loaded:
             return self._loaded[name]
         if name not in self.paths:

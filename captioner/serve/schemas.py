@@ -31,7 +31,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(None, description="a name that /v1/models lists; the server's own if left out")
+    model: str | None = Field(
+        None, description="a name that /v1/models lists; left out, or 'default', for the server's own"
+    )
     beam: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="width of the beam; 1 is greedy")
     n_best: int | None = Field(None, ge=1, le=WIDEST_BEAM, description="captions of each picture")
     length_penalty: float | None = Field(None, ge=0, le=5, description="score = sum(log p) / tokens ** length_penalty")

@@ -223,7 +223,9 @@ def total(model: Captioner, photo: Path, text: str) -> float:
     encoded = model.backend.encode(prepared.pixels[None], [prepared.geometry])
     caption = model.vocabulary.encode(text.split())[1:-1]
     (consensus,) = model.backend.consensus(encoded, [[caption]])  # type: ignore[attr-defined]
-    return float(model.backend.score(encoded, [[caption]])[0][0].log_p.mean() + consensus[0])
+    assert isinstance(model.default_options, Beam)
+    weight = model.default_options.rerank
+    return float(model.backend.score(encoded, [[caption]])[0][0].log_p.mean() + weight * consensus[0])
 
 
 RESIZE = f"""async ([data, width, height, side, pad, isJpeg]) => {{

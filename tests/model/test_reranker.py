@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -242,6 +243,23 @@ def test_a_lost_graph_is_named(exported: Callable[[str], Path], tmp_path: Path) 
     assert model.caption(picture, options=Beam(rerank=0, max_length=5)).text
     with pytest.raises(CheckpointError, match=r"rerank\.onnx: no such graph"):
         model.caption(picture)
+
+
+def test_graphs_that_predict_in_the_encoder_are_of_an_earlier_version(
+    exported: Callable[[str], Path], tmp_path: Path
+) -> None:
+    made = exported("lstm-reranker")
+    file = tmp_path / made.name
+    shutil.copy(made, file)
+    shutil.copytree(graph_folder(made), graph_folder(file))
+    path = graph_folder(file) / "encode.onnx"
+    graph = onnx.load(path, load_external_data=False)
+    (output,) = [one for one in graph.graph.output if one.name == "pooled"]
+    graph.graph.node.add(op_type="Identity", input=["pooled"], output=["predicted"])
+    output.name = "predicted"
+    path.write_bytes(graph.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"earlier version; .*--graphs"):
+        load(file, backend="onnx")
 
 
 def test_a_model_file_keeps_the_reranker(with_reranker: checkpoint.Checkpoint, tmp_path: Path) -> None:

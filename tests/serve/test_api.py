@@ -173,24 +173,24 @@ def test_models_are_listed_and_loaded_when_asked_for(
 ) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no model")
-    shipped = {"transformer": either_model, "broken": broken}
+    shipped = {"other": either_model, "broken": broken}
     monkeypatch.setattr("captioner.shipped.shipped_models", lambda: shipped)
     with serve(tiny_model) as running:
         with running.client() as client:
             offer = client.get("/v1/models").json()
         assert [(model["name"], model["default"]) for model in offer["models"]] == [
             ("tiny", True),
-            ("transformer", False),
+            ("other", False),
             ("broken", False),
         ]
         assert offer["models"][1]["decoder"] == either_model.stem.removeprefix("tiny-")
         assert offer["models"][0]["decoding"]["width"] == 2
         assert offer["limits"]["max_upload"] == 20_000_000
-        for name in ("transformer", "default"):
-            [line] = running.post(("a.png", picture), model=name).json()["captions"]
-            assert line["caption"] == load(either_model).caption(picture).text
+        [line] = running.post(("a.png", picture), model="other").json()["captions"]
+        assert line["caption"] == load(either_model).caption(picture).text
         assert "'broken' is damaged" in problem_of(running.post(("a.png", picture), model="broken"), 500)["detail"]
-        assert running.post(("a.png", picture)).json()["captions"][0]["model"] == "tiny"
+        for own in ({}, {"model": "default"}):
+            assert running.post(("a.png", picture), **own).json()["captions"][0]["model"] == "tiny"
 
 
 def test_a_model_that_does_not_run_here_is_no_fault(
