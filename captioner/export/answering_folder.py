@@ -64,7 +64,7 @@ def export_answering_folder(
     else:
         stored = stored_graphs(path, header, ANSWERING_GRAPHS)
         graphs = stored or export_answering_graphs(model, digest=header["digest"])
-    reduce_precision(graphs, precision, pixels)
+    reduce_precision(graphs, model.model, precision, pixels)
     contents = {f"{name}.onnx": graphs[name].SerializeToString(deterministic=True) for name in ANSWERING_GRAPHS}
     files = {name: (folder / f"{name}.onnx", contents[f"{name}.onnx"]) for name in ANSWERING_GRAPHS}
     found = answering_parity(torch_backend, open_answering_graphs(folder, header, files))

@@ -66,12 +66,18 @@ def _version(tensor: Tensor) -> object:
 
 def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution that equals a convolution and its batch-norm with fixed statistics."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (D',)
+    assert norm.running_mean is not None
+    scale = scale_of(norm)
     shift = norm.bias - norm.running_mean * scale
     if convolution.bias is not None:
         shift = shift + convolution.bias * scale
     return convolution.weight * scale[:, None, None, None], shift
+
+
+def scale_of(norm: nn.BatchNorm2d) -> Tensor:
+    """What batch-norm with fixed statistics multiplies each channel by, (D',)."""
+    assert norm.running_var is not None
+    return norm.weight * torch.rsqrt(norm.running_var + norm.eps)
 
 
 def fold_norms(module: nn.Module) -> None:

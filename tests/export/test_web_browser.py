@@ -24,7 +24,7 @@ from captioner.explain.postprocess import postprocess
 from captioner.export.web.site import ONNXRUNTIME_WEB, export_web
 from captioner.image import Geometry, fit, open_with_orientation
 from captioner.options import Beam, MapOptions
-from captioner.pipeline import Captioner, load
+from captioner.pipeline import load
 from captioner.shipped import find_model
 from captioner.tokenizer.detokenize import detokenize
 
@@ -191,16 +191,11 @@ def test_photographs_have_the_captions_and_the_maps_of_python(
     wait_for(page, CAPTIONED, len(photos))
     model = load("default", backend="onnx")
     cards = page.locator(".result").all()  # the newest stands first
-    ties: list[str] = []
     differences: list[float] = []
     for photo, card in zip(photos, reversed(cards), strict=True):
         assert card.locator("h2").inner_text() == photo.name
         line, caption = line_of(card), model.caption(photo)
-        if line["caption"] != caption.text:  # the site's 16-bit weights change what a beam finds, in Python too
-            assert line["caption"] == load(default_site).caption(photo).text, photo.name
-            assert total(model, photo, line["caption"]) > total(model, photo, caption.text) - 0.1, photo.name
-            ties.append(photo.name)
-            (caption,) = model.read(photo, [line["caption"]])
+        assert line["caption"] == caption.text, photo.name
         expected = caption.as_dict()
         assert set(line) == set(expected)
         assert line["grid"] == expected["grid"]
@@ -211,21 +206,8 @@ def test_photographs_have_the_captions_and_the_maps_of_python(
             apart = np.abs(np.array(found["map"]) - word.map).max() / largest
             others = (found.get("off_grid", 0) - word.off_grid, found["probability"] - word.probability)
             differences.append(max(float(apart), *map(abs, others)))
-    # The encoder's weights have 16 bits on the page, which moves a few numbers that the decoder rounds to other steps.
-    assert max(differences) < 0.08
-    assert np.mean(np.array(differences) > 0.02) < 0.04
-    assert len(ties) <= 3, ties
-
-
-def total(model: Captioner, photo: Path, text: str) -> float:
-    """What a beam is ordered by: the mean log-probability of a caption's words and end, and its consensus score."""
-    prepared = model.prepare(photo)
-    encoded = model.backend.encode(prepared.pixels[None], [prepared.geometry])
-    caption = model.vocabulary.encode(text.split())[1:-1]
-    (consensus,) = model.backend.consensus(encoded, [[caption]])  # type: ignore[attr-defined]
-    assert isinstance(model.default_options, Beam)
-    weight = model.default_options.rerank
-    return float(model.backend.score(encoded, [[caption]])[0][0].log_p.mean() + weight * consensus[0])
+    # What the decoder rounds to integers may round to another step where its last digits differ.
+    assert max(differences) < 0.03
 
 
 RESIZE = f"""async ([data, width, height, side, pad, isJpeg]) => {{
