@@ -15,16 +15,14 @@ from captioner.errors import OptionError
 from captioner.export.answers import answering_parity, export_answering_graphs
 from captioner.export.folder import (
     EXAMPLE,
-    TOLERANCES,
     calibration_pixels,
     check_folder,
-    check_precision,
     common_config,
-    reduce_precision,
     stored_graphs,
     write_with_example,
 )
 from captioner.export.parity import TOLERANCE, Parity
+from captioner.export.precision import TOLERANCES, check_precision, reduce_precision
 from captioner.header import EXPORTED, read_header
 from captioner.model.quantised import quantise
 

@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from torch import nn
 
 from captioner import checkpoint
 from captioner.backends.base import AnsweringBackend, Backend
@@ -44,23 +42,16 @@ from captioner.data.pictures import find_pictures
 from captioner.errors import ImageError, OptionError
 from captioner.export.graphs import check_parity, export_graphs
 from captioner.export.parity import Parity
-from captioner.export.quantise import CALIBRATION_PICTURES, quantise_convolutions
+from captioner.export.precision import TOLERANCES, check_precision, reduce_precision
+from captioner.export.quantise import CALIBRATION_PICTURES
 from captioner.header import EXPORTED, EXPORTED_FORMAT, EXPORTED_VERSION, read_header
 from captioner.metadata import Header
-from captioner.model.answer_model import AnswerModel
-from captioner.model.caption_model import CaptionModel
-from captioner.model.folding import ConvNorm, scale_of
 from captioner.options import Beam
 from captioner.prepared import prepare
 
-PRECISIONS = ("fp32", "fp16", "int8")
 EXAMPLE = "example.py"
 """The program in an exported folder that runs it."""
-_FEW = 64  # numbers of a constant that keeps 32 bits: the means of an encoder's input are no weights
 _SHARED_BYTES = 1024  # of a weight; what is smaller is stored with the graph
-TOLERANCES = {"fp16": 0.5, "int8": 3.0}
-"""In nats: fewer bits of weights move log-probabilities, on noise more than on photographs; what is wrong moves them by
-far more."""
 
 
 def export_folder(
@@ -95,12 +86,6 @@ def export_folder(
     contents, config, found = model_files(Path(model_file), folder, precision=precision, calibrate=calibrate)
     write_with_example(folder, contents, config)
     return found
-
-
-def check_precision(precision: str) -> None:
-    """Raises OptionError: a precision that is not one of `PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise OptionError(f"the precision '{precision}' is not one of {', '.join(PRECISIONS)}")
 
 
 def model_files(
@@ -141,31 +126,6 @@ def model_files(
     if precision == "int8":
         config["calibration"] = len(pixels)
     return {f"{name}.onnx": content for name, content in contents.items()}, config, found
-
-
-def reduce_precision(
-    graphs: dict[str, onnx.ModelProto],
-    model: CaptionModel | AnswerModel,
-    precision: str,
-    pixels: list[NDArray[np.uint8]],
-) -> None:
-    """Give graphs weights of their own in a precision, in place; matrix products are in integers before.
-
-    Args:
-        graphs: by name, with their weights.
-        model: that they are of.
-        precision: of `PRECISIONS`.
-        pixels: inputs that convolutions are quantised by; [] for convolutions in floats.
-    """
-    computed = {name: _computed(graph) for name, graph in graphs.items()}
-    for graph in graphs.values():
-        _own_weights(graph)
-    if pixels:
-        graphs["encode"] = quantise_convolutions(graphs["encode"], pixels)
-    if precision != "fp32":
-        factors = _factors(model)
-        for name, graph in graphs.items():
-            _halve(graph, factors, computed[name])
 
 
 def config_json(config: Mapping[str, Any]) -> bytes:
@@ -258,63 +218,6 @@ def calibration_pixels(folder: Path, backend: Backend | AnsweringBackend) -> lis
     if not found:
         raise OptionError(f"{folder}: has no picture that opens", remedy="give a folder of photographs")
     return found
-
-
-def _computed(graph: onnx.ModelProto) -> set[str]:
-    """The initialisers of a graph that are no weights: codes of positions."""
-    recipes = read_description(graph.SerializeToString())["initialisers"]
-    return {name for name, recipe in recipes.items() if "positions" in recipe}
-
-
-def _own_weights(graph: onnx.ModelProto) -> None:
-    """Say in a graph that its weights are its own."""
-    description = read_description(graph.SerializeToString())
-    description["initialisers"] = {}
-    del graph.metadata_props[:]
-    graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(description, sort_keys=True))
-
-
-def _factors(model: CaptionModel | AnswerModel) -> dict[str, tuple[NDArray[np.float16], NDArray[np.float32]]]:
-    """By the names of folded convolutions' weights, the convolution's own in 16 bits, where it has no more, and what
-    its batch-norm multiplies them by: a product of numbers of 16 bits is not one."""
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, ConvNorm):
-            convolution, norm = module[0], module[1]
-            assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-            own = convolution.weight.detach().float().cpu()
-            if torch.equal(own.half().float(), own):
-                found[f"{name}.0.weight"] = own.half().numpy(), scale_of(norm).detach().float().cpu().numpy()
-    return found
-
-
-def _halve(
-    graph: onnx.ModelProto,
-    factors: Mapping[str, tuple[NDArray[np.float16], NDArray[np.float32]]] | None = None,
-    kept: Collection[str] = (),
-) -> None:
-    """Store matrices and convolutions in 16 bits, those with ``factors`` as these, but for those that are ``kept``."""
-    added, scales = [], []
-    for tensor in graph.graph.initializer:
-        name, values = tensor.name, numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.ndim < 2 or values.size < _FEW or name in kept:
-            continue
-        own, scale = (factors or {}).get(name.removeprefix("model."), (None, None))
-        widened = name
-        if own is not None and scale is not None and own.shape == values.shape:
-            scale = scale.reshape(-1, *[1] * (values.ndim - 1))
-            if np.allclose(own * scale, values, rtol=1e-4, atol=1e-7):
-                values, widened = own, f"{name}_widened"
-                scales.append(numpy_helper.from_array(scale, f"{name}_scale"))
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
-        cast = onnx.helper.make_node("Cast", [tensor.name], [widened], f"widen_{name}", to=onnx.TensorProto.FLOAT)
-        added.append(cast)
-        if widened != name:
-            added.append(onnx.helper.make_node("Mul", [widened, f"{name}_scale"], [name], f"scale_{name}"))
-    graph.graph.initializer.extend(scales)
-    nodes = [*added, *graph.graph.node]
-    del graph.graph.node[:]
-    graph.graph.node.extend(nodes)
 
 
 def _sharing(score: onnx.ModelProto, step: bytes) -> onnx.ModelProto:

@@ -18,8 +18,9 @@ from captioner.backends.graph_files import graph_folder
 from captioner.backends.torch import TorchBackend
 from captioner.decoding import Beam, Greedy, decode
 from captioner.errors import CheckpointError, OptionError
-from captioner.export.folder import _halve, export_folder
+from captioner.export.folder import export_folder
 from captioner.export.graphs import _export_rerank
+from captioner.export.precision import halve
 from captioner.export.trace import export_mode
 from captioner.header import read_header
 from captioner.metrics import DocumentFrequencies, cider_of
@@ -223,7 +224,7 @@ def test_n_grams_of_large_ids_are_the_same_in_graphs_of_half_precision(make_chec
         graph = _export_rerank(model.model, reranker)
     for half in (False, True):
         if half:
-            _halve(graph)
+            halve(graph, {})
         session = onnxruntime.InferenceSession(graph.SerializeToString())
         for ngram in known[::300]:
             tokens, pooled = np.array([[ngram, ngram[::-1]]]), np.ones((1, 3), dtype=np.float32)

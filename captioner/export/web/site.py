@@ -14,8 +14,9 @@ from typing import Any
 
 from captioner.data.scenes import dog_frisbee_park
 from captioner.errors import OptionError
-from captioner.export.folder import check_folder, check_precision, config_json, model_files, write_folder
+from captioner.export.folder import check_folder, config_json, model_files, write_folder
 from captioner.export.parity import Parity
+from captioner.export.precision import check_precision
 from captioner.header import EXPORTED, read_header
 from captioner.options import Beam, MapOptions
 from captioner.show.page import assets, picture_files, with_cards
