@@ -111,28 +111,29 @@ def tiny_checkpoint(decoder: str, *, pad: bool = False) -> checkpoint.Checkpoint
 
 def give_reranker(model: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
     """The model with a reranker of random numbers, which prefers captions with a word that the beam puts behind."""
-    model.model.set_reranker(RerankerConfig(ngrams=20, dims=3, centres=24, sets=2))
+    model.model.set_reranker(RerankerConfig(ngrams=(20, 20), dims=3, centres=(12, 12)))
     reranker = model.model.reranker
     assert reranker is not None
     usual, other = (model.vocabulary.ids[word] for word in ("a", "$5"))
     known = sorted(
         [(usual,), (other,), (other, other), *((usual, i) for i in range(4, 12)), *((i,) * 4 for i in range(6, 15))]
     )
-    reranker.ngrams.copy_(torch.tensor(reranker.keys_of(known)))
     torch.manual_seed(2)
-    reranker.idf.uniform_(1, 3)
-    reranker.centres.copy_(torch.randint(-50, 50, reranker.centres.shape))
-    reranker.squares.copy_((reranker.centres.float() * (FARTHEST / STEPS)).square().sum(0))
-    reranker.radius.fill_(12.0)
-    reranker.weights.normal_().mul_(0.1)
-    reranker.intercept.normal_().mul_(0.1)
     reranker.set_weights.normal_()
-    reranker.between_sets.fill_(0.25)
-    reranker.sets.copy_(torch.eye(2).repeat(12, 1))
-    reranker.length_weights.normal_().mul_(0.01)
-    reranker.directions.copy_(torch.randint(-127, 127, reranker.directions.shape))
-    reranker.scales.fill_(0.001)
-    reranker.common[known.index((other,))] = 5.0
+    reranker.match_gains.uniform_(0, 0.1)
+    reranker.ngram_costs.uniform_(0, 0.1)
+    for one in reranker.regressions():
+        one.ngrams.copy_(torch.tensor(reranker.keys_of(known)))
+        one.idf.uniform_(1, 3)
+        one.centres.copy_(torch.randint(-50, 50, one.centres.shape))
+        one.squares.copy_((one.centres.float() * (FARTHEST / STEPS)).square().sum(0))
+        one.radius.fill_(12.0)
+        one.weights.normal_().mul_(0.1)
+        one.intercept.normal_().mul_(0.1)
+        one.length_weights.normal_().mul_(0.01)
+        one.directions.copy_(torch.randint(-127, 127, one.directions.shape))
+        one.scales.fill_(0.001)
+        one.common[known.index((other,))] = 5.0
     return model
 
 

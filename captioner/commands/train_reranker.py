@@ -56,24 +56,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=6000,
         metavar="P",
-        help="training pictures that new ones are compared with, as many of each --data (default 6000)",
+        help="training pictures that new ones are compared with, of each --data (default 6000)",
     )
     parser.add_argument(
         "--ridge", type=float, default=0.01, metavar="X", help="strength of the regularisation (default 0.01)"
-    )
-    parser.add_argument(
-        "--between-sets",
-        type=float,
-        default=0.25,
-        metavar="X",
-        help="how much the pictures of one --data say of those of another, from 0 to 1 (default 0.25)",
     )
     parser.add_argument(
         "--minimum-count",
         type=int,
         default=5,
         metavar="N",
-        help="n-grams in the captions of fewer pictures are left out (default 5)",
+        help="n-grams in the captions of fewer pictures of a --data are left out (default 5)",
+    )
+    parser.add_argument(
+        "--bleu-weight",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="what a point of BLEU-4 counts beside a point of CIDEr-D where weights are chosen on dev (default 0)",
     )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: as many as torch takes)")
@@ -89,8 +89,8 @@ def run(options: argparse.Namespace) -> int:
             raise OptionError(f"--{name} must be at most {most:,}, not {value}")
     if not (options.ridge > 0 and math.isfinite(options.ridge)):
         raise OptionError(f"--ridge must be a number above 0, not {options.ridge}")
-    if not 0 <= options.between_sets <= 1:
-        raise OptionError(f"--between-sets must be from 0 to 1, not {options.between_sets}")
+    if not (options.bleu_weight >= 0 and math.isfinite(options.bleu_weight)):
+        raise OptionError(f"--bleu-weight must be a number of at least 0, not {options.bleu_weight}")
     check_model_output(options.output)
     file = find_weights(options.model, "train-reranker")
     paths = [path for some in options.data for path in some]
@@ -98,7 +98,8 @@ def run(options: argparse.Namespace) -> int:
 
     from captioner import checkpoint
     from captioner.commands.progress import progress
-    from captioner.training.reranking import RerankingOptions, fit_reranker, with_beam
+    from captioner.training.ngram_regression import RerankingOptions
+    from captioner.training.reranking import fit_reranker, with_beam
 
     model = with_beam(load_model(options, file), options.beam)
     (train, dev), left_out = _pictures(options)
@@ -106,19 +107,26 @@ def run(options: argparse.Namespace) -> int:
         dims=options.dims,
         centres=options.centres,
         ridge=options.ridge,
-        between_sets=options.between_sets,
         minimum_count=options.minimum_count,
+        bleu_weight=options.bleu_weight,
     )
     count = sum(map(len, (*train, *dev)))
     with progress("pictures", count) as (advance, _):
         fitted = fit_reranker(model, train, dev, options=settings, file=str(file), advance=advance)
     checkpoint.save(options.output, fitted.model, half=False)
     report_old_graphs(options.output)
-    if fitted.after <= fitted.before:
+    before, after = (one.cider + options.bleu_weight * one.bleu for one in (fitted.before, fitted.after))
+    if after <= before:
         report("no weight of the reranker made the captions of dev better: use the model without it")
-    counts = {"pictures": fitted.pictures, "ngrams": fitted.ngrams, "weight": fitted.weight}
-    scores = {"dev_cider": {"before": round(100 * fitted.before, 2), "after": round(100 * fitted.after, 2)}}
-    print(json.dumps(counts | scores))
+    counts = {"pictures": fitted.pictures, "ngrams": list(fitted.ngrams)}
+    weights = {"weight": fitted.weight, "bleu_strength": fitted.bleu_strength}
+    scores = {
+        f"dev_{name}": {
+            when: round(getattr(each, name), 2) for when, each in (("before", fitted.before), ("after", fitted.after))
+        }
+        for name in ("cider", "bleu")
+    }
+    print(json.dumps(counts | weights | scores))
     return 1 if left_out else 0
 
 

@@ -70,17 +70,23 @@ def _closest(ngrams: Ngrams) -> Floats:
     return ngrams.reference_length[best_first][first].astype(np.float64)
 
 
+def bleu_table_of(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Floats:
+    """`BleuCounts.table` of captions, (P, 10), which are lists of words; ``references[i]`` are those of
+    ``hypotheses[i]``, at least one."""
+    ngrams = number_words(hypotheses, references)
+    counter = BleuCounter(ngrams)
+    for order in ngrams.orders():
+        counter.add(order)
+    return counter.counts().table()
+
+
 def smoothed_bleu_of(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Floats:
     """BLEU-1 to BLEU-4 of each caption by itself, (P, 4), from 0 to 1: rewards, where BLEU-4 proper would mostly be 0.
 
     One is added to the n-grams that match and to those there are, for n above 1 (Lin and Och, "ORANGE", COLING
     2004). Captions are lists of words; ``references[i]`` are those of ``hypotheses[i]``, at least one.
     """
-    ngrams = number_words(hypotheses, references)
-    counter = BleuCounter(ngrams)
-    for order in ngrams.orders():
-        counter.add(order)
-    table = counter.counts().table()
+    table = bleu_table_of(hypotheses, references)
     matched, guessed = table[:, 1:MAX_ORDER], table[:, MAX_ORDER + 1 : 2 * MAX_ORDER]
     matched += 1
     guessed[:] = np.maximum(guessed, 1) + 1  # a caption too short for an n-gram is none that matches them all

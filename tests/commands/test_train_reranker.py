@@ -46,10 +46,11 @@ def test_the_model_gets_a_reranker_and_stays_as_it_was(tiny_model: Path, reranke
     assert made["train_reranker_of"][0]["pictures"] == 12
     assert after.model.reranker is not None
     size = len(after.vocabulary)
-    words = {key // size**n % size for key in after.model.reranker.ngrams.tolist() for n in range(4)}
+    keys = after.model.reranker.regressions()[0].ngrams.tolist()
+    words = {key // size**n % size for key in keys for n in range(4)}
     assert words - {0} and min(words - {0}) >= len(SPECIAL), "no start, no end and no unknown word"
     config = read_header(reranked)["config"]["reranker"]
-    assert (config["dims"], config["centres"], config["sets"]) == (8, 10, 1)
+    assert (config["dims"], config["centres"]) == (8, [10])
 
 
 def test_what_it_prints_are_the_scores_of_its_captions(
@@ -60,19 +61,21 @@ def test_what_it_prints_are_the_scores_of_its_captions(
     data = ["--data", str(scenes), "--data", str(tmp_path / "more")]
     assert main(["train-reranker", str(tiny_model), *data, "--output", str(output), "--beam", "6", *SIZES]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["pictures"] == 20 and printed["ngrams"] > 10
-    assert read_header(output)["config"]["reranker"]["sets"] == 2
+    assert printed["pictures"] == 20 and min(printed["ngrams"]) > 3
+    assert read_header(output)["config"]["reranker"]["ngrams"] == printed["ngrams"] and len(printed["ngrams"]) == 2
     model = load(output, backend="torch")
-    scores: dict[str, list[float]] = {"before": [], "after": []}
+    scores: dict[str, list[tuple[float, float]]] = {"before": [], "after": []}
     for folder in (scenes, tmp_path / "more"):
         dev = of_split(read(folder), "dev")
         references = {one.id: list(one.captions) for one in dev}
         for name, weight in (("before", 0.0), ("after", 1.0)):
             captions = model.caption_all([one.image for one in dev], options=model.options(rerank=weight))
             texts = {one.id: str(found) for one, found in zip(dev, captions, strict=True)}
-            scores[name].append(100 * evaluate(texts, references).cider)
+            found = evaluate(texts, references)
+            scores[name].append((100 * found.cider, 100 * found.bleu[3]))
     for name, values in scores.items():
-        assert printed["dev_cider"][name] == pytest.approx(sum(values) / 2, abs=0.2)
+        for i, measure in enumerate(("dev_cider", "dev_bleu")):
+            assert printed[measure][name] == pytest.approx(sum(one[i] for one in values) / 2, abs=0.2)
 
 
 def test_no_weight_leaves_the_captions_of_the_beam(tiny_model: Path, reranked: Path, scenes: Path) -> None:
@@ -123,7 +126,8 @@ def test_other_commands_keep_it_or_leave_it_behind(
         (["--centres", "0"], "--centres"),
         (["--ridge", "0"], "--ridge"),
         (["--ridge", "nan"], "--ridge"),
-        (["--between-sets", "1.5"], "--between-sets"),
+        (["--bleu-weight", "-1"], "--bleu-weight"),
+        (["--bleu-weight", "nan"], "--bleu-weight"),
         (["--beam", "0"], "--beam"),
         (["--beam", "1"], "--beam"),
         (["--beam", "1000"], "1000"),

@@ -28,7 +28,8 @@ from captioner.model.reranker import LONGEST_CAPTION, MOST_WORDS, Reranker, Rera
 from captioner.pipeline import load
 from captioner.tokenizer.vocabulary import SPECIAL
 from captioner.training.growth import add_fine_maps, without_fine_maps
-from captioner.training.reranking import RerankingOptions, _centres, fit
+from captioner.training.ngram_regression import RerankingOptions, _centres, fit
+from captioner.training.reranking import BLEU_STRENGTHS, WEIGHTS, Lists, choose_weights
 from tests.conftest import give_reranker
 
 Make = Callable[..., checkpoint.Checkpoint]
@@ -43,13 +44,12 @@ def some_captions(generator: np.random.Generator, count: int) -> list[list[int]]
 
 @pytest.fixture(scope="module")
 def fitted() -> tuple[Reranker, list[list[list[int]]], torch.Tensor]:
-    """A reranker of 30 pictures of two data sets, all of them centres; their captions and feature vectors."""
+    """A reranker of 30 pictures of one data set, all of them centres; their captions and feature vectors."""
     generator = np.random.default_rng(3)
     captions = [some_captions(generator, 1 + i % 5) for i in range(30)]
     features = torch.from_numpy(generator.standard_normal((30, 20)).astype(np.float32))
-    sets = torch.arange(30) % 2
     options = RerankingOptions(dims=24, centres=30, ridge=1e-4, minimum_count=1)
-    found = fit(features, captions, sets, vocabulary_size=FIRST + WORDS, options=options)
+    found = fit(features, captions, torch.zeros(30, dtype=torch.long), vocabulary_size=FIRST + WORDS, options=options)
     return found, captions, features
 
 
@@ -68,17 +68,18 @@ def test_the_vectors_of_captions_are_those_of_cider(
     fitted: tuple[Reranker, list[list[list[int]]], torch.Tensor],
 ) -> None:
     reranker, captions, _ = fitted
+    (regression,) = reranker.regressions()
     ngrams = sorted({g for some in captions for c in some for g in plain_vector(c, {}, 1.0)})
-    assert reranker.ngrams.tolist() == reranker.keys_of(ngrams)
-    idf = dict(zip(ngrams, reranker.idf.tolist(), strict=False))
+    assert regression.ngrams.tolist() == reranker.keys_of(ngrams)
+    idf = dict(zip(ngrams, regression.idf.tolist(), strict=False))
     generator = np.random.default_rng(5)
     new = [*some_captions(generator, 40), [FIRST] * 6, [FIRST, FIRST + 1] * 4, [FIRST]]
-    value, places = reranker.vectors(torch.from_numpy(padded_words(new)))
+    value, places = regression.vectors(reranker.ngrams_of(torch.from_numpy(padded_words(new))))
     for caption, values, rows in zip(new, value, places, strict=True):
         found: Counter[int] = Counter()
         for number, row in zip(values.flatten().tolist(), rows.flatten().tolist(), strict=True):
             found[row] += number
-        expected = plain_vector(caption, idf, float(reranker.idf[-1]))
+        expected = plain_vector(caption, idf, float(regression.idf[-1]))
         for i, ngram in enumerate(ngrams):
             assert found[i] == pytest.approx(expected.get(ngram, 0.0), abs=1e-6)
 
@@ -116,20 +117,124 @@ def test_what_is_unlike_the_references_scores_less(
     assert better >= 27, "of 30; of random captions, which the first 24 directions do not hold as a whole"
 
 
-def test_pictures_of_a_data_set_count_more_for_pictures_like_them() -> None:
+def test_each_data_set_has_its_own_regression() -> None:
     """Two data sets with other captions of like pictures, which a feature distinguishes."""
     generator = np.random.default_rng(0)
     features = generator.standard_normal((80, 6)).astype(np.float32)
     features[:, 0] = np.where(np.arange(80) % 2, 3, -3)
-    captions = [[[FIRST + i % 2, FIRST + 2, FIRST + 3]] for i in range(80)]
+    captions = [[[FIRST + i % 2, FIRST + 2 + i // 2 % 2]] for i in range(80)]
     sets = torch.arange(80) % 2
-    options = RerankingOptions(dims=4, centres=80, ridge=0.3, minimum_count=1, between_sets=0.0)
+    options = RerankingOptions(dims=4, centres=40, ridge=0.3, minimum_count=1)
     reranker = fit(torch.from_numpy(features), captions, sets, vocabulary_size=FIRST + WORDS, options=options)
-    new = generator.standard_normal((2, 6)).astype(np.float32)
-    new[:, 0] = (-3, 3)
+    assert [sorted(one.ngrams.tolist()) for one in reranker.regressions()] == [
+        sorted(reranker.keys_of([(FIRST + i,), (FIRST + i, FIRST + 2), (FIRST + i, FIRST + 3), *others]))
+        for i, others in ((0, [(FIRST + 2,), (FIRST + 3,)]), (1, [(FIRST + 2,), (FIRST + 3,)]))
+    ]
+    new = generator.standard_normal((20, 6)).astype(np.float32)
+    new[:, 0] = np.where(np.arange(20) % 2, 3, -3)
+    shares = reranker.shares(reranker.standardised(torch.from_numpy(new)))
+    assert (shares.argmax(1) == torch.arange(20) % 2).all()
     tokens = torch.from_numpy(padded_words([captions[0][0], captions[1][0]]))
-    found = reranker.consensus(tokens.expand(2, -1, -1), reranker(torch.from_numpy(new)))
-    assert found.argmax(1).tolist() == [0, 1]
+    found = reranker.consensus(tokens.expand(20, -1, -1), reranker(torch.from_numpy(new)))
+    assert found.argmax(1).tolist() == [0, 1] * 10
+    apart = [
+        fit(torch.from_numpy(features[i::2]), captions[i::2], torch.zeros(40, dtype=torch.long),
+            vocabulary_size=FIRST + WORDS, options=options)
+        for i in (0, 1)
+    ]  # fmt: skip
+    for own, other in zip(reranker.regressions(), apart, strict=True):
+        assert own.ngrams.equal(other.regressions()[0].ngrams)
+        assert own.idf.equal(other.regressions()[0].idf), "by the pictures of the data set alone"
+
+
+def test_the_scores_of_data_sets_are_weighted_with_their_probabilities(
+    with_reranker: checkpoint.Checkpoint,
+) -> None:
+    reranker = with_reranker.model.reranker
+    assert reranker is not None
+    generator = np.random.default_rng(2)
+    features = torch.from_numpy(generator.standard_normal((5, len(reranker.mean))).astype(np.float32))
+    reranker.set_weights.mul_(0.1)
+    tokens = torch.from_numpy(generator.integers(4, 16, (5, 3, 6)))
+    whole = reranker.consensus(tokens, reranker(features))
+    shares = reranker.shares(reranker.standardised(features))
+    assert float(shares.min()) > 0.02 and shares.sum(1).allclose(torch.ones(5))
+    alone = []
+    for number in (0, 1):
+        reranker.set_weights.zero_()
+        reranker.set_bias.copy_(torch.tensor([60.0, -60.0] if number == 0 else [-60.0, 60.0]))
+        alone.append(reranker.consensus(tokens, reranker(features)))
+    torch.testing.assert_close(whole, alone[0] * shares[:, :1] + alone[1] * shares[:, 1:], rtol=1e-4, atol=1e-4)
+
+
+def test_matches_are_how_often_references_have_the_n_grams(
+    fitted: tuple[Reranker, list[list[list[int]]], torch.Tensor],
+) -> None:
+    """Up to the lengths of references' vectors, which differ little where references are alike."""
+    generator = np.random.default_rng(1)
+    order = [generator.permutation(WORDS).tolist() for _ in range(24)]
+    captions = [[[FIRST + word for word in words[:6]]] for words in order]
+    features = torch.from_numpy(generator.standard_normal((24, 30)).astype(np.float32))
+    options = RerankingOptions(dims=23, centres=24, ridge=1e-7, minimum_count=1)
+    reranker = fit(
+        features, captions, torch.zeros(24, dtype=torch.long), vocabulary_size=FIRST + WORDS, options=options
+    )
+    tokens = torch.from_numpy(padded_words([some[0] for some in captions]))[None].expand(24, -1, -1)
+    _, matches = reranker.estimates(tokens, reranker(features))
+    for n in range(2):
+        own = [{tuple(some[0][i : i + n + 1]) for i in range(6 - n)} for some in captions]
+        shared = np.array([[len(one & other) for other in own] for one in own])
+        assert np.corrcoef(shared.ravel(), matches[..., n].numpy().ravel())[0, 1] > 0.95
+
+
+def test_the_weights_are_those_that_are_best_on_dev(
+    fitted: tuple[Reranker, list[list[list[int]]], torch.Tensor],
+) -> None:
+    """And the consensus score has them in it."""
+    whole, captions, features = fitted
+    texts = [[[f"w{word}" for word in caption] for caption in some] for some in captions]
+    frequencies = DocumentFrequencies.of(texts)
+    generator = np.random.default_rng(8)
+    lists, tokens = Lists.of(30, 4), []
+    for i, some in enumerate(captions):
+        own = [max(some, key=len), *some_captions(generator, 3)]
+        tokens.append(own)
+        spelled = [[f"w{word}" for word in caption] for caption in own]
+        scores = generator.standard_normal(4).tolist()
+        lists.fill(i, own, spelled, scores, texts[i], whole, whole(features[i : i + 1])[0], frequencies)
+    for bleu_weight in (0.0, 1.0, 30.0):
+        reranker = Reranker(whole.config, channels=20, vocabulary_size=FIRST + WORDS)
+        reranker.load_state_dict(whole.state_dict())
+        weight, strength, before, after = choose_weights(reranker, [lists], bleu_weight)
+        assert weight in WEIGHTS and strength in (BLEU_STRENGTHS if bleu_weight else (0.0,))
+        found = torch.stack(
+            [
+                reranker.consensus(torch.from_numpy(padded_words(own))[None], reranker(features[i : i + 1]))[0]
+                for i, own in enumerate(tokens)
+            ]
+        )
+        assert lists.scores_of((lists.score + found.numpy()).argmax(1)) == after
+        assert lists.scores_of(lists.score.argmax(1)) == before
+        assert after.cider + bleu_weight * after.bleu >= before.cider + bleu_weight * before.bleu
+
+
+def test_what_bleu_counts_beside_cider_decides_between_them(
+    fitted: tuple[Reranker, list[list[list[int]]], torch.Tensor],
+) -> None:
+    """Of two captions one has the better CIDEr-D and estimate of it, the other more n-grams of the references."""
+    whole = fitted[0]
+    lists = Lists.of(4, 2)
+    lists.score[:] = 0.0
+    lists.estimate[:] = lists.cider[:] = [0.9, 0.8]
+    lists.matches[:] = np.array([1.0, 1.4])[:, None]
+    lists.bleu[:] = [[3, 2, 1, 1, 5, 4, 3, 2, 5, 5], [5, 4, 3, 2, 5, 4, 3, 2, 5, 5]]
+    for bleu_weight, cider, bleu in ((0.0, 90.0, 47.2871), (0.1, 90.0, 47.2871), (2.0, 80.0, 100.0)):
+        reranker = Reranker(whole.config, channels=20, vocabulary_size=FIRST + WORDS)
+        reranker.load_state_dict(whole.state_dict())
+        _, strength, _, after = choose_weights(reranker, [lists], bleu_weight)
+        assert (after.cider, after.bleu) == pytest.approx((cider, bleu), abs=1e-3)
+        assert (strength > 0) == (bleu == 100.0)
+        assert bool(reranker.match_gains.any()) == bool(reranker.ngram_costs.any()) == (strength > 0)
 
 
 def pixels_for(backend: TorchBackend, count: int) -> np.ndarray:
@@ -208,17 +313,18 @@ def test_captions_of_many_pictures_are_scored_some_at_a_time(
     monkeypatch.setattr("captioner.backends.base._WORDS", 2 * 3 * 3)
     apart = backend.consensus(encoded, captions)
     assert [len(one) for one in together] == [len(one) for one in apart] == [3, 0, 1, 2, 3]
-    np.testing.assert_allclose(np.concatenate(together), np.concatenate(apart), rtol=1e-5)
+    np.testing.assert_allclose(np.concatenate(together), np.concatenate(apart), rtol=1e-5, atol=1e-6)
 
 
 def test_n_grams_of_large_ids_are_the_same_in_graphs_of_half_precision(make_checkpoint: Make) -> None:
     """Ids above 2048 are no numbers of 16 bits."""
-    reranker = Reranker(RerankerConfig(ngrams=3000, dims=2, centres=20), channels=3, vocabulary_size=9000)
+    reranker = Reranker(RerankerConfig(ngrams=(3000,), dims=2, centres=(20,)), channels=3, vocabulary_size=9000)
+    (regression,) = reranker.regressions()
     generator = np.random.default_rng(0)
     known = sorted({tuple(row) for row in generator.integers(4, 9000, (3000, 2)).tolist()})[:3000]
-    reranker.ngrams.copy_(torch.tensor([*reranker.keys_of(known), *range(9000**4, 9000**4 + 3000)][:3000]))
-    reranker.idf.fill_(1.0)
-    reranker.common[: len(known)] = torch.arange(len(known), dtype=torch.float32) / 100
+    regression.ngrams.copy_(torch.tensor([*reranker.keys_of(known), *range(9000**4, 9000**4 + 3000)][:3000]))
+    regression.idf.fill_(1.0)
+    regression.common[: len(known)] = torch.arange(len(known), dtype=torch.float32) / 100
     model = make_checkpoint("lstm")
     with export_mode():
         graph = _export_rerank(model.model, reranker)
@@ -271,7 +377,7 @@ def test_a_model_file_keeps_the_reranker(with_reranker: checkpoint.Checkpoint, t
     assert found.config == with_reranker.model.reranker.config
     for name, tensor in with_reranker.model.reranker.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
-    assert read_header(file)["config"]["reranker"] == {"ngrams": 20, "dims": 3, "centres": 24, "sets": 2}
+    assert read_header(file)["config"]["reranker"] == {"ngrams": [20, 20], "dims": 3, "centres": [12, 12]}
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", 100_001])
@@ -279,7 +385,7 @@ def test_a_strangers_sizes_are_refused(with_reranker: checkpoint.Checkpoint, tmp
     file = tmp_path / "m.safetensors"
     checkpoint.save(file, with_reranker)
     content = file.read_bytes()
-    changed = content.replace(b'\\"ngrams\\": 20', b'\\"ngrams\\": ' + repr(value).replace("'", '\\"').encode())
+    changed = content.replace(b'\\"dims\\": 3', b'\\"dims\\": ' + repr(value).replace("'", '\\"').encode())
     length = int.from_bytes(content[:8], "little") + len(changed) - len(content)
     file.write_bytes(length.to_bytes(8, "little") + changed[8:])
     with pytest.raises(CheckpointError, match=r"m\.safetensors"):
@@ -288,18 +394,22 @@ def test_a_strangers_sizes_are_refused(with_reranker: checkpoint.Checkpoint, tmp
 
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(OptionError, match="dims"):
-        RerankerConfig(ngrams=1, dims=0, centres=1)
-    with pytest.raises(OptionError, match="ngrams"):
-        RerankerConfig(ngrams=100_001, dims=1, centres=1)
+        RerankerConfig(ngrams=(1,), dims=0, centres=(1,))
+    for ngrams in ((100_001,), (), (1,) * 101, 1, (True,)):
+        with pytest.raises(OptionError, match="ngrams"):
+            RerankerConfig(ngrams=ngrams, dims=1, centres=(1,))  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="2 data sets and centres of 1"):
+        RerankerConfig(ngrams=(1, 1), dims=1, centres=(1,))
     with pytest.raises(OptionError, match="words"):
-        Reranker(RerankerConfig(ngrams=1, dims=1, centres=1), channels=2, vocabulary_size=MOST_WORDS + 1)
+        Reranker(RerankerConfig(ngrams=(1,), dims=1, centres=(1,)), channels=2, vocabulary_size=MOST_WORDS + 1)
     for value in (-1, 101, float("nan"), "1", True):
         with pytest.raises(OptionError, match="rerank"):
             Beam(rerank=value)  # type: ignore[arg-type]
-    largest = Reranker(RerankerConfig(ngrams=2, dims=1, centres=1), channels=2, vocabulary_size=MOST_WORDS)
+    largest = Reranker(RerankerConfig(ngrams=(2,), dims=1, centres=(1,)), channels=2, vocabulary_size=MOST_WORDS)
     last = MOST_WORDS - 1
-    largest.ngrams.copy_(torch.tensor(largest.keys_of([[4], [last] * 4])))
-    _, places = largest.vectors(torch.tensor([[last] * 4 + [4]]))
+    (regression,) = largest.regressions()
+    regression.ngrams.copy_(torch.tensor(largest.keys_of([[4], [last] * 4])))
+    _, places = regression.vectors(largest.ngrams_of(torch.tensor([[last] * 4 + [4]])))
     assert places[0, 3, 0] == 1 and places[0, 0].tolist() == [2, 2, 2, 2, 0]
 
 
@@ -346,7 +456,7 @@ def test_required_and_given_words_are_in_what_is_ordered(with_reranker: checkpoi
 
 def test_numbers_that_are_not_finite_are_no_order(with_reranker: checkpoint.Checkpoint) -> None:
     assert with_reranker.model.reranker is not None
-    with_reranker.model.reranker.common.fill_(float("inf"))
+    with_reranker.model.reranker.regressions()[0].common.fill_(float("inf"))
     backend = TorchBackend(with_reranker)
     with pytest.raises(CheckpointError, match="not finite"):
         decode(backend, backend.encode(pixels_for(backend, 1), []), Beam(width=4, max_length=4))
@@ -364,27 +474,24 @@ def test_pictures_that_are_all_alike(count: int) -> None:
 
 
 def test_of_too_many_n_grams_the_most_frequent_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.training.reranking.MOST", 3)
+    monkeypatch.setattr("captioner.training.ngram_regression.MOST", 3)
     captions = [[[FIRST, FIRST + 1], [FIRST + i % 5]] for i in range(20)]
     options = RerankingOptions(dims=2, centres=9, minimum_count=1)
     features = torch.from_numpy(np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32))
     sets = torch.zeros(20, dtype=torch.long)
     reranker = fit(features, captions, sets, vocabulary_size=FIRST + WORDS, options=options)
-    assert reranker.ngrams.tolist() == reranker.keys_of([[FIRST], [FIRST, FIRST + 1], [FIRST + 1]])
+    assert reranker.regressions()[0].ngrams.tolist() == reranker.keys_of([[FIRST], [FIRST, FIRST + 1], [FIRST + 1]])
 
 
-@pytest.mark.parametrize(
-    ("sizes", "count", "expected"),
-    [
-        ((30, 10), 20, (10, 10)),
-        ((30, 4), 20, (16, 4)),
-        ((30, 4), 99, (30, 4)),
-        ((7,), 3, (3,)),
-        ((2, 9, 9), 8, (2, 3, 3)),
-    ],
-)
-def test_each_data_set_has_as_many_centres(sizes: tuple[int, ...], count: int, expected: tuple[int, ...]) -> None:
-    sets = torch.cat([torch.full((size,), number) for number, size in enumerate(sizes)])
-    chosen = _centres(sets, count)
-    assert torch.bincount(sets[chosen], minlength=len(sizes)).tolist() == list(expected)
-    assert len(chosen.unique()) == len(chosen) and chosen.equal(chosen.sort().values)
+def test_centres_are_evenly_spread() -> None:
+    assert _centres(7, 3).tolist() == [0, 2, 4]
+    assert _centres(5, 5).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_data_set_of_few_pictures_has_as_many_centres() -> None:
+    captions = [[[FIRST + i % 3, FIRST + 4]] for i in range(12)]
+    options = RerankingOptions(dims=2, centres=6, minimum_count=1)
+    features = torch.from_numpy(np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32))
+    sets = torch.tensor([0] * 9 + [1] * 3)
+    reranker = fit(features, captions, sets, vocabulary_size=FIRST + WORDS, options=options)
+    assert reranker.config.centres == (6, 3)
