@@ -31,7 +31,7 @@ def model() -> Captioner:
 @pytest.mark.parametrize("name", shipped_models())
 def test_it_is_small_and_says_where_it_comes_from(name: str) -> None:
     path = shipped_models()[name]
-    assert path.stat().st_size < (75e6 if name == "best" else 25e6)
+    assert path.stat().st_size < (100e6 if name == "best" else 25e6)  # git hosts take no larger file
     about = read_header(path)["about"]
     recipes = [*about["earlier"], *about.get("teacher", []), about["recipe"]]
     assert any(recipe.get("weights") for recipe in recipes), "where its encoder started"
