@@ -68,6 +68,10 @@ class ModelConfig:
         Raises:
             OptionError: a part is missing or has an option that is unknown or out of range.
         """
+        if "sets" in values.get("reranker", {}):
+            raise OptionError(
+                "its reranker is of an earlier version", remedy="get the model of this version, or fit another reranker"
+            )
         with checked_parts():
             return cls(
                 encoder=EncoderConfig(**values["encoder"]),

@@ -8,8 +8,8 @@ et al. 2015 ("Exploring nearest neighbor approaches for image captioning", https
 with the captions of the nearest training pictures; here a regression is learned from them, and no caption is stored.
 
 People describe pictures of different data sets differently. So each data set has a regression of its own, and the
-estimates are weighted with the probabilities of the data sets, which are predicted from the picture too (a mixture of
-experts, Jacobs et al. 1991).
+estimates are weighted with the probabilities of the data sets, which are predicted from the picture too (Jacobs et al.
+1991, "Adaptive mixtures of local experts").
 
 To the estimate of CIDEr-D one of what the caption adds to BLEU-4 of all captions is added, linear in the n-grams that
 it shares with the references (Tromble et al. 2008, "Lattice minimum Bayes-risk decoding for statistical machine
@@ -34,7 +34,7 @@ LONGEST_CAPTION = 40
 MOST_WORDS = 55_108
 """Of a vocabulary: four of its ids fit in one integer of 64 bits."""
 MOST = 100_000
-"""N-grams, dimensions and centres, of each at most."""
+"""N-grams and centres of all data sets, and dimensions, of each at most."""
 MOST_SETS = 100
 """Data sets at most."""
 FARTHEST = 5.0
@@ -69,6 +69,8 @@ class RerankerConfig:
             for one in value:
                 if type(one) is not int or not 1 <= one <= MOST:
                     raise OptionError(f"the reranker's {name} must be whole numbers from 1 to {MOST:,}, not {one!r}")
+            if sum(value) > MOST:
+                raise OptionError(f"the reranker's {name} are {sum(value):,}, more than {MOST:,}")
         if len(self.ngrams) != len(self.centres):
             raise OptionError(
                 f"the reranker has ngrams of {len(self.ngrams)} data sets and centres of {len(self.centres)}"
@@ -204,10 +206,11 @@ class Reranker(nn.Module):
 
     The probabilities of the data sets are ``softmax(u + U^T x)`` of the standardised mean feature vector x.
 
-    Beside CIDEr-D an order of length n adds ``g_n`` times the n-grams that are expected in the references too, less
-    ``c_n`` times those of the caption: with ``g_n = b / (4 M_n)`` and ``c_n = b / (4 T_n)``, where a mean caption has
-    T_n n-grams, M_n of which are in the references, this is b times the differential of the mean logarithm of BLEU's
-    precisions.
+    Beside CIDEr-D an order of length n adds ``g_n`` (``match_gains``) times the n-grams that are expected in the
+    references too, less ``c_n`` (``ngram_costs``) times those of the caption: with ``g_n = b / (4 M_n)`` and
+    ``c_n = b / (4 T_n)``, where a mean caption has T_n n-grams, M_n of which are in the references, this is b times the
+    differential of the mean logarithm of BLEU's precisions. The brevity penalty is left out. Where the estimate of
+    CIDEr-D has a weight, ``g_n`` is stored divided by it, since what is expected has it too.
 
     Args:
         config: the sizes.

@@ -78,14 +78,14 @@ def fit(
         options: see there.
 
     Returns:
-        A reranker whose consensus score estimates CIDEr-D, from 0 to 10, alone.
+        A reranker whose consensus score is the estimate of CIDEr-D alone, from 0 to 10.
 
     Raises:
         DataError: no n-gram is frequent enough, or the regression has no solution.
     """
-    rows = [torch.nonzero(sets == number)[:, 0] for number in range(int(sets.max()) + 1)]
+    rows = _rows(sets)
     parts = [[captions[i] for i in own.tolist()] for own in rows]
-    tables = [_table(own, options.minimum_count) for own in parts]
+    tables = _tables(captions, rows, options.minimum_count)
     config = RerankerConfig(
         ngrams=tuple(len(known) for known, _ in tables),
         dims=options.dims,
@@ -102,6 +102,32 @@ def fit(
     if len(rows) > 1:
         _fit_sets(reranker, known, sets)
     return reranker
+
+
+def check_ngrams(captions: Captions, sets: Tensor, minimum_count: int) -> None:
+    """Raises DataError where no n-gram of a data set is frequent enough, as `fit` does."""
+    _tables(captions, _rows(sets), minimum_count)
+
+
+def _rows(sets: Tensor) -> list[Tensor]:
+    """The places of the pictures of each data set."""
+    return [torch.nonzero(sets == number)[:, 0] for number in range(int(sets.max()) + 1)]
+
+
+def _tables(
+    captions: Captions, rows: Sequence[Tensor], minimum_count: int
+) -> list[tuple[list[tuple[int, ...]], list[float]]]:
+    """As `_table`, of each data set."""
+    found = []
+    for number, own in enumerate(rows, start=1):
+        found.append(_table([captions[i] for i in own.tolist()], minimum_count))
+        if not found[-1][0]:
+            raise DataError(
+                f"no n-gram is in the captions of {minimum_count} training pictures of data set {number}, which has "
+                f"{len(own)}",
+                remedy="give more captions, or lower --minimum-count",
+            )
+    return found
 
 
 def _fit_one(regression: NGramRegression, known: Tensor, captions: Captions, vectors: csr_matrix, ridge: float) -> None:
@@ -195,14 +221,12 @@ class _Ridge:
 
 def _table(captions: Captions, minimum_count: int) -> tuple[list[tuple[int, ...]], list[float]]:
     """The n-grams that are known, the most frequent where there are too many, in order; and the idf of each and of all
-    others. Raises DataError."""
+    others."""
     found: Counter[tuple[int, ...]] = Counter()
     for some in captions:
         found.update({ngram for caption in some for ngram in _ngrams(caption)})
     frequent = (ngram for ngram, count in found.most_common() if count >= minimum_count and UNKNOWN not in ngram)
     known = sorted(itertools.islice(frequent, MOST))
-    if not known:
-        raise DataError("no n-gram is frequent enough", remedy="give more captions, or lower --minimum-count")
     counts = [*(found[ngram] for ngram in known), max(1, minimum_count / 2)]
     return known, np.log(len(captions) / np.array(counts)).tolist()
 

@@ -22,7 +22,7 @@ from captioner.tokenizer.detokenize import detokenize
 from captioner.tokenizer.vocabulary import Vocabulary
 from captioner.training.dev import counted, encode_raw, frequencies_of
 from captioner.training.export import device_of
-from captioner.training.ngram_regression import RerankingOptions, fit
+from captioner.training.ngram_regression import RerankingOptions, check_ngrams, fit
 from captioner.training.provenance import Member, about_of
 
 WEIGHTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -112,10 +112,11 @@ def fit_reranker(
     model.model.set_reranker(None)
     device = device_of(model)
     records = [record for one in train for record in one]
-    grids = counted(encode_raw(model.model, records, device=device), advance)
-    features = torch.cat([grid.mean().float().cpu() for grid in grids])
     sets = torch.tensor([number for number, one in enumerate(train) for _ in one])
     captions = [[_ids(caption, model.vocabulary) for caption in record.captions] for record in records]
+    check_ngrams(captions, sets, options.minimum_count)
+    grids = counted(encode_raw(model.model, records, device=device), advance)
+    features = torch.cat([grid.mean().float().cpu() for grid in grids])
     reranker = fit(features, captions, sets, vocabulary_size=len(model.vocabulary), options=options)
     lists = [_lists(model, reranker, one, replace(beam, n_best=beam.width), advance) for one in dev]
     weight, strength, before, after = choose_weights(reranker, lists, options.bleu_weight)
@@ -136,6 +137,7 @@ class Lists:
     Attributes:
         score, estimate, cider: (P, K), the beam's score, the estimate of CIDEr-D and CIDEr-D itself, from 0 to 10.
         matches: (P, K, 4), as of `captioner.model.reranker.Reranker.estimates`.
+        ngrams: (P, K, 4), of each order of length, in the caption.
         bleu: (P, K, 10), as of `captioner.metrics.bleu.BleuCounts.table`.
     """
 
@@ -143,6 +145,7 @@ class Lists:
     estimate: Floats
     cider: Floats
     matches: Floats
+    ngrams: Floats
     bleu: Floats
 
     @classmethod
@@ -150,8 +153,8 @@ class Lists:
         """Of captions that are not known yet."""
         shape = (pictures, width)
         score, zeros = np.full(shape, -np.inf), np.zeros(shape)
-        matches, table = np.zeros((*shape, LONGEST_NGRAM)), np.zeros((*shape, 2 * LONGEST_NGRAM + 2))
-        return cls(score, zeros, zeros.copy(), matches, table)
+        orders, table = np.zeros((*shape, LONGEST_NGRAM)), np.zeros((*shape, 2 * LONGEST_NGRAM + 2))
+        return cls(score, zeros, zeros.copy(), orders, orders.copy(), table)
 
     def fill(
         self, i: int, tokens: Sequence[Sequence[int]], texts: Sequence[Sequence[str]], scores: Sequence[float],
@@ -163,6 +166,8 @@ class Lists:
         self.score[i, :count] = scores
         self.estimate[i, :count] = estimate[0].numpy()
         self.matches[i, :count] = matches[0].numpy()
+        for n in range(LONGEST_NGRAM):
+            self.ngrams[i, :count, n] = [max(0, len(one) - n) for one in tokens]
         theirs = [references] * count
         self.cider[i, :count] = cider_of(texts, theirs, document_frequencies=frequencies)
         self.bleu[i, :count] = bleu_table_of(texts, theirs)
@@ -218,14 +223,13 @@ def choose_weights(
         found: Floats = np.maximum(np.mean(means, 0), 1e-3)
         return found
 
-    counts = [one.bleu[..., LONGEST_NGRAM : 2 * LONGEST_NGRAM] for one in lists]
     gains = 1 / (LONGEST_NGRAM * mean([one.matches for one in lists]))
-    costs = 1 / (LONGEST_NGRAM * mean(counts))
+    costs = 1 / (LONGEST_NGRAM * mean([one.ngrams for one in lists]))
 
     def scores(weight: float, strength: float) -> Scores:
         found = []
-        for one, count in zip(lists, counts, strict=True):
-            total = one.score + weight * one.estimate + strength * (one.matches @ gains - count @ costs)
+        for one in lists:
+            total = one.score + weight * one.estimate + strength * (one.matches @ gains - one.ngrams @ costs)
             found.append(one.scores_of(total.argmax(1)))
         return Scores(float(np.mean([one.cider for one in found])), float(np.mean([one.bleu for one in found])))
 

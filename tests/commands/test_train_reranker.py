@@ -53,14 +53,24 @@ def test_the_model_gets_a_reranker_and_stays_as_it_was(tiny_model: Path, reranke
     assert (config["dims"], config["centres"]) == (8, [10])
 
 
+@pytest.mark.parametrize(("bleu_weight", "strengths"), [("0", (0.0,)), ("1", (1.5,))])
 def test_what_it_prints_are_the_scores_of_its_captions(
-    tiny_model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bleu_weight: str,
+    strengths: tuple[float],
+    tiny_model: Path,
+    scenes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("captioner.training.reranking.BLEU_STRENGTHS", strengths)
     write_scenes(tmp_path / "more", count=8, dev=3, first_seed=50, size=(96, 72))
     output = tmp_path / "out.safetensors"
     data = ["--data", str(scenes), "--data", str(tmp_path / "more")]
-    assert main(["train-reranker", str(tiny_model), *data, "--output", str(output), "--beam", "6", *SIZES]) == 0
+    options = ["--output", str(output), "--beam", "6", *SIZES, "--bleu-weight", bleu_weight]
+    assert main(["train-reranker", str(tiny_model), *data, *options]) == 0
     printed = json.loads(capsys.readouterr().out)
+    assert printed["bleu_strength"] == strengths[0]
     assert printed["pictures"] == 20 and min(printed["ngrams"]) > 3
     assert read_header(output)["config"]["reranker"]["ngrams"] == printed["ngrams"] and len(printed["ngrams"]) == 2
     model = load(output, backend="torch")

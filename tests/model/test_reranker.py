@@ -1,5 +1,6 @@
 """The reranker: its vectors of n-grams are CIDEr's, and the graph, the folder and the search agree on its scores."""
 
+import copy
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from captioner.backends.base import padded_words
 from captioner.backends.graph_files import graph_folder
 from captioner.backends.torch import TorchBackend
 from captioner.decoding import Beam, Greedy, decode
-from captioner.errors import CheckpointError, OptionError
+from captioner.errors import CheckpointError, DataError, OptionError
 from captioner.export.folder import export_folder
 from captioner.export.graphs import _export_rerank
 from captioner.export.precision import halve
@@ -28,7 +29,7 @@ from captioner.model.reranker import LONGEST_CAPTION, MOST_WORDS, Reranker, Rera
 from captioner.pipeline import load
 from captioner.tokenizer.vocabulary import SPECIAL
 from captioner.training.growth import add_fine_maps, without_fine_maps
-from captioner.training.ngram_regression import RerankingOptions, _centres, fit
+from captioner.training.ngram_regression import RerankingOptions, _centres, check_ngrams, fit
 from captioner.training.reranking import BLEU_STRENGTHS, WEIGHTS, Lists, choose_weights
 from tests.conftest import give_reranker
 
@@ -195,27 +196,44 @@ def test_the_weights_are_those_that_are_best_on_dev(
     texts = [[[f"w{word}" for word in caption] for caption in some] for some in captions]
     frequencies = DocumentFrequencies.of(texts)
     generator = np.random.default_rng(8)
-    lists, tokens = Lists.of(30, 4), []
-    for i, some in enumerate(captions):
-        own = [max(some, key=len), *some_captions(generator, 3)]
-        tokens.append(own)
-        spelled = [[f"w{word}" for word in caption] for caption in own]
-        scores = generator.standard_normal(4).tolist()
-        lists.fill(i, own, spelled, scores, texts[i], whole, whole(features[i : i + 1])[0], frequencies)
+    lists = [Lists.of(20, 4), Lists.of(10, 4)]  # of two data sets
+    places = [(lists[0], i) for i in range(20)] + [(lists[1], i) for i in range(10)]
+    tokens = [[max(some, key=len), *some_captions(generator, 3)] for some in captions]
+    for picture, (own, (kept, i)) in enumerate(zip(tokens, places, strict=True)):
+        count = 4 if picture % 7 else 2  # of the others the search has not ended
+        spelled = [[f"w{word}" for word in caption] for caption in own[:count]]
+        scores = generator.standard_normal(count).tolist()
+        predicted = whole(features[picture : picture + 1])[0]
+        kept.fill(i, own[:count], spelled, scores, texts[picture], whole, predicted, frequencies)
+
+    def consensus(reranker: Reranker) -> list[np.ndarray]:
+        found = [
+            reranker.consensus(torch.from_numpy(padded_words(own))[None], reranker(features[i : i + 1]))[0].numpy()
+            for i, own in enumerate(tokens)
+        ]
+        return [np.stack(found[:20]), np.stack(found[20:])]
+
+    def value(chosen: list[np.ndarray], bleu_weight: float) -> float:
+        scores = [one.scores_of(each) for one, each in zip(lists, chosen, strict=True)]
+        return sum(one.cider + bleu_weight * one.bleu for one in scores) / 2
+
     for bleu_weight in (0.0, 1.0, 30.0):
-        reranker = Reranker(whole.config, channels=20, vocabulary_size=FIRST + WORDS)
-        reranker.load_state_dict(whole.state_dict())
-        weight, strength, before, after = choose_weights(reranker, [lists], bleu_weight)
-        assert weight in WEIGHTS and strength in (BLEU_STRENGTHS if bleu_weight else (0.0,))
-        found = torch.stack(
-            [
-                reranker.consensus(torch.from_numpy(padded_words(own))[None], reranker(features[i : i + 1]))[0]
-                for i, own in enumerate(tokens)
-            ]
-        )
-        assert lists.scores_of((lists.score + found.numpy()).argmax(1)) == after
-        assert lists.scores_of(lists.score.argmax(1)) == before
-        assert after.cider + bleu_weight * after.bleu >= before.cider + bleu_weight * before.bleu
+        tried = {}
+        for weight in WEIGHTS:
+            for strength in BLEU_STRENGTHS if bleu_weight else (0.0,):
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr("captioner.training.reranking.WEIGHTS", (weight,))
+                    patch.setattr("captioner.training.reranking.BLEU_STRENGTHS", (strength,))
+                    reranker = copy.deepcopy(whole)
+                    choose_weights(reranker, lists, bleu_weight)
+                totals = [one.score + own for one, own in zip(lists, consensus(reranker), strict=True)]
+                tried[weight, strength] = value([one.argmax(1) for one in totals], bleu_weight)
+        reranker = copy.deepcopy(whole)
+        weight, strength, before, after = choose_weights(reranker, lists, bleu_weight)
+        assert tried[weight, strength] == pytest.approx(max(tried.values()))
+        assert after.cider + bleu_weight * after.bleu == pytest.approx(tried[weight, strength])
+        expected = value([one.score.argmax(1) for one in lists], bleu_weight)
+        assert before.cider + bleu_weight * before.bleu == pytest.approx(expected)
 
 
 def test_what_bleu_counts_beside_cider_decides_between_them(
@@ -227,6 +245,7 @@ def test_what_bleu_counts_beside_cider_decides_between_them(
     lists.score[:] = 0.0
     lists.estimate[:] = lists.cider[:] = [0.9, 0.8]
     lists.matches[:] = np.array([1.0, 1.4])[:, None]
+    lists.ngrams[:] = [5, 4, 3, 2]
     lists.bleu[:] = [[3, 2, 1, 1, 5, 4, 3, 2, 5, 5], [5, 4, 3, 2, 5, 4, 3, 2, 5, 5]]
     for bleu_weight, cider, bleu in ((0.0, 90.0, 47.2871), (0.1, 90.0, 47.2871), (2.0, 80.0, 100.0)):
         reranker = Reranker(whole.config, channels=20, vocabulary_size=FIRST + WORDS)
@@ -380,22 +399,36 @@ def test_a_model_file_keeps_the_reranker(with_reranker: checkpoint.Checkpoint, t
     assert read_header(file)["config"]["reranker"] == {"ngrams": [20, 20], "dims": 3, "centres": [12, 12]}
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, "2", 100_001])
-def test_a_strangers_sizes_are_refused(with_reranker: checkpoint.Checkpoint, tmp_path: Path, value: object) -> None:
+@pytest.mark.parametrize(
+    ("stored", "value", "said"),
+    [
+        *((b'\\"dims\\": 3', b'\\"dims\\": ' + value, "") for value in (b"0", b"-1", b"1.5", b'\\"2\\"', b"100001")),
+        *(
+            (b'\\"ngrams\\": [20, 20]', b'\\"ngrams\\": ' + value, "")
+            for value in (b"20", b"[]", b"{}", b"[0, 20]", b"[20]", b"[60000, 60000]", b"[[20], 20]")
+        ),
+        (b'\\"dims\\": 3', b'\\"dims\\": 3, \\"sets\\": 2', "its reranker is of an earlier version"),
+    ],
+)
+def test_a_strangers_sizes_are_refused(
+    with_reranker: checkpoint.Checkpoint, tmp_path: Path, stored: bytes, value: bytes, said: str
+) -> None:
     file = tmp_path / "m.safetensors"
     checkpoint.save(file, with_reranker)
     content = file.read_bytes()
-    changed = content.replace(b'\\"dims\\": 3', b'\\"dims\\": ' + repr(value).replace("'", '\\"').encode())
+    assert content.count(stored) == 1
+    changed = content.replace(stored, value)
     length = int.from_bytes(content[:8], "little") + len(changed) - len(content)
     file.write_bytes(length.to_bytes(8, "little") + changed[8:])
-    with pytest.raises(CheckpointError, match=r"m\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"m\.safetensors") as found:
         checkpoint.load(file)
+    assert said in str(found.value)
 
 
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(OptionError, match="dims"):
         RerankerConfig(ngrams=(1,), dims=0, centres=(1,))
-    for ngrams in ((100_001,), (), (1,) * 101, 1, (True,)):
+    for ngrams in ((100_001,), (60_000, 60_000), (), (1,) * 101, 1, (True,)):
         with pytest.raises(OptionError, match="ngrams"):
             RerankerConfig(ngrams=ngrams, dims=1, centres=(1,))  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="2 data sets and centres of 1"):
@@ -486,6 +519,12 @@ def test_of_too_many_n_grams_the_most_frequent_are_known(monkeypatch: pytest.Mon
 def test_centres_are_evenly_spread() -> None:
     assert _centres(7, 3).tolist() == [0, 2, 4]
     assert _centres(5, 5).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_data_set_without_frequent_n_grams_is_named() -> None:
+    captions = [[[FIRST + i % 3, FIRST + 4]] for i in range(12)]
+    with pytest.raises(DataError, match="2 training pictures of data set 2, which has 1"):
+        check_ngrams(captions, torch.tensor([0] * 11 + [1]), 2)
 
 
 def test_a_data_set_of_few_pictures_has_as_many_centres() -> None:
