@@ -211,7 +211,11 @@ def test_models_are_listed(
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("default")
-    assert "tiny + lstm, 12 words" in out
+    assert "tiny + lstm, 12 words" in out and "(default)" not in out
+    monkeypatch.setattr("captioner.shipped.SHIPPED_DEFAULT", "default")
+    assert main(["models"]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.endswith("  (default)") and not any("(default)" in line for line in others)
     assert "tiny + hierarchical, 9 words, 5 answers" in out
     monkeypatch.setattr("captioner.shipped.shipped_answering_files", dict)
     assert vars(cli.parser_of("models").parse_args([])) == importlib.import_module(COMMANDS["models"].module).DEFAULTS

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command: 0, 1 if some files are damaged, 2 if all are. Raises DataError if no model ships, and
     CaptionerError where a diagram cannot be drawn."""
-    from captioner.shipped import shipped_answering_files, shipped_files
+    from captioner.shipped import SHIPPED_DEFAULT, shipped_answering_files, shipped_files
 
     if options.diagram is not None:
         from captioner.commands.diagram import draw
@@ -48,10 +48,11 @@ def run(options: argparse.Namespace) -> int:
         models = {found.stem: str(found)}
     if not models:
         raise DataError("no models ship with this installation", remedy="give a model file")
+    default = shipped_files().get(SHIPPED_DEFAULT)
     damaged = 0
     for name, path in models.items():
         try:
-            print(_as_json(name, path) if options.json else _line(name, path))
+            print(_as_json(name, path) if options.json else _line(name, path) + "  (default)" * (path == default))
         except CheckpointError as error:
             report(error)
             damaged += 1
