@@ -89,7 +89,7 @@ def fit(
     config = RerankerConfig(
         ngrams=tuple(len(known) for known, _ in tables),
         dims=options.dims,
-        centres=tuple(min(options.centres, len(own)) for own in rows),
+        centres=tuple(min(options.centres, len(own), MOST // len(rows)) for own in rows),
     )
     reranker = Reranker(config, channels=features.shape[1], vocabulary_size=vocabulary_size)
     reranker.mean.copy_(features.mean(0))
@@ -117,10 +117,10 @@ def _rows(sets: Tensor) -> list[Tensor]:
 def _tables(
     captions: Captions, rows: Sequence[Tensor], minimum_count: int
 ) -> list[tuple[list[tuple[int, ...]], list[float]]]:
-    """As `_table`, of each data set."""
+    """As `_table`, of each data set, which has the same share of `MOST`. Raises DataError."""
     found = []
     for number, own in enumerate(rows, start=1):
-        found.append(_table([captions[i] for i in own.tolist()], minimum_count))
+        found.append(_table([captions[i] for i in own.tolist()], minimum_count, MOST // len(rows)))
         if not found[-1][0]:
             raise DataError(
                 f"no n-gram is in the captions of {minimum_count} training pictures of data set {number}, which has "
@@ -219,14 +219,14 @@ class _Ridge:
         return (self.kernel @ self.solve(torch.from_numpy(targets))).numpy()
 
 
-def _table(captions: Captions, minimum_count: int) -> tuple[list[tuple[int, ...]], list[float]]:
-    """The n-grams that are known, the most frequent where there are too many, in order; and the idf of each and of all
-    others."""
+def _table(captions: Captions, minimum_count: int, most: int) -> tuple[list[tuple[int, ...]], list[float]]:
+    """The n-grams that are known, the most frequent where there are more than ``most``, in order; and the idf of each
+    and of all others."""
     found: Counter[tuple[int, ...]] = Counter()
     for some in captions:
         found.update({ngram for caption in some for ngram in _ngrams(caption)})
     frequent = (ngram for ngram, count in found.most_common() if count >= minimum_count and UNKNOWN not in ngram)
-    known = sorted(itertools.islice(frequent, MOST))
+    known = sorted(itertools.islice(frequent, most))
     counts = [*(found[ngram] for ngram in known), max(1, minimum_count / 2)]
     return known, np.log(len(captions) / np.array(counts)).tolist()
 

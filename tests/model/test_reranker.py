@@ -516,6 +516,15 @@ def test_of_too_many_n_grams_the_most_frequent_are_known(monkeypatch: pytest.Mon
     assert reranker.regressions()[0].ngrams.tolist() == reranker.keys_of([[FIRST], [FIRST, FIRST + 1], [FIRST + 1]])
 
 
+def test_data_sets_share_what_a_reranker_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captioner.training.ngram_regression.MOST", 7)
+    captions = [[[FIRST, FIRST + 1], [FIRST + i % 5]] for i in range(20)]
+    features = torch.from_numpy(np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32))
+    options = RerankingOptions(dims=2, centres=9, minimum_count=1)
+    reranker = fit(features, captions, torch.arange(20) % 2, vocabulary_size=FIRST + WORDS, options=options)
+    assert reranker.config.ngrams == reranker.config.centres == (3, 3)
+
+
 def test_centres_are_evenly_spread() -> None:
     assert _centres(7, 3).tolist() == [0, 2, 4]
     assert _centres(5, 5).tolist() == [0, 1, 2, 3, 4]
