@@ -20,12 +20,12 @@ SHIPPED_DEFAULT = "transformer"
 DEFAULT_ANSWERING_MODEL = "answers"
 
 
-def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Path:
+def find_model(model: str | os.PathLike[str], *, answering: bool | None = False) -> Path:
     """The file of a model that is given by name or path.
 
     Args:
         model: a name, a path, or "hf:owner/name", which is fetched; see `captioner.foreign.fetch`.
-        answering: a name is one of the models that answer questions, not of those that make captions.
+        answering: a name is one of the models that answer questions, not of those that make captions; None for any.
 
     Raises:
         CheckpointError: there is none; the message lists the names.
@@ -48,7 +48,9 @@ def find_model(model: str | os.PathLike[str], *, answering: bool = False) -> Pat
         raise _not_exported(path) if is_folder else CheckpointError(f"{path}: no such model file")
     captioning, others = shipped_models(), shipped_answering_models()
     models, names = with_default(captioning), ", ".join(captioning)
-    if answering:
+    if answering is None:
+        models, others, names = {**models, **others}, {}, ", ".join((*captioning, *others))
+    elif answering:
         models, others, names = others, models, ", ".join(others)
     if text in models:
         return models[text]

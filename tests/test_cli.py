@@ -13,6 +13,7 @@ from captioner import __version__, cli
 from captioner.cli import COMMANDS, SHELLS, main
 from captioner.commands.console import exit_code, standard_streams
 from captioner.errors import CaptionerError, OptionError
+from captioner.shipped import DEFAULT_ANSWERING_MODEL, SHIPPED_DEFAULT
 
 LARGE = {"torch", "torchvision", "matplotlib", "scipy", "numpy", "PIL", "rich"}
 WRITTEN = [name for name, command in COMMANDS.items() if cli._known(name) is not None]
@@ -84,6 +85,18 @@ def test_wrong_usage_is_one_line_with_the_remedy(capsys: pytest.CaptureFixture[s
         assert captured.out == ""
         assert captured.err.count("\n") == 1
         assert all(part in captured.err for part in parts)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_help_names_the_model_that_is_the_default(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    helped = " ".join(capsys.readouterr().out.split())
+    if "a name that 'captioner models' lists (default:" in helped:
+        default = DEFAULT_ANSWERING_MODEL if name == "ask" else SHIPPED_DEFAULT
+        more = f"; with --questions {DEFAULT_ANSWERING_MODEL}" if name == "evaluate" else ""
+        assert f"a name that 'captioner models' lists (default: {default}{more})" in helped
+    else:
+        assert name not in ("caption", "ask", "serve", "evaluate", "bulk")
 
 
 @pytest.mark.parametrize(

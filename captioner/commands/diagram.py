@@ -15,12 +15,12 @@ def draw(model: str | None, target: str) -> int:
     from captioner.commands.files import model_files, refuse_overwriting
     from captioner.foreign import refuse_foreign
     from captioner.header import read_header
-    from captioner.shipped import DEFAULT_MODEL, find_model, shipped_answering_models
+    from captioner.shipped import DEFAULT_MODEL, find_model
     from captioner.show.dot import FORMATS, write_diagram
 
     if Path(target).suffix.lower() not in FORMATS:
         raise OptionError(f"--diagram {target}: a diagram ends in {', '.join(FORMATS)}", remedy="name such a file")
-    path = find_model(model or DEFAULT_MODEL, answering=model in shipped_answering_models())
+    path = find_model(model or DEFAULT_MODEL, answering=None)
     refuse_foreign(path, "--diagram")
     inputs = model_files(path)
     for written in (Path(target), Path(target).with_suffix(".gv")):  # the source, where there is no graphviz

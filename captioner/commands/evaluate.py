@@ -100,8 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--json", action="store_true", help="print JSON and no table")
     output.add_argument("--per-image", type=Path, metavar="FILE", help="write a CSV with a row for each picture")
     captions = parser.add_argument_group("with --images")
-    add_model_options(captions, default=None)
+    add_model_options(captions, default=None, exception="; with --questions answers")
     captions.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
+    captions.add_argument("--rerank", type=float, metavar="X", help="weight of the reranker; 0 for the beam's order")
     captions.add_argument("--save-results", type=Path, metavar="FILE", help="keep the captions, as COCO results")
 
 
@@ -214,7 +215,7 @@ def _check(options: argparse.Namespace) -> None:
         if path is not None:
             check_output(option, path, begins=_BEGINS[option])
     if options.images is None:
-        for name in ("model", "device", "backend", "threads", "map_heads", "beam", "save_results"):
+        for name in ("model", "device", "backend", "threads", "map_heads", "beam", "rerank", "save_results"):
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --images, not with --results")
     if options.results is None and options.images is None:
@@ -338,7 +339,7 @@ def _caption_pictures(options: argparse.Namespace, annotations: "Annotations") -
 
     files, absent = find_files(options.images, annotations, partial=options.partial)
     refuse_overwriting(_outputs(options), (path for _, path in files))  # some may have no ending of a picture
-    captions, broken = caption_files(files, load_model(options), beam=options.beam)
+    captions, broken = caption_files(files, load_model(options), beam=options.beam, rerank=options.rerank)
     if options.save_results is not None:
         content = [{"image_id": key, "caption": caption} for key, caption in captions.items()]
         write_whole(options.save_results, json.dumps(content))

@@ -30,6 +30,7 @@ _OF_CAPTIONS = (
     "per_image",
     "map_heads",
     "beam",
+    "rerank",
 )
 _MEASURES = ("VQA accuracy", "exact", "WUPS 0.9", "WUPS 0.0")
 Answers = Mapping[int | str, str]
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     from captioner.metrics.vqa import has_wordnet
 
     for name in _OF_CAPTIONS:
-        if getattr(options, name) not in (None, 0, False):  # their defaults
+        value = getattr(options, name)
+        if value not in (None, False) or (name == "rerank" and value is not None):
             raise OptionError(f"--{name.replace('_', '-')} is of captions, and goes not with --questions")
     if options.results is None and options.images is None:
         raise OptionError("give answers to score: --results FILE, or --images DIR to answer the questions first")

@@ -99,13 +99,24 @@ def _by_last_part(folder: Path, names: dict[Id, str], missing: Sequence[Id]) -> 
 
 
 def caption_files(
-    files: Sequence[tuple[Id, Path]], captioner: "Captioner", *, beam: int | None = None
+    files: Sequence[tuple[Id, Path]], captioner: "Captioner", *, beam: int | None = None, rerank: float | None = None
 ) -> tuple[dict[Id, str], int]:
-    """A caption for each picture, and the number of pictures that failed, each named on standard error."""
+    """A caption for each picture, and the number of pictures that failed, each named on standard error.
+
+    Args:
+        files: of the pictures, by id.
+        captioner: any.
+        beam: its width; None for the model's own.
+        rerank: weight of the reranker; None for the model's own.
+
+    Raises:
+        OptionError: a value is out of its range.
+    """
     from captioner.commands.progress import progress
     from captioner.results import Failure
 
-    options = captioner.options(width=beam) if beam is not None else None
+    changed = {"width": beam, "rerank": rerank}
+    options = captioner.options(**{name: value for name, value in changed.items() if value is not None})
     captions: dict[Id, str] = {}
     failures = 0
     with progress("captions", len(files)) as (advance, say):

@@ -108,9 +108,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _to_onnx(options: argparse.Namespace) -> int:
     from captioner.header import read_header
-    from captioner.shipped import shipped_answering_models
 
-    file = find_weights(options.model, "export", answering=options.model in shipped_answering_models())
+    file = find_weights(options.model, "export", answering=None)
     answers = bool(read_header(file)["answers"])
     if answers and options.web is not None:
         raise OptionError(
@@ -155,9 +154,9 @@ def _release(options: argparse.Namespace) -> int:
         )
     decoding = _decoding(options.decoding) if options.decoding is not None else None
     from captioner.header import read_header
-    from captioner.shipped import find_model, shipped_answering_models
+    from captioner.shipped import find_model
 
-    file = find_weights(options.model, "export", answering=options.model in shipped_answering_models())
+    file = find_weights(options.model, "export", answering=None)
     refuse_overwriting({"--output": options.output}, [*model_files(file), options.data])
     shared = None if options.share_encoder is None else find_model(options.share_encoder)
     if shared is not None:

@@ -133,7 +133,7 @@ def model_files(model: Path) -> list[Path]:
     return [model, *graph_folder(model).glob("*"), *map(Path, shared_files(model))]
 
 
-def find_weights(model: str, purpose: str, *, answering: bool = False) -> Path:
+def find_weights(model: str, purpose: str, *, answering: bool | None = False) -> Path:
     """The file of a model, by its name or path, for a command that reads the weights themselves.
 
     Args:

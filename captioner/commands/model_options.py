@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.errors import OptionError
+from captioner.shipped import DEFAULT_MODEL, SHIPPED_DEFAULT
 
 if TYPE_CHECKING:
     from captioner.pipeline import Captioner
@@ -17,20 +18,23 @@ def add_model_options(
     threads: str = "of the computation on a CPU (default: onnx looks how many cores others leave free)",
     foreign: bool = True,
     heads: bool = True,
+    exception: str = "",
 ) -> None:
     """Declare --model, --device, --backend, --threads and, for foreign models, --map-heads.
 
     Args:
         parser: of the command, or a group in it.
-        default: the model; None where the command must know whether any of the options was given.
+        default: the model; None, for the default model, where the command must know whether any of the options was
+            given.
         threads: the help of --threads.
         foreign: the command runs foreign models too.
         heads: and takes their maps from the heads that --map-heads names.
+        exception: what the help of --model says after the default's name.
     """
     parser.add_argument(
         "--model",
         default=default,
-        help="a name that 'captioner models' lists (default: transformer), or a model file"
+        help=f"a name that 'captioner models' lists (default: {_name_of(default)}{exception}), or a model file"
         + (", a folder in the form of transformers, hf:owner/name" if foreign else ""),
     )
     auto = None if default is None else "auto"
@@ -56,6 +60,10 @@ def add_model_options(
         help="of a foreign model: the attention heads whose mean makes the maps, counted from 0; 5 is all of layer 5, "
         "5:0 its first, =-1 the last layer (default: all)",
     )
+
+
+def _name_of(default: str | None) -> str:
+    return SHIPPED_DEFAULT if default in (None, DEFAULT_MODEL) else default
 
 
 def check_model_options(options: argparse.Namespace) -> None:
@@ -89,7 +97,6 @@ def load_model(options: argparse.Namespace, *, wait: bool = True) -> "Captioner"
         OptionError: there is no such device or backend.
     """
     from captioner.pipeline import load
-    from captioner.shipped import DEFAULT_MODEL
 
     check_model_options(options)
     return load(

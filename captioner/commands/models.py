@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         from captioner.shipped import find_model
 
-        found = find_model(options.name, answering=options.name in shipped_answering_files())
+        found = find_model(options.name, answering=None)
         models = {found.stem: str(found)}
     if not models:
         raise DataError("no models ship with this installation", remedy="give a model file")

@@ -252,6 +252,7 @@ def test_empty_captions_are_named(evaluate_command: Run, files: tuple[Path, Path
         (["--seed", -1], "--seed must be 0 or more"),
         (["--references", -1], "--references must be 0 or more"),
         (["--beam", 3], "--beam goes with --images"),
+        (["--rerank", 0], "--rerank goes with --images"),
         (["--save-results", "x.json"], "--save-results goes with --images"),
     ],
 )
@@ -322,6 +323,30 @@ def test_caption_then_score(evaluate_command: Run, files: tuple[Path, Path], pic
     assert len(json.loads(kept.read_text())) == 60
     _, again, _ = evaluate_command("--annotations", files[0], "--results", kept, "--json")
     assert json.loads(printed) == json.loads(again)
+
+
+@pytest.mark.parametrize(
+    ("more", "changes"),
+    [([], {}), (["--beam", 2], {"width": 2}), (["--rerank", 0, "--beam", 4], {"width": 4, "rerank": 0.0})],
+)
+def test_pictures_are_captioned_as_the_options_say(
+    evaluate_command: Run,
+    files: tuple[Path, Path],
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[object],
+    changes: dict[str, float],
+) -> None:
+    asked: list[Any] = []
+    caption_all = PretendCaptioner.caption_all
+
+    def noted(self: PretendCaptioner, paths: list[Path], *, options: Any) -> Any:
+        asked.append(options)
+        return caption_all(self, paths, options=options)
+
+    monkeypatch.setattr(PretendCaptioner, "caption_all", noted)
+    assert evaluate_command("--annotations", files[0], "--images", pictures, *more)[0] == 0
+    assert asked == [changes]
 
 
 def test_pictures_without_references_are_known_before_any_is_captioned(

@@ -211,6 +211,10 @@ def test_models_are_found_by_name_and_by_path(tiny_model: Path, monkeypatch: pyt
             find_model(name)
     with pytest.raises(CheckpointError, match="no model is called"):
         find_model("x" * 5000)
+    monkeypatch.setattr("captioner.shipped.shipped_answering_models", lambda: {"answers": tiny_model})
+    assert find_model("answers", answering=None) == find_model("best", answering=None) == tiny_model
+    with pytest.raises(CheckpointError, match=r"'bset'; shipped: default, best, answers"):
+        find_model("bset", answering=None)
 
 
 def test_shipped_models_are_listed_default_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
