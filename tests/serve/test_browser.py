@@ -29,6 +29,14 @@ def wait_for(page: "Page", selector: str, count: int) -> None:
     sync_api.expect(page.locator(selector)).to_have_count(count, timeout=PATIENCE)
 
 
+def wait_until(page: "Page", happened: Callable[[], bool]) -> None:
+    """While the page goes on."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not happened():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
+
+
 def wait_for_captions(page: "Page", count: int) -> None:
     wait_for(page, ".result[aria-busy=false] .viewer:not([hidden]) .cv-words", count)
 
@@ -167,9 +175,7 @@ def test_by_keyboard_alone(server: Running, open_page: "Callable[..., Page]", ma
     outline = page.locator(".choose").evaluate("label => getComputedStyle(label).outlineStyle")
     assert outline == "solid"  # the focus can be seen
     page.keyboard.press("Enter")
-    deadline = time.monotonic() + 60
-    while not choosers and time.monotonic() < deadline:
-        page.wait_for_timeout(20)
+    wait_until(page, lambda: bool(choosers))
     assert choosers[0].is_multiple()
     choosers[0].set_files(make_picture("first.png", size=(60, 60)))
     wait_for_captions(page, 1)
@@ -179,10 +185,13 @@ def test_by_keyboard_alone(server: Running, open_page: "Callable[..., Page]", ma
     assert cards(page).first.locator("h2").inner_text() == "example 2.png"
     tab_until(page, lambda: focused(page) == "beam")
     before = page.locator("#beam-value").inner_text()
+    answered: list[Any] = []
+    page.on("requestfinished", lambda request: answered.append(request) if request.method == "POST" else None)
     page.keyboard.press("ArrowRight")
     assert int(page.locator("#beam-value").inner_text()) == int(before) + 1
+    wait_until(page, lambda: len(answered) == 2)  # the wider beam's; until then the captions are of the other
+    wait_for_captions(page, 2)
     tab_until(page, lambda: page.evaluate("document.activeElement.classList.contains('cv-word')"))
-    wait_for_captions(page, 2)  # the captions of the wider beam
     words = cards(page).first.locator(".cv-word")
     words.first.focus()
     page.keyboard.press("ArrowRight")
