@@ -375,7 +375,8 @@ def open_graphs(
         read: returns the content of a graph by name. "score" and "rerank" are read when they are first needed.
         device: see `find_provider`.
         threads: see `captioner.backends.threads`; None to choose them by what else the machine does.
-        wait: see `OnnxBackend`.
+        wait: see `OnnxBackend`. Who does not wait is in a hurry for one caption: the graph "rerank" is not optimised
+            then, which takes longer than its only run, and an eighth of the memory of `best`.
 
     Raises:
         CheckpointError: a file is damaged, or the graphs are of another model file.
@@ -393,7 +394,7 @@ def open_graphs(
             weights = shared_weights(path, description, read("step"))
         else:
             weights = make_initialisers(description["initialisers"], file, header)
-        return partial(make_session, path, content, weights, device=found), description
+        return partial(make_session, path, content, weights, device=found, optimise=wait or name != RERANK), description
 
     return OnnxBackend(
         open_graph,

@@ -64,7 +64,13 @@ def find_provider(device: str) -> tuple[str, list[Any]]:
 
 
 def make_session(
-    path: Path, graph: bytes, initialisers: Mapping[str, NDArray[Any]], *, device: str, low_peak: bool = True
+    path: Path,
+    graph: bytes,
+    initialisers: Mapping[str, NDArray[Any]],
+    *,
+    device: str,
+    low_peak: bool = True,
+    optimise: bool = True,
 ) -> InferenceSession:
     """A session of a graph with its weights.
 
@@ -74,6 +80,8 @@ def make_session(
         initialisers: that the bytes lack.
         device: see `find_provider`.
         low_peak: return freed memory while a large session starts: a lower peak, and a slower start.
+        optimise: let ONNX Runtime rewrite the graph and compute its constants while the session starts, for faster
+            runs.
 
     Raises:
         CheckpointError: the graph is damaged, or of a version that the installed onnxruntime does not know.
@@ -83,6 +91,8 @@ def make_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # see `captioner.backends.onnx.OnnxBackend`
     options.log_severity_level = 4  # what goes wrong is reported as an error
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_mem_pattern = not device.startswith("directml")  # which does not know it
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in initialisers.values()]
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -133,6 +134,32 @@ def test_without_waiting_the_steps_are_opened_before_the_first_caption(copied: P
     for _ in range(2):  # the error is not raised once only
         with pytest.raises(CheckpointError, match=r"step\.onnx"):
             lazy.caption(picture)
+
+
+def test_who_does_not_wait_gets_the_same_order_from_a_reranker_that_is_not_optimised(
+    exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, levels = exported("lstm-reranker"), list[object]()
+    start = onnxruntime.InferenceSession.__init__
+
+    def noted(
+        self: onnxruntime.InferenceSession, graph: bytes, options: onnxruntime.SessionOptions, **more: object
+    ) -> None:
+        levels.append(options.graph_optimization_level)
+        start(self, graph, options, **more)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "__init__", noted)
+    pictures = [dog_frisbee_park().image, Image.new("RGB", (50, 40), "green")]
+    found, last = [], []
+    for wait in (True, False):
+        levels.clear()
+        model = load(file, backend="onnx", device="cpu", wait=wait)
+        found.append([model.caption(picture).text for picture in pictures])
+        last.append(levels[-1])
+        assert len(levels) == 3
+    assert found[0] == found[1]
+    level = onnxruntime.GraphOptimizationLevel
+    assert last == [level.ORT_ENABLE_ALL, level.ORT_DISABLE_ALL]
 
 
 def test_a_process_that_ends_waits_for_the_steps_to_open(copied: Path) -> None:
