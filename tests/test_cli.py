@@ -93,7 +93,7 @@ def test_help_names_the_model_that_is_the_default(name: str, capsys: pytest.Capt
     helped = " ".join(capsys.readouterr().out.split())
     if "a name that 'captioner models' lists (default:" in helped:
         default = DEFAULT_ANSWERING_MODEL if name == "ask" else SHIPPED_DEFAULT
-        more = f"; with --questions {DEFAULT_ANSWERING_MODEL}" if name == "evaluate" else ""
+        more = f", or {DEFAULT_ANSWERING_MODEL} with --questions" if name == "evaluate" else ""
         assert f"a name that 'captioner models' lists (default: {default}{more})" in helped
     else:
         assert name not in ("caption", "ask", "serve", "evaluate", "bulk")

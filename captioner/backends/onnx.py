@@ -375,8 +375,8 @@ def open_graphs(
         read: returns the content of a graph by name. "score" and "rerank" are read when they are first needed.
         device: see `find_provider`.
         threads: see `captioner.backends.threads`; None to choose them by what else the machine does.
-        wait: see `OnnxBackend`. Who does not wait is in a hurry for one caption: the graph "rerank" is not optimised
-            then, which takes longer than its only run, and an eighth of the memory of `best`.
+        wait: see `OnnxBackend`. Without, one caption is expected: the graph "rerank" is not optimised, because that
+            takes longer than its one run, and an eighth of the memory of `best`.
 
     Raises:
         CheckpointError: a file is damaged, or the graphs are of another model file.

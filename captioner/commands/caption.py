@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from captioner.data.writers import FailedFolder, FigureFiles, PageFile
 
 
+_PACKED = (".tar", ".parquet")  # as of `captioner.data.packed.PACKED`, whose import is saved
 _MORE = (
     *("from", "include", "exclude", "shard", "column", "output", "figure", "page", "overwrite", "failures"),
     *("move_failed", "watch", "dry_run", "sidecar", "xmp", "alt_text", "xmp_name", "existing", "separator", "prefix"),
@@ -204,8 +205,10 @@ def _find(options: argparse.Namespace, outputs: list[Path], *, quiet: bool = Fal
 
 def _is_one_picture(options: argparse.Namespace) -> bool:
     """Whether one picture is captioned, to the terminal: nothing is to be found out before the model opens."""
-    is_one = len(options.pictures) == 1 and os.path.isfile(options.pictures[0])  # noqa: PTH113 - no name raises there
-    return is_one and not any(vars(options)[name] for name in _MORE)
+    if len(options.pictures) != 1 or str(options.pictures[0]).lower().endswith(_PACKED):
+        return False
+    is_file = os.path.isfile(options.pictures[0])  # noqa: PTH113 - no name raises there
+    return is_file and not any(vars(options)[name] for name in _MORE)
 
 
 def _of_failures(options: argparse.Namespace) -> tuple[Path | None, Path | None]:

@@ -43,7 +43,9 @@ def run(options: argparse.Namespace) -> int:
 
     for name in _OF_CAPTIONS:
         value = getattr(options, name)
-        if value not in (None, False) or (name == "rerank" and value is not None):
+        if (
+            value is not None and value is not False and (name, value) != ("references", 0)
+        ):  # not as if it was not given
             raise OptionError(f"--{name.replace('_', '-')} is of captions, and goes not with --questions")
     if options.results is None and options.images is None:
         raise OptionError("give answers to score: --results FILE, or --images DIR to answer the questions first")

@@ -46,7 +46,8 @@ def load(
             "onnx" takes what the environment's OMP_NUM_THREADS says, or looks every few seconds how many cores others
             leave free.
         wait: until the whole model is open. Without, parts of it may be opened beside the first pictures, and the
-            first caption raises what is wrong with them: one caption comes sooner.
+            first caption raises what is wrong with them, and "onnx" does not optimise the graph of a reranker: one
+            caption comes sooner, and many take longer.
         map_heads: of a foreign model, the attention heads whose mean makes the maps, as text; see
             `captioner.foreign.parse_heads`. "" for all. A model of ours has the choice in its file.
 

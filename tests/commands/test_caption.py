@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 
 from captioner import Captioner
+from captioner.commands.caption import _PACKED, _is_one_picture, add_arguments
 from captioner.commands.decoding_options import add_decoding_options, decoding_options
+from captioner.data.packed import PACKED
 from captioner.options import Sampling
 from captioner.pipeline import load
 from tests.commands.conftest import PROGRAM, Command
@@ -28,6 +30,20 @@ MakePicture = Callable[..., Path]
 
 OLD_PAGE = '<main class="cv-here">the old one</main>'
 GOOD = ["photos/a.png", "photos/b.jpg", "photos/sub/a.png", "photos/z.PNG"]
+
+
+def test_the_model_opens_ahead_for_one_picture_alone(make_picture: MakePicture, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    picture = str(make_picture())
+    assert _is_one_picture(parser.parse_args([picture]))
+    for more in ([picture, picture], [str(tmp_path)], ["nowhere.jpg"], [picture, "--output", "c.jsonl"]):
+        assert not _is_one_picture(parser.parse_args(more))
+    assert set(_PACKED) == set(PACKED)
+    for ending in _PACKED:
+        shard = tmp_path / f"photos{ending.upper()}"
+        shard.touch()
+        assert not _is_one_picture(parser.parse_args([str(shard)]))
 
 
 # What is printed.

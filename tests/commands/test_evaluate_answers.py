@@ -82,8 +82,10 @@ def test_what_does_not_fit_together_is_named(tmp_path: Path, capsys: pytest.Capt
     assert "3 of 4" in capsys.readouterr().err
     assert main([*command, "--results", str(tmp_path / "r.json"), "--partial", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["questions"] == 1
-    assert main([*command, "--results", str(tmp_path / "r.json"), "--compare", str(tmp_path / "r.json")]) == 2
-    assert "--compare" in capsys.readouterr().err
+    of_captions = (("--compare", str(tmp_path / "r.json")), ("--beam", "0"), ("--rerank", "0"), ("--rerank", "1"))
+    for option, value in of_captions:
+        assert main([*command, "--results", str(tmp_path / "r.json"), option, value]) == 2
+        assert f"{option} is of captions" in capsys.readouterr().err
 
 
 def test_a_missing_vqa_accuracy_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

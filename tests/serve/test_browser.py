@@ -30,7 +30,7 @@ def wait_for(page: "Page", selector: str, count: int) -> None:
 
 
 def wait_until(page: "Page", happened: Callable[[], bool]) -> None:
-    """While the page goes on."""
+    """Wait until something has happened, while the page goes on."""
     deadline = time.monotonic() + PATIENCE / 1000
     while not happened():
         assert time.monotonic() < deadline
