@@ -56,10 +56,13 @@ def test_a_folder_is_written_and_captions(
         ["export", str(folder), "--output", str(tmp_path / "again")],
         ["export", str(folder), *again],
         ["select-heads", str(folder), *again],
+        ["average", str(quick_model), str(folder), *again[:2]],
+        ["ensemble", str(quick_model), str(folder), *again[:2]],
     ):
         assert main(command) == 2
         error = capsys.readouterr().err
         assert "is exported already" in error and error.count("\n") == 1, error
+    assert not Path(again[1]).exists()
 
 
 @pytest.mark.parametrize(

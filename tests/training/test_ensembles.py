@@ -282,14 +282,11 @@ def test_models_are_found_by_name(
     output = tmp_path / "out" / "new.safetensors"
     assert main([command, "lstm", "lstm", "--output", str(output)]) == 0
     assert output.is_file()
-    exported = tmp_path / "exported"
-    assert main(["export", str(members[1]), "--output", str(exported)]) == 0
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}')
     capsys.readouterr()
     for given, message in (
-        (str(exported), "is exported already"),
         (str(foreign), "one in the form of transformers"),
         ("bests", "no model is called 'bests'"),
         (str(tmp_path / "none.safetensors"), "no such model file"),
