@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--json", action="store_true", help="print JSON and no table")
     output.add_argument("--per-image", type=Path, metavar="FILE", help="write a CSV with a row for each picture")
     captions = parser.add_argument_group("with --images")
-    add_model_options(captions, default=None, exception=", or answers with --questions")
+    add_model_options(captions, default=None, remark=", or answers with --questions")
     captions.add_argument("--beam", type=int, metavar="N", help="width of the beam; 1 is greedy")
     captions.add_argument("--rerank", type=float, metavar="X", help="weight of the reranker; 0 for the beam's order")
     captions.add_argument("--save-results", type=Path, metavar="FILE", help="keep the captions, as COCO results")

@@ -43,9 +43,8 @@ def run(options: argparse.Namespace) -> int:
 
     for name in _OF_CAPTIONS:
         value = getattr(options, name)
-        if (
-            value is not None and value is not False and (name, value) != ("references", 0)
-        ):  # not as if it was not given
+        is_default = value is None or value is False or (name == "references" and value == 0)
+        if not is_default:
             raise OptionError(f"--{name.replace('_', '-')} is of captions, and goes not with --questions")
     if options.results is None and options.images is None:
         raise OptionError("give answers to score: --results FILE, or --images DIR to answer the questions first")

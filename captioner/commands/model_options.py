@@ -18,7 +18,7 @@ def add_model_options(
     threads: str = "of the computation on a CPU (default: onnx looks how many cores others leave free)",
     foreign: bool = True,
     heads: bool = True,
-    exception: str = "",
+    remark: str = "",
 ) -> None:
     """Declare --model, --device, --backend, --threads and, for foreign models, --map-heads.
 
@@ -29,12 +29,12 @@ def add_model_options(
         threads: the help of --threads.
         foreign: the command runs foreign models too.
         heads: and takes their maps from the heads that --map-heads names.
-        exception: what the help of --model says after the default's name.
+        remark: what the help of --model says after the default's name.
     """
     parser.add_argument(
         "--model",
         default=default,
-        help=f"a name that 'captioner models' lists (default: {_name_of(default)}{exception}), or a model file"
+        help=f"a name that 'captioner models' lists (default: {_name_of(default)}{remark}), or a model file"
         + (", a folder in the form of transformers, hf:owner/name" if foreign else ""),
     )
     auto = None if default is None else "auto"

@@ -7,7 +7,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -288,12 +288,19 @@ def test_of_two_results_files_the_one_at_fault_is_named(
 
 
 class PretendCaptioner:
-    """Captions every picture by its file name; one of them does not open."""
+    """Captions every picture by its file name; one of them does not open.
+
+    Attributes:
+        asked: the pictures and the options of each call, of all captioners.
+    """
+
+    asked: ClassVar[list[tuple[list[Path], Any]]] = []
 
     def options(self, **changes: int) -> dict[str, int]:
         return changes
 
     def caption_all(self, pictures: list[Path], *, options: Any) -> Any:
+        self.asked.append((pictures, options))
         for path in pictures:
             if path.read_bytes() == b"broken":
                 yield Failure.of(path, ImageError(f"{path.name}: not a picture"))
@@ -303,6 +310,7 @@ class PretendCaptioner:
 
 @pytest.fixture
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(PretendCaptioner, "asked", [])
     module = types.ModuleType("captioner.pipeline")
     module.load = lambda name, **options: PretendCaptioner()  # type: ignore[attr-defined]
     monkeypatch.setattr("captioner.shipped.shipped_models", lambda: {"default": tmp_path / "default.safetensors"})
@@ -333,41 +341,25 @@ def test_pictures_are_captioned_as_the_options_say(
     evaluate_command: Run,
     files: tuple[Path, Path],
     pictures: Path,
-    monkeypatch: pytest.MonkeyPatch,
     more: list[object],
     changes: dict[str, float],
 ) -> None:
-    asked: list[Any] = []
-    caption_all = PretendCaptioner.caption_all
-
-    def noted(self: PretendCaptioner, paths: list[Path], *, options: Any) -> Any:
-        asked.append(options)
-        return caption_all(self, paths, options=options)
-
-    monkeypatch.setattr(PretendCaptioner, "caption_all", noted)
     assert evaluate_command("--annotations", files[0], "--images", pictures, *more)[0] == 0
-    assert asked == [changes]
+    assert [options for _, options in PretendCaptioner.asked] == [changes]
 
 
 def test_pictures_without_references_are_known_before_any_is_captioned(
-    evaluate_command: Run, files: tuple[Path, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+    evaluate_command: Run, files: tuple[Path, Path], pictures: Path
 ) -> None:
     content = json.loads(files[0].read_text())
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] != 4]
     files[0].write_text(json.dumps(content))
-    captioned: list[Path] = []
-    caption_all = PretendCaptioner.caption_all
-
-    def counted(self: PretendCaptioner, paths: list[Path], *, options: Any) -> Any:
-        captioned.extend(paths)
-        return caption_all(self, paths, options=options)
-
-    monkeypatch.setattr(PretendCaptioner, "caption_all", counted)
     with pytest.raises(DataError, match=r"refs.json: picture 4 has no reference"):
         evaluate_command("--annotations", files[0], "--images", pictures)
-    assert not captioned
+    assert not PretendCaptioner.asked
     code, printed, _ = evaluate_command("--annotations", files[0], "--images", pictures, "--partial")
-    assert (code, len(captioned)) == (0, 59)
+    assert code == 0
+    assert [len(paths) for paths, _ in PretendCaptioner.asked] == [59]
     assert "59 of 60 pictures scored" in printed
 
 
