@@ -21,13 +21,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": _formatter, **options})
         self.register("type", Path, _path)  # of every option that takes one
+        self._words: list[str] = []
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
         """The options and other arguments of a command line. argparse's own takes those others only where all stand
         together: of ``a.jpg --threads 1 b.jpg`` it refuses the second. What follows ``--`` is no option."""
-        words = sys.argv[1:] if args is None else list(args)
+        words = self._words = sys.argv[1:] if args is None else list(args)
         if "--" in words:
             end = words.index("--")
             words[end:] = [f"{_NO_OPTION}{word}" if word.startswith("-") else word for word in words[end + 1 :]]
@@ -37,8 +38,10 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def error(self, message: str) -> Any:
-        """Print the line and exit with 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        """Print the line and exit with 2. A file whose name begins with a hyphen is no option."""
+        file = next((word for word in self._words if word.startswith("-") and os.path.lexists(word)), None)
+        remedy = f"see {self.prog} --help" if file is None else f"for the file {file}, write ./{file}"
+        self.exit(2, f"{self.prog}: {message} ({remedy})\n")
 
 
 def _path(text: str) -> Path:

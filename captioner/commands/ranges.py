@@ -4,7 +4,7 @@ import argparse
 
 from captioner.errors import OptionError
 
-_MOST_RESAMPLES = 1_000_000
+_FEWEST_RESAMPLES, _MOST_RESAMPLES = 40, 1_000_000  # of fewer than 40, less than one lies beyond 97.5%
 
 
 def check_positive(options: argparse.Namespace, *names: str) -> None:
@@ -24,10 +24,14 @@ def check_not_negative(options: argparse.Namespace, *names: str) -> None:
 
 
 def check_resamples(options: argparse.Namespace, name: str = "bootstrap") -> None:
-    """A number of resamples, where it is given, that fits into memory and ends. Raises OptionError."""
-    check_positive(options, name)
+    """A number of resamples, where it is given, that has a 95% interval, fits into memory and ends. Raises
+    OptionError."""
     value = getattr(options, name)
-    if value is not None and value > _MOST_RESAMPLES:
+    if value is None:
+        return
+    if value < _FEWEST_RESAMPLES:
+        raise OptionError(f"--{name} must be at least {_FEWEST_RESAMPLES}, not {value}: a 95% interval needs as many")
+    if value > _MOST_RESAMPLES:
         raise OptionError(f"--{name} must be at most {_MOST_RESAMPLES}, not {value}")
 
 

@@ -384,7 +384,8 @@ BAD_INPUTS: list[tuple[str, str, int, str]] = [
     ("a column of no table", "caption {} --column image", 2, "--column image"),
     ("a batch of none", "caption {} --batch 0", 2, "--batch must be at least 1, not 0"),
     # the rest of the line
-    ("an unknown option", "caption {} --bean 3", 2, "unrecognized arguments: --bean 3"),
+    ("an unknown option", "caption {} --bean 3", 2, "unrecognized arguments: --bean 3 (see captioner caption --help)"),
+    ("a file that looks like one", "caption {} -x.png", 2, "-x.png (for the file -x.png, write ./-x.png)"),
     ("an unknown command", "captoin {}", 2, "argument COMMAND: invalid choice: 'captoin'"),
     ("training on nothing", "train --data nowhere --output run", 2, "nowhere: no such file or folder"),
     ("training without captions", "train --data nothing --output run", 2, "nothing: no captions found"),
@@ -421,6 +422,7 @@ def test_bad_input(
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
+    (tmp_path / "-x.png").touch()
     (tmp_path / "bomb.png").write_bytes(bomb)
     (tmp_path / "notes.txt").write_text("buy milk\n")
     (tmp_path / "table.csv").write_text("name,age\nann,3\n")

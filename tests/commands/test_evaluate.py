@@ -120,7 +120,7 @@ def test_json_holds_what_python_gives(evaluate_command: Run, files: tuple[Path, 
 
 
 def test_table_has_a_line_of_signature(evaluate_command: Run, files: tuple[Path, Path]) -> None:
-    _, printed, _ = evaluate_command(*arguments(files, "--bootstrap", 20))
+    _, printed, _ = evaluate_command(*arguments(files, "--bootstrap", 40))
     assert printed.rstrip().splitlines()[-1].startswith("captioner ")
     assert "tokens ptb | pictures 60 | references 5 " in printed
     assert printed.rstrip().endswith("| document frequencies scored set | set refs.json")
@@ -151,7 +151,7 @@ def test_comparison(evaluate_command: Run, files: tuple[Path, Path], write: Writ
 def test_few_pictures_have_no_intervals(evaluate_command: Run, write: Write) -> None:
     captions = {"a.jpg": "a dog runs", "b.jpg": "a cat"}
     refs = write("refs.csv", "image,caption\n" + "".join(f"{name},{text}\n" for name, text in captions.items()))
-    _, printed, _ = evaluate_command("--annotations", refs, "--results", refs, "--json", "--bootstrap", 9)
+    _, printed, _ = evaluate_command("--annotations", refs, "--results", refs, "--json", "--bootstrap", 40)
     content = json.loads(printed)
     assert "intervals" not in content
     assert "no intervals for fewer than 10 pictures" in content["notes"]
@@ -232,7 +232,13 @@ def test_a_table_of_document_frequencies_needs_no_results(
     assert DocumentFrequencies.load(table).pictures == 60
     with pytest.raises(OptionError, match=r"--results.*--images"):
         evaluate_command("--annotations", files[0])
-    for option in (["--bootstrap", 9], ["--json"], ["--meteor"], ["--no-baselines"], ["--document-frequencies", table]):
+    for option in (
+        ["--bootstrap", 40],
+        ["--json"],
+        ["--meteor"],
+        ["--no-baselines"],
+        ["--document-frequencies", table],
+    ):
         with pytest.raises(OptionError, match=f"{option[0]} needs captions"):
             evaluate_command("--annotations", files[0], "--save-document-frequencies", table, *option)
     with pytest.raises(DataError, match=r"refs.json.*--save-document-frequencies"):
@@ -248,7 +254,7 @@ def test_empty_captions_are_named(evaluate_command: Run, files: tuple[Path, Path
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--bootstrap", 0], "--bootstrap must be at least 1, not 0"),
+        (["--bootstrap", 39], "--bootstrap must be at least 40, not 39: a 95% interval needs as many"),
         (["--seed", -1], "--seed must be 0 or more"),
         (["--references", -1], "--references must be 0 or more"),
         (["--beam", 3], "--beam goes with --images"),

@@ -60,7 +60,7 @@ def test_plain_maps_are_those_of_all_heads(
 
     def mass(model: Path, *more: str) -> float:
         arguments = ["--data", str(scenes), "--model", str(model), "--captions", "references", "--pictures", "3"]
-        assert main(["ground", *arguments, "--json", "--resamples", "9", *more]) == 0
+        assert main(["ground", *arguments, "--json", "--resamples", "40", *more]) == 0
         return float(json.loads(capsys.readouterr().out)["captions"]["references"]["all"]["mass"]["maps"]["value"])
 
     one, every = tmp_path / "one.safetensors", tmp_path / "all.safetensors"
@@ -75,7 +75,7 @@ def test_pictures_may_lie_elsewhere(
     alone.write_text((scenes / "captions.jsonl").read_text())
     pictures = next(path.parent for path in scenes.rglob("*.png"))
     arguments = ["--data", str(alone), "--images", str(pictures), "--model", str(tiny_model), "--pictures", "2"]
-    assert main(["ground", *arguments, "--captions", "references", "--resamples", "9"]) == 0
+    assert main(["ground", *arguments, "--captions", "references", "--resamples", "40"]) == 0
     assert "points at it" in capsys.readouterr().out
 
 
@@ -85,7 +85,7 @@ def test_no_page_is_written_where_no_map_was_wrong(
     monkeypatch.setattr("captioner.grounding.worst_cases.worst_cases", lambda found, count: [])
     page = tmp_path / "worst.html"
     arguments = ["--data", str(scenes), "--model", str(tiny_model), "--captions", "references", "--worst", str(page)]
-    assert main(["ground", *arguments, "--pictures", "2", "--resamples", "9"]) == 0
+    assert main(["ground", *arguments, "--pictures", "2", "--resamples", "40"]) == 0
     captured = capsys.readouterr()
     assert str(page) in captured.err and "not written" in captured.err
     assert "points at it" in captured.out
@@ -98,7 +98,7 @@ def test_ways_to_explain_go_through_the_command(
     arguments = ["--data", str(scenes), "--model", str(tiny_model), "--pictures", "2", "--captions", "references"]
     maps = []
     for explain in ("attention", "gradient", "occlusion"):
-        assert main(["ground", *arguments, "--json", "--resamples", "9", "--explain", explain]) == 0
+        assert main(["ground", *arguments, "--json", "--resamples", "40", "--explain", explain]) == 0
         content = json.loads(capsys.readouterr().out)
         assert content["maps"]["explain"] == explain
         maps.append(content["captions"]["references"]["all"]["mass"]["maps"]["value"])
@@ -159,7 +159,7 @@ def test_a_failed_picture_is_named_once_and_the_others_are_measured(
     folder = Path(shutil.copytree(scenes, tmp_path / "scenes"))
     name = next(Path(row["image"]).name for row in rows_of(folder) if row["split"] == "dev")
     next(folder.rglob(name)).write_text("no picture")
-    arguments = ["ground", "--data", str(folder), "--model", str(tiny_model), "--resamples", "9", "--json"]
+    arguments = ["ground", "--data", str(folder), "--model", str(tiny_model), "--resamples", "40", "--json"]
     assert main(arguments) == 1
     captured = capsys.readouterr()
     assert captured.err.count(name) == 1
@@ -202,7 +202,7 @@ def test_the_old_name_of_generated_captions_still_works(
     Image.new("RGB", (40, 30), "grey").save(tmp_path / "0.png")
     generated = captioner.load(tiny_model, device="cpu").caption(tmp_path / "0.png")
     data = write_rows(tmp_path, generated.words[0].text)
-    arguments = ["ground", "--data", str(data), "--model", str(tiny_model), "--resamples", "9", "--json"]
+    arguments = ["ground", "--data", str(data), "--model", str(tiny_model), "--resamples", "40", "--json"]
     assert main([*arguments, "--captions", "written"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["captions"].keys() == {"generated"}
@@ -217,7 +217,7 @@ def test_json_has_no_nan(tiny_model: Path, tmp_path: Path, capsys: pytest.Captur
 
     data = write_rows(tmp_path, "dog a", *["dog"] * 11)
     arguments = ["ground", "--data", str(data), "--model", str(tiny_model), "--captions", "references", "--json"]
-    assert main([*arguments, "--resamples", "9"]) == 0
+    assert main([*arguments, "--resamples", "40"]) == 0
     every = json.loads(capsys.readouterr().out, parse_constant=refuse)["captions"]["references"]["all"]
     assert every["pointing"]["another word"] == {"value": 1, "interval": None}
     low, high = every["mass"]["maps"]["interval"]
@@ -226,7 +226,7 @@ def test_json_has_no_nan(tiny_model: Path, tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--resamples", "1" + "0" * 14), ("--resamples", "0"), ("--worst", f"{__file__}/x/worst.html")],
+    [("--resamples", "1" + "0" * 14), ("--resamples", "39"), ("--worst", f"{__file__}/x/worst.html")],
 )
 def test_what_would_fail_at_the_end_is_refused_before_the_work(
     option: str, value: str, capsys: pytest.CaptureFixture[str]

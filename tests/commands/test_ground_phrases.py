@@ -41,7 +41,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_phrases_are_measured_by_type_and_words_by_class(
     either_model: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["ground", "--data", str(scenes), "--model", str(either_model), "--resamples", "20"]
+    arguments = ["ground", "--data", str(scenes), "--model", str(either_model), "--resamples", "40"]
     arguments += ["--phrase-boxes", str(scenes / "phrases.json")]
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -50,7 +50,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["caption", "images", "--device", "cpu", "--output", "out.jsonl"], HEAVY + DRAWING),
         (["caption", "dog.png", "--device", "cpu", "--figure", "words.png"], HEAVY),
         (["evaluate", "--annotations", "captions.jsonl", "--images", "images", "--device", "cpu"], HEAVY + DRAWING),
-        (["ground", "--data", ".", "--resamples", "20", "--device", "cpu"], ("torch", "torchvision", "matplotlib")),
+        (["ground", "--data", ".", "--resamples", "40", "--device", "cpu"], ("torch", "torchvision", "matplotlib")),
         (["models"], HEAVY + DRAWING + ("numpy", "PIL")),
     ],
     ids=lambda words: " ".join(word for word in words if word.islower()),
