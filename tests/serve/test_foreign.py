@@ -93,7 +93,9 @@ def test_views_of_a_word(view: str, command: Command, model: Captioner, picture:
 
 def test_ground(command: Command, scenes: Path, tmp_path: Path) -> None:
     worst = tmp_path / "worst.html"
-    code, out, err = command("ground", "--data", scenes, "--json", "--worst", worst, "--faithfulness", "--resamples", 40)
+    code, out, err = command(
+        "ground", "--data", scenes, "--json", "--worst", worst, "--faithfulness", "--resamples", 40
+    )
     assert code == 0, err
     every = json.loads(out)["captions"]["references"]
     assert every["all"]["pictures"] == 3 and every["faithfulness"]["pictures"] >= 1
